@@ -1,0 +1,134 @@
+"""The storage protocol: objects that are whole or absent.
+
+An object is a name and bytes. It is created once and never rewritten. Every adapter keeps these promises,
+and `pharmabackup.testing.storage` tests that it does:
+
+- **Whole or absent.** Whatever happens while an object is written (a crash, a full disk, a dropped line), it
+  is afterwards there with all its bytes, or not there at all.
+- **Durable.** When `publish` or `put_new` returns, the object survives a power cut.
+- **Exclusive**, where `capabilities.exclusive_create`: of several that create one name at once, one succeeds
+  and all others get `Conflict("object-exists")`.
+- **An error is never an absence.** `NotFound("object")` means that the storage said so. Everything else that
+  goes wrong is `StorageFailed`.
+
+Names are lower-case ASCII letters, digits and `-`, `.`, `_`, with `/` between folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pharmabackup.errors import Error, InvalidInput
+
+Buffer = bytes | bytearray | memoryview
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
+NAME_MAX = 200
+READ_BACK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a storage can do. Found by a probe when a repository is created, and recorded in it."""
+
+    exclusive_create: bool
+    fresh_listing: bool  # a listing begun after `publish` returned shows the object
+    object_lock: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One listed object. `modified` is the storage's own clock, nanoseconds since 1970 UTC."""
+
+    name: str
+    size: int
+    modified: int
+
+
+class Upload(ABC):
+    """Bytes on their way to becoming an object. Used by one thread; `discard` after `publish` does nothing."""
+
+    @abstractmethod
+    def write(self, data: Buffer) -> None:
+        """Append. StorageFailed."""
+
+    @abstractmethod
+    def publish(self, name: str) -> ObjectInfo:
+        """Make what was written the object `name`, durably. Conflict("object-exists"), StorageFailed."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Leave nothing behind. Never raises."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+class Storage(ABC):
+    """One place that holds objects. Methods may be called from any thread at once."""
+
+    location: str  # for messages: the URL without anything secret
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def upload(self) -> Upload:
+        """Begin an object whose name is not yet known."""
+
+    @abstractmethod
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. NotFound("object"), Damaged("object") when it is shorter."""
+
+    @abstractmethod
+    def get(self, name: str, *, limit: int) -> bytes:
+        """The whole object. NotFound("object"), Damaged("object") when it is larger than `limit` bytes."""
+
+    @abstractmethod
+    def info(self, name: str) -> ObjectInfo:
+        """Its size and time. NotFound("object")."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects below the folder `prefix` ("" is all), in no order. Uploads under way do not show."""
+
+    @abstractmethod
+    def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
+        """Delete each; a result per name. A name that was not there counts as deleted (None)."""
+
+    def put_new(self, name: str, data: Buffer) -> ObjectInfo:
+        """Create one object, durably. Conflict("object-exists"), StorageFailed."""
+        with self.upload() as upload:
+            upload.write(data)
+            return upload.publish(name)
+
+    def digest(self, name: str) -> tuple[int, bytes]:
+        """Length and SHA-256 of what is stored, read back from the storage. NotFound("object")."""
+        size, done, digest = self.info(name).size, 0, hashlib.sha256()
+        while done < size:
+            piece = self.get_range(name, done, min(READ_BACK, size - done))
+            digest.update(piece)
+            done += len(piece)
+        return size, digest.digest()
+
+    def close(self) -> None:  # noqa: B027  (most adapters hold nothing open)
+        """Let go of connections and files. The storage may be used again afterwards."""
+
+
+def checked(name: str) -> str:
+    """`name`, if it may name an object. InvalidInput otherwise."""
+    if len(name) > NAME_MAX or not NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} cannot name an object.", kind="name", remedy="Report this as a fault.")
+    return name
