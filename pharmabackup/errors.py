@@ -34,9 +34,7 @@ class Error(Exception):
 
     default_kind = "error"
 
-    def __init__(
-        self, message: str, *, kind: str = "", remedy: str = "", findings: tuple[Finding, ...] = ()
-    ) -> None:
+    def __init__(self, message: str, *, kind: str = "", remedy: str = "", findings: tuple[Finding, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind or self.default_kind

@@ -12,7 +12,16 @@ from pharmabackup.clock import iso
 Severity = Literal["info", "warning", "critical"]
 State = Literal["ok", "warning", "critical", "unknown"]
 EventKind = Literal[
-    "started", "progress", "dataset", "usable", "tier", "waiting", "retrying", "finding", "committed", "finished"
+    "started",
+    "progress",
+    "dataset",
+    "usable",
+    "tier",
+    "waiting",
+    "retrying",
+    "finding",
+    "committed",
+    "finished",
 ]
 
 

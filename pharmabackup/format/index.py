@@ -1,0 +1,25 @@
+"""Index segments: the directories of packs, so that nobody has to read the packs to know what they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pharmabackup.format.pack import DIRECTORY_MAX, PACK_MAX
+from pharmabackup.format.wire import Hash, Record
+
+SEGMENT_MAX = 1 << 28
+SEGMENT_PACKS_MAX = 1 << 16
+
+
+class PackEntry(Record, frozen=True):
+    """One pack: its name, its size, and the content of its directory, byte for byte."""
+
+    pack: Hash
+    size: Annotated[int, msgspec.Meta(ge=0, le=PACK_MAX)]
+    directory: Annotated[bytes, msgspec.Meta(max_length=DIRECTORY_MAX)]
+
+
+class Segment(Record, frozen=True):
+    packs: Annotated[tuple[PackEntry, ...], msgspec.Meta(max_length=SEGMENT_PACKS_MAX)]

@@ -1,0 +1,147 @@
+"""The roster (who may do what, signed by the owner) and keyrings (a role's keys, sealed to one credential)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from pharmabackup.format.wire import Count, Hash, Id, Ids, Name, Nanoseconds, Record, Text
+
+ROSTER_MAX = 1 << 24
+KEYRING_MAX = 1 << 20
+SLOTS_MAX = 4096
+PASSPHRASE_SLOTS_MAX = 64  # each costs a client 0.1 s and 64 MiB
+
+Role = Literal["device", "restorer", "auditor", "maintainer", "owner"]
+PublicKey = Annotated[bytes, msgspec.Meta(min_length=1216, max_length=1216)]  # ML-KEM-768 | X25519
+Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class Revoked(Record, frozen=True):
+    time: Nanoseconds
+    reason: Text
+    accepted: Ids  # the slot's last transactions that still count
+
+
+class Slot(Record, frozen=True):
+    """One credential. `credential` says how its keyring is sealed."""
+
+    id: Id
+    name: Name
+    role: Role
+    domain: Id | None  # a device's; None: every domain
+    credential: Literal["passphrase", "recipient", "shares"]
+    signing: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # Ed25519 public key
+    recipient: PublicKey | None
+    created: Nanoseconds
+    revoked: Revoked | None
+
+
+class Domain(Record, frozen=True):
+    """Devices that trust each other's chunks."""
+
+    id: Id
+    name: Name
+
+
+class Generation(Record, frozen=True):
+    """The keys for what is written from now on. Older generations stay, for what was written then."""
+
+    number: Count
+    catalogue: Hash  # its key id
+    reader: PublicKey
+
+
+class KeepRule(Record, frozen=True):
+    """What is kept of a dataset; counts of periods, `within` in seconds."""
+
+    dataset: Name
+    within: Count
+    hourly: Count
+    daily: Count
+    weekly: Count
+    monthly: Count
+    yearly: Count
+
+
+class Policy(Record, frozen=True):
+    keep: Annotated[tuple[KeepRule, ...], msgspec.Meta(max_length=1000)]
+    forget_delay: Count  # seconds
+    forget_quorum: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    lock: Count  # seconds; 0: objects are not locked
+    reason_required: bool
+
+
+class ContentChunker(Record, frozen=True):
+    """FastCDC 2020 with these sizes in bytes; `normalization` is the paper's level."""
+
+    minimum: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)]
+    average: Annotated[int, msgspec.Meta(ge=256, le=1 << 22)]
+    maximum: Annotated[int, msgspec.Meta(ge=1024, le=1 << 22)]
+    normalization: Annotated[int, msgspec.Meta(ge=0, le=3)]
+
+
+class Roster(Record, frozen=True):
+    number: Count
+    previous: Hash | None  # SHA-256 of the stored roster before it
+    created: Nanoseconds
+    features: Annotated[tuple[Name, ...], msgspec.Meta(max_length=100)]  # required: who does not know one refuses
+    slots: Annotated[tuple[Slot, ...], msgspec.Meta(max_length=SLOTS_MAX)]
+    domains: Annotated[tuple[Domain, ...], msgspec.Meta(max_length=SLOTS_MAX)]
+    generations: Annotated[tuple[Generation, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    recovery: PublicKey | None
+    policy: Policy
+    chunker: ContentChunker
+    pack_floor: Count  # a transaction is padded with packs up to this number
+
+
+class SignedRoster(Record, frozen=True):
+    """As stored, after the header."""
+
+    content: Annotated[bytes, msgspec.Meta(max_length=ROSTER_MAX)]
+    slot: Id  # an owner's, of the roster before it; of roster 0, its own
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class Argon2id(Record, frozen=True):
+    salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
+    memory_kib: Annotated[int, msgspec.Meta(ge=8, le=1 << 21)]
+    iterations: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=64)]
+
+
+class SealedKeyring(Record, frozen=True):
+    """As stored, after the header. With `argon2id` sealed under the stretched passphrase, else by HPKE."""
+
+    slot: Id
+    argon2id: Argon2id | None
+    sealed: Annotated[bytes, msgspec.Meta(max_length=KEYRING_MAX)]
+
+
+class NamingKey(Record, frozen=True):
+    domain: Id
+    key: Key
+
+
+class CatalogueKey(Record, frozen=True):
+    generation: Count
+    key: Key
+
+
+class ReaderKey(Record, frozen=True):
+    generation: Count
+    key: Annotated[bytes, msgspec.Meta(min_length=96, max_length=96)]  # ML-KEM-768 seed | X25519 private key
+
+
+class Keyring(Record, frozen=True):
+    """What a slot holds: exactly its role's keys."""
+
+    repository: Hash  # pins roster/0
+    slot: Id
+    role: Role
+    signing: Key | None
+    naming: Annotated[tuple[NamingKey, ...], msgspec.Meta(max_length=SLOTS_MAX)]
+    catalogue: Annotated[tuple[CatalogueKey, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    block_names: Key  # names blocks, for all generations
+    readers: Annotated[tuple[ReaderKey, ...], msgspec.Meta(max_length=1000)]

@@ -1,0 +1,247 @@
+"""Manifests: names and metadata of a dataset in path order, as a stream of folder records.
+
+frame = u32 length of what follows | u8 type | u64 bytes | u64 chunks | MessagePack body
+
+`bytes` and `chunks` count the content that the folder's entries have in the recipe's stream, so that a reader
+finds one file without decoding the folders before it. Within a folder, entries are in the order of their
+names' bytes; a folder's record comes before those of the folders in it, depth first; a large folder has
+several records, one after the other. Names are bytes: UTF-8 where the system's names are Unicode (a lone
+surrogate as WTF-8 has it), the system's own bytes elsewhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+
+from pharmabackup.format.wire import Record, Text, decode, encode, malformed
+
+FRAME = struct.Struct("<IBQQ")
+FRAME_MAX = 1 << 26
+FOLDER_ENTRIES_MAX = 1 << 16
+PATH_MAX = 1 << 16
+NAME_MAX = 1 << 12
+SIZE_MAX = 1 << 62
+
+
+class FrameType(IntEnum):
+    FOLDER = 1
+    FINDING = 2
+
+
+class EntryKind(IntEnum):
+    FILE = 0
+    FOLDER = 1
+    LINK = 2
+    FIFO = 3
+    SOCKET = 4
+    CHARACTER_DEVICE = 5
+    BLOCK_DEVICE = 6
+    UNREAD = 7  # a file whose content could not be read: named, without content
+
+
+class Extra(IntEnum):
+    LINK_TARGET = 1  # bytes
+    SAME_FILE = 2  # path, from the dataset's root, of the entry whose content this hard link shares
+    EXTENTS = 3  # pairs of u64 offset, u64 length: where a sparse file's content lies
+    ATTRIBUTES = 4  # MessagePack array of [name, value] pairs, both bin
+
+
+class ExtraField(Record, frozen=True):
+    entry: Annotated[int, msgspec.Meta(ge=0, lt=FOLDER_ENTRIES_MAX)]
+    key: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    value: Annotated[bytes, msgspec.Meta(max_length=1 << 24)]
+
+
+class Folder(Record, frozen=True):
+    """Some or all entries of one folder, as columns."""
+
+    path: Annotated[bytes, msgspec.Meta(max_length=PATH_MAX)]  # from the root, "/" between; the root is empty
+    names: bytes  # joined by NUL
+    kinds: bytes  # u8
+    modes: bytes  # u32, permission bits: 0o7777 at most
+    uids: bytes  # u32
+    gids: bytes  # u32
+    mtimes: bytes  # i64 ns
+    sizes: bytes  # u64 bytes; of a link or special file 0
+    chunks: bytes  # u32
+    extras: Annotated[tuple[ExtraField, ...], msgspec.Meta(max_length=4 * FOLDER_ENTRIES_MAX)]
+
+
+class ManifestFinding(Record, frozen=True):
+    """What went wrong with one path while the snapshot was made."""
+
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    severity: Annotated[str, msgspec.Meta(max_length=20)]
+    subject: Annotated[bytes, msgspec.Meta(max_length=PATH_MAX)]
+    message: Text
+    remedy: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a dataset. `start` is where its content begins in the recipe's stream, in bytes."""
+
+    path: bytes
+    kind: EntryKind
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+    chunks: int
+    start: int
+    stored: int  # bytes of content in the stream; less than size where it is sparse
+    extras: dict[int, bytes]
+
+    @property
+    def link_target(self) -> bytes:
+        return self.extras.get(Extra.LINK_TARGET, b"")
+
+    @property
+    def same_file(self) -> bytes | None:
+        return self.extras.get(Extra.SAME_FILE)
+
+    @property
+    def extents(self) -> list[tuple[int, int]] | None:
+        """(offset, length) of a sparse file's parts with content; None: it is not sparse."""
+        raw = self.extras.get(Extra.EXTENTS)
+        return None if raw is None else list(struct.iter_unpack("<QQ", raw))
+
+    @property
+    def attributes(self) -> list[tuple[bytes, bytes]]:
+        raw = self.extras.get(Extra.ATTRIBUTES)
+        return [] if raw is None else decode_attributes(raw)
+
+
+_attributes_decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
+
+def encode_attributes(attributes: list[tuple[bytes, bytes]]) -> bytes:
+    return msgspec.msgpack.encode(attributes)
+
+
+def decode_attributes(raw: bytes) -> list[tuple[bytes, bytes]]:
+    try:
+        return _attributes_decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise malformed("manifest", "extended attributes cannot be read") from None
+
+
+def frame(kind: FrameType, body: Record, *, size: int = 0, chunks: int = 0) -> bytes:
+    raw = encode(body)
+    return FRAME.pack(len(raw) + FRAME.size - 4, kind, size, chunks) + raw
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, its body not yet decoded."""
+
+    kind: FrameType
+    size: int
+    chunks: int
+    body: memoryview
+
+
+def read_frames(piece: bytes | memoryview) -> Iterator[Frame]:
+    """The frames of a piece of manifest that holds whole frames. Damaged."""
+    view, offset = memoryview(piece), 0
+    while offset < len(view):
+        if len(view) - offset < FRAME.size:
+            raise malformed("manifest", "a frame is cut off")
+        length, kind, size, chunks = FRAME.unpack_from(view, offset)
+        end = offset + 4 + length
+        if length < FRAME.size - 4 or length > FRAME_MAX or end > len(view) or size > SIZE_MAX:
+            raise malformed("manifest", "a frame has an impossible length")
+        if kind not in (FrameType.FOLDER, FrameType.FINDING):
+            raise malformed("manifest", "a frame has an unknown type")
+        yield Frame(FrameType(kind), size, chunks, view[offset + FRAME.size : end])
+        offset = end
+
+
+def decode_folder(frame: Frame) -> Folder:
+    return decode(frame.body, Folder)
+
+
+def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
+    """The folder's entries; `start` is where its content begins in the stream. Damaged."""
+    names = folder.names.split(b"\0") if folder.kinds else []
+    n = len(folder.kinds)
+    widths = ((folder.modes, 4), (folder.uids, 4), (folder.gids, 4), (folder.mtimes, 8), (folder.sizes, 8))
+    if len(names) != n or n > FOLDER_ENTRIES_MAX or len(folder.chunks) != 4 * n:
+        raise malformed("manifest", "a folder's columns do not fit together")
+    if any(len(column) != width * n for column, width in widths):
+        raise malformed("manifest", "a folder's columns do not fit together")
+    check_path(folder.path)
+    extras: dict[int, dict[int, bytes]] = {}
+    for extra in folder.extras:
+        if extra.entry >= n:
+            raise malformed("manifest", "an additional field belongs to no entry")
+        extras.setdefault(extra.entry, {})[extra.key] = extra.value
+    prefix = folder.path + b"/" if folder.path else b""
+    rows = zip(
+        names,
+        folder.kinds,
+        struct.unpack(f"<{n}I", folder.modes),
+        struct.unpack(f"<{n}I", folder.uids),
+        struct.unpack(f"<{n}I", folder.gids),
+        struct.unpack(f"<{n}q", folder.mtimes),
+        struct.unpack(f"<{n}Q", folder.sizes),
+        struct.unpack(f"<{n}I", folder.chunks),
+        strict=True,
+    )
+    found: list[Entry] = []
+    position, before, count = start, None, 0
+    for i, (name, kind, mode, uid, gid, mtime, size, chunks) in enumerate(rows):
+        if before is not None and name <= before:
+            raise malformed("manifest", "a folder's names are not in order")
+        before = name
+        check_name(name, root=not folder.path)
+        if kind > EntryKind.UNREAD or mode > 0o7777 or size > SIZE_MAX:
+            raise malformed("manifest", "an entry has an impossible kind, mode or size")
+        fields = extras.get(i, {})
+        stored = _stored(kind, size, fields)
+        path = prefix + name if name != b"." else b""
+        found.append(Entry(path, EntryKind(kind), mode, uid, gid, mtime, size, chunks, position, stored, fields))
+        position += stored
+        count += chunks
+    if position - start != frame.size or count != frame.chunks:
+        raise malformed("manifest", "a folder's content is not as large as it says")
+    return found
+
+
+def _stored(kind: int, size: int, extra: dict[int, bytes]) -> int:
+    if kind != EntryKind.FILE or Extra.SAME_FILE in extra:
+        return 0
+    raw = extra.get(Extra.EXTENTS)
+    if raw is None:
+        return size
+    if len(raw) % 16:
+        raise malformed("manifest", "a sparse file's extents cannot be read")
+    total = end = 0
+    for offset, length in struct.iter_unpack("<QQ", raw):
+        if offset < end or length > SIZE_MAX or offset + length > size:
+            raise malformed("manifest", "a sparse file's extents are not in order")
+        end = offset + length
+        total += length
+    return total
+
+
+def check_name(name: bytes, *, root: bool) -> None:
+    """One component of a path. "." is allowed in the root's record alone, where it is the root itself."""
+    if not name or len(name) > NAME_MAX or b"/" in name or b"\0" in name or name == b"..":
+        raise malformed("manifest", "a name is empty, too long, or would lead out of its folder")
+    if name == b"." and not root:
+        raise malformed("manifest", "a name would lead out of its folder")
+
+
+def check_path(path: bytes) -> None:
+    """A path from the dataset's root: components that `check_name` allows. Damaged."""
+    if path:
+        for part in path.split(b"/"):
+            check_name(part, root=False)

@@ -1,0 +1,50 @@
+"""The object `repository`: plain JSON, so that a person who finds the folder can read what it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pharmabackup.format.wire import VERSION, malformed, newer_format
+
+REPOSITORY_MAX = 1 << 16
+FEATURES: frozenset[str] = frozenset()  # the required features that this version knows; the first format has none
+
+
+class RepositoryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What storage is, before any key: additional members are ignored, required features are not."""
+
+    pharmabackup: int  # format version
+    id: str  # SHA-256 of roster/0, hexadecimal
+    required_features: list[str] = []
+    capabilities: dict[str, bool] = {}
+    about: str = "A sealed backup repository. Do not change, rename or delete anything in this folder."
+
+
+def encode_repository(record: RepositoryRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def decode_repository(data: bytes) -> RepositoryRecord:
+    """Damaged when it is not one; Unsupported when it needs what this version does not know."""
+    try:
+        version = msgspec.json.decode(data, type=dict[str, object])["pharmabackup"]
+        if isinstance(version, int) and version > VERSION:
+            raise newer_format(f"format {version}")
+        record = msgspec.json.decode(data, type=RepositoryRecord)
+    except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
+        raise malformed("repository record", "it cannot be read") from None
+    if record.pharmabackup != VERSION or len(record.id) != 64:
+        raise malformed("repository record", "its version or id is impossible")
+    try:
+        bytes.fromhex(record.id)
+    except ValueError:
+        raise malformed("repository record", "its id is impossible") from None
+    check_features(record.required_features)
+    return record
+
+
+def check_features(features: list[str] | tuple[str, ...]) -> None:
+    """Unsupported when one is required that this version does not know."""
+    for feature in features:
+        if feature not in FEATURES:
+            raise newer_format(f"the feature {feature[:40]!r}")

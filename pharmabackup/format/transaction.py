@@ -1,0 +1,125 @@
+"""Intents, fates with their snapshots, collections, marks and audit records: the protocol's own words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pharmabackup.format.wire import Count, Hash, Hashes, Id, Ids, Name, Nanoseconds, Record, Text
+
+RECORD_MAX = 1 << 26
+Facts = Annotated[dict[str, Any], msgspec.Meta(max_length=1000)]
+
+
+class Intent(Record, frozen=True):
+    """Which packs a transaction relies on or wrote. It pins them until the transaction is decided."""
+
+    transaction: Id
+    number: Count
+    kind: Literal["write", "hold"]
+    packs: Hashes
+    created: Nanoseconds  # the device's clock; decides nothing
+
+
+class Ref(Record, frozen=True):
+    """`count` chunks of one block, from ordinal `first`."""
+
+    block: Hash
+    first: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+
+Refs = Annotated[tuple[Ref, ...], msgspec.Meta(max_length=1 << 20)]
+
+
+class Head(Record, frozen=True):
+    """The newest fate of a slot that this transaction's writer had seen."""
+
+    slot: Id
+    transaction: Id
+    hash: Hash  # SHA-256 of the stored object
+
+
+class FindingCount(Record, frozen=True):
+    """How many findings of a code a snapshot has. Their texts name files, so they are in the manifest."""
+
+    code: Name
+    severity: Literal["info", "warning", "critical"]
+    count: Count
+
+
+class Snapshot(Record, frozen=True):
+    """One dataset at one moment, as the device signed it. docs/format.md explains each field."""
+
+    run: Id
+    dataset: Name
+    tier: Annotated[int, msgspec.Meta(ge=0, le=9)]
+    source: Name  # kind of source: files, sqlite ...
+    domain: Id
+    reason: Text | None
+    time: Nanoseconds  # the storage's clock
+    age: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]  # ns between the cut and `time`, on a steady clock
+    device_time: Nanoseconds
+    sequence: Count  # of this slot's transactions
+    heads: Annotated[tuple[Head, ...], msgspec.Meta(max_length=4096)]
+    files: Count
+    size: Count
+    added: Count
+    facts: Facts
+    complete: bool
+    findings: Annotated[tuple[FindingCount, ...], msgspec.Meta(max_length=1000)]
+    chunks: Count
+    table: Refs
+    recipe: Refs
+    manifest: Refs
+
+
+class Fate(Record, frozen=True):
+    """What became of a transaction: committed, with its snapshot, or aborted. Whoever creates it first decides."""
+
+    transaction: Id
+    outcome: Literal["commit", "abort"]
+    intent: Hash | None  # SHA-256 of the stored intent that pins what the snapshot relies on
+    snapshot: Snapshot | None
+
+
+class Condemn(Record, frozen=True):
+    number: Count
+    packs: Hashes
+    transactions: Ids  # decided ones whose intents the collector read
+
+
+class Execute(Record, frozen=True):
+    number: Count
+    packs: Hashes
+    segments: Hashes
+
+
+class Done(Record, frozen=True):
+    number: Count
+
+
+class Mark(Record, frozen=True):
+    """A signed statement about snapshots."""
+
+    kind: Literal["forget", "undo", "hold", "release", "verified"]
+    transactions: Ids
+    time: Nanoseconds
+    reason: Text | None
+    until: Nanoseconds | None
+    about: Id | None  # the mark that this one undoes or releases, or seconds (quorum)
+
+
+class Audit(Record, frozen=True):
+    """One entry of a slot's audit chain. Holds no patient data."""
+
+    number: Count
+    previous: Hash | None  # SHA-256 of the stored record before it
+    time: Nanoseconds
+    actor: Text | None
+    event: Name
+    outcome: Name
+    subject: Text
+    reason: Text | None
+    facts: Facts

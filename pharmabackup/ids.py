@@ -1,0 +1,57 @@
+"""Identifiers: how the library's random ids and object names are made and written."""
+
+from __future__ import annotations
+
+import os
+
+ID_SIZE = 16
+
+
+def new_id() -> bytes:
+    """16 random bytes: never used twice, not even by two machines that were copied from one image."""
+    return os.urandom(ID_SIZE)
+
+
+def pack_name(digest: bytes) -> str:
+    text = digest.hex()
+    return f"packs/{text[:2]}/{text}"
+
+
+def index_name(digest: bytes) -> str:
+    return f"index/{digest.hex()}"
+
+
+def intent_name(transaction: bytes, number: int) -> str:
+    return f"intents/{transaction.hex()}.{number}"
+
+
+def fate_name(transaction: bytes) -> str:
+    return f"snapshots/{transaction.hex()}"
+
+
+def collection_name(number: int, part: str) -> str:
+    return f"collections/{number}/{part}"
+
+
+def mark_name(mark: bytes) -> str:
+    return f"marks/{mark.hex()}"
+
+
+def roster_name(number: int) -> str:
+    return f"roster/{number}"
+
+
+def keyring_name(slot: bytes, number: int) -> str:
+    return f"keys/{slot.hex()}/{number}"
+
+
+def audit_name(slot: bytes, number: int) -> str:
+    return f"audit/{slot.hex()}/{number}"
+
+
+def hex_tail(name: str) -> bytes | None:
+    """The bytes that the last part of an object's name spells; None when it spells none."""
+    try:
+        return bytes.fromhex(name.rpartition("/")[2])
+    except ValueError:
+        return None
