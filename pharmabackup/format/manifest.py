@@ -12,7 +12,7 @@ surrogate as WTF-8 has it), the system's own bytes elsewhere.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
@@ -148,20 +148,26 @@ class Frame:
     body: memoryview
 
 
-def read_frames(piece: bytes | memoryview) -> Iterator[Frame]:
-    """The frames of a piece of manifest that holds whole frames. Damaged."""
-    view, offset = memoryview(piece), 0
-    while offset < len(view):
-        if len(view) - offset < FRAME.size:
-            raise malformed("manifest", "a frame is cut off")
-        length, kind, size, chunks = FRAME.unpack_from(view, offset)
-        end = offset + 4 + length
-        if length < FRAME.size - 4 or length > FRAME_MAX or end > len(view) or size > SIZE_MAX:
-            raise malformed("manifest", "a frame has an impossible length")
-        if kind not in (FrameType.FOLDER, FrameType.FINDING):
-            raise malformed("manifest", "a frame has an unknown type")
-        yield Frame(FrameType(kind), size, chunks, view[offset + FRAME.size : end])
-        offset = end
+def read_frames(stream: Iterable[bytes | memoryview]) -> Iterator[Frame]:
+    """The frames of a manifest, whose bytes come in any pieces. Damaged."""
+    left = b""
+    for piece in stream:
+        data = left + piece if left else bytes(piece)
+        view, offset = memoryview(data), 0
+        while len(view) - offset >= FRAME.size:
+            length, kind, size, chunks = FRAME.unpack_from(view, offset)
+            end = offset + 4 + length
+            if not FRAME.size - 4 <= length <= FRAME_MAX or size > SIZE_MAX or chunks > SIZE_MAX:
+                raise malformed("manifest", "a frame has an impossible length")
+            if kind not in (FrameType.FOLDER, FrameType.FINDING):
+                raise malformed("manifest", "a frame has an unknown type")
+            if end > len(view):
+                break
+            yield Frame(FrameType(kind), size, chunks, view[offset + FRAME.size : end])
+            offset = end
+        left = data[offset:]
+    if left:
+        raise malformed("manifest", "a frame is cut off")
 
 
 def decode_folder(frame: Frame) -> Folder:

@@ -8,13 +8,12 @@ snapshot's table), u32 first ordinal, u32 number of chunks, u64 bytes. The table
 from __future__ import annotations
 
 import struct
-import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pharmabackup.format.pack import BLOCK_CHUNKS_MAX
-from pharmabackup.format.wire import malformed
+from pharmabackup.format.wire import little, malformed
 
 SECTION_RUNS_MAX = 1 << 16
 UNUSED = bytes(32)
@@ -53,13 +52,7 @@ class Runs:
 
     def section(self, start: int, end: int) -> bytes:
         columns = (self.block, self.first, self.count, self.sizes)
-        return _COUNT.pack(end - start) + b"".join(_little(column[start:end]).tobytes() for column in columns)
-
-
-def _little(column: array[int]) -> array[int]:
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
+        return _COUNT.pack(end - start) + b"".join(little(column[start:end]).tobytes() for column in columns)
 
 
 def decode_runs(stream: Iterator[bytes | memoryview], table_size: int) -> Runs:
@@ -77,7 +70,7 @@ def decode_runs(stream: Iterator[bytes | memoryview], table_size: int) -> Runs:
             for column, width in ((runs.block, 4), (runs.first, 4), (runs.count, 4), (runs.sizes, 8)):
                 values = array(column.typecode)
                 values.frombytes(view[offset : offset + width * n])
-                column.extend(_little(values))
+                column.extend(little(values))
                 offset += width * n
     if runs.block and max(runs.block) >= table_size:
         raise malformed("recipe", "a run names no block of the table")

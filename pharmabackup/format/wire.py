@@ -7,6 +7,8 @@ a wrong type and a value outside its limits, so that what the engine sees is wha
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
 
@@ -90,6 +92,13 @@ def split(column: bytes, size: int, what: str) -> list[bytes]:
     if len(column) % size:
         raise malformed(what, "a column has a wrong length")
     return [column[i : i + size] for i in range(0, len(column), size)]
+
+
+def little(column: array[int]) -> array[int]:
+    """A column in the format's byte order; swapped in place where the machine's is the other."""
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
 
 
 def header(kind: Kind) -> bytes:

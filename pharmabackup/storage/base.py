@@ -52,7 +52,7 @@ class ObjectInfo:
 
 
 class Upload(ABC):
-    """Bytes on their way to becoming an object. Used by one thread; `discard` after `publish` does nothing."""
+    """Bytes on their way to becoming an object. One thread uses it; `discard` after `publish` does nothing."""
 
     @abstractmethod
     def write(self, data: Buffer) -> None:
@@ -122,6 +122,10 @@ class Storage(ABC):
             digest.update(piece)
             done += len(piece)
         return size, digest.digest()
+
+    def local_root(self) -> str | None:
+        """The folder on this machine that holds the objects, if there is one: for warnings alone."""
+        return None
 
     def close(self) -> None:  # noqa: B027  (most adapters hold nothing open)
         """Let go of connections and files. The storage may be used again afterwards."""

@@ -1,0 +1,1 @@
+"""Where bytes, keys and format meet: blocks, packs, index, recipes, manifests, transactions, rosters."""

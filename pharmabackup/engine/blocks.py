@@ -1,0 +1,169 @@
+"""Blocks: filling them with chunks, sealing them on other threads, and opening them again.
+
+Chunks are hashed by the thread that fills; compressing and sealing go on beside it. A fixed number of buffers
+goes round, so memory does not depend on how much is backed up.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pharmabackup import compression
+from pharmabackup.crypto import hashing
+from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
+from pharmabackup.engine.index import Index, block_id
+from pharmabackup.engine.packs import PackWriter
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged
+from pharmabackup.format import block as layout
+from pharmabackup.format import wire
+from pharmabackup.format.wire import Kind
+
+BLOCK_TARGET = 1 << 20
+BLOCK_CHUNKS = 1 << 14  # tiny files: a block is closed at this many chunks
+TRAILER_ROOM = 4 * BLOCK_CHUNKS + 4
+SEALERS = 2
+BUFFERS = 8
+
+
+class Buffer:
+    """A block that is being filled."""
+
+    __slots__ = ("content", "fill", "kind", "lengths", "level", "names", "number", "raw", "slot")
+
+    def __init__(self, size: int) -> None:
+        self.raw = bytearray(size)
+        self.content = memoryview(self.raw)
+        self.names: list[bytes] = []
+        self.lengths: array[int] = array("I")
+        self.fill = 0
+        self.number = self.slot = self.level = 0
+        self.kind = Kind.DATA_BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    buffer: Buffer
+    end: int
+    block_id: bytes
+    names: bytes
+    lengths: bytes
+
+
+class BlockWriter:
+    """Gives out buffers to fill and takes them full. `begin` and `finish_block` are one thread's."""
+
+    def __init__(self, unlocked: Unlocked, index: Index, packs: PackWriter, session: SealingKey, size: int) -> None:
+        self.target = max(BLOCK_TARGET, size)
+        self._unlocked = unlocked
+        self._index = index
+        self._packs = packs
+        self._session = session
+        self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
+        self._buffers = 0
+        self._threads = ThreadPoolExecutor(SEALERS, thread_name_prefix="pharmabackup-seal")
+        self._out = threading.local()
+        self._failed: BaseException | None = None
+        self._idle = threading.Semaphore(BUFFERS)  # as many as there are jobs under way
+
+    def begin(self, kind: Kind, level: int) -> Buffer:
+        """An empty buffer for a new block. Raises what sealing or publishing raised."""
+        self.check()
+        if self._buffers < BUFFERS and self._free.empty():
+            self._buffers += 1
+            buffer = Buffer(self.target + TRAILER_ROOM)
+        else:
+            buffer = self._free.get()
+            self.check()
+        buffer.names.clear()
+        buffer.lengths = array("I")
+        buffer.fill = 0
+        buffer.kind, buffer.level = kind, level
+        buffer.number = self._index.blocks.reserve()
+        return buffer
+
+    def finish_block(self, buffer: Buffer) -> None:
+        """Seal what a buffer holds. The caller must not touch it again."""
+        if not buffer.names:
+            self._free.put(buffer)
+            return
+        names, lengths = b"".join(buffer.names), wire.little(buffer.lengths).tobytes()
+        trailer = layout.trailer(lengths)
+        end = buffer.fill + len(trailer)
+        buffer.content[buffer.fill : end] = trailer
+        identity = block_id(self._unlocked.keyring.block_names, buffer.kind, names)
+        self._index.blocks.name(buffer.number, identity, buffer.kind, len(buffer.names))
+        self._idle.acquire()
+        self._threads.submit(self._seal, _Job(buffer, end, identity, names, lengths))
+
+    def _seal(self, job: _Job) -> None:
+        try:
+            buffer, kind, number = job.buffer, job.buffer.kind, job.buffer.number
+            try:
+                content = buffer.content[: job.end]
+                plain = hashing.digest(content) + compression.compress(content, buffer.level)
+            finally:
+                self._free.put(buffer)
+            out: bytearray | None = self._out.__dict__.get("buffer")
+            if out is None or len(out) < len(plain) + OVERHEAD:
+                out = self._out.buffer = bytearray(len(plain) + OVERHEAD + (1 << 18))
+            key, key_id = self._key(kind)
+            with memoryview(out) as view:
+                size = key.seal_into(plain, wire.context(self._unlocked.repository, kind, key_id), view)
+                self._packs.add(
+                    kind=kind,
+                    number=number,
+                    block_id=job.block_id,
+                    names=job.names,
+                    lengths=job.lengths,
+                    sealed=view[:size],
+                )
+        except BaseException as error:  # noqa: BLE001  (carried over to the thread that fills)
+            self._failed = self._failed or error
+        finally:
+            self._idle.release()
+
+    def _key(self, kind: Kind) -> tuple[SealingKey, bytes]:
+        if kind == Kind.RECIPE_BLOCK:
+            return self._unlocked.catalogue_key, self._unlocked.catalogue_id
+        return self._session, self._packs.session_id
+
+    def check(self) -> None:
+        """Raise what went wrong on another thread."""
+        if self._failed is not None:
+            raise self._failed
+
+    def drain(self) -> None:
+        """Wait until all finished blocks are in packs. Raises what went wrong."""
+        for _ in range(BUFFERS):
+            self._idle.acquire()
+        for _ in range(BUFFERS):
+            self._idle.release()
+        self.check()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True)
+
+
+def open_block(unlocked: Unlocked, sealed: bytes | memoryview, *, kind: int, key: SealingKey, key_id: bytes) -> bytes:
+    """A block's content, if it is what its writer sealed: chunks and trailer. Damaged."""
+    try:
+        plain = key.open(sealed, wire.context(unlocked.repository, Kind(kind), key_id))
+    except NotAuthentic:
+        raise damaged_block("it was changed after it was written") from None
+    content = compression.decompress(memoryview(plain)[layout.DIGEST_SIZE :], limit=layout.CONTENT_MAX)
+    if hashing.digest(content) != plain[: layout.DIGEST_SIZE]:
+        raise damaged_block("it is not what was sealed")
+    return content
+
+
+def damaged_block(why: str) -> Damaged:
+    return Damaged(
+        f"A stored block is damaged: {why}.",
+        kind="block",
+        remedy="Restore from another location, then run check and propose_repair.",
+    )

@@ -1,0 +1,158 @@
+"""Every known block: where it lies, under which key, in whose domain. Columns, about 60 bytes a block."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pharmabackup.format.pack import Directory, WrappedKey
+
+NOT_PLACED = 0xFFFFFFFF  # the pack of a block that is being written
+LOST = 0xFFFFFFFE  # the pack of a block whose transaction ended before it was sealed
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """Blocks by number, in the order in which they became known. Grows, and is never reordered."""
+
+    ids: list[bytes] = field(default_factory=list)
+    pack: array[int] = field(default_factory=lambda: array("I"))  # which of `packs`
+    offset: array[int] = field(default_factory=lambda: array("I"))
+    length: array[int] = field(default_factory=lambda: array("I"))
+    key: array[int] = field(default_factory=lambda: array("I"))  # which of `keys`
+    count: array[int] = field(default_factory=lambda: array("I"))  # chunks
+    kind: bytearray = field(default_factory=bytearray)
+    packs: list[bytes] = field(default_factory=list)
+    pack_sizes: list[int] = field(default_factory=list)
+    domains: list[bytes] = field(default_factory=list)  # of each pack
+    usable: bytearray = field(default_factory=bytearray)  # of each pack: listed and not condemned
+    keys: list[WrappedKey] = field(default_factory=list)
+    _key_numbers: dict[bytes, int] = field(default_factory=dict)
+    _numbers: dict[bytes, list[int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add_pack(self, pack: bytes, size: int, directory: Directory) -> int:
+        """Make a pack's blocks known; the number of the first."""
+        first, number = len(self.ids), len(self.packs)
+        self.packs.append(pack)
+        self.pack_sizes.append(size)
+        self.domains.append(directory.domain)
+        self.usable.append(1)
+        keys = [self.add_key(wrapped) for wrapped in directory.keys]
+        for block in directory.blocks:
+            self._append(block.id, number, block.offset, block.length, keys[block.key], block.count, block.kind)
+        return first
+
+    def add_key(self, wrapped: WrappedKey) -> int:
+        number = self._key_numbers.get(wrapped.key_id)
+        if number is None:
+            number = self._key_numbers[wrapped.key_id] = len(self.keys)
+            self.keys.append(wrapped)
+        return number
+
+    def reserve(self) -> int:
+        """A number for a block that is still being filled."""
+        self.ids.append(b"")
+        self.pack.append(NOT_PLACED)
+        for column in (self.offset, self.length, self.key, self.count):
+            column.append(0)
+        self.kind.append(0)
+        return len(self.ids) - 1
+
+    def may_rely(self, number: int) -> bool:
+        """Whether a block is of this transaction, or lies in a usable pack."""
+        pack = self.pack[number]
+        return pack == NOT_PLACED or (pack != LOST and bool(self.usable[pack]))
+
+    def give_up(self) -> None:
+        """Blocks that were reserved and not placed never will be."""
+        for number, pack in enumerate(self.pack):
+            if pack == NOT_PLACED:
+                self.pack[number] = LOST
+
+    def name(self, number: int, block_id: bytes, kind: int, count: int) -> None:
+        """Give a reserved block its id, before it is known where it will lie."""
+        self.ids[number] = block_id
+        self.kind[number] = kind
+        self.count[number] = count
+
+    def place(self, numbers: list[int], pack: bytes, size: int, directory: Directory) -> None:
+        """Say where reserved blocks came to lie: in this pack, in the directory's order."""
+        self.packs.append(pack)
+        self.pack_sizes.append(size)
+        self.domains.append(directory.domain)
+        self.usable.append(1)
+        keys = [self.add_key(wrapped) for wrapped in directory.keys]
+        for number, block in zip(numbers, directory.blocks, strict=True):
+            self.pack[number] = len(self.packs) - 1
+            self.offset[number] = block.offset
+            self.length[number] = block.length
+            self.key[number] = keys[block.key]
+            self._numbers.setdefault(block.id, []).append(number)
+
+    def _append(self, block_id: bytes, pack: int, offset: int, length: int, key: int, count: int, kind: int) -> None:
+        self._numbers.setdefault(block_id, []).append(len(self.ids))
+        self.ids.append(block_id)
+        self.pack.append(pack)
+        self.offset.append(offset)
+        self.length.append(length)
+        self.key.append(key)
+        self.count.append(count)
+        self.kind.append(kind)
+
+    def instances(self, block_id: bytes) -> list[int]:
+        """The numbers of all blocks with this id, in usable packs or not."""
+        return self._numbers.get(block_id, [])
+
+    def find(self, block_id: bytes) -> int | None:
+        """A usable block with this id."""
+        for number in self._numbers.get(block_id, ()):
+            if self.usable[self.pack[number]]:
+                return number
+        return None
+
+    def restrict(self, listed: Iterable[bytes], condemned: frozenset[bytes]) -> None:
+        """Which packs may be relied on: those that storage lists, without those that a collection has condemned."""
+        there = set(listed)
+        for number, pack in enumerate(self.packs):
+            self.usable[number] = pack in there and pack not in condemned
+
+    def columns(self) -> dict[str, bytes]:
+        """For a cache on this machine (native byte order)."""
+        self.give_up()
+        return {
+            "ids": b"".join(block_id or bytes(32) for block_id in self.ids),
+            "pack": self.pack.tobytes(),
+            "offset": self.offset.tobytes(),
+            "length": self.length.tobytes(),
+            "key": self.key.tobytes(),
+            "count": self.count.tobytes(),
+            "kind": bytes(self.kind),
+            "packs": b"".join(self.packs),
+            "pack_sizes": array("Q", self.pack_sizes).tobytes(),
+            "domains": b"".join(self.domains),
+        }
+
+    @classmethod
+    def from_columns(cls, columns: dict[str, bytes], keys: list[WrappedKey]) -> BlockTable:
+        table = cls()
+        table.ids = [columns["ids"][i : i + 32] for i in range(0, len(columns["ids"]), 32)]
+        for name in ("pack", "offset", "length", "key", "count"):
+            getattr(table, name).frombytes(columns[name])
+        table.kind = bytearray(columns["kind"])
+        table.packs = [columns["packs"][i : i + 32] for i in range(0, len(columns["packs"]), 32)]
+        sizes = array("Q")
+        sizes.frombytes(columns["pack_sizes"])
+        table.pack_sizes = list(sizes)
+        table.domains = [columns["domains"][i : i + 16] for i in range(0, len(columns["domains"]), 16)]
+        table.usable = bytearray(b"\1" * len(table.packs))
+        for wrapped in keys:
+            table.add_key(wrapped)
+        for number, block_id in enumerate(table.ids):
+            if table.pack[number] == LOST:
+                continue
+            table._numbers.setdefault(block_id, []).append(number)
+        return table

@@ -1,0 +1,47 @@
+"""What collections have condemned: the writer's and the reader's side of docs/format.md's protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pharmabackup import ids
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.transaction import Condemn, Execute
+from pharmabackup.format.wire import Kind, malformed, split
+
+PARTS = {"condemn", "execute", "done"}
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """Packs that may not be relied on, and the first collection that has to be read again before a commit."""
+
+    packs: frozenset[bytes]
+    first: int
+    unfinished: bool
+    highest: int
+
+
+def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
+    """Read collections/: all that are unfinished, or all from number `since`. Damaged, StorageFailed."""
+    parts: dict[int, set[str]] = {}
+    for info in unlocked.storage.list("collections"):
+        pieces = info.name.split("/")
+        if len(pieces) != 3 or not pieces[1].isdecimal() or pieces[2] not in PARTS:
+            raise malformed("collection", f"{info.name} is no name of a collection's record")
+        parts.setdefault(int(pieces[1]), set()).add(pieces[2])
+    highest = max(parts, default=0)
+    unfinished = [number for number in range(1, highest + 1) if "done" not in parts.get(number, set())]
+    first = min(unfinished, default=highest + 1) if since is None else since
+    packs: set[bytes] = set()
+    for number in range(first, highest + 1):
+        have = parts.get(number, set())
+        if "execute" in have:
+            record = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute).record
+            packs.update(split(record.packs, 32, "collection"))
+        elif "condemn" in have:
+            condemn = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
+            packs.update(split(condemn.packs, 32, "collection"))
+        else:
+            raise malformed("collection", f"the records of collection {number} are missing")
+    return Condemned(frozenset(packs), first, bool(unfinished), highest)

@@ -1,0 +1,268 @@
+"""One dataset on its way into a transaction: the sink that a source dumps into, and the snapshot that comes of it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from pharmabackup.crypto.hashing import derive
+from pharmabackup.engine.contents import Contents
+from pharmabackup.engine.filecache import FileCache, Remembered, RememberedFolder
+from pharmabackup.engine.pieces import ManifestWriter, PieceWriter, put_recipe, put_table, refs
+from pharmabackup.engine.transaction import Transaction
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.events import Finding, Severity
+from pharmabackup.format.manifest import ExtraField, Folder, FrameType, ManifestFinding, frame
+from pharmabackup.format.transaction import FindingCount, Refs
+from pharmabackup.format.wire import Kind
+from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink
+from pharmabackup.sources.files import ROW_SIZE
+
+FOLDER_MIN = 256  # entries; a larger folder's record ends after a name that says so, or at the maximum
+FOLDER_MAX = 4096
+FOLDER_CUT = 1024
+FINDINGS_MAX = 10_000  # of one snapshot; more are counted and not told one by one
+FILE = 0
+STEP = Callable[[int, int], None]  # bytes, files
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """What the snapshot's record needs to know about its content."""
+
+    files: int
+    size: int
+    chunks: int
+    table: Refs
+    recipe: Refs
+    manifest: Refs
+    findings: tuple[FindingCount, ...]
+    relied: frozenset[int]  # block numbers
+
+
+@dataclass(slots=True)
+class _Counts:
+    files: int = 0
+    size: int = 0
+    findings: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+class DatasetSink(Sink):
+    """Takes a source's dump. `step` hears of progress and raises Cancelled."""
+
+    def __init__(
+        self, unlocked: Unlocked, transaction: Transaction, dataset: str, remembered: Remembered | None, step: STEP
+    ) -> None:
+        index, blocks = transaction.index, transaction.blocks
+        names = unlocked.naming_key
+        self.contents = Contents(
+            index=index,
+            blocks=blocks,
+            naming_key=derive("data names", names),
+            extent_key=derive("extents", names),
+            cutter=transaction.cutter,
+            remembered=remembered,
+        )
+        self.cache = open_cache(unlocked, dataset)
+        self.told: list[Finding] = []
+        self.complete = True
+        self._transaction = transaction
+        self._manifest_pieces = PieceWriter(index, blocks, Kind.MANIFEST_BLOCK, derive("manifest names", names))
+        self._recipe_pieces = PieceWriter(index, blocks, Kind.RECIPE_BLOCK, derive("recipe names", names))
+        self._manifest = ManifestWriter(self._manifest_pieces)
+        self._counts = _Counts()
+        self._finding_frames: list[bytes] = []
+        self._step = step
+        self._old: Iterator[RememberedFolder] = iter(())
+        if remembered is not None and self.contents.remembers:
+            self._old = remembered.folders(ROW_SIZE)
+        self._next: RememberedFolder | None = next(self._old, None)
+        self._page_size = 0
+
+    # ------------------------------------------------------------ what was
+
+    def previous(self, path: bytes) -> PreviousFolder | None:
+        wanted = path.split(b"/") if path else []
+        while self._next is not None:
+            have = self._next.path.split(b"/") if self._next.path else []
+            if have >= wanted:
+                break
+            self._next = next(self._old, None)
+        found = self._next
+        return found if found is not None and found.path == path else None
+
+    def keep_folder(self, folder: PreviousFolder) -> None:
+        assert isinstance(folder, RememberedFolder)
+        self.contents.keep(folder.first_chunk, folder.chunks, folder.first_byte, folder.size)
+        self._manifest.add(folder.frames, folder.path)
+        self._remember(
+            folder.path, folder.rows, folder.frames, folder.chunks, folder.size, folder.files, folder.logical
+        )
+        self._step(folder.size, folder.files)
+
+    def keep_file(self, kept: Kept) -> None:
+        self.contents.keep(kept.first_chunk, kept.chunks, kept.first_byte, kept.stored)
+        self._step(kept.stored, 1)
+
+    # ------------------------------------------------------------ content
+
+    def file(self, fd: int, size: int) -> tuple[int, int]:
+        chunks, stored = self.contents.file(fd, size)
+        self._step(stored, 1)
+        return chunks, stored
+
+    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+        told = 0
+
+        def read(view: memoryview) -> int:
+            nonlocal told
+            got = read_into(view)
+            told += got
+            self._step(got, 0)
+            return got
+
+        chunks, stored = self.contents.stream(read)
+        self._step(stored - told, 1)
+        return chunks, stored
+
+    def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
+        self._page_size = page_size
+        return self.contents.pages(read_at, size=size, page_size=page_size, step=lambda done: self._step(done, 0))
+
+    # ------------------------------------------------------------ names
+
+    def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
+        frames: list[bytes] = []
+        start, n = 0, len(columns.names)
+        for end in _record_ends(columns.names):
+            frames.append(_folder_frame(path, columns, start, end))
+            start = end
+        if n == 0:
+            frames.append(_folder_frame(path, columns, 0, 0))
+        data = b"".join(frames)
+        self._manifest.add(data, path)
+        files = columns.kinds.count(FILE)
+        logical = sum(columns.sizes)
+        self._remember(path, rows, data, sum(columns.chunks), sum(columns.stored), files, logical)
+
+    def _remember(
+        self, path: bytes, rows: bytes, frames: bytes, chunks: int, size: int, files: int, logical: int
+    ) -> None:
+        self.cache.add(path, rows, frames, chunks=chunks, size=size, files=files, logical=logical)
+        self._counts.files += files
+        self._counts.size += logical
+
+    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
+        counts = self._counts.findings
+        counts[code, severity] = counts.get((code, severity), 0) + 1
+        if severity != "info":
+            self.complete = False
+        if len(self.told) < FINDINGS_MAX:
+            subject = path.decode("utf-8", "backslashreplace")
+            self.told.append(
+                Finding(
+                    code=code,
+                    severity=_severity(severity),
+                    subject=subject,
+                    message=message,
+                    remedy=remedy,
+                )
+            )
+            self._finding_frames.append(
+                frame(FrameType.FINDING, ManifestFinding(code, severity, path, message[:4000], remedy[:4000]))
+            )
+
+    def check(self) -> None:
+        self._step(0, 0)
+        self._transaction.checkpoint()
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self) -> Dumped:
+        """Everything was dumped: close blocks, write manifest, recipe and table."""
+        contents, index = self.contents, self._transaction.index
+        contents.finish()
+        self._manifest.flush()
+        if self._finding_frames:
+            self._manifest.add(b"".join(self._finding_frames), b"")
+            self._manifest.flush()
+        self._manifest_pieces.finish()
+        manifest_places = self._manifest_pieces.take_places()
+        runs, table = contents.runs, contents.table
+        used = set(runs.block)
+        put_recipe(self._recipe_pieces, runs)
+        recipe_places = self._recipe_pieces.take_places()
+        self.table_ids = table.ids(used, index)
+        put_table(self._recipe_pieces, self.table_ids)
+        table_places = self._recipe_pieces.take_places()
+        self._recipe_pieces.finish()
+        relied = {table.numbers[slot] for slot in used}
+        relied.update(number for number, _ in manifest_places + recipe_places + table_places)
+        return Dumped(
+            files=self._counts.files,
+            size=self._counts.size,
+            chunks=contents.total_chunks,
+            table=refs(index, table_places),
+            recipe=refs(index, recipe_places),
+            manifest=refs(index, manifest_places),
+            findings=tuple(
+                FindingCount(code, _severity(severity), count)
+                for (code, severity), count in sorted(self._counts.findings.items())
+            ),
+            relied=frozenset(relied),
+        )
+
+    def remember(self) -> None:
+        """The snapshot is committed: next time, what has not changed is not read."""
+        self.cache.save(
+            transaction=self._transaction.id,
+            table=self.table_ids,
+            runs=self.contents.runs,
+            extents=bytes(self.contents.extents),
+            page_size=self._page_size,
+        )
+
+
+def open_cache(unlocked: Unlocked, dataset: str) -> FileCache:
+    """This machine's memory of a dataset. Its file's name says nothing about the dataset's."""
+    key = unlocked.purpose_key("file cache")
+    return FileCache(unlocked.state, key, derive("dataset", key + dataset.encode()))
+
+
+def _severity(text: str) -> Severity:
+    return "critical" if text == "critical" else "info" if text == "info" else "warning"
+
+
+def _record_ends(names: list[bytes]) -> Iterator[int]:
+    """Where a folder's records end. Names decide, so that one more file changes one record."""
+    start = 0
+    for i, name in enumerate(names):
+        length = i + 1 - start
+        if (length >= FOLDER_MIN and crc32(name) % FOLDER_CUT == 0) or length == FOLDER_MAX:
+            yield i + 1
+            start = i + 1
+    if start < len(names):
+        yield len(names)
+
+
+def _folder_frame(path: bytes, columns: FolderColumns, start: int, end: int) -> bytes:
+    n = end - start
+    extras = tuple(
+        ExtraField(entry - start, key, value) for entry, key, value in columns.extras if start <= entry < end
+    )
+    chunks = columns.chunks[start:end]
+    body = Folder(
+        path=path,
+        names=b"\0".join(columns.names[start:end]),
+        kinds=bytes(columns.kinds[start:end]),
+        modes=struct.pack(f"<{n}I", *columns.modes[start:end]),
+        uids=struct.pack(f"<{n}I", *columns.uids[start:end]),
+        gids=struct.pack(f"<{n}I", *columns.gids[start:end]),
+        mtimes=struct.pack(f"<{n}q", *columns.mtimes[start:end]),
+        sizes=struct.pack(f"<{n}Q", *columns.sizes[start:end]),
+        chunks=struct.pack(f"<{n}I", *chunks),
+        extras=extras,
+    )
+    return frame(FrameType.FOLDER, body, size=sum(columns.stored[start:end]), chunks=sum(chunks))

@@ -1,0 +1,138 @@
+"""What was committed, and what was said about it since: fates and marks, verified, remembered on this machine.
+
+Fates and marks are never changed or deleted. One that this machine has seen and storage no longer lists means
+that somebody has turned the storage back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pharmabackup import ids
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.index import replace
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged
+from pharmabackup.format.keys import Slot
+from pharmabackup.format.transaction import RECORD_MAX, Fate, Head, Mark, Snapshot
+from pharmabackup.format.wire import Kind, split
+
+CONTEXT = b"history cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One committed snapshot: its transaction, what was signed, and by whom."""
+
+    transaction: bytes
+    hash: bytes  # SHA-256 of the stored object
+    slot: Slot
+    snapshot: Snapshot
+
+
+@dataclass(slots=True)
+class History:
+    """All fates and marks of a repository, as storage has them now."""
+
+    committed: dict[bytes, Committed] = field(default_factory=dict)
+    aborted: set[bytes] = field(default_factory=set)
+    marks: list[Mark] = field(default_factory=list)
+    damaged: dict[str, Damaged] = field(default_factory=dict)
+    vanished: list[str] = field(default_factory=list)
+
+    def heads(self, slot: bytes) -> tuple[Head, ...]:
+        """The slot's newest transactions: those that none of its others names."""
+        own = [item for item in self.committed.values() if item.slot.id == slot]
+        named = {head.transaction for item in own for head in item.snapshot.heads}
+        return tuple(Head(slot, item.transaction, item.hash) for item in own if item.transaction not in named)
+
+    def next_sequence(self, slot: bytes) -> int:
+        """The number of the slot's next transaction."""
+        return 1 + max(
+            (item.snapshot.sequence for item in self.committed.values() if item.slot.id == slot), default=-1
+        )
+
+    def forgotten(self) -> set[bytes]:
+        """Transactions with a forget that was not undone."""
+        undone = {mark.about for mark in self.marks if mark.kind == "undo"}
+        return {
+            transaction
+            for mark in self.marks
+            if mark.kind == "forget" and mark.about not in undone
+            for transaction in split(mark.transactions, ids.ID_SIZE, "mark")
+        }
+
+    def newest(self) -> list[Committed]:
+        """Everything committed, newest first by the storage's time; by sequence where that is equal."""
+        return sorted(
+            self.committed.values(), key=lambda item: (item.snapshot.time, item.snapshot.sequence), reverse=True
+        )
+
+
+def load_history(unlocked: Unlocked) -> History:
+    """Read what storage lists and this machine has not seen. What cannot be read is told, not raised."""
+    seen = _load_cache(unlocked)
+    history = History()
+    objects: dict[str, bytes] = {}
+    listed: set[str] = set()
+    for folder in ("snapshots", "marks"):
+        for info in unlocked.storage.list(folder):
+            listed.add(info.name)
+    history.vanished = sorted(set(seen) - listed)
+    fresh = False
+    for name in sorted(listed):
+        data = seen.get(name)
+        try:
+            if data is None:
+                data = unlocked.storage.get(name, limit=RECORD_MAX)
+            if name.startswith("snapshots/"):
+                _take_fate(unlocked, history, name, data)
+            else:
+                history.marks.append(unlocked.open(Kind.MARK, name, data, Mark).record)
+        except Damaged as error:
+            history.damaged[name] = error
+            continue
+        fresh = fresh or name not in seen
+        objects[name] = data
+    history.marks.sort(key=lambda mark: mark.time)
+    if fresh:
+        _save_cache(unlocked, seen | objects)
+    return history
+
+
+def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
+    opened = unlocked.open(Kind.FATE, name, data, Fate)
+    fate = opened.record
+    if ids.fate_name(fate.transaction) != name or (fate.outcome == "commit") != (fate.snapshot is not None):
+        raise Damaged(
+            f"A snapshot's record contradicts itself. Object: {name}.",
+            kind="snapshot-forged",
+            remedy="Restore from another location, then run check.",
+        )
+    if fate.snapshot is None:
+        history.aborted.add(fate.transaction)
+        return
+    digest = hashlib.sha256(data).digest()
+    history.committed[fate.transaction] = Committed(fate.transaction, digest, opened.slot, fate.snapshot)
+
+
+def _cache_key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("history cache"))
+
+
+def _load_cache(unlocked: Unlocked) -> dict[str, bytes]:
+    try:
+        data = _cache_key(unlocked).open((unlocked.state / "history").read_bytes(), CONTEXT)
+        return msgspec.msgpack.decode(data, type=dict[str, bytes])
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return {}
+
+
+def _save_cache(unlocked: Unlocked, objects: dict[str, bytes]) -> None:
+    try:
+        replace(unlocked.state / "history", _cache_key(unlocked).seal(msgspec.msgpack.encode(objects), CONTEXT))
+    except OSError:
+        return  # a full or read-only state folder: the next time everything is read again

@@ -1,0 +1,235 @@
+"""The index: which chunk lies where, from the signed segments in storage and a cache on this machine.
+
+Chunk names are loaded when the first one is looked up; a backup in which nothing changed never needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import msgspec
+
+from pharmabackup import ids
+from pharmabackup.crypto import hashing
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.blocktable import BlockTable
+from pharmabackup.engine.rowfile import Fresh, Run, merge_runs, open_run, write_run
+from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.errors import Damaged
+from pharmabackup.format import wire
+from pharmabackup.format.index import PackEntry, Segment
+from pharmabackup.format.keys import Slot
+from pharmabackup.format.pack import Directory, WrappedKey, check_directory
+from pharmabackup.format.wire import Kind
+
+LOCATION = struct.Struct("<II")  # block number, ordinal
+SPILL_ROWS = 1 << 19
+RUNS_MAX = 3
+CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
+CACHE_VERSION = 1
+
+
+class _RunFacts(msgspec.Struct, array_like=True):
+    file: str
+    count: int
+    bits: int
+    digest: bytes
+
+
+class _Cache(msgspec.Struct, array_like=True):
+    version: int
+    segments: list[bytes]
+    columns: dict[str, bytes]
+    keys: list[WrappedKey]
+    runs: list[_RunFacts]
+
+
+class Index:
+    """Chunks and blocks of one repository. One thread looks up; a directory may be added at any time."""
+
+    def __init__(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._folder = unlocked.state / "index"
+        self._forget()
+
+    def _forget(self) -> None:
+        self.blocks = BlockTable()
+        self.segments: set[bytes] = set()
+        self._pending: list[tuple[bytes, int]] = []  # names of a block, its number
+        self._pending_rows = 0
+        self._fresh = Fresh()
+        self._runs: list[tuple[Run, bytes]] = []
+
+    # ------------------------------------------------------------ reading
+
+    def load(self) -> None:
+        """Learn all segments that storage lists. Damaged, StorageFailed."""
+        listed: set[bytes] = set()
+        for info in self._unlocked.storage.list("index"):
+            digest = ids.hex_tail(info.name)
+            if digest is None or len(digest) != 32:
+                raise wire.malformed("index", f"{info.name} is no name of a segment")
+            listed.add(digest)
+        if not self.segments:
+            self._load_cache(listed)
+        if not self.segments <= listed:  # a collection has replaced segments: what is in memory may name what is gone
+            self._forget()
+        for digest in sorted(listed - self.segments):
+            self.add_segment(digest, *read_segment(self._unlocked, digest))
+
+    def add_segment(self, digest: bytes, segment: Segment, signer: Slot) -> None:
+        for entry in segment.packs:
+            self.add_entry(entry, signer)
+        self.segments.add(digest)
+
+    def add_entry(self, entry: PackEntry, signer: Slot) -> None:
+        """Make a pack known, if its domain is the signer's: poisoned entries stay in their own domain."""
+        directory = check_directory(wire.decode(entry.directory, Directory))
+        if signer.domain not in (None, directory.domain):
+            return
+        number = self.blocks.add_pack(entry.pack, entry.size, directory)
+        for block in directory.blocks:
+            if directory.domain == self._unlocked.domain:
+                self._pending.append((block.names, number))
+                self._pending_rows += block.count
+            number += 1
+
+    # ------------------------------------------------------------ looking up
+
+    def find(self, name: bytes) -> tuple[int, int] | None:
+        """(block number, ordinal) of a chunk that may be relied on."""
+        if self._pending:
+            self._take_pending()
+        found = self._fresh.get(name)
+        if found is None:
+            for run, _ in self._runs:
+                found = run.get(name)
+                if found is not None:
+                    break
+            else:
+                return None
+        number, ordinal = LOCATION.unpack(found)
+        blocks = self.blocks
+        if blocks.may_rely(number):
+            return number, ordinal
+        again = blocks.find(blocks.ids[number])
+        return None if again is None else (again, ordinal)
+
+    def put(self, name: bytes, number: int, ordinal: int) -> None:
+        """A chunk that was just placed into a block."""
+        self._fresh.put(name, LOCATION.pack(number, ordinal))
+        if len(self._fresh) >= SPILL_ROWS:
+            self._spill()
+
+    def _take_pending(self) -> None:
+        pending, self._pending, self._pending_rows = self._pending, [], 0
+        for names, number in pending:
+            for ordinal in range(len(names) // 32):
+                self.put(names[ordinal * 32 : ordinal * 32 + 32], number, ordinal)
+
+    # ------------------------------------------------------------ the cache on this machine
+
+    def _spill(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = str(self._folder / f"{os.urandom(8).hex()}.rows")
+        self._runs.append(write_run(path, self._fresh.buckets(), len(self._fresh)))
+        self._fresh = Fresh()
+        if len(self._runs) > RUNS_MAX:
+            merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), [run for run, _ in self._runs])
+            self._drop_runs()
+            self._runs = [merged]
+
+    def _drop_runs(self) -> None:
+        for run, _ in self._runs:
+            run.close()
+            Path(run.path).unlink(missing_ok=True)
+        self._runs = []
+
+    def save(self) -> None:
+        """Keep what was loaded for the next time. The cache is sealed; losing it costs time, never data."""
+        if self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
+            return
+        if self._pending:
+            self._take_pending()
+        try:
+            if len(self._fresh):
+                self._spill()
+            facts = [_RunFacts(Path(run.path).name, len(run), run.bits, digest) for run, digest in self._runs]
+            segments = sorted(self.segments)
+            cache = _Cache(CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts)
+            sealed = self._cache_key().seal(msgspec.msgpack.encode(cache), b"index cache")
+            replace(self._folder / "cache", sealed)
+            keep = {fact.file for fact in facts} | {"cache"}
+            for file in self._folder.iterdir():
+                if file.name not in keep:
+                    file.unlink(missing_ok=True)
+        except OSError:
+            return  # a full or read-only state folder: the next backup reads the segments again
+
+    def _load_cache(self, listed: set[bytes]) -> None:
+        try:
+            raw = self._cache_key().open((self._folder / "cache").read_bytes(), b"index cache")
+            cache = msgspec.msgpack.decode(raw, type=_Cache)
+        except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+            return
+        segments = set(cache.segments)
+        if cache.version != CACHE_VERSION or not segments <= listed:
+            return
+        runs = []
+        for fact in cache.runs:
+            run = open_run(str(self._folder / fact.file), count=fact.count, bits=fact.bits, digest=fact.digest)
+            if run is None:
+                return
+            runs.append((run, fact.digest))
+        self.blocks = BlockTable.from_columns(cache.columns, cache.keys)
+        self.segments, self._runs = segments, runs
+
+    def _cache_key(self) -> SealingKey:
+        return SealingKey(self._unlocked.purpose_key("index cache"))
+
+    def close(self) -> None:
+        for run, _ in self._runs:
+            run.close()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a cache file so that another process sees the old one or the new one, never a part. OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def read_segment(unlocked: Unlocked, digest: bytes) -> tuple[Segment, Slot]:
+    """A segment whose bytes are those of its name and whose signature counts, and its signer."""
+    name = ids.index_name(digest)
+    data = unlocked.storage.get(name, limit=1 << 28)
+    if hashlib.sha256(data).digest() != digest:
+        raise Damaged(
+            f"An index segment is not what was written. Object: {name}.",
+            kind="index",
+            remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
+        )
+    opened = unlocked.open(Kind.INDEX, name, data, Segment)
+    return opened.record, opened.slot
+
+
+def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:
+    """Publish what packs hold; the segment's digest. StorageFailed."""
+    data = unlocked.seal(Kind.INDEX, "index/", Segment(tuple(entries)))
+    digest = hashlib.sha256(data).digest()
+    unlocked.storage.put_new(ids.index_name(digest), data)
+    read_back(unlocked.storage, ids.index_name(digest), len(data), digest)
+    return digest
+
+
+def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
+    """A block's id: the keyed hash of its kind and its chunks' names."""
+    return hashing.keyed(block_names_key, bytes((kind,)) + names)

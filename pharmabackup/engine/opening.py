@@ -1,0 +1,145 @@
+"""Creating and opening repositories: from a URL and a credential to an `Unlocked`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pharmabackup import ids
+from pharmabackup.credentials import Credential, Passphrase
+from pharmabackup.engine.roster import find_keyring, found, read_rosters
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
+from pharmabackup.format.keys import Keyring
+from pharmabackup.format.repository import (
+    REPOSITORY_MAX,
+    RepositoryRecord,
+    decode_repository,
+    encode_repository,
+)
+from pharmabackup.storage import connect
+from pharmabackup.storage.base import Storage
+from pharmabackup.storage.probe import probe
+
+REPOSITORY = "repository"
+StrPath = str | os.PathLike[str]
+
+
+def create(
+    url: StrPath,
+    credential: Passphrase,
+    *,
+    storage_options: Mapping[str, object] | None = None,
+    state_dir: StrPath | None = None,
+) -> Unlocked:
+    """A new repository. The object `repository` is created last: before it is there, nothing is one."""
+    credential.check_enrollable()
+    storage = connect(url, storage_options=storage_options, create=True)
+    if any(True for _ in storage.list("")):
+        raise Conflict(
+            f"There is something in {storage.location} already.",
+            kind="repository-exists" if _exists(storage) else "target-not-empty",
+            remedy="Open it instead of creating it."
+            if _exists(storage)
+            else "Choose a new or empty folder for the repository.",
+        )
+    capabilities = probe(storage)
+    founding = found(credential)
+    storage.put_new(ids.roster_name(0), founding.roster)
+    storage.put_new(founding.keyring_name, founding.keyring)
+    record = RepositoryRecord(
+        pharmabackup=1,
+        id=founding.repository.hex(),
+        capabilities={
+            "exclusive-create": capabilities.exclusive_create,
+            "fresh-listing": capabilities.fresh_listing,
+            "object-lock": capabilities.object_lock,
+        },
+    )
+    storage.put_new(REPOSITORY, encode_repository(record))
+    return _unlock(storage, record, credential, state_dir)
+
+
+def _exists(storage: Storage) -> bool:
+    try:
+        storage.info(REPOSITORY)
+    except NotFound:
+        return False
+    return True
+
+
+def open_repository(
+    url: StrPath,
+    credential: Credential,
+    *,
+    storage_options: Mapping[str, object] | None = None,
+    state_dir: StrPath | None = None,
+) -> Unlocked:
+    """NotFound when there is none, WrongCredential, Unsupported, Damaged, StorageFailed."""
+    storage = connect(url, storage_options=storage_options)
+    try:
+        raw = storage.get(REPOSITORY, limit=REPOSITORY_MAX)
+    except NotFound:
+        if any(True for _ in storage.list("roster")):
+            raise Damaged(
+                f"The repository in {storage.location} has lost its object named repository.",
+                kind="repository-record-missing",
+                remedy="Run check on another location and copy that object from there.",
+            ) from None
+        raise NotFound(
+            f"There is no repository in {storage.location}.",
+            kind="repository",
+            remedy="Check the path, plug in its disk, or create a repository there.",
+        ) from None
+    return _unlock(storage, decode_repository(raw), credential, state_dir)
+
+
+def _unlock(
+    storage: Storage, record: RepositoryRecord, credential: Credential, state_dir: StrPath | None
+) -> Unlocked:
+    repository = bytes.fromhex(record.id)
+    keyring = find_keyring(storage, repository, credential)
+    rosters = read_rosters(storage, repository)
+    slot = next((slot for slot in rosters.newest.slots if slot.id == keyring.slot), None)
+    if slot is None:
+        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
+    if slot.revoked is not None:
+        raise WrongCredential(
+            f"This credential was revoked ({slot.revoked.reason}).",
+            kind="revoked",
+            remedy="Ask the owner to enrol a new one.",
+        )
+    return Unlocked(
+        storage=storage,
+        record=record,
+        repository=repository,
+        roster=rosters.newest,
+        roster_hash=rosters.newest_hash,
+        rosters=rosters.hashes,
+        keyring=keyring,
+        state=state_folder(state_dir) / _state_name(storage, keyring),
+    )
+
+
+def _state_name(storage: Storage, keyring: Keyring) -> str:
+    """One folder a repository and location: replicas of one repository do not hold the same objects."""
+    place = re.sub(r"[^A-Za-z0-9]+", "-", storage.location)[-40:].strip("-")
+    return f"{keyring.repository.hex()[:16]}-{keyring.slot.hex()[:8]}-{place}"
+
+
+def state_folder(state_dir: StrPath | None) -> Path:
+    """Where this machine keeps its caches: as given, from the environment, or the system's place for it."""
+    given = state_dir or os.environ.get("PHARMABACKUP_STATE")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "pharmabackup"
+    shared = Path("/var/lib/pharmabackup")
+    if os.access(shared if shared.exists() else shared.parent, os.W_OK):
+        return shared
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "pharmabackup" if home.parent.exists() else Path(tempfile.gettempdir()) / "pharmabackup"

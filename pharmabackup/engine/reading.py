@@ -1,0 +1,215 @@
+"""Reading snapshots: blocks by id from whichever pack holds a whole one, manifests, recipes."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from blake3 import blake3
+
+from pharmabackup import ids
+from pharmabackup.crypto.hashing import derive
+from pharmabackup.engine.blocks import damaged_block, open_block
+from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.filecache import cumulative
+from pharmabackup.engine.index import Index, block_id
+from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.format import block as layout
+from pharmabackup.format.manifest import Entry, Frame, FrameType, decode_folder, entries, read_frames
+from pharmabackup.format.pack import Directory
+from pharmabackup.format.recipe import Runs, decode_runs
+from pharmabackup.format.transaction import Refs, Snapshot
+from pharmabackup.format.wire import Kind, malformed
+
+CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
+NAME_KEYS = {
+    Kind.DATA_BLOCK: "data names",
+    Kind.MANIFEST_BLOCK: "manifest names",
+    Kind.RECIPE_BLOCK: "recipe names",
+}
+
+
+class BlockReader:
+    """Opens blocks of one repository. Any thread; keeps the last few."""
+
+    def __init__(self, unlocked: Unlocked, index: Index) -> None:
+        self.index = index
+        self._unlocked = unlocked
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
+        self._directories: OrderedDict[bytes, Directory] = OrderedDict()
+
+    def refresh(self) -> None:
+        """Learn what storage holds now."""
+        condemned = read_condemned(self._unlocked)
+        self.index.load()
+        listed = [ids.hex_tail(info.name) or b"" for info in self._unlocked.storage.list("packs")]
+        # A condemned pack may still be read: only writers must not rely on it.
+        self.index.blocks.restrict(listed, frozenset())
+        self._unfinished = condemned.unfinished
+
+    def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
+        """A block's content and where its chunks end. Damaged when no whole instance is to be had."""
+        with self._lock:
+            found = self._cache.get(wanted)
+            if found is not None:
+                self._cache.move_to_end(wanted)
+                return found
+        content = self._load(wanted, domain)
+        result = content, layout.chunk_ends(content)
+        with self._lock:
+            self._cache[wanted] = result
+            while len(self._cache) > CACHED_BLOCKS:
+                self._cache.popitem(last=False)
+        return result
+
+    def _load(self, wanted: bytes, domain: bytes) -> bytes:
+        problem: Damaged | NotFound | None = None
+        for attempt in (1, 2):
+            for number in list(self.index.blocks.instances(wanted)):
+                try:
+                    return self.open(number, self.sealed(number), domain)
+                except (Damaged, NotFound) as error:
+                    problem = error
+            if attempt == 1 and not isinstance(problem, Damaged):
+                self.refresh()  # a collection may have moved it meanwhile
+        if isinstance(problem, Damaged):
+            raise problem
+        raise damaged_block("no pack that is here holds it")
+
+    def sealed(self, number: int) -> bytes:
+        """A block's sealed bytes. NotFound, Damaged, StorageFailed."""
+        table = self.index.blocks
+        name = ids.pack_name(table.packs[table.pack[number]])
+        return self._unlocked.storage.get_range(name, table.offset[number], table.length[number])
+
+    def open(self, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False) -> bytes:
+        """The content of a sealed block. Names are recomputed where another domain wrote it, or on demand."""
+        table = self.index.blocks
+        wrapped = table.keys[table.key[number]]
+        key = self._unlocked.block_key(wrapped)
+        content = open_block(self._unlocked, sealed, kind=table.kind[number], key=key, key_id=wrapped.key_id)
+        if names or table.domains[table.pack[number]] != domain:
+            self._check_names(number, content)
+        return content
+
+    def _check_names(self, number: int, content: bytes) -> None:
+        table = self.index.blocks
+        pack = table.pack[number]
+        directory = self._directory(table.packs[pack], table.pack_sizes[pack])
+        entry = next((b for b in directory.blocks if b.offset == table.offset[number]), None)
+        keyring = self._unlocked.keyring
+        naming = next((item.key for item in keyring.naming if item.domain == directory.domain), None)
+        if entry is None or naming is None:
+            raise damaged_block("its pack's directory does not name it")
+        if block_id(keyring.block_names, entry.kind, entry.names) != table.ids[number]:
+            raise damaged_block("its id is not that of its chunks")
+        key = derive(NAME_KEYS[Kind(entry.kind)], naming)
+        ends = layout.chunk_ends(content)
+        view = memoryview(content)
+        if len(ends) - 1 != entry.count:
+            raise damaged_block("it holds other chunks than its directory says")
+        for i in range(entry.count):
+            if blake3(view[ends[i] : ends[i + 1]], key=key).digest() != entry.names[32 * i : 32 * i + 32]:
+                raise damaged_block("a chunk is not what its name says")
+
+    def _directory(self, pack: bytes, size: int) -> Directory:
+        with self._lock:
+            found = self._directories.get(pack)
+        if found is None:
+            found = read_directory(self._unlocked, pack, size)[1]
+            with self._lock:
+                self._directories[pack] = found
+                while len(self._directories) > 2:
+                    self._directories.popitem(last=False)
+        return found
+
+    def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:
+        """The chunks that a snapshot refers to, in order. Damaged."""
+        for ref in references:
+            content, ends = self.block(ref.block, domain)
+            if ref.first + ref.count >= len(ends):
+                raise malformed("snapshot", "it refers to chunks that a block does not have")
+            view = memoryview(content)
+            for i in range(ref.first, ref.first + ref.count):
+                yield view[ends[i] : ends[i + 1]]
+
+
+class SnapshotReader:
+    """One snapshot's names and content."""
+
+    def __init__(self, blocks: BlockReader, snapshot: Snapshot) -> None:
+        self.blocks = blocks
+        self.snapshot = snapshot
+        self._runs: Runs | None = None
+        self._table: list[bytes] = []
+
+    def recipe(self) -> tuple[Runs, list[bytes]]:
+        """The runs of the content, and the block ids that they name by slot. Damaged."""
+        if self._runs is None:
+            domain = self.snapshot.domain
+            raw = b"".join(self.blocks.chunks(self.snapshot.table, domain))
+            if len(raw) % 32:
+                raise malformed("snapshot", "its block table cannot be read")
+            self._table = [raw[i : i + 32] for i in range(0, len(raw), 32)]
+            runs = decode_runs(self.blocks.chunks(self.snapshot.recipe, domain), len(self._table))
+            if sum(runs.count) != self.snapshot.chunks:
+                raise malformed("recipe", "it has another number of chunks than its snapshot says")
+            self.run_starts = cumulative(runs.sizes)
+            self._runs = runs
+        return self._runs, self._table
+
+    def frames(self) -> Iterator[Frame]:
+        return read_frames(self.blocks.chunks(self.snapshot.manifest, self.snapshot.domain))
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Every folder's entries, in path order. Damaged."""
+        position = 0
+        for frame in self.frames():
+            if frame.kind == FrameType.FOLDER:
+                yield entries(decode_folder(frame), frame, position)
+                position += frame.size
+
+    def find(self, path: bytes) -> Entry | None:
+        """One entry by its path; hard links lead to the entry with the content."""
+        folder, _, _ = path.rpartition(b"/")
+        position = 0
+        for frame in self.frames():
+            if frame.kind != FrameType.FOLDER:
+                continue
+            body = decode_folder(frame)
+            if body.path == folder:
+                for entry in entries(body, frame, position):
+                    if entry.path == path and path:
+                        return entry
+            position += frame.size
+        return None
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes of the content stream. Damaged."""
+        runs, table = self.recipe()
+        starts, parts, end = self.run_starts, [], start + length
+        if end > starts[-1]:
+            raise malformed("recipe", "it is shorter than its manifest says")
+        i = bisect_right(starts, start) - 1
+        while start < end:
+            content, ends = self.blocks.block(table[runs.block[i]], self.snapshot.domain)
+            first = runs.first[i]
+            begin, stop = run_range(ends, first, runs.count[i], runs.sizes[i])
+            offset = begin + start - starts[i]
+            piece = memoryview(content)[offset : min(stop, offset + end - start)]
+            parts.append(piece)
+            start += len(piece)
+            i += 1
+        return b"".join(parts)
+
+
+def run_range(ends: list[int], first: int, count: int, size: int) -> tuple[int, int]:
+    """Where in a block's content a run lies. Damaged when the block has no such run."""
+    if first + count >= len(ends) or ends[first + count] - ends[first] != size:
+        raise malformed("recipe", "a run is not as long as it says")
+    return ends[first], ends[first + count]

@@ -1,0 +1,163 @@
+"""One writer's attempt to commit one snapshot, step by step as docs/format.md has it.
+
+Writers and collectors work at once and no clock decides safety: an intent pins every pack that the snapshot
+relies on before `collections/` is read for the last time, and one create-exclusive object decides the fate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pharmabackup import ids
+from pharmabackup.chunking import ContentCutter
+from pharmabackup.clock import now_ns
+from pharmabackup.crypto.hashing import chunker_seed
+from pharmabackup.crypto.sealing import SealingKey
+from pharmabackup.engine.blocks import BlockWriter
+from pharmabackup.engine.collections import Condemned, read_condemned
+from pharmabackup.engine.index import Index, write_segment
+from pharmabackup.engine.packs import PackWriter, WrittenPack, read_directory
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, Damaged, NotFound
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.transaction import Fate, Intent, Snapshot
+from pharmabackup.format.wire import Kind
+from pharmabackup.storage.base import ObjectInfo
+
+SEGMENT_PACKS = 16  # a segment is published at least every so many packs, for whoever goes on after a crash
+
+
+class Overtaken(Exception):
+    """A collection condemned what this transaction relies on, or aborted it: begin again."""
+
+
+@dataclass(slots=True)
+class Ground:
+    """What was read before anything is written: what may be relied on."""
+
+    condemned: Condemned
+    index: Index
+    adopted: list[PackEntry] = field(default_factory=list)  # whole packs that no segment names yet
+    damaged: list[Damaged] = field(default_factory=list)
+
+
+def survey(unlocked: Unlocked, index: Index) -> Ground:
+    """Read collections/, then the index, then list packs: in this order, or a collection could slip between."""
+    condemned = read_condemned(unlocked)
+    index.load()
+    ground = Ground(condemned, index)
+    known = set(index.blocks.packs)
+    listed: set[bytes] = set()
+    for info in unlocked.storage.list("packs"):
+        digest = ids.hex_tail(info.name)
+        if digest is None or ids.pack_name(digest) != info.name:
+            continue  # not ours: check names it
+        listed.add(digest)
+        if digest not in known and digest not in condemned.packs:
+            _adopt(unlocked, ground, digest, info)
+    index.blocks.restrict(listed, condemned.packs)
+    return ground
+
+
+def _adopt(unlocked: Unlocked, ground: Ground, digest: bytes, info: ObjectInfo) -> None:
+    """Use a pack whose writer died before it published a segment, or has not come to it yet."""
+    try:
+        entry, directory = read_directory(unlocked, digest, info.size)
+    except NotFound:
+        return
+    except Damaged as error:
+        ground.damaged.append(error)
+        return
+    if directory.domain == unlocked.domain:
+        ground.index.add_entry(entry, unlocked.slot)
+        ground.adopted.append(entry)
+
+
+class Transaction:
+    """From the first block to the fate. Not used again after `commit` or `abandon`."""
+
+    def __init__(self, unlocked: Unlocked, ground: Ground) -> None:
+        self.id = ids.new_id()
+        self.index = ground.index
+        session = os.urandom(32)
+        wrapped = unlocked.wrap(session)
+        chunker = unlocked.roster.chunker
+        self.cutter = ContentCutter(
+            chunker.minimum,
+            chunker.average,
+            chunker.maximum,
+            chunker.normalization,
+            chunker_seed(unlocked.naming_key),
+        )
+        self._packs = PackWriter(unlocked, wrapped)
+        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), chunker.maximum)
+        self._unlocked = unlocked
+        self._ground = ground
+        self._written: list[bytes] = []
+        self._unindexed: list[WrittenPack] = []
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of packs in storage so far."""
+        return self._packs.bytes_written
+
+    def checkpoint(self) -> None:
+        """Publish a segment now and then, so that a killed backup's work is found by the next."""
+        self._unindexed += self._packs.take_published()
+        if len(self._unindexed) >= SEGMENT_PACKS:
+            self._publish_segment()
+
+    def publish(self) -> None:
+        """All blocks are filled: make packs and their index durable. Raises what went wrong on the way."""
+        self.blocks.drain()
+        self._unindexed += self._packs.finish()
+        self._publish_segment()
+
+    def _publish_segment(self) -> None:
+        entries = self._ground.adopted + [written.entry for written in self._unindexed]
+        if entries:
+            digest = write_segment(self._unlocked, entries)
+            self.index.segments.add(digest)
+        for written in self._unindexed:
+            self.index.blocks.place(written.numbers, written.entry.pack, written.entry.size, written.directory)
+            self._written.append(written.entry.pack)
+        self._unindexed, self._ground.adopted = [], []
+
+    def pin(self, blocks: Iterable[int], number: int = 0) -> tuple[ObjectInfo, bytes]:
+        """Write the intent: every pack that the snapshot relies on or that this transaction wrote."""
+        table = self.index.blocks
+        packs = {table.packs[table.pack[block]] for block in blocks} | set(self._written)
+        self._pinned = packs
+        intent = Intent(self.id, number, "write", b"".join(sorted(packs)), now_ns())
+        return self._unlocked.put(Kind.INTENT, ids.intent_name(self.id, number), intent)
+
+    def commit(self, intent: bytes, snapshot: Snapshot) -> bytes:
+        """Create the fate; SHA-256 of what is stored. Overtaken when a collection was faster."""
+        again = read_condemned(self._unlocked, self._ground.condemned.first)
+        if again.packs & self._pinned:
+            raise Overtaken
+        name = ids.fate_name(self.id)
+        fate = Fate(self.id, "commit", intent, snapshot)
+        try:
+            _, digest = self._unlocked.put(Kind.FATE, name, fate)
+            return digest
+        except Conflict:
+            found = self._unlocked.get(Kind.FATE, name, Fate).record
+            if found.outcome == "abort":
+                raise Overtaken from None
+            raise
+
+    def abandon(self) -> None:
+        """Not committed. What was uploaded whole stays, indexed, for the next attempt. Never raises."""
+        try:
+            self.publish()
+        except Exception:  # noqa: BLE001, S110  (the first error is on its way up already)
+            pass
+        self.index.blocks.give_up()
+        self.close()
+
+    def close(self) -> None:
+        self.blocks.close()
+        self._packs.close()

@@ -1,0 +1,236 @@
+"""The unlocked repository: storage, keys and roster, and how records are sealed, signed, opened and trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pharmabackup import compression
+from pharmabackup.crypto import hashing, signatures
+from pharmabackup.crypto.recipients import PrivateKey, PublicKey
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.errors import Damaged, NotPermitted, StorageFailed
+from pharmabackup.format import wire
+from pharmabackup.format.keys import Keyring, Role, Roster, Slot
+from pharmabackup.format.pack import Wrap, WrappedKey
+from pharmabackup.format.repository import RepositoryRecord
+from pharmabackup.format.wire import Kind, Record, Signed
+from pharmabackup.storage.base import ObjectInfo, Storage
+
+RECORD_LEVEL = 3  # zstd: records are small, and written once
+BODY_MAX = 1 << 28
+HEADER_SIZE = wire.HEADER.size + wire.KEY_ID_SIZE
+
+# Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md).
+WRITERS: frozenset[Role] = frozenset({"device", "owner"})
+COLLECTORS: frozenset[Role] = frozenset({"maintainer", "owner"})
+EVERYBODY: frozenset[Role] = frozenset({"device", "restorer", "auditor", "maintainer", "owner"})
+GRANTS: Mapping[Kind, frozenset[Role]] = {
+    Kind.DIRECTORY: WRITERS | COLLECTORS,
+    Kind.INDEX: WRITERS | COLLECTORS,
+    Kind.INTENT: EVERYBODY,
+    Kind.FATE: WRITERS | COLLECTORS,
+    Kind.CONDEMN: COLLECTORS,
+    Kind.EXECUTE: COLLECTORS,
+    Kind.DONE: COLLECTORS,
+    Kind.MARK: EVERYBODY,
+    Kind.AUDIT: EVERYBODY,
+}
+SELF_NAMED: Mapping[Kind, str] = {Kind.DIRECTORY: "packs/", Kind.INDEX: "index/"}
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Generic[R]):
+    """A record that was opened and whose signature counts."""
+
+    record: R
+    content: bytes
+    slot: Slot
+
+
+@dataclass(slots=True)
+class Unlocked:
+    """What an open repository holds in memory. Verbs take this, never `Repository`."""
+
+    storage: Storage
+    record: RepositoryRecord
+    repository: bytes  # its id
+    roster: Roster
+    roster_hash: bytes
+    rosters: Mapping[int, bytes]  # number to SHA-256 of every roster, for citations
+    keyring: Keyring
+    state: Path  # this repository's folder on this machine: caches that may be deleted
+    _catalogue: dict[bytes, SealingKey] = field(init=False)
+    _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._catalogue = {hashing.key_id(item.key): SealingKey(item.key) for item in self.keyring.catalogue}
+
+    @property
+    def slot(self) -> Slot:
+        return next(slot for slot in self.roster.slots if slot.id == self.keyring.slot)
+
+    @property
+    def domain(self) -> bytes:
+        """The domain that this slot writes in."""
+        return self.keyring.naming[0].domain
+
+    @property
+    def naming_key(self) -> bytes:
+        return self.keyring.naming[0].key
+
+    @property
+    def catalogue_id(self) -> bytes:
+        """The key id of the newest catalogue key: what is written now is sealed under it."""
+        return self.roster.generations[-1].catalogue
+
+    @property
+    def catalogue_key(self) -> SealingKey:
+        """The newest catalogue key."""
+        return self._catalogue[self.catalogue_id]
+
+    def purpose_key(self, purpose: str) -> bytes:
+        """A key of this slot's domain for one purpose."""
+        return hashing.derive(purpose, self.naming_key)
+
+    # ------------------------------------------------------------ records
+
+    def seal(self, kind: Kind, name: str, record: Record) -> bytes:
+        """The stored bytes of a signed record that will be the object `name`."""
+        content = wire.encode(record)
+        if self.keyring.signing is None:
+            raise self.not_permitted("write")
+        message = wire.signed_message(
+            self.repository,
+            kind,
+            SELF_NAMED.get(kind, name),
+            self.keyring.slot,
+            self.roster.number,
+            self.roster_hash,
+            content,
+        )
+        signature = signatures.SigningKey(self.keyring.signing).sign(message)
+        signed = Signed(content, self.keyring.slot, self.roster.number, self.roster_hash, signature)
+        body = wire.pad(compression.compress(wire.encode(signed), RECORD_LEVEL))
+        key = self.catalogue_id
+        sealed = self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
+        return wire.header(kind) + key + sealed
+
+    def open(self, kind: Kind, name: str, data: bytes, shape: type[R]) -> Statement[R]:
+        """The record in the object `name`, if it is whole and its signature counts. Damaged, Unsupported."""
+        try:
+            signed = wire.decode(self.unseal(kind, data), Signed)
+            slot = self._trusted(kind, name, signed)
+            return Statement(wire.decode(signed.content, shape), signed.content, slot)
+        except Damaged as error:
+            raise self.damaged(name, error) from None
+
+    def unseal(self, kind: Kind, data: bytes) -> bytes:
+        """The body of a sealed object. Damaged."""
+        wire.check_header(data, kind)
+        key_id = data[wire.HEADER.size : HEADER_SIZE]
+        key = self._catalogue.get(key_id)
+        if key is None:
+            raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
+        try:
+            padded = key.open(memoryview(data)[HEADER_SIZE:], wire.context(self.repository, kind, key_id))
+        except NotAuthentic:
+            raise wire.malformed(kind.name, "it was changed after it was written") from None
+        return compression.decompress(wire.unpad(padded, kind.name), limit=BODY_MAX)
+
+    def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
+        """The signer, if what he signed counts. Damaged."""
+        slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
+        if slot is None or slot.role not in GRANTS[kind]:
+            raise wire.malformed(kind.name, "its signer may not write such a thing")
+        if self.rosters.get(signed.roster) != signed.roster_hash:
+            raise wire.malformed(kind.name, "it cites a list of keys that is not here")
+        message = wire.signed_message(
+            self.repository,
+            kind,
+            SELF_NAMED.get(kind, name),
+            signed.slot,
+            signed.roster,
+            signed.roster_hash,
+            signed.content,
+        )
+        if not signatures.is_signed(slot.signing, signed.signature, message):
+            raise wire.malformed(kind.name, "its signature is not its writer's")
+        return slot
+
+    def put(self, kind: Kind, name: str, record: Record) -> tuple[ObjectInfo, bytes]:
+        """Create a signed record and read it back; what is stored and its SHA-256. Conflict, StorageFailed."""
+        data = self.seal(kind, name, record)
+        info = self.storage.put_new(name, data)
+        read_back(self.storage, name, len(data), digest := hashlib.sha256(data).digest())
+        return info, digest
+
+    def get(self, kind: Kind, name: str, shape: type[R], *, limit: int = BODY_MAX) -> Statement[R]:
+        """Read and open the record `name`. NotFound, Damaged, StorageFailed."""
+        return self.open(kind, name, self.storage.get(name, limit=limit), shape)
+
+    # ------------------------------------------------------------ transactions' own keys
+
+    def wrap(self, key: bytes) -> WrappedKey:
+        """A transaction's key, sealed to all who may read what is written now."""
+        key_id = hashing.key_id(key)
+        recipients = [self.roster.generations[-1].reader]
+        if self.roster.recovery is not None:
+            recipients.append(self.roster.recovery)
+        info = wire.wrap_info(self.repository, key_id)
+        wraps = tuple(Wrap(hashing.key_id(raw), PublicKey(raw).seal(key, info)) for raw in recipients)
+        self._session[key_id] = SealingKey(key)
+        return WrappedKey(key_id, wraps)
+
+    def block_key(self, wrapped: WrappedKey) -> SealingKey:
+        """The key that opens a block. Damaged, NotPermitted when this role may not read."""
+        known = self._catalogue.get(wrapped.key_id) or self._session.get(wrapped.key_id)
+        if known is not None:
+            return known
+        if not self.keyring.readers:
+            raise self.not_permitted("read")
+        for reader in self.keyring.readers:
+            private = PrivateKey(reader.key)
+            recipient = hashing.key_id(private.public.raw)
+            for wrap in wrapped.wraps:
+                if wrap.recipient != recipient:
+                    continue
+                try:
+                    key = private.open(wrap.sealed, wire.wrap_info(self.repository, wrapped.key_id))
+                except NotAuthentic:
+                    raise wire.malformed("key", "it was changed after it was written") from None
+                if len(key) != 32 or hashing.key_id(key) != wrapped.key_id:
+                    raise wire.malformed("key", "it is not the one that it says")
+                self._session[wrapped.key_id] = SealingKey(key)
+                return self._session[wrapped.key_id]
+        raise wire.malformed("key", "it is sealed to nobody that this credential can read for")
+
+    def not_permitted(self, what: str) -> NotPermitted:
+        return NotPermitted(
+            f"The role {self.keyring.role} may not {what}.",
+            remedy="Open with the credential of a restorer or owner."
+            if what == "read"
+            else "Open with the credential of a device or owner.",
+        )
+
+    @staticmethod
+    def damaged(name: str, error: Damaged) -> Damaged:
+        """The same error, saying in which object."""
+        return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
+
+
+def read_back(storage: Storage, name: str, size: int, digest: bytes) -> None:
+    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write")."""
+    if storage.digest(name) != (size, digest):
+        raise StorageFailed(
+            f"The storage did not keep {name} as it was written.",
+            kind="lost-write",
+            retryable=True,
+            location=storage.location,
+            remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
+        )

@@ -1,0 +1,106 @@
+"""What verbs return. Every result is a frozen dataclass: `str()` is for a person, `to_dict()` is JSON-ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pharmabackup.clock import iso
+from pharmabackup.events import Finding, State
+
+if TYPE_CHECKING:
+    from pharmabackup.repository import Snapshot
+
+UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def sized(size: int) -> str:
+    """A number of bytes for a person: 14.2 MB."""
+    amount, unit = float(size), 0
+    while amount >= 999.5 and unit < len(UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{size} bytes" if unit == 0 else f"{amount:.3g} {UNITS[unit]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One name in a snapshot. `size` in bytes."""
+
+    path: str
+    size: int
+    modified: datetime
+    kind: Literal["file", "folder", "link"]
+
+    def to_dict(self) -> dict[str, object]:
+        return {"path": self.path, "size": self.size, "modified": iso(self.modified), "kind": self.kind}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetResult:
+    """What a verb did with one dataset. `bytes` of source, `added` to storage."""
+
+    name: str
+    tier: int
+    snapshot: Snapshot | None
+    complete: bool
+    bytes: int
+    files: int
+    added: int = 0
+    usable_after: timedelta | None = None
+    path: Path | None = None
+    facts: Mapping[str, object]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "tier": self.tier,
+            "snapshot": self.snapshot.id if self.snapshot else None,
+            "complete": self.complete,
+            "bytes": self.bytes,
+            "files": self.files,
+            "added": self.added,
+            "usable_after": self.usable_after.total_seconds() if self.usable_after else None,
+            "path": str(self.path) if self.path else None,
+            "facts": dict(self.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a verb did. `bytes` that it read, wrote or checked; `state` is the worst of the findings."""
+
+    verb: str
+    state: State
+    started: datetime
+    duration: timedelta
+    bytes: int
+    files: int
+    datasets: Mapping[str, DatasetResult]
+    findings: tuple[Finding, ...]
+    audit_id: str | None = None
+
+    def __str__(self) -> str:
+        seconds = self.duration.total_seconds()
+        lines = [f"{self.verb}: {self.state}, {self.files:,} files, {sized(self.bytes)} in {seconds:.1f} s"]
+        for result in self.datasets.values():
+            added = f", {sized(result.added)} added" if self.verb == "backup" else ""
+            whole = "" if result.complete else ", NOT COMPLETE"
+            lines.append(f"  {result.name}: {result.files:,} files, {sized(result.bytes)}{added}{whole}")
+        lines += [f"  {finding}" for finding in self.findings]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "verb": self.verb,
+            "state": self.state,
+            "started": iso(self.started),
+            "duration": self.duration.total_seconds(),
+            "bytes": self.bytes,
+            "files": self.files,
+            "datasets": {name: result.to_dict() for name, result in self.datasets.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
+            "audit_id": self.audit_id,
+        }

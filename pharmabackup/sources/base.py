@@ -1,0 +1,150 @@
+"""What a source is, and what it talks to.
+
+A source gives a stable view of its data; the view dumps itself into a sink, entry after entry in path order; the
+same kind of source restores what a snapshot holds. `pharmabackup.sources` is public: vendors write their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pharmabackup.errors import InvalidInput
+
+StrPath = str | os.PathLike[str]
+DATASET_NAME = re.compile(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]{1,100}")
+TIERS = range(6)
+
+# What entries are and what they may carry; the numbers and limits are those of docs/format.md.
+FILE, FOLDER, LINK, FIFO, SOCKET, CHARACTER_DEVICE, BLOCK_DEVICE, UNREAD = range(8)
+LINK_TARGET, SAME_FILE, EXTENTS, ATTRIBUTES = range(1, 5)
+PATH_MAX = 1 << 16  # bytes, of an entry's whole path
+NAME_MAX = 1 << 12
+SIZE_MAX = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry of the dataset's last snapshot: what it was like, and where its content is."""
+
+    row: bytes
+    first_chunk: int
+    chunks: int
+    first_byte: int
+    stored: int
+    size: int
+    extras: tuple[tuple[int, bytes], ...]
+
+
+class PreviousFolder(ABC):
+    """A folder of the dataset's last snapshot, from the cache on this machine."""
+
+    rows: bytes  # what `Sink.folder` was given then
+
+    @abstractmethod
+    def entries(self) -> Mapping[bytes, Kept]:
+        """By name; only files."""
+
+
+@dataclass(slots=True)
+class FolderColumns:
+    """One folder's entries, sorted by name, as the manifest has them (docs/format.md)."""
+
+    names: list[bytes] = field(default_factory=list)
+    kinds: bytearray = field(default_factory=bytearray)
+    modes: list[int] = field(default_factory=list)
+    uids: list[int] = field(default_factory=list)
+    gids: list[int] = field(default_factory=list)
+    mtimes: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+    stored: list[int] = field(default_factory=list)
+    extras: list[tuple[int, int, bytes]] = field(default_factory=list)  # entry, key, value
+
+
+class Sink(ABC):
+    """Takes a dataset's content and entries, in order: first a folder's files' contents, then the folder."""
+
+    @abstractmethod
+    def previous(self, path: bytes) -> PreviousFolder | None:
+        """The folder in the last snapshot; ask in the order in which folders are dumped, ahead of that or not."""
+
+    @abstractmethod
+    def keep_folder(self, folder: PreviousFolder) -> None:
+        """The folder is as it was: its entries and their content are taken over without reading them."""
+
+    @abstractmethod
+    def keep_file(self, kept: Kept) -> None:
+        """One file's content is as it was."""
+
+    @abstractmethod
+    def file(self, fd: int, size: int) -> tuple[int, int]:
+        """Store an open file's content from its position to its end; (chunks, bytes). `size`: as expected.
+
+        OSError when it cannot be read. Of a file of 16 KiB at most nothing has been stored then; larger ones go
+        through `stream`.
+        """
+
+    @abstractmethod
+    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+        """Store what `read_into` gives until it gives 0; (chunks, bytes).
+
+        What was stored cannot be taken back: `read_into` ends early rather than raise an error that the dump survives.
+        """
+
+    @abstractmethod
+    def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
+        """Store a database file, cut into its pages; (chunks, bytes)."""
+
+    @abstractmethod
+    def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
+        """The folder's entries. `rows` is kept on this machine; the next run compares it. Empty: never equal."""
+
+    @abstractmethod
+    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
+        """Something could not be read, or changed while it was read."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise Cancelled if the caller has asked for it; report progress. Call it now and then."""
+
+
+class View(ABC):
+    """A source's data at one moment."""
+
+    @abstractmethod
+    def dump(self, sink: Sink) -> Mapping[str, object]:
+        """Put everything into the sink; facts about it (rows counted, versions). SourceFailed."""
+
+
+class Source(ABC):
+    """A dataset: it has a name and a tier (0 first … 5 last), and knows how to dump and to be restored into."""
+
+    kind: str = "source"
+
+    def __init__(self, name: str, tier: int) -> None:
+        if not DATASET_NAME.fullmatch(name) or name in (".", "..") or name != name.strip():
+            raise InvalidInput(
+                f"{name!r} cannot be a dataset's name.", kind="name", remedy="Use letters, digits, spaces, - and _."
+            )
+        if tier not in TIERS:
+            raise InvalidInput(f"There is no tier {tier}.", remedy="Tiers are 0 (first) to 5 (last).")
+        self.name = name
+        self.tier = tier
+
+    @abstractmethod
+    def view(self, *, scratch: Path) -> AbstractContextManager[View]:
+        """A stable view. `scratch`: a folder for what cannot be avoided on disk; private, emptied. SourceFailed."""
+
+    def location(self) -> Path | None:
+        """Where the data lies on this machine, if it does: a repository inside it is refused."""
+        return None
+
+    def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:
+        """Questions to a restored dataset; facts. SourceFailed when it is not whole."""
+        return {}

@@ -1,0 +1,329 @@
+"""Back up: one stable view of all sources, then dataset after dataset, each committed by itself, tier by tier."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from pharmabackup import ids
+from pharmabackup.clock import now_ns, steady_ns
+from pharmabackup.engine.dataset import DatasetSink, open_cache
+from pharmabackup.engine.filecache import Remembered
+from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.transaction import Overtaken, Transaction, survey
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, Incomplete, InvalidInput, SourceFailed
+from pharmabackup.events import Finding, Progress
+from pharmabackup.format.transaction import Head, Snapshot
+from pharmabackup.results import DatasetResult, Report, sized
+from pharmabackup.sources.base import Source, View
+from pharmabackup.verbs.reporter import Reporter
+
+ATTEMPTS = 3  # when collections overtake a transaction
+
+
+@dataclass(slots=True)
+class _Cut:
+    """A source whose view was taken, and when."""
+
+    source: Source
+    view: View | None
+    failed: SourceFailed | None
+    steady: int
+    stack: ExitStack
+
+
+def backup(
+    unlocked: Unlocked,
+    sources: Sequence[Source],
+    *,
+    show: Callable[[Committed], object],
+    reason: str | None,
+    freeze: AbstractContextManager[object] | None,
+    progress: Progress | None,
+    cancel: threading.Event | None,
+) -> Report:
+    """One snapshot of each source. Incomplete, InvalidInput, StorageFailed, Cancelled."""
+    _check_sources(unlocked, sources)
+    reporter = Reporter("backup", progress, cancel)
+    ordered = sorted(sources, key=lambda source: source.tier)
+    index = Index(unlocked)
+    try:
+        with ExitStack() as everything:
+            scratch = Path(everything.enter_context(tempfile.TemporaryDirectory(prefix="pharmabackup-")))
+            cuts = _take_views(ordered, everything, scratch, freeze)
+            run = _Run(unlocked, index, reporter, ids.new_id(), reason, show)
+            run.prepare(ordered)
+            for cut in cuts:
+                run.dataset(cut)
+            index.save()
+    finally:
+        index.close()
+    return run.result()
+
+
+def _check_sources(unlocked: Unlocked, sources: Sequence[Source]) -> None:
+    """What cannot be is refused before anything is written."""
+    if unlocked.keyring.role not in ("device", "owner"):
+        raise unlocked.not_permitted("back up")
+    if not sources:
+        raise InvalidInput("There is nothing to back up.", remedy="Give at least one source.")
+    names: set[str] = set()
+    root = unlocked.storage.local_root()
+    for source in sources:
+        if not isinstance(source, Source):
+            raise InvalidInput(f"{source!r} is no source.", remedy="Give pb.Files(...), pb.SQLite(...) or another.")
+        if source.name.casefold() in names:
+            raise InvalidInput(
+                f"Two sources have the name {source.name!r}.", kind="name", remedy="Give one of them another name=."
+            )
+        names.add(source.name.casefold())
+        location = source.location()
+        if root is None or location is None:
+            continue
+        inside = os.path.realpath(root)
+        outside = os.path.realpath(location)
+        if os.path.commonpath([inside, outside]) in (inside, outside) and _same_drive(inside, outside):
+            raise InvalidInput(
+                f"The repository and the source {source.name!r} lie inside one another.",
+                remedy="Choose a repository folder that is on another disk, outside of what is backed up.",
+            )
+
+
+def _same_drive(one: str, other: str) -> bool:
+    return os.path.splitdrive(one)[0].casefold() == os.path.splitdrive(other)[0].casefold()
+
+
+def _take_views(
+    sources: Sequence[Source], everything: ExitStack, scratch: Path, freeze: AbstractContextManager[object] | None
+) -> list[_Cut]:
+    """All views within the caller's pause, so that they are of one instant."""
+    cuts = []
+    with freeze or nullcontext():
+        for source in sources:
+            stack = everything.enter_context(ExitStack())
+            steady = steady_ns()
+            try:
+                view = stack.enter_context(source.view(scratch=scratch))
+                cuts.append(_Cut(source, view, None, steady, stack))
+            except SourceFailed as error:
+                cuts.append(_Cut(source, None, error, steady, stack))
+    return cuts
+
+
+class _Run:
+    """The snapshots of one `backup` call."""
+
+    def __init__(
+        self,
+        unlocked: Unlocked,
+        index: Index,
+        reporter: Reporter,
+        run: bytes,
+        reason: str | None,
+        show: Callable[[Committed], object],
+    ) -> None:
+        self._unlocked = unlocked
+        self._index = index
+        self._reporter = reporter
+        self._run = run
+        self._reason = reason
+        self._show = show
+        self._results: dict[str, DatasetResult] = {}
+        self._failed: list[str] = []
+
+    def prepare(self, sources: Sequence[Source]) -> None:
+        self._history = load_history(self._unlocked)
+        self._heads = self._history.heads(self._unlocked.slot.id)
+        self._sequence = self._history.next_sequence(self._unlocked.slot.id)
+        self._ground = survey(self._unlocked, self._index)
+        for finding in history_findings(self._history, self._unlocked.storage.location):
+            self._reporter.find(finding)
+        for source in sources:
+            if on_same_device(self._unlocked, source):
+                self._reporter.find(
+                    Finding(
+                        code="same-device",
+                        severity="critical",
+                        subject=source.name,
+                        message=f"The backup of {source.name} lies on the disk that holds the data itself.",
+                        remedy="Back up to another disk too: if this one breaks, both are lost.",
+                        location=self._unlocked.storage.location,
+                    )
+                )
+
+    def dataset(self, cut: _Cut) -> None:
+        """Back up one source; what goes wrong with it does not stop the others."""
+        reporter, source = self._reporter, cut.source
+        reporter.dataset, reporter.tier = source.name, source.tier
+        reporter.tell("dataset", f"Backing up {source.name}.")
+        try:
+            with cut.stack:
+                if cut.failed is not None:
+                    raise cut.failed
+                for _ in range(ATTEMPTS):
+                    try:
+                        self._attempt(cut)
+                        break
+                    except Overtaken:
+                        reporter.tell("retrying", f"A collection was faster; {source.name} is read again.")
+                        self._ground = survey(self._unlocked, self._index)
+                else:
+                    raise Conflict(
+                        f"Collections kept overtaking the backup of {source.name}.",
+                        kind="already-running",
+                        remedy="Run it again when the collection has ended.",
+                    )
+        except SourceFailed as error:
+            self._fail(source, error)
+
+    def _fail(self, source: Source, error: SourceFailed) -> None:
+        self._failed.append(source.name)
+        self._reporter.find(
+            Finding(
+                code="dataset-failed",
+                severity="critical",
+                subject=source.name,
+                message=f"{source.name} was not backed up: {error.message}",
+                remedy=error.remedy,
+            )
+        )
+        self._results[source.name] = DatasetResult(
+            name=source.name, tier=source.tier, snapshot=None, complete=False, bytes=0, files=0, facts={}
+        )
+
+    def _attempt(self, cut: _Cut) -> None:
+        unlocked, reporter, source = self._unlocked, self._reporter, cut.source
+        transaction = Transaction(unlocked, self._ground)
+        sink: DatasetSink | None = None
+        try:
+            sink = DatasetSink(unlocked, transaction, source.name, self._remembered(source.name), reporter.step)
+            assert cut.view is not None
+            facts = cut.view.dump(sink)
+            dumped = sink.finish()
+            transaction.publish()
+            info, intent = transaction.pin(dumped.relied)
+            snapshot = Snapshot(
+                run=self._run,
+                dataset=source.name,
+                tier=source.tier,
+                source=source.kind,
+                domain=unlocked.domain,
+                reason=self._reason,
+                time=info.modified,
+                age=max(0, steady_ns() - cut.steady),
+                device_time=now_ns(),
+                sequence=self._sequence,
+                heads=self._heads,
+                files=dumped.files,
+                size=dumped.size,
+                added=transaction.bytes_written,
+                facts=dict(facts),
+                complete=sink.complete,
+                findings=dumped.findings,
+                chunks=dumped.chunks,
+                table=dumped.table,
+                recipe=dumped.recipe,
+                manifest=dumped.manifest,
+            )
+            reporter.check_cancelled()
+            digest = transaction.commit(intent, snapshot)
+        except BaseException:
+            if sink is not None:
+                sink.cache.discard()
+            transaction.abandon()
+            raise
+        transaction.close()
+        sink.remember()
+        self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
+        self._sequence += 1
+        committed = Committed(transaction.id, digest, unlocked.slot, snapshot)
+        self._history.committed[transaction.id] = committed
+        for finding in sink.told:
+            reporter.find(finding)
+        shown = self._show(committed)
+        self._results[source.name] = DatasetResult(
+            name=source.name,
+            tier=source.tier,
+            snapshot=shown,  # type: ignore[arg-type]
+            complete=sink.complete,
+            bytes=snapshot.size,
+            files=snapshot.files,
+            added=snapshot.added,
+            facts=snapshot.facts,
+        )
+        reporter.tell("committed", f"{source.name} is safe: {sized(snapshot.added)} added.")
+
+    def _remembered(self, dataset: str) -> Remembered | None:
+        """What this machine remembers, if that snapshot is still there and still counts."""
+        found = open_cache(self._unlocked, dataset).load()
+        if found is None or found.transaction not in self._history.committed:
+            return None
+        return None if found.transaction in self._history.forgotten() else found
+
+    def result(self) -> Report:
+        """The report. Incomplete when a dataset is missing or not whole."""
+        report = self._reporter.report(self._results)
+        partial = [name for name, result in self._results.items() if not result.complete and name not in self._failed]
+        if not self._failed and not partial:
+            return report
+        total = len(self._results)
+        parts = []
+        if self._failed:
+            parts.append(f"{len(self._failed)} of {total} datasets not backed up: {', '.join(self._failed)}.")
+        if partial:
+            parts.append(f"Parts of {', '.join(partial)} could not be read and are not in the backup.")
+        safe = total - len(self._failed) - len(partial)
+        if safe:
+            parts.append(f"The other {safe} are safe." if safe > 1 else "The other one is safe.")
+        raise Incomplete(
+            " ".join(parts),
+            kind="backup",
+            remedy="Look at the findings, mend what they name, and back up again.",
+            findings=report.findings,
+            result=report,
+        )
+
+
+def on_same_device(unlocked: Unlocked, source: Source) -> bool:
+    """Whether the repository lies on the file system that holds the source."""
+    root, location = unlocked.storage.local_root(), source.location()
+    if root is None or location is None:
+        return False
+    try:
+        return os.stat(root).st_dev == os.stat(location).st_dev
+    except OSError:
+        return False
+
+
+def history_findings(history: History, location: str) -> list[Finding]:
+    """What is wrong with a repository's history: it goes on, and says so."""
+    found = [
+        Finding(
+            code="snapshot-damaged",
+            severity="critical",
+            subject=name,
+            message=error.message,
+            remedy="Run check. Restore that snapshot from another location.",
+            location=location,
+        )
+        for name, error in sorted(history.damaged.items())
+    ]
+    if history.vanished:
+        found.append(
+            Finding(
+                code="history-forked",
+                severity="critical",
+                subject=history.vanished[0],
+                message=f"{len(history.vanished)} snapshots or marks that this machine has seen are gone.",
+                remedy="Somebody deleted them or turned the storage back: find out who, and why.",
+                location=location,
+            )
+        )
+    return found

@@ -1,0 +1,395 @@
+"""Check: is everything there that snapshots rely on, is it by whom it says, and, for a share, can it be read?
+
+It judges and does not raise for what it finds: every damage is a finding that says what is affected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.history import Committed, load_history
+from pharmabackup.engine.index import Index, read_segment, replace
+from pharmabackup.engine.packs import directory_range, read_directory
+from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged, Error, NotFound
+from pharmabackup.events import Finding, Progress, Severity
+from pharmabackup.format.manifest import FrameType, decode_folder, entries
+from pharmabackup.format.transaction import Mark
+from pharmabackup.format.wire import Kind
+from pharmabackup.results import Report, sized
+from pharmabackup.verbs.backup import history_findings
+from pharmabackup.verbs.reporter import Reporter
+
+WORKERS = 2
+COPY_SIZE = 4 << 20
+REPAIR = "Restore from another location, then run check and propose_repair."
+
+
+def check(
+    unlocked: Unlocked, *, read_data: float, progress: Progress | None, cancel: threading.Event | None
+) -> Report:
+    """A report whose findings say what is wrong and what it affects. StorageFailed, Cancelled."""
+    reporter = Reporter("check", progress, cancel)
+    checker = _Checker(unlocked, reporter)
+    try:
+        checker.structure()
+        if read_data:
+            checker.data(read_data)
+        checker.conclude(everything=read_data == 1.0)
+    finally:
+        checker.index.close()
+    return reporter.report({})
+
+
+@dataclass(slots=True)
+class _State:
+    """Which packs are damaged, and which snapshots need which packs."""
+
+    packs_of: dict[bytes, set[int]] = field(default_factory=dict)  # by transaction
+    hurt: set[bytes] = field(default_factory=set)  # transactions with a finding
+    sound: set[bytes] = field(default_factory=set)  # packs that were read whole
+
+
+class _Checker:
+    def __init__(self, unlocked: Unlocked, reporter: Reporter) -> None:
+        self.index = Index(unlocked)
+        self._unlocked = unlocked
+        self._reporter = reporter
+        self._state = _State()
+        self._lock = threading.Lock()
+        self._location = unlocked.storage.location
+
+    def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
+        self._reporter.find(
+            Finding(
+                code=code,
+                severity=severity,
+                subject=subject,
+                message=message,
+                remedy=remedy,
+                location=self._location,
+            )
+        )
+
+    # ------------------------------------------------------------ structure
+
+    def structure(self) -> None:
+        """Fates, then the index, then packs: in this order nothing seems lost that is not."""
+        before = read_condemned(self._unlocked)
+        self._history = load_history(self._unlocked)
+        for finding in history_findings(self._history, self._location):
+            self._reporter.find(finding)
+        self._segments()
+        listed = self._packs()
+        blocks = BlockReader(self._unlocked, self.index)
+        self.index.blocks.restrict(listed, frozenset())
+        for committed in self._snapshots():
+            self._reporter.look()
+            self._snapshot(blocks, committed)
+        after = read_condemned(self._unlocked)
+        if before != after:
+            self._find(
+                "collection-under-way",
+                "info",
+                "collections",
+                "A collection went on while this check ran; what it moved may be told as missing.",
+                "Run check again when it has ended.",
+            )
+
+    def _snapshots(self) -> Iterator[Committed]:
+        forgotten = self._history.forgotten()
+        for committed in self._history.newest():
+            if committed.transaction not in forgotten:
+                yield committed
+
+    def _segments(self) -> None:
+        storage = self._unlocked.storage
+        for info in sorted(storage.list("index"), key=lambda info: info.name):
+            digest = ids.hex_tail(info.name) or b""
+            try:
+                self.index.add_segment(digest, *read_segment(self._unlocked, digest))
+            except (Damaged, NotFound) as error:
+                self._find(
+                    "index-damaged",
+                    "critical",
+                    info.name,
+                    error.message,
+                    "Run propose_repair: the index can be rebuilt from the packs.",
+                )
+
+    def _packs(self) -> set[bytes]:
+        """Compare what storage lists with what the index says; the packs that are there with the right size."""
+        table = self.index.blocks
+        sizes = dict(zip(table.packs, table.pack_sizes, strict=True))
+        listed: dict[bytes, int] = {}
+        for info in self._unlocked.storage.list("packs"):
+            digest = ids.hex_tail(info.name)
+            if digest is None or ids.pack_name(digest) != info.name:
+                self._find(
+                    "object-unknown",
+                    "info",
+                    info.name,
+                    f"{info.name} is not part of a repository.",
+                    "Find out who put it there.",
+                )
+                continue
+            listed[digest] = info.size
+        for digest, size in sorted(listed.items()):
+            if digest not in sizes:
+                self._unindexed(digest, size)
+        for digest, size in sorted(sizes.items()):
+            name = ids.pack_name(digest)
+            if digest not in listed:
+                self._find("pack-missing", "critical", name, f"The pack {name} is missing.")
+            elif listed[digest] != size:
+                self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {size:,}.")
+                del listed[digest]
+        return set(listed)
+
+    def _unindexed(self, digest: bytes, size: int) -> None:
+        """A pack that no segment names: under way, or orphaned, or its segment is damaged. Its directory tells."""
+        name = ids.pack_name(digest)
+        try:
+            entry, _ = read_directory(self._unlocked, digest, size)
+            self.index.add_entry(entry, self._unlocked.slot)
+        except NotFound:
+            return
+        except Damaged as error:
+            self._damaged(digest, error.message)
+            return
+        self._find(
+            "pack-unindexed",
+            "info",
+            name,
+            f"The pack {name} is in no index: a backup is under way or was interrupted.",
+            "Nothing to do; the next backup uses it.",
+        )
+
+    def _damaged(self, digest: bytes, message: str) -> None:
+        self._find("pack-damaged", "critical", ids.pack_name(digest), message)
+
+    def _snapshot(self, blocks: BlockReader, committed: Committed) -> None:
+        """Everything that one snapshot relies on is there, and fits together."""
+        record, table = committed.snapshot, self.index.blocks
+        reader = SnapshotReader(blocks, record)
+        needed = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
+        problems: list[str] = []
+        try:
+            runs, ids_by_slot = reader.recipe()
+            used = set(runs.block)
+            needed |= {ids_by_slot[slot] for slot in used}
+            counts = {slot: self._count(ids_by_slot[slot]) for slot in used}
+            for block, first, count in zip(runs.block, runs.first, runs.count, strict=True):
+                if counts[block] and first + count > counts[block]:
+                    problems.append("its recipe names chunks that a block does not have")
+                    break
+            if self._unlocked.keyring.readers:
+                total = self._names(reader)
+                if total != sum(runs.sizes):
+                    problems.append("its names and its content do not have the same size")
+        except Damaged as error:
+            problems.append(error.message.rstrip("."))
+        packs = set()
+        missing = 0
+        for block_id in needed:
+            number = table.find(block_id)
+            if number is None:
+                missing += 1
+            else:
+                packs.add(table.pack[number])
+        self._state.packs_of[committed.transaction] = packs
+        if missing:
+            problems.append(f"{missing} of the {len(needed)} blocks that it needs are not there")
+        if problems:
+            self._state.hurt.add(committed.transaction)
+            self._find(
+                "snapshot-damaged",
+                "critical",
+                committed.transaction.hex(),
+                f"{_described(committed)} cannot be restored whole: {'; '.join(problems)}.",
+            )
+
+    def _count(self, block_id: bytes) -> int:
+        """How many chunks a block has; 0 when it is not known."""
+        number = self.index.blocks.find(block_id)
+        return 0 if number is None else self.index.blocks.count[number]
+
+    def _names(self, reader: SnapshotReader) -> int:
+        """Decode the whole manifest; the bytes of content that it speaks of."""
+        position = 0
+        for frame in reader.frames():
+            if frame.kind == FrameType.FOLDER:
+                entries(decode_folder(frame), frame, position)
+                position += frame.size
+            self._reporter.look()
+        return position
+
+    # ------------------------------------------------------------ data
+
+    def data(self, share: float) -> None:
+        """Read packs, those that were read longest ago first: hashes with any key, every block with a reader's."""
+        table = self.index.blocks
+        there = [number for number in range(len(table.packs)) if table.usable[number]]
+        last = _load_read_times(self._unlocked)
+        there.sort(key=lambda number: (last.get(table.packs[number], 0), table.packs[number]))
+        if share < 1.0:
+            budget = math.ceil(share * sum(table.pack_sizes[number] for number in there))
+            chosen = []
+            for number in there:
+                if budget <= 0:
+                    break
+                chosen.append(number)
+                budget -= table.pack_sizes[number]
+            there = chosen
+        blocks_of: dict[int, list[int]] = {number: [] for number in there}
+        for number, pack in enumerate(table.pack):
+            if pack in blocks_of:
+                blocks_of[pack].append(number)
+        self._reporter.total = sum(table.pack_sizes[number] for number in there)
+        reader = BlockReader(self._unlocked, self.index)
+        problems: list[tuple[int, str]] = []
+        steps: list[int] = []
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
+            queue = iter(there)
+            stop = threading.Event()
+
+            def work() -> None:
+                while not stop.is_set():
+                    with self._lock:
+                        pack = next(queue, None)
+                    if pack is None:
+                        return
+                    problem = self._read_pack(reader, pack, blocks_of[pack], steps)
+                    with self._lock:
+                        if problem is None:
+                            self._state.sound.add(table.packs[pack])
+                        else:
+                            problems.append((pack, problem))
+
+            futures = {pool.submit(work) for _ in range(WORKERS)}
+            try:
+                while futures:
+                    finished, futures = wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION)
+                    for future in finished:
+                        future.result()
+                    self._take(steps)
+                    self._reporter.look()
+            finally:
+                stop.set()
+        self._take(steps)
+        for pack, problem in sorted(problems):
+            self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+        _save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
+
+    def _take(self, steps: list[int]) -> None:
+        while steps:
+            self._reporter.step(steps.pop(), 0)
+
+    def _affected(self, pack: int) -> str:
+        """Which snapshots a damaged pack hurts, in words; they are noted as hurt."""
+        hurt = [item for item in self._snapshots() if pack in self._state.packs_of.get(item.transaction, ())]
+        self._state.hurt.update(item.transaction for item in hurt)
+        if not hurt:
+            return "No snapshot needs it."
+        datasets = sorted({item.snapshot.dataset for item in hurt})
+        return f"{len(hurt)} snapshots of {', '.join(datasets)} need it."
+
+    def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> str | None:
+        """What is wrong with a pack, read once from beginning to end; None when nothing is."""
+        table, storage = self.index.blocks, self._unlocked.storage
+        digest, size = table.packs[pack], table.pack_sizes[pack]
+        name = ids.pack_name(digest)
+        hasher, position, problem = hashlib.sha256(), 0, None
+        may_open = bool(self._unlocked.keyring.readers)
+        try:
+            for number in sorted(numbers, key=lambda number: table.offset[number]):
+                if table.offset[number] > position:
+                    hasher.update(storage.get_range(name, position, table.offset[number] - position))
+                sealed = storage.get_range(name, table.offset[number], table.length[number])
+                position = table.offset[number] + table.length[number]
+                hasher.update(sealed)
+                if may_open and problem is None:
+                    try:
+                        reader.open(number, sealed, self._unlocked.domain, names=True)
+                    except Damaged as error:
+                        problem = f"In the pack {name}: {error.message}"
+                steps.append(len(sealed))
+            while position < size:
+                piece = storage.get_range(name, position, min(COPY_SIZE, size - position))
+                hasher.update(piece)
+                position += len(piece)
+                steps.append(len(piece))
+            if hasher.digest() != digest:
+                return f"The pack {name} is not what was written: its bytes have changed."
+            directory_range(storage, name, size)
+        except (Damaged, NotFound) as error:
+            return f"The pack {name} cannot be read: {error.message}"
+        return problem
+
+    # ------------------------------------------------------------ the end
+
+    def conclude(self, *, everything: bool) -> None:
+        """Say what was checked; mark as verified what was read whole and found sound."""
+        table = self.index.blocks
+        total = sum(size for number, size in enumerate(table.pack_sizes) if table.usable[number])
+        checked = list(self._snapshots())
+        self._reporter.tell(
+            "progress", f"{len(checked)} snapshots and {sized(total)} in {len(table.packs)} packs were checked."
+        )
+        if not everything or self._unlocked.keyring.signing is None:
+            return
+        sound = [
+            item.transaction
+            for item in checked
+            if item.transaction not in self._state.hurt
+            and all(table.packs[pack] in self._state.sound for pack in self._state.packs_of[item.transaction])
+        ]
+        if sound:
+            mark = Mark("verified", b"".join(sound), now_ns(), None, None, None)
+            try:
+                self._unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
+            except Error as error:
+                self._find(
+                    "mark-not-written",
+                    "info",
+                    "marks",
+                    f"It could not be noted that all is verified: {error.message}",
+                    error.remedy,
+                )
+
+
+def _described(committed: Committed) -> str:
+    return f"The snapshot {committed.transaction.hex()[:8]} of {committed.snapshot.dataset}"
+
+
+def _key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("check schedule"))
+
+
+def _load_read_times(unlocked: Unlocked) -> dict[bytes, int]:
+    """When each pack was last read whole, on this machine."""
+    try:
+        data = _key(unlocked).open((unlocked.state / "read").read_bytes(), b"check schedule")
+        return msgspec.msgpack.decode(data, type=dict[bytes, int])
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return {}
+
+
+def _save_read_times(unlocked: Unlocked, last: dict[bytes, int], read: Iterable[bytes], known: set[bytes]) -> None:
+    times = {pack: moment for pack, moment in last.items() if pack in known} | dict.fromkeys(read, now_ns())
+    try:
+        replace(unlocked.state / "read", _key(unlocked).seal(msgspec.msgpack.encode(times), b"check schedule"))
+    except OSError:
+        return

@@ -1,0 +1,16 @@
+#!/bin/sh
+# File systems that the storage tests mount, where this machine lets us install them. Without them those tests
+# are skipped, and the summary says which and why.
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    missing=""
+    command -v mkfs.vfat >/dev/null 2>&1 || missing="$missing dosfstools"
+    command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
+    command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
+    command -v setfattr >/dev/null 2>&1 || missing="$missing attr"
+    if [ -n "$missing" ]; then
+        echo "Installing$missing for the storage tests."
+        # shellcheck disable=SC2086
+        { apt-get update -qq && apt-get install -y -qq $missing; } >/dev/null 2>&1 || echo "Could not install$missing."
+    fi
+fi
+exit 0
