@@ -27,7 +27,6 @@ class Pharmacy:
         self.pristine = given or work / "data" / f"pharmacy-{profile}"
         self.site = work / "site"
         self.days = 0
-        self.given = given is not None
 
     def make(self) -> None:
         """Make the pristine copy, if there is none yet, and begin again from day 0."""
@@ -59,17 +58,14 @@ class Pharmacy:
         files, size = usage_of(source.paths)
         facts: dict[str, object] = {"files": files, "bytes": size, "day": self.days}
         facts["database"] = (self.site / "pmr.db").stat().st_size
-        facts["profile"] = "given" if self.given else self.profile
-        for name in ("pharmacy.json", "site.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                facts["seed"] = json.loads((self.site / name).read_text())["seed"]
+        with contextlib.closing(sqlite3.connect(self.site / "pmr.db")) as database:
+            facts["profile"], facts["seed"] = database.execute("SELECT profile, seed FROM site").fetchone()
         return facts
 
     def _settle_database(self) -> None:
         """Move what lies in the write-ahead log into the database: the peers copy the file alone."""
-        database = sqlite3.connect(self.site / "pmr.db")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        database.close()
+        with contextlib.closing(sqlite3.connect(self.site / "pmr.db")) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 class SmallFiles:

@@ -1,85 +1,106 @@
 """Memory per chunk and time per lookup of the index, at ten million chunks."""
 
-import hashlib
 import os
 import random
 import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 from answer import Answer, parser
 
 GROUPS = 1 << 15
+CHUNKS_PER_BLOCK = 256
 LOOKUPS = 100_000
 PASSES = 5
 
 
 class Candidate(Protocol):
-    """An index: filled once from rows that come in order of their first 15 bits, then asked."""
+    """An index: filled once with the chunks number 0 to `count`, then asked for their names."""
 
-    def build(self, groups: Iterator[list[tuple[bytes, bytes]]], count: int) -> None: ...
+    def build(self, count: int) -> None: ...
 
     def lookup(self, name: bytes) -> object | None: ...
 
 
-class Dictionary:
-    """The plain answer, for comparison."""
+class OurIndex:
+    """pharmabackup's own, filled like one that loads its repository's segments: chunk by chunk, with its merges."""
 
-    def __init__(self, _folder: Path) -> None:
-        self.rows: dict[bytes, bytes] = {}
+    def __init__(self, folder: Path) -> None:
+        from pharmabackup.engine.index import Index
 
-    def build(self, groups: Iterator[list[tuple[bytes, bytes]]], count: int) -> None:  # noqa: ARG002
-        for rows in groups:
-            self.rows.update(rows)
+        # Nothing but its folder is asked of the repository while chunks are put in and looked up.
+        self.index = Index(SimpleNamespace(state=folder))  # type: ignore[arg-type]
+
+    def build(self, count: int) -> None:
+        put, reserve = self.index.put, self.index.blocks.reserve
+        for number in range(count):
+            block, ordinal = divmod(number, CHUNKS_PER_BLOCK)
+            if ordinal == 0:
+                reserve()
+            put(name_of(number), block, ordinal)
+        self.lookup = self.index.find  # type: ignore[method-assign]
 
     def lookup(self, name: bytes) -> object | None:
-        return self.rows.get(name)
+        return self.index.find(name)
 
 
 class RowFile:
-    """pharmabackup's own: one sorted row file, as the local index has after loading and merging."""
+    """One sorted row file, as the index has after merging all."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "rows")
 
-    def build(self, groups: Iterator[list[tuple[bytes, bytes]]], count: int) -> None:
+    def build(self, count: int) -> None:
         from pharmabackup.engine.rowfile import write_run
 
-        self.run, _ = write_run(self.path, ([name + place for name, place in rows] for rows in groups), count)
+        groups = ([name_of(n) + n.to_bytes(8, "big") for n in range(group, count, GROUPS)] for group in range(GROUPS))
+        self.run, _ = write_run(self.path, groups, count)
         self.lookup = self.run.get  # type: ignore[method-assign, assignment]
 
     def lookup(self, name: bytes) -> object | None:
         return self.run.get(name)
 
 
-CANDIDATES: dict[str, Callable[[Path], Candidate]] = {"row file": RowFile, "dictionary": Dictionary}
+class Dictionary:
+    """The plain answer, for comparison."""
+
+    def __init__(self, _folder: Path) -> None:
+        self.rows: dict[bytes, int] = {}
+
+    def build(self, count: int) -> None:
+        self.rows = {name_of(number): number for number in range(count)}
+
+    def lookup(self, name: bytes) -> object | None:
+        return self.rows.get(name)
 
 
-def name_of(number: int, *, group: int) -> bytes:
-    """A chunk's name: as good as random, but for its first 15 bits."""
-    digest = hashlib.sha256(number.to_bytes(8, "big")).digest()
-    return (group << 1 | digest[1] & 1).to_bytes(2, "big") + digest[2:]
+CANDIDATES: dict[str, Callable[[Path], Candidate]] = {
+    "index": OurIndex,
+    "row file": RowFile,
+    "dictionary": Dictionary,
+}
 
 
-def groups_of(count: int) -> Iterator[list[tuple[bytes, bytes]]]:
-    """The rows, group by group: number n is in group n modulo 2^15."""
-    for group in range(GROUPS):
-        numbers = range(group, count, GROUPS)
-        yield [(name_of(n, group=group), n.to_bytes(8, "big")) for n in numbers]
+def name_of(number: int) -> bytes:
+    """A chunk's name: as good as random, but for its first 15 bits, which are the number's last."""
+    digest = sha256(number.to_bytes(8, "big")).digest()
+    return (number % GROUPS << 1 | digest[1] & 1).to_bytes(2, "big") + digest[2:]
 
 
 def measure(candidate: Candidate, count: int) -> dict[str, float]:
     before = resident()
     started = time.perf_counter()
-    candidate.build(groups_of(count), count)
+    candidate.build(count)
     built = time.perf_counter() - started
     some = random.Random(1)
     asked = [some.randrange(count) for _ in range(LOOKUPS)]
-    present = [name_of(n, group=n % GROUPS) for n in asked]
+    present = [name_of(n) for n in asked]
     absent = [some.randbytes(32) for _ in range(LOOKUPS)]
     hit, miss = timed(candidate, present), timed(candidate, absent)
     if any(candidate.lookup(name) is None for name in present) or any(map(candidate.lookup, absent)):
@@ -115,7 +136,7 @@ def resident() -> int:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--count", type=int, help="chunks (10 million; --quick: 1 million)")
-    options.add_argument("--candidate", choices=list(CANDIDATES), default="row file")
+    options.add_argument("--candidate", choices=list(CANDIDATES), default="index")
     chosen = options.parse_args()
     count = chosen.count or (1_000_000 if chosen.quick else 10_000_000)
     shutil.rmtree(chosen.work, ignore_errors=True)

@@ -28,9 +28,7 @@ from pharmabackup.errors import (
 from pharmabackup.events import Event, Finding
 from pharmabackup.repository import Repository, Snapshot
 from pharmabackup.results import Report
-from pharmabackup.sources import SQLite
-from pharmabackup.sources.base import Source
-from pharmabackup.sources.files import Files
+from pharmabackup.sources import Files, Source, SQLite
 
 __version__ = "0.1.0"
 __all__ = [

@@ -265,29 +265,38 @@ class Contents:
                 else:
                     if self._kept_end:
                         self._flush_kept()
-                    self._extent_pages(extent, page, page_size, same)
+                    self._extent_pages(extent, page_size)
             step(len(part))
         chunks = -(-size // page_size)
         return chunks, size
 
-    def _extent_pages(self, extent: memoryview, page: int, page_size: int, same: bool) -> None:
-        key, find, add, slot = self._naming_key, self._index.find, self.runs.add, self.table.slot
-        for at in range(0, len(extent), page_size):
-            data = extent[at : at + page_size]
-            length = len(data)
-            if same and not self._is_scarce(page, page + 1):
-                self.keep(page, 1, page * page_size, length)
-                self._flush_kept()
+    def _extent_pages(self, extent: memoryview, page_size: int) -> None:
+        """The pages of one extent: those that are new go into the block, neighbours in one move."""
+        key, size = self._naming_key, len(extent)
+        buffer = self._buffer(PAGES_LEVEL, size)
+        names = [blake3(extent[at : at + page_size], key=key).digest() for at in range(0, size, page_size)]
+        ordinal = len(buffer.names)
+        places = self._index.take(names, buffer.number, ordinal, self._scarce_blocks)
+        add, slot, fill, new = self.runs.add, self.table.slot, buffer.fill, 0
+        for i, place in enumerate(places):
+            at = i * page_size
+            length = min(page_size, size - at)
+            if place is None:
+                new += 1
+                buffer.names.append(names[i])
+                buffer.lengths.append(length)
+                if i + 1 == len(places) or places[i + 1] is not None:
+                    start = (i + 1 - new) * page_size
+                    moved = at + length - start
+                    buffer.content[fill : fill + moved] = extent[start : at + length]
+                    fill += moved
+                    add(buffer.slot, ordinal, new, moved)
+                    ordinal, new = ordinal + new, 0
             else:
-                name = blake3(data, key=key).digest()
-                found = find(name)
-                if found is None or found[0] in self._scarce_blocks:
-                    self._place(name, data, length, PAGES_LEVEL)
-                else:
-                    add(slot(found[0]), found[1], 1, length)
-                self.total_chunks += 1
-                self.total_bytes += length
-            page += 1
+                add(slot(place[0]), place[1], 1, length)
+        buffer.fill = fill
+        self.total_chunks += len(places)
+        self.total_bytes += size
 
     # ------------------------------------------------------------ what is as it was
 

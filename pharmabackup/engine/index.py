@@ -16,7 +16,7 @@ from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
-from pharmabackup.engine.rowfile import Fresh, Run, merge_runs, open_run, write_run
+from pharmabackup.engine.rowfile import KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
 from pharmabackup.engine.unlocked import Unlocked, read_back
 from pharmabackup.errors import Damaged
 from pharmabackup.format import wire
@@ -124,6 +124,39 @@ class Index:
         if len(self._fresh) >= SPILL_ROWS:
             self._spill()
 
+    def take(self, names: list[bytes], number: int, ordinal: int, renew: set[int]) -> list[tuple[int, int] | None]:
+        """Where each chunk lies; None for a new one, which is noted to lie in block `number` from `ordinal` on.
+
+        One call for many names, because a call costs as much as a lookup. A chunk in a block of `renew` counts as
+        new: it is about to be written again.
+        """
+        if self._pending:
+            self._take_pending()
+        if len(self._fresh) >= SPILL_ROWS:
+            self._spill()
+        places: list[tuple[int, int] | None] = []
+        buckets, runs, may_rely = self._fresh.buckets_by_prefix, self._runs, self.blocks.may_rely
+        pack, unpack, add = LOCATION.pack, LOCATION.unpack, places.append
+        added = 0
+        for name in names:
+            rows = buckets[(name[0] << 8 | name[1]) >> 1]
+            at = rows.rfind(name)
+            if at >= 0 and at % ROW == 0:
+                place: tuple[int, int] | None = unpack(rows[at + KEY : at + ROW])
+            elif runs or at >= 0:
+                place = self.find(name)
+            else:
+                place = None
+            if place is not None and place[0] not in renew and may_rely(place[0]):
+                add(place)
+            else:
+                rows += name + pack(number, ordinal)
+                ordinal += 1
+                added += 1
+                add(None)
+        self._fresh.added(added)
+        return places
+
     def _take_pending(self) -> None:
         pending, self._pending, self._pending_rows = self._pending, [], 0
         for names, number in pending:
@@ -141,6 +174,7 @@ class Index:
             merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), [run for run, _ in self._runs])
             self._drop_runs()
             self._runs = [merged]
+        self._runs.sort(key=lambda item: len(item[0]), reverse=True)  # most chunks are found in the largest
 
     def _drop_runs(self) -> None:
         for run, _ in self._runs:

@@ -77,14 +77,14 @@ class Fresh:
     """New keys, in one growing array a prefix."""
 
     def __init__(self) -> None:
-        self._rows = [bytearray() for _ in range(1 << FRESH_BITS)]
+        self.buckets_by_prefix: list[bytearray] = [bytearray() for _ in range(1 << FRESH_BITS)]
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def get(self, key: bytes) -> bytes | None:
-        rows = self._rows[int.from_bytes(key[:2], "big") >> 1]
+        rows = self.buckets_by_prefix[int.from_bytes(key[:2], "big") >> 1]
         at = rows.rfind(key)
         while at >= 0:
             if at % ROW == 0:
@@ -94,11 +94,15 @@ class Fresh:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add a key that is not there, or that has moved: the newest value is found first."""
-        self._rows[int.from_bytes(key[:2], "big") >> 1] += key + value
+        self.buckets_by_prefix[int.from_bytes(key[:2], "big") >> 1] += key + value
         self._count += 1
 
+    def added(self, count: int) -> None:
+        """So many rows were added to `buckets_by_prefix` directly, where a call a row would cost too much."""
+        self._count += count
+
     def buckets(self) -> Iterator[list[bytes]]:
-        for rows in self._rows:
+        for rows in self.buckets_by_prefix:
             yield split_rows(rows)
 
 

@@ -39,7 +39,6 @@ class Ground:
 
     condemned: Condemned
     index: Index
-    adopted: list[PackEntry] = field(default_factory=list)  # whole packs that no segment names yet
     damaged: list[Damaged] = field(default_factory=list)
 
 
@@ -48,6 +47,7 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
     condemned = read_condemned(unlocked)
     index.load()
     ground = Ground(condemned, index)
+    adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
     listed: set[bytes] = set()
     for info in unlocked.storage.list("packs"):
@@ -56,23 +56,26 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
             continue  # not ours: check names it
         listed.add(digest)
         if digest not in known and digest not in condemned.packs:
-            _adopt(unlocked, ground, digest, info)
+            entry = _orphan(unlocked, ground, digest, info)
+            if entry is not None:
+                index.add_entry(entry, unlocked.slot)
+                adopted.append(entry)
+    if adopted:  # at once: a backup that dies over and over must not read more directories each time
+        index.segments.add(write_segment(unlocked, adopted))
     index.blocks.restrict(listed, condemned.packs)
     return ground
 
 
-def _adopt(unlocked: Unlocked, ground: Ground, digest: bytes, info: ObjectInfo) -> None:
-    """Use a pack whose writer died before it published a segment, or has not come to it yet."""
+def _orphan(unlocked: Unlocked, ground: Ground, digest: bytes, info: ObjectInfo) -> PackEntry | None:
+    """What a pack holds whose writer died before it published a segment, or has not come to it yet."""
     try:
         entry, directory = read_directory(unlocked, digest, info.size)
     except NotFound:
-        return
+        return None
     except Damaged as error:
         ground.damaged.append(error)
-        return
-    if directory.domain == unlocked.domain:
-        ground.index.add_entry(entry, unlocked.slot)
-        ground.adopted.append(entry)
+        return None
+    return entry if directory.domain == unlocked.domain else None
 
 
 class Transaction:
@@ -116,14 +119,13 @@ class Transaction:
         self._publish_segment()
 
     def _publish_segment(self) -> None:
-        entries = self._ground.adopted + [written.entry for written in self._unindexed]
-        if entries:
-            digest = write_segment(self._unlocked, entries)
-            self.index.segments.add(digest)
+        if self._unindexed:
+            entries = [written.entry for written in self._unindexed]
+            self.index.segments.add(write_segment(self._unlocked, entries))
         for written in self._unindexed:
             self.index.blocks.place(written.numbers, written.entry.pack, written.entry.size, written.directory)
             self._written.append(written.entry.pack)
-        self._unindexed, self._ground.adopted = [], []
+        self._unindexed = []
 
     def pin(self, blocks: Iterable[int], number: int = 0) -> tuple[ObjectInfo, bytes]:
         """Write the intent: every pack that the snapshot relies on or that this transaction wrote."""

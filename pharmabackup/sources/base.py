@@ -94,7 +94,7 @@ class Sink(ABC):
     def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
         """Store what `read_into` gives until it gives 0; (chunks, bytes).
 
-        What was stored cannot be taken back: `read_into` ends early rather than raise an error that the dump survives.
+        What was stored cannot be taken back: `read_into` ends early instead of raising what the dump survives.
         """
 
     @abstractmethod
@@ -145,6 +145,6 @@ class Source(ABC):
         """Where the data lies on this machine, if it does: a repository inside it is refused."""
         return None
 
-    def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:
+    def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:  # noqa: ARG002
         """Questions to a restored dataset; facts. SourceFailed when it is not whole."""
         return {}

@@ -320,8 +320,9 @@ class StorageConformance(ABC):
             context.Process(target=race_process, args=(elsewhere, writer, self.rounds, start, pipes[writer][1]))
             for writer in range(WRITERS)
         ]
-        for process in writers:
+        for process, (_, send) in zip(writers, pipes, strict=True):
             process.start()
+            send.close()  # so that a writer that fails ends the waiting for it
         try:
             won: list[list[int]] = []
             for receive, _ in pipes:
@@ -329,12 +330,10 @@ class StorageConformance(ABC):
                 won.append(receive.recv())
             self.check(exclusive, won)
         finally:
-            for process in writers:
-                process.join(10)
+            for process, (receive, _) in zip(writers, pipes, strict=True):
                 process.kill()
-            for pipe in pipes:
-                pipe[0].close()
-                pipe[1].close()
+                process.join()
+                receive.close()
 
     def check(self, storage: Storage, won: Sequence[Sequence[int]]) -> None:
         """One winner a round, whose bytes are the ones that are stored."""
@@ -351,14 +350,15 @@ class StorageConformance(ABC):
             receive, send = context.Pipe(duplex=False)
             writer = context.Process(target=write_until_killed, args=(elsewhere, number, send))
             writer.start()
+            send.close()
             try:
                 assert receive.poll(PATIENCE_S), "the writer did not start"
+                receive.recv()
                 time.sleep(pick.random() * 0.1)
             finally:
                 writer.kill()
                 writer.join()
                 receive.close()
-                send.close()
         left = list(storage.list(""))
         for item in left:
             size, digest = storage.digest(item.name)

@@ -18,7 +18,7 @@ Reopen = Callable[[], Storage]
 T = TypeVar("T")
 
 WRITERS = 8
-PATIENCE_S = 120
+PATIENCE_S = 60
 
 
 def at_once(work: Callable[[int], T]) -> list[T]:

@@ -187,12 +187,12 @@ def _places(
                 remedy="Give a source of the same kind, or restore to a folder.",
             )
         elif isinstance(source, SQLite):
-            path = Path(source.path)
+            path = source.location()
             if path.exists() and not overwrite:
                 raise _not_empty(path)
             places[name] = Place(path.with_name(f"{path.name}{MARKER}"), path, False)
         elif isinstance(source, Files):
-            places[name] = _folder(Path(source.path), item, overwrite)
+            places[name] = _folder(source.location(), item, overwrite)
         else:
             raise Unsupported(f"Nothing can be restored into a {source.kind}.", remedy="Restore to a folder.")
     return places
@@ -298,8 +298,11 @@ def _verify(item: Committed, place: Place, outcome: _Outcome, reporter: Reporter
     if item.snapshot.source != SQLite.kind:
         return
     try:
-        count = [str(name) for name in _counted(item.snapshot.facts)]
-        outcome.facts = SQLite.verify_restored(place.folder, item.snapshot.dataset, count)
+        rows = item.snapshot.facts.get("rows")
+        count = list(rows) if isinstance(rows, dict) else []
+        names = [os.fsencode(path.name) for path in place.folder.iterdir()]
+        source = SQLite(place.folder / "database", name=item.snapshot.dataset, count=count)
+        outcome.facts = source.verify(place.folder, names)
     except SourceFailed as error:
         outcome.whole = False
         reporter.find(
@@ -311,11 +314,6 @@ def _verify(item: Committed, place: Place, outcome: _Outcome, reporter: Reporter
                 remedy="Restore an earlier snapshot of it, and keep this one to look at.",
             )
         )
-
-
-def _counted(facts: Mapping[str, object]) -> list[object]:
-    rows = facts.get("rows")
-    return list(rows) if isinstance(rows, dict) else []
 
 
 def _move_database(place: Place, overwrite: bool) -> None:

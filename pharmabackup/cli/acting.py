@@ -1,0 +1,195 @@
+"""Commands that write or judge: init, backup, restore, check."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import click
+
+import pharmabackup as pb
+from pharmabackup.cli.app import pharmabackup
+from pharmabackup.cli.codes import STATES
+from pharmabackup.cli.progress import shown
+from pharmabackup.cli.reports import lasted, show_report
+from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
+from pharmabackup.cli.stopping import Stopping
+from pharmabackup.results import Report, sized
+
+TIER = 3
+Verb = Callable[[Callable[[pb.Event], object] | None, threading.Event], Report]
+
+
+@pharmabackup.command()
+@click.pass_obj
+def init(settings: Settings) -> None:
+    """Create a repository, with a passphrase for its owner."""
+    url = settings.url()
+    credential = settings.who(new=True)
+    with pb.Repository.create(url, credential, storage_options=settings.storage_options()) as repository:
+        facts: dict[str, object] = {
+            "id": repository.id,
+            "url": repository.url,
+            "role": repository.role,
+            "slot": repository.slot,
+            "capabilities": dict(repository.capabilities),
+        }
+        safe = repository.capabilities.get("exclusive-create", False)
+    output = settings.output
+    if not output.people:
+        output.result(facts)
+    elif not output.quiet:
+        output.line(f"Created the repository {str(facts['id'])[:8]} in {url}.")
+        output.line(f"Safe beside other writers: {'yes' if safe else 'no, back up to it from one computer only'}.")
+        output.line("Keep the passphrase in two safe places: without it nobody can read the backups, ever.")
+
+
+@pharmabackup.command()
+@click.option("--files", "folders", metavar="[NAME=]PATH", multiple=True, help="A folder and all that is in it.")
+@click.option(
+    "--sqlite", "databases", metavar="[NAME=]PATH", multiple=True, help="An SQLite database, in use or not."
+)
+@click.option(
+    "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
+)
+@click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
+@click.option("--reason", metavar="TEXT", help="Why; it is kept with the snapshots.")
+@click.pass_obj
+def backup(
+    settings: Settings,
+    folders: tuple[str, ...],
+    databases: tuple[str, ...],
+    tiers: tuple[str, ...],
+    exclude: tuple[str, ...],
+    reason: str | None,
+) -> None:
+    """Make one snapshot of each folder and database."""
+    sources = _sources(folders, databases, pairs(tiers, "--tier", int), exclude)
+    with settings.open() as repository:
+        report = _run(
+            settings,
+            lambda progress, cancel: repository.backup(sources, reason=reason, progress=progress, cancel=cancel),
+        )
+    _show(settings, report)
+
+
+def _sources(
+    folders: tuple[str, ...], databases: tuple[str, ...], tiers: dict[str, object], exclude: tuple[str, ...]
+) -> list[pb.Source]:
+    if not folders and not databases:
+        raise click.UsageError("Say what to back up: --files PATH or --sqlite PATH, as often as needed.")
+
+    def database(path: str, name: str | None, tier: int) -> pb.Source:
+        return pb.SQLite(path, name=name, tier=tier)
+
+    def folder(path: str, name: str | None, tier: int) -> pb.Source:
+        return pb.Files(path, name=name, tier=tier, exclude=exclude)
+
+    sources: list[pb.Source] = []
+    for make, texts in ((database, databases), (folder, folders)):
+        for text in texts:
+            name, path = named(text)
+            source = make(path, name, TIER)
+            tier = tiers.pop(source.name, None)
+            sources.append(source if tier is None else make(path, name, int(str(tier))))
+    if tiers:
+        raise click.BadParameter(f"there is no dataset {', '.join(sorted(tiers))} here.", param_hint="--tier")
+    return sources
+
+
+@pharmabackup.command()
+@click.argument("target", required=False)
+@click.option("--only", metavar="NAME|GLOB", multiple=True, help='A dataset, or paths in one: "documents/sops/**".')
+@click.option("--before", type=Time(), metavar="TIME", help="The newest from before that time.")
+@click.option("--into", metavar="NAME=URL", multiple=True, help="Load a dataset there, not into TARGET.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there; what is right already is not written again.")
+@click.pass_obj
+def restore(
+    settings: Settings,
+    target: str | None,
+    only: tuple[str, ...],
+    before: datetime | None,
+    into: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Bring back the newest of everything, tier by tier."""
+    places = pairs(into, "--into")
+    if target is None and not places:
+        raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
+    with settings.open() as repository:
+        loaded = _loaded(repository, places, before)
+        report = _run(
+            settings,
+            lambda progress, cancel: repository.restore(
+                target,
+                before=before,
+                only=only,
+                into=loaded,
+                overwrite=overwrite,
+                progress=progress,
+                cancel=cancel,
+            ),
+        )
+    _show(settings, report)
+
+
+def _loaded(repository: pb.Repository, places: Mapping[str, object], before: datetime | None) -> dict[str, pb.Source]:
+    """What each dataset is loaded into: a source of the kind that it was backed up from."""
+    found: dict[str, pb.Source] = {}
+    for name, place in places.items():
+        kind = repository.snapshot(name, before=before).kind
+        if kind == "sqlite":
+            found[name] = pb.SQLite(str(place), name=name)
+        elif kind == "files":
+            found[name] = pb.Files(str(place), name=name)
+        else:
+            raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
+    return found
+
+
+@pharmabackup.command()
+@click.option(
+    "--read-data", type=Share(), default="0%", metavar="SHARE", help="Read that share of the data: 5%, 100%."
+)
+@click.pass_obj
+def check(settings: Settings, read_data: float) -> int:
+    """Judge whether all is there, unharmed, and can be restored."""
+    settings.judging = True
+    with settings.open() as repository:
+        report = _run(
+            settings,
+            lambda progress, cancel: repository.check(read_data=read_data, progress=progress, cancel=cancel),
+        )
+    output = settings.output
+    if not output.people:
+        output.result(report.to_dict())
+    else:
+        output.findings(report.findings)
+        if not output.quiet:
+            how = f"{sized(report.bytes)} read" if read_data else "structure only; --read-data 5% reads data too"
+            verdict = "nothing is wrong" if report.state == "ok" else f"{len(report.findings):,} findings"
+            output.line(f"{report.state.upper()}: {verdict} ({how}, {lasted(report.duration)}).")
+    return STATES[report.state]
+
+
+# ------------------------------------------------------------ all of them
+
+
+def _run(settings: Settings, verb: Verb) -> Report:
+    """A verb with its progress shown, that ends in good order when asked to stop."""
+    with Stopping(quiet=settings.output.quiet or not settings.output.people) as stopping:
+        if settings.as_events:
+            stopping.watch_stdin()
+        with shown(settings.output) as progress:
+            return verb(progress, stopping.cancel)
+
+
+def _show(settings: Settings, report: Report) -> None:
+    output = settings.output
+    if not output.people:
+        output.result(report.to_dict())
+        return
+    output.findings(report.findings)
+    if not output.quiet:
+        show_report(output, report)

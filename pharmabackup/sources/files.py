@@ -1,0 +1,139 @@
+"""Files: a folder and all that lies in it, or one file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from pharmabackup.errors import InvalidInput, SourceFailed, Unsupported
+from pharmabackup.patterns import compile_ancestors, compile_patterns
+from pharmabackup.sources.base import Sink, Source, StrPath, View
+from pharmabackup.sources.tree import TreeDump
+from pharmabackup.sources.walk import ROW_SIZE, WINDOWS, Listed, RootUnreadable, Walk, list_file, reason
+
+__all__ = ["ROW_SIZE", "Files"]
+
+
+class Files(Source):
+    """A folder, or one file, as it is while it is read: nothing is locked and nobody waits.
+
+    So a file that is written meanwhile may be half old and half new, and has a finding. A live database has no
+    business here: use `SQLite` or its like, and `exclude` its files. That is a must when this very process has
+    an SQLite database open that lies in the folder: on POSIX, closing a file drops the locks that its process
+    holds on it (https://sqlite.org/howtocorrupt.html, 2.2). The databases that `SQLite` sources of this process
+    have open are known and spared that; others are not.
+
+    `exclude` leaves out what matches, and does not enter such folders; `include`, when given, takes only files that
+    match or lie in a folder that does (pharmabackup.patterns says what patterns are). File systems mounted in the
+    folder are read too: what a user sees in a folder belongs to it, and a forgotten disk of scans is found missing
+    too late. `one_file_system` names such folders and leaves out what lies in them, with an info finding. On
+    Windows a mounted volume is named as a link, as junctions are: back it up as a dataset of its own.
+
+    Names, kinds, modes, owners, times of last change, links' targets, hard links, holes and extended attributes
+    are kept. FIFOs, sockets and devices are named, not read. What was not changed since the last snapshot is not
+    read again: size, times of change, inode, owner, mode and number of links say so.
+    """
+
+    kind = "files"
+
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        name: str | None = None,
+        tier: int = 3,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+        one_file_system: bool = False,
+        shadow: bool = False,
+    ) -> None:
+        text = os.fspath(path)
+        if not text or "\0" in text:
+            raise InvalidInput("A path is empty or holds a zero byte.", remedy="Name the folder to back up.")
+        self._path = os.path.abspath(text)
+        own = os.path.basename(self._path)
+        if name is None and not own:
+            raise InvalidInput(f"{self._path} has no name of its own.", kind="name", remedy='Pass name="…".')
+        super().__init__(own if name is None else name, tier)
+        if shadow:
+            raise Unsupported(
+                "Shadow copies cannot be made here yet." if WINDOWS else "Shadow copies exist on Windows only.",
+                kind="operation",
+                remedy="Leave out shadow=True, and back up while the programs that use these files are closed.",
+            )
+        self._excluded = compile_patterns(exclude) if exclude else None
+        self._included = compile_patterns(include, below=True) if include else None
+        self._leads_on = compile_ancestors(include) if include else None
+        self._one_file_system = one_file_system
+
+    def location(self) -> Path:
+        return Path(self._path)
+
+    def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
+        return self._view()
+
+    @contextmanager
+    def _view(self) -> Iterator[View]:
+        try:
+            status = os.stat(self._path)
+            if stat.S_ISDIR(status.st_mode):
+                os.scandir(self._path).close()
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            raise SourceFailed(
+                f"{self._path} is neither a folder nor a file.",
+                kind="not-a-file",
+                remedy="Name a folder or a file.",
+                dataset=self.name,
+            )
+        yield _FilesView(self)
+
+    def dump(self, sink: Sink) -> None:
+        """What `View.dump` does. SourceFailed."""
+        try:
+            TreeDump(sink).run(self._folders(sink))
+        except RootUnreadable as error:
+            raise self._failed(error.cause) from error.cause
+
+    def _folders(self, sink: Sink) -> Iterator[Listed]:
+        if not os.path.isdir(self._path):
+            return list_file(_extended(os.path.realpath(self._path)))
+        return Walk(
+            _extended(self._path),
+            sink,
+            excluded=self._excluded,
+            included=self._included,
+            leads_on=self._leads_on,
+            stay=self._one_file_system,
+        ).folders()
+
+    def _failed(self, error: OSError | ValueError) -> SourceFailed:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
+            message, kind, remedy = "does not exist", "missing", "Check its path, and whether its disk is connected."
+        elif isinstance(error, PermissionError):
+            message, kind = "may not be read", "permission"
+            remedy = "Let the account that backs up read it, or run this as another one."
+        else:
+            message, kind = f"cannot be read ({reason(error)})", "tool-failed"
+            remedy = "Check the disk that it is on."
+        return SourceFailed(f"{self._path} {message}.", kind=kind, remedy=remedy, dataset=self.name)
+
+
+class _FilesView(View):
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def dump(self, sink: Sink) -> Mapping[str, object]:
+        self._files.dump(sink)
+        return {}
+
+
+def _extended(path: str) -> str:
+    """On Windows, the form of a path that may be long, and whose names are taken as they are."""
+    if not WINDOWS or path.startswith("\\\\?\\"):
+        return path
+    return "\\\\?\\UNC" + path[1:] if path.startswith("\\\\") else "\\\\?\\" + path

@@ -1,0 +1,79 @@
+"""SQLite: a database in use, as one consistent file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from pharmabackup.errors import InvalidInput, SourceFailed
+from pharmabackup.sources.base import FILE, FolderColumns, Sink, Source, StrPath, View
+from pharmabackup.sources.sqlite_view import SQLiteView, restore_checks
+from pharmabackup.sources.sqlite_view import view as sqlite_view
+
+
+class SQLite(Source):
+    """One committed state of a live database. Writers go on; they wait for milliseconds at most.
+
+    Restored, it is a folder with the database file in it, under its own name and without journals. `count` names
+    tables whose rows are counted now and again after a restore.
+    """
+
+    kind = "sqlite"
+
+    def __init__(self, path: StrPath, *, name: str | None = None, tier: int = 3, count: Sequence[str] = ()) -> None:
+        text = os.fspath(path)
+        if not text or "\0" in text:
+            raise InvalidInput("A path is empty or holds a zero byte.", remedy="Name the database file.")
+        if isinstance(count, str):
+            raise InvalidInput("The tables to count are a list, not one text.", remedy=f"Write [{count!r}].")
+        self._path = os.path.abspath(text)
+        super().__init__(Path(self._path).stem if name is None else name, tier)
+        self._count = tuple(count)
+
+    def location(self) -> Path:
+        return Path(self._path)
+
+    def view(self, *, scratch: Path) -> AbstractContextManager[View]:
+        return self._view(scratch)
+
+    @contextmanager
+    def _view(self, scratch: Path) -> Iterator[View]:
+        with sqlite_view(self._path, dataset=self.name, count=self._count, scratch=scratch) as open_view:
+            yield _DatabaseView(self._path, open_view)
+
+    def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:
+        """`PRAGMA integrity_check` and the rows of the counted tables. SourceFailed."""
+        if len(entries) != 1:
+            raise SourceFailed(
+                f"{self.name!r} is not one database file, as it should be.",
+                kind="damaged",
+                remedy="Restore an earlier snapshot.",
+                dataset=self.name,
+            )
+        return dict(restore_checks(restored / os.fsdecode(entries[0]), self._count, dataset=self.name))
+
+
+class _DatabaseView(View):
+    def __init__(self, path: str, view: SQLiteView) -> None:
+        self._view = view
+        self._name = os.fsencode(os.path.basename(path))
+        self._status = os.stat(path)
+
+    def dump(self, sink: Sink) -> Mapping[str, object]:
+        view, status = self._view, self._status
+        chunks, stored = sink.pages(view.read_into, size=view.size, page_size=view.page_size)
+        columns = FolderColumns(
+            names=[self._name],
+            kinds=bytearray([FILE]),
+            modes=[status.st_mode & 0o7777],
+            uids=[status.st_uid],
+            gids=[status.st_gid],
+            mtimes=[status.st_mtime_ns],
+            sizes=[stored],
+            chunks=[chunks],
+            stored=[stored],
+        )
+        sink.folder(b"", columns, b"")
+        return dict(view.facts)

@@ -1,0 +1,44 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import pharmabackup as pb
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+PASSPHRASE = "correct horse battery staple"
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test shares caches with another, or with this machine."""
+    monkeypatch.setenv("PHARMABACKUP_STATE", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+def cheap_kdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that open often, where the passphrase's cost is not what is tested."""
+    monkeypatch.setattr("pharmabackup.crypto.passphrases.MEMORY_KIB", 64)
+    monkeypatch.setattr("pharmabackup.crypto.passphrases.ITERATIONS", 1)
+
+
+@pytest.fixture
+def make_repo(tmp_path: Path, cheap_kdf: None) -> Iterator[Callable[[], pb.Repository]]:
+    """A new repository in a folder of its own."""
+    made: list[pb.Repository] = []
+
+    def make() -> pb.Repository:
+        repo = pb.Repository.create(tmp_path / f"repository-{len(made)}", pb.Passphrase(PASSPHRASE))
+        made.append(repo)
+        return repo
+
+    yield make
+    for repo in made:
+        repo.close()

@@ -1,0 +1,102 @@
+"""A storage that dies: at the n-th call, before its effect or just after it, and from then on altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pharmabackup.errors import Error, StorageFailed
+from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
+
+
+class Dead(StorageFailed):
+    """What every call says once the storage is dead."""
+
+    def __init__(self) -> None:
+        super().__init__("The storage is gone.", kind="unreachable", retryable=True, location="test")
+
+
+class DyingStorage(Storage):
+    """Passes calls on until call number `dies_at`; `after`: that call still has its effect."""
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+        self.location = inner.location
+        self.calls = 0
+        self.log: list[str] = []
+        self._dies_at = -1
+        self._after = False
+
+    def arm(self, dies_at: int, *, after: bool) -> None:
+        """Count from here on."""
+        self.calls, self._dies_at, self._after = 0, dies_at, after
+
+    def _live(self, what: str) -> bool:
+        """Whether the call may have its effect; raises when the storage died before it."""
+        self.calls += 1
+        self.log.append(what)
+        if 0 <= self._dies_at < self.calls:
+            if self.calls == self._dies_at + 1 and self._after:
+                return False
+            raise Dead
+        return True
+
+    def _done(self, live: bool) -> None:
+        if not live:
+            raise Dead
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities
+
+    def upload(self) -> Upload:
+        live = self._live("upload")
+        upload = _DyingUpload(self, self.inner.upload())
+        self._done(live)
+        return upload
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        live = self._live(f"get_range {name}")
+        data = self.inner.get_range(name, offset, length)
+        self._done(live)
+        return data
+
+    def get(self, name: str, *, limit: int) -> bytes:
+        live = self._live(f"get {name}")
+        data = self.inner.get(name, limit=limit)
+        self._done(live)
+        return data
+
+    def info(self, name: str) -> ObjectInfo:
+        live = self._live(f"info {name}")
+        found = self.inner.info(name)
+        self._done(live)
+        return found
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        live = self._live(f"list {prefix}")
+        found = list(self.inner.list(prefix))
+        self._done(live)
+        return iter(found)
+
+    def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
+        raise AssertionError(f"a writer deletes nothing, and this one deleted {names}")
+
+
+class _DyingUpload(Upload):
+    def __init__(self, storage: DyingStorage, inner: Upload) -> None:
+        self._storage = storage
+        self._inner = inner
+
+    def write(self, data: Buffer) -> None:
+        live = self._storage._live("write")
+        self._inner.write(data)
+        self._storage._done(live)
+
+    def publish(self, name: str) -> ObjectInfo:
+        live = self._storage._live(f"publish {name}")
+        info = self._inner.publish(name)
+        self._storage._done(live)
+        return info
+
+    def discard(self) -> None:
+        self._inner.discard()
