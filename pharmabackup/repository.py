@@ -7,29 +7,27 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from pharmabackup import clock
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.engine import opening
-from pharmabackup.engine.history import Committed, History, load_history
-from pharmabackup.engine.index import Index
-from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Finding, Progress
-from pharmabackup.format.keys import Role
 from pharmabackup.results import Entry, Report, sized
 from pharmabackup.sources.base import Source, StrPath
-from pharmabackup.verbs import backup as backing
-from pharmabackup.verbs import browse
-from pharmabackup.verbs import check as checking
-from pharmabackup.verbs import restore as restoring
 
+# The engine and the verbs are imported when they are called for: whoever imports the library, or lists snapshots,
+# does not wait for what backs up.
 if TYPE_CHECKING:
     import fsspec
+
+    from pharmabackup.engine.history import Committed, History
+    from pharmabackup.engine.reading import BlockReader, SnapshotReader
+    from pharmabackup.engine.unlocked import Unlocked
+    from pharmabackup.format.keys import Role
 
 KINDS_WITH_TABLES = ("sqlite",)
 
@@ -41,6 +39,8 @@ class Snapshot:
     """
 
     def __init__(self, committed: Committed, history: History, repository: Repository | None) -> None:
+        from pharmabackup.verbs import standing
+
         record = committed.snapshot
         self.id = committed.transaction.hex()
         self.dataset = record.dataset
@@ -57,11 +57,11 @@ class Snapshot:
         self.added = record.added
         self.facts: Mapping[str, object] = record.facts
         self.complete = record.complete
-        state = browse.standing(history, committed)
+        state = standing.standing(history, committed)
         self.held = state.held
         self.forgotten = state.forgotten
         self.verified = None if state.verified is None else clock.from_ns(state.verified)
-        self.findings: tuple[Finding, ...] = browse.counted_findings(record)
+        self.findings: tuple[Finding, ...] = standing.counted_findings(record)
         self._committed = committed
         self._repository = repository
 
@@ -112,10 +112,14 @@ class Snapshot:
 
     def glob(self, pattern: str = "**") -> Iterator[Entry]:
         """What the snapshot holds, in path order. NotPermitted, Damaged, StorageFailed."""
+        from pharmabackup.verbs import browse
+
         return browse.glob(self._reader(), pattern)
 
     def open(self, path: str) -> BinaryIO:
         """One file, seekable; fetches and verifies what is read. NotFound, NotPermitted, Damaged."""
+        from pharmabackup.verbs import browse
+
         return browse.open_file(self._reader(), path)
 
     def table(self, name: str) -> Iterator[dict[str, object]]:
@@ -125,6 +129,8 @@ class Snapshot:
                 f"{self.dataset} is no database whose tables can be read ({self.kind}).",
                 remedy="Use open() or restore().",
             )
+        from pharmabackup.verbs import browse
+
         return browse.table(self._reader(), name)
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -159,6 +165,8 @@ class Repository:
         """Make a repository whose owner holds `credential`, and open it. Conflict, Unsupported, InvalidInput."""
         if not isinstance(credential, Passphrase):
             raise Unsupported("A repository's first credential is a passphrase.", remedy="Give a pb.Passphrase.")
+        from pharmabackup.engine import opening
+
         unlocked = opening.create(url, credential, storage_options=storage_options, state_dir=state_dir)
         return cls(unlocked, os.fspath(url))
 
@@ -172,7 +180,11 @@ class Repository:
         state_dir: StrPath | None = None,
     ) -> Repository:
         """Open a repository. NotFound, WrongCredential, Unsupported, Damaged."""
-        unlocked = opening.open_repository(url, credential, storage_options=storage_options, state_dir=state_dir)
+        from pharmabackup.engine import opening
+
+        unlocked = opening.open_repository(
+            url, credential, storage_options=storage_options, state_dir=state_dir, meanwhile=_import_verbs
+        )
         return cls(unlocked, os.fspath(url))
 
     def close(self) -> None:
@@ -208,8 +220,11 @@ class Repository:
         cancel: threading.Event | None = None,
     ) -> Report:
         """One snapshot of each source, tier by tier. Incomplete, InvalidInput, StorageFailed, Cancelled."""
+        from pharmabackup.engine.history import History
+        from pharmabackup.verbs.backup import backup
+
         history = History()
-        return backing.backup(
+        return backup(
             self._unlocked,
             sources,
             show=lambda committed: Snapshot(committed, history, self),
@@ -221,6 +236,8 @@ class Repository:
 
     def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
         """All snapshots, newest first. Damaged, StorageFailed."""
+        from pharmabackup.engine.history import load_history
+
         history = load_history(self._unlocked)
         limit = None if before is None else _nanoseconds(before)
         return [
@@ -263,7 +280,10 @@ class Repository:
         cancel: threading.Event | None = None,
     ) -> Report:
         """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound."""
-        return restoring.restore(
+        from pharmabackup.engine.history import load_history
+        from pharmabackup.verbs.restore import restore
+
+        return restore(
             self._unlocked,
             self._block_reader(),
             load_history(self._unlocked),
@@ -288,11 +308,16 @@ class Repository:
         """Structure, references and signatures; and a share (0-1) of the data. Findings, not exceptions, judge."""
         if not 0.0 <= read_data <= 1.0:
             raise InvalidInput(f"read_data is {read_data}.", remedy="Give a fraction from 0 to 1.")
-        return checking.check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel)
+        from pharmabackup.verbs.check import check
+
+        return check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel)
 
     # ------------------------------------------------------------ inside
 
     def _block_reader(self) -> BlockReader:
+        from pharmabackup.engine.index import Index
+        from pharmabackup.engine.reading import BlockReader
+
         with self._read_lock:
             if self._blocks is None:
                 reader = BlockReader(self._unlocked, Index(self._unlocked))
@@ -303,7 +328,14 @@ class Repository:
     def _snapshot_reader(self, committed: Committed) -> SnapshotReader:
         if not self._unlocked.keyring.readers:
             raise self._unlocked.not_permitted("read")
+        from pharmabackup.engine.reading import SnapshotReader
+
         return SnapshotReader(self._block_reader(), committed.snapshot)
+
+
+def _import_verbs() -> None:
+    """While the passphrase is stretched, which takes a while and one core: what will be called next."""
+    import_module("pharmabackup.verbs.backup")
 
 
 def _nanoseconds(moment: datetime) -> int:

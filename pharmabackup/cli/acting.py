@@ -12,7 +12,7 @@ import pharmabackup as pb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import STATES
 from pharmabackup.cli.progress import shown
-from pharmabackup.cli.reports import lasted, show_report
+from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
 from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Report, sized
@@ -115,6 +115,8 @@ def restore(
 ) -> None:
     """Bring back the newest of everything, tier by tier."""
     places = pairs(into, "--into")
+    if target == "":  # a shell variable that was not set must not mean this very folder
+        raise click.UsageError("The target folder's name is empty.")
     if target is None and not places:
         raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
     with settings.open() as repository:
@@ -168,7 +170,7 @@ def check(settings: Settings, read_data: float) -> int:
         output.findings(report.findings)
         if not output.quiet:
             how = f"{sized(report.bytes)} read" if read_data else "structure only; --read-data 5% reads data too"
-            verdict = "nothing is wrong" if report.state == "ok" else f"{len(report.findings):,} findings"
+            verdict = "nothing is wrong" if report.state == "ok" else counted(len(report.findings), "finding")
             output.line(f"{report.state.upper()}: {verdict} ({how}, {lasted(report.duration)}).")
     return STATES[report.state]
 

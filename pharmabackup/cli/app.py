@@ -71,7 +71,7 @@ def _answered(arguments: Sequence[str], settings: Settings) -> int:
         return codes.CANCELLED
     except OutputFailed:
         raise
-    except Exception as fault:  # noqa: BLE001  (whatever it is, it is ours)
+    except Exception as fault:
         if isinstance(fault, OSError) and not settings.begun:  # click's own output: help, version
             raise OutputFailed(fault) from fault
         output.error(output.fault(fault))

@@ -35,7 +35,9 @@ def snapshots(settings: Settings, dataset: str | None) -> None:
         output.result({"snapshots": [snapshot.to_dict() for snapshot in found]})
         return
     if not found:
-        output.say(f"There is no snapshot of {dataset} here." if dataset else "There is no snapshot here yet.")
+        output.say(
+            f"There is no snapshot of {dataset} here." if dataset is not None else "There is no snapshot here yet."
+        )
         return
     columns = [("Id", False), ("Time", False), ("Dataset", False), ("Tier", True), ("Files", True)]
     columns += [("Size", True), ("Added", True), ("", False), ("Reason", False)]

@@ -205,9 +205,11 @@ class Output:
         self.write(document(facts) + "\n")
 
     def findings(self, findings: Iterable[pb.Finding]) -> None:
-        """What was found, worst first, on stderr; a long list is cut."""
+        """What was found, worst first, on stderr; a long list is cut. The critical is never quiet."""
         order = {"critical": 0, "warning": 1, "info": 2}
         listed = sorted(findings, key=lambda finding: order.get(finding.severity, 1))
+        if self.quiet:
+            listed = [finding for finding in listed if finding.severity == "critical"]
         for finding in listed[:FINDINGS_SHOWN]:
             self._complain(harmless(f"  {finding}"))
         if len(listed) > FINDINGS_SHOWN:
@@ -221,7 +223,7 @@ class Output:
             except OSError:
                 pass
         return pb.Error(
-            f"pharmabackup has a fault here ({type(fault).__name__}: {fault}).",
+            f"This is a fault of the program itself ({type(fault).__name__}: {fault}).",
             kind="fault",
             remedy="Please report it, with what the same command shows with -v.",
         )

@@ -21,7 +21,7 @@ def show_report(output: Output, report: Report) -> None:
     added = sum(result.added for result in report.datasets.values())
     more = f", {sized(added)} added" if report.verb == "backup" else ""
     output.line(
-        f"{DONE.get(report.verb, report.verb)}: {report.files:,} files, {sized(report.bytes)}{more}, "
+        f"{DONE.get(report.verb, report.verb)}: {counted(report.files, 'file')}, {sized(report.bytes)}{more}, "
         f"in {lasted(report.duration)}."
     )
 
@@ -35,6 +35,10 @@ def _row(result: DatasetResult, backup: bool) -> list[str]:
     return [*row, "" if result.complete else "NOT COMPLETE"]
 
 
+def counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def lasted(duration: timedelta) -> str:
     """A duration for a person: 5 min 12 s."""
     seconds = duration.total_seconds()
@@ -46,5 +50,5 @@ def lasted(duration: timedelta) -> str:
 
 
 def local(moment: datetime) -> str:
-    """A time on this machine's clock, with its offset when that is not the usual one for people to know."""
+    """A time on this machine's clock."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -46,7 +46,8 @@ class Settings:
         self.begun = True
 
     def url(self) -> str:
-        url = self.repository or os.environ.get("PHARMABACKUP_REPOSITORY")
+        given = self.repository
+        url = os.environ.get("PHARMABACKUP_REPOSITORY") if given is None else given
         if not url:
             raise click.UsageError("Say which repository: -r URL, or set PHARMABACKUP_REPOSITORY.")
         if SECRET_IN_URL.match(url):

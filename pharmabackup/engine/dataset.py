@@ -129,7 +129,9 @@ class DatasetSink(Sink):
 
     def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
         self._page_size = page_size
-        return self.contents.pages(read_at, size=size, page_size=page_size, step=lambda done: self._step(done, 0))
+        found = self.contents.pages(read_at, size=size, page_size=page_size, step=lambda done: self._step(done, 0))
+        self._step(0, 1)
+        return found
 
     # ------------------------------------------------------------ names
 

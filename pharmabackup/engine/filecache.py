@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.index import replace
+from pharmabackup.engine.localfiles import replace
 from pharmabackup.errors import Damaged
 from pharmabackup.format.manifest import Entry, decode_folder, entries, read_frames
 from pharmabackup.format.recipe import Runs

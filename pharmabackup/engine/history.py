@@ -13,7 +13,7 @@ import msgspec
 
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.index import replace
+from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot

@@ -16,6 +16,7 @@ from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
+from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.rowfile import KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
 from pharmabackup.engine.unlocked import Unlocked, read_back
 from pharmabackup.errors import Damaged
@@ -227,18 +228,6 @@ class Index:
     def close(self) -> None:
         for run, _ in self._runs:
             run.close()
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a cache file so that another process sees the old one or the new one, never a part. OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
-    try:
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def read_segment(unlocked: Unlocked, digest: bytes) -> tuple[Segment, Slot]:

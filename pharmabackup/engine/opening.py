@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pharmabackup import ids
@@ -61,7 +62,7 @@ def create(
         },
     )
     storage.put_new(REPOSITORY, encode_repository(record))
-    return _unlock(storage, record, credential, state_dir)
+    return _unlock(storage, record, credential, state_dir, lambda: None)
 
 
 def _exists(storage: Storage) -> bool:
@@ -78,9 +79,16 @@ def open_repository(
     *,
     storage_options: Mapping[str, object] | None = None,
     state_dir: StrPath | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Unlocked:
-    """NotFound when there is none, WrongCredential, Unsupported, Damaged, StorageFailed."""
+    """`meanwhile` is called while the credential is worked on.
+
+    NotFound when there is none, WrongCredential, Unsupported, Damaged, StorageFailed.
+    """
     storage = connect(url, storage_options=storage_options)
+    root = storage.local_root()
+    if root is not None and not os.path.isdir(root):
+        raise _no_repository(storage)
     try:
         raw = storage.get(REPOSITORY, limit=REPOSITORY_MAX)
     except NotFound:
@@ -90,20 +98,31 @@ def open_repository(
                 kind="repository-record-missing",
                 remedy="Run check on another location and copy that object from there.",
             ) from None
-        raise NotFound(
-            f"There is no repository in {storage.location}.",
-            kind="repository",
-            remedy="Check the path, plug in its disk, or create a repository there.",
-        ) from None
-    return _unlock(storage, decode_repository(raw), credential, state_dir)
+        raise _no_repository(storage) from None
+    return _unlock(storage, decode_repository(raw), credential, state_dir, meanwhile)
+
+
+def _no_repository(storage: Storage) -> NotFound:
+    return NotFound(
+        f"There is no repository in {storage.location}.",
+        kind="repository",
+        remedy="Check the path, plug in its disk, or create a repository there.",
+    )
 
 
 def _unlock(
-    storage: Storage, record: RepositoryRecord, credential: Credential, state_dir: StrPath | None
+    storage: Storage,
+    record: RepositoryRecord,
+    credential: Credential,
+    state_dir: StrPath | None,
+    meanwhile: Callable[[], None],
 ) -> Unlocked:
     repository = bytes.fromhex(record.id)
-    keyring = find_keyring(storage, repository, credential)
-    rosters = read_rosters(storage, repository)
+    with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
+        finding = pool.submit(find_keyring, storage, repository, credential)
+        meanwhile()
+        rosters = read_rosters(storage, repository)
+        keyring = finding.result()
     slot = next((slot for slot in rosters.newest.slots if slot.id == keyring.slot), None)
     if slot is None:
         raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")

@@ -44,7 +44,11 @@ class SQLite(Source):
             yield _DatabaseView(self._path, open_view)
 
     def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:
-        """`PRAGMA integrity_check` and the rows of the counted tables. SourceFailed."""
+        """Whether it opens, and the rows of the counted tables. SourceFailed.
+
+        Not `PRAGMA integrity_check`, which takes as long as the restore itself: every byte was verified on its way,
+        and what was backed up was one committed state. Drills ask it.
+        """
         if len(entries) != 1:
             raise SourceFailed(
                 f"{self.name!r} is not one database file, as it should be.",
@@ -52,7 +56,8 @@ class SQLite(Source):
                 remedy="Restore an earlier snapshot.",
                 dataset=self.name,
             )
-        return dict(restore_checks(restored / os.fsdecode(entries[0]), self._count, dataset=self.name))
+        file = restored / os.fsdecode(entries[0])
+        return dict(restore_checks(file, self._count, dataset=self.name, integrity=False))
 
 
 class _DatabaseView(View):

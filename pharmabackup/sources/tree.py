@@ -97,7 +97,7 @@ class TreeDump:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._folders: deque[_Folder] = deque()
-        self._links: dict[Identity, bytes] = {}  # of files with several names, the first
+        self._links: dict[Identity, bytes] = {}  # of files with several names, the first; empty: it waits
         self._open = 0
         self._queued = 0
         self._done = 0
@@ -208,8 +208,10 @@ class TreeDump:
                 file.error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             elif special and descriptors.is_known((device, inode)):
                 file.key = device, inode
-            else:
+            elif file.key is None or file.key not in self._links:
                 self._open_file(listed, names[entry], file, own=user == 0 or user == uids[entry])
+            if file.key is not None:
+                self._links.setdefault(file.key, b"")
             folder.files.append(file)
             self._queued += 1
             while self._open >= self._ahead or self._queued >= QUEUED:
@@ -264,7 +266,7 @@ class TreeDump:
 
     def _take(self, folder: _Folder, file: _File) -> None:
         columns, entry, key = folder.columns, file.entry, file.key
-        if key is not None and (first := self._links.get(key)) is not None:
+        if key is not None and (first := self._links.get(key)):
             columns.extras.append((entry, SAME_FILE, first))
             return
         if file.kept is not None:
@@ -276,18 +278,25 @@ class TreeDump:
             self._store(folder, entry, file.fd)
         elif file.error is not None:
             self._failed(folder, entry, file.error)
-        else:
-            self._store_borrowed(folder, file)
+        elif key is not None:
+            self._store_late(folder, file, key)
         if key is not None and columns.kinds[entry] == FILE and entry not in folder.gone:
             self._links[key] = self._path(folder, entry)
 
-    def _store_borrowed(self, folder: _Folder, file: _File) -> None:
-        assert file.key is not None
-        with descriptors.borrowed(file.key) as fd:
-            if fd is None:
-                self._failed(folder, file.entry, FileNotFoundError(errno.ENOENT, "deleted"))
-            else:
-                self._store_large(folder, file.entry, fd)
+    def _store_late(self, folder: _Folder, file: _File, key: Identity) -> None:
+        """A file that must not be opened here, or another name of one of which the first could not be read."""
+        entry, listed = file.entry, folder.listed
+        with descriptors.borrowed(key) as fd:
+            if fd is not None:
+                self._store_large(folder, entry, fd)
+                return
+        try:
+            file.fd = open_file(listed.place(listed.names[entry]), None, own=False)
+        except OSError as error:
+            self._failed(folder, entry, error)
+        else:
+            self._open += 1
+            self._store(folder, entry, file.fd)
 
     def _store(self, folder: _Folder, entry: int, fd: int) -> None:
         columns = folder.columns

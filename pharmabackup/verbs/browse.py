@@ -7,18 +7,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from pharmabackup import clock
-from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.reading import SnapshotReader
-from pharmabackup.errors import InvalidInput, NotFound
-from pharmabackup.events import Finding
+from pharmabackup.errors import InvalidInput, NotFound, StorageFailed
 from pharmabackup.format.manifest import Entry as Named
 from pharmabackup.format.manifest import EntryKind
-from pharmabackup.format.transaction import Snapshot
 from pharmabackup.patterns import compile_patterns
 from pharmabackup.results import Entry
 
@@ -29,47 +25,6 @@ SHOWN: dict[EntryKind, Literal["file", "folder", "link"]] = {
     EntryKind.LINK: "link",
 }
 COPY_SIZE = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What was said about a snapshot since it was committed. `verified`: nanoseconds since 1970."""
-
-    held: str | None
-    forgotten: bool
-    verified: int | None
-
-
-def standing(history: History, committed: Committed) -> Standing:
-    about = [
-        mark
-        for mark in history.marks
-        if any(mark.transactions[i : i + 16] == committed.transaction for i in range(0, len(mark.transactions), 16))
-    ]
-    held: str | None = None
-    verified: int | None = None
-    for mark in about:  # in the order of their times
-        if mark.kind == "hold":
-            held = mark.reason or "held"
-        elif mark.kind == "release":
-            held = None
-        elif mark.kind == "verified":
-            verified = mark.time
-    return Standing(held, committed.transaction in history.forgotten(), verified)
-
-
-def counted_findings(snapshot: Snapshot) -> tuple[Finding, ...]:
-    """A snapshot's findings by code; the names of the files are in its manifest, for those who may read it."""
-    return tuple(
-        Finding(
-            code=item.code,
-            severity=item.severity,
-            subject=snapshot.dataset,
-            message=f"{item.count:,} times {item.code} in {snapshot.dataset}.",
-            remedy="The report of that backup names each path; back up again once it is mended.",
-        )
-        for item in snapshot.findings
-    )
 
 
 def shown(entry: Named) -> Entry:
@@ -172,12 +127,18 @@ def table(reader: SnapshotReader, name: str) -> Iterator[dict[str, object]]:
         raise NotFound("This snapshot holds no database.", kind="path", remedy="Choose another snapshot.")
     with tempfile.TemporaryDirectory(prefix="pharmabackup-") as folder:
         path = Path(folder) / "database"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with open(descriptor, "wb") as out, io.BufferedReader(SnapshotFile(reader, entry)) as source:
-            while data := source.read(COPY_SIZE):
-                out.write(data)
+        try:
+            _copy(reader, entry, path)
+        except OSError as error:
+            raise StorageFailed(
+                f"The database cannot be copied to {tempfile.gettempdir()} to look into it: {error.strerror}.",
+                kind="full",
+                remedy="Free some space there, or restore the database to a larger disk.",
+                location=tempfile.gettempdir(),
+            ) from error
         with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as database:
             database.row_factory = sqlite3.Row
+            database.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             known = {
                 row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
             }
@@ -192,3 +153,10 @@ def table(reader: SnapshotReader, name: str) -> Iterator[dict[str, object]]:
             quoted = '"' + name.replace('"', '""') + '"'
             for row in database.execute(f"SELECT * FROM {quoted}"):  # noqa: S608  (one of the names just listed)
                 yield dict(row)
+
+
+def _copy(reader: SnapshotReader, entry: Named, path: Path) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with open(descriptor, "wb") as out, io.BufferedReader(SnapshotFile(reader, entry)) as source:
+        while data := source.read(COPY_SIZE):
+            out.write(data)

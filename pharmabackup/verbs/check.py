@@ -19,7 +19,8 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import Committed, load_history
-from pharmabackup.engine.index import Index, read_segment, replace
+from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.packs import directory_range, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked

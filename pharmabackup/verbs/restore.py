@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from array import array
@@ -22,6 +23,7 @@ from pharmabackup.errors import (
     InvalidInput,
     NotFound,
     SourceFailed,
+    StorageFailed,
     Unsupported,
 )
 from pharmabackup.events import Finding, Progress
@@ -177,7 +179,7 @@ def _places(
         name = item.snapshot.dataset
         source = into.get(name)
         if source is None and target is None:
-            raise InvalidInput("There is no place to restore to.", remedy="Give a target folder.")
+            raise InvalidInput(f"There is no place to restore {name} to.", remedy="Give a target folder.")
         if source is None:
             assert target is not None
             places[name] = _folder(target / name, item, overwrite)
@@ -210,7 +212,7 @@ def _folder(folder: Path, item: Committed, overwrite: bool) -> Place:
             if not parent.is_dir():
                 raise Conflict(f"{parent} is a file, not a folder.", remedy="Choose another target folder.")
             break
-    occupied = folder.is_dir() and any(True for _ in os.scandir(folder))
+    occupied = folder.is_dir() and bool(os.listdir(folder))
     resumed = occupied and marker.is_file() and marker.read_text("ascii", "replace") == item.transaction.hex()
     if occupied and not resumed and not overwrite:
         raise _not_empty(folder)
@@ -223,6 +225,23 @@ def _not_empty(path: Path) -> Conflict:
         kind="target-not-empty",
         remedy="Choose an empty folder, or pass overwrite=True.",
     )
+
+
+def _mark(folder: Path, item: Committed) -> Path:
+    """Say beside the folder that a restore is under way, and of what. StorageFailed."""
+    marker = _marker(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(item.transaction.hex(), "ascii")
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageFailed(
+            f"{folder.parent} cannot be written to: {os.strerror(error.errno or errno.EIO)}.",
+            kind="full" if full else "storage-denied",
+            remedy="Free some space there, or choose another target folder.",
+            location=str(folder.parent),
+        ) from error
+    return marker
 
 
 def _marker(folder: Path) -> Path:
@@ -260,9 +279,7 @@ def _dataset(
     reporter.tell("dataset", f"Restoring {item.snapshot.dataset}.")
     outcome = _Outcome(item, place)
     found_before = len(reporter.findings)
-    place.folder.parent.mkdir(parents=True, exist_ok=True)
-    marker = _marker(place.folder)
-    marker.write_text(item.transaction.hex(), "ascii")
+    marker = _mark(place.folder, item)
     target = Target(place.folder, merge=place.merge, sync=item.snapshot.source != "files")
     restorer = _Restorer(SnapshotReader(blocks, item.snapshot), target, reporter, outcome)
     try:

@@ -51,6 +51,8 @@ def test_the_table(error: pb.Error, code: int, judged: int) -> None:
         ("backup", "--files", "a=/x", "--tier", "a=9"),
         ("backup", "--files", "a=/x", "--tier", "a=first"),
         ("restore",),
+        ("restore", ""),
+        ("snapshots", "-r", ""),
         ("restore", "x", "--before", "yesterday"),
         ("restore", "x", "--into", "pmr"),
         ("check", "--read-data", "5"),

@@ -91,9 +91,7 @@ def test_further_names_of_files_outside(
     assert not (tmp_path / "root/mine").exists()
 
 
-def test_further_names_of_what_is_no_restored_file(
-    make: Callable[[], Target], outside: Path, tmp_path: Path
-) -> None:
+def test_further_names_of_what_is_no_restored_file(make: Callable[[], Target], outside: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "other").write_bytes(b"another program's")
@@ -172,9 +170,7 @@ def test_planted_links_where_files_should_be(make: Callable[[], Target], outside
     assert stat.S_IMODE((root / "whole").lstat().st_mode) == 0o777
 
 
-def test_planted_further_names_of_files_outside(
-    make: Callable[[], Target], outside: Path, tmp_path: Path
-) -> None:
+def test_planted_further_names_of_files_outside(make: Callable[[], Target], outside: Path, tmp_path: Path) -> None:
     """A hard link to a file outside is not written to, and its mode and times stay, though the content is right."""
     root = tmp_path / "root"
     root.mkdir()

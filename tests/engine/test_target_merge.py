@@ -217,7 +217,7 @@ def test_killed_at_any_moment_each_file_is_the_old_or_the_new_one(tmp_path: Path
 
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff", b"A"])
-CONTENTS = st.sampled_from([b"", b"x", b"y", b"x" * 5000, b"y" * 5000, bytes(9000)])
+CONTENTS = st.sampled_from([b"", b"x", b"y", b"x" * 500, b"y" * 500, bytes(900)])
 MODES = st.sampled_from([0o644, 0o400, 0o755, 0o4711, 0o666])
 LEAVES = st.one_of(
     st.tuples(st.just("file"), CONTENTS, MODES),
@@ -241,7 +241,7 @@ def write(target: Target, made: dict[bytes, object], path: bytes = b"") -> None:
         elif not what[1]:
             later.append(entry(where, mode=what[2]))
         elif what[0] == "parts":
-            put_parts(target, entry(where, size=len(what[1]), mode=what[2]), what[1], 1000)
+            put_parts(target, entry(where, size=len(what[1]), mode=what[2]), what[1], 100)
         else:
             put(target, where, what[1], mode=what[2])
     for item in later:
@@ -276,9 +276,7 @@ def test_any_tree_over_any_other(tmp_path_factory: pytest.TempPathFactory, old: 
     target.close()
     have, want, was = tree(root), expected(new), expected(old)
     blocked = {
-        path
-        for path in want
-        if want[path][0] != stat.S_IFDIR and any(other.startswith(path + b"/") for other in was)
+        path for path in want if want[path][0] != stat.S_IFDIR and any(other.startswith(path + b"/") for other in was)
     }
     assert codes(target) == ["folder-in-the-way"] * len(blocked)
     assert {path: have[path] for path in want if path not in blocked} == {

@@ -1,0 +1,216 @@
+"""Each kind of object, damaged in each region of its bytes: the same content comes back, or an error says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine.packs import directory_range, read_directory
+from pharmabackup.format.wire import Kind
+from tests.trees import describe
+
+PASSPHRASE = pb.Passphrase("correct horse battery staple")
+Tree = dict[bytes, tuple[object, ...]]
+
+
+@dataclass
+class Built:
+    """A repository, what its snapshots hold, and one object of each kind with the offsets of its regions."""
+
+    path: Path
+    content: dict[str, Tree] = field(default_factory=dict)  # by snapshot
+    objects: dict[str, str] = field(default_factory=dict)  # by kind
+    regions: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+SIGNED = {
+    "magic": 0, "version": 4, "kind": 5, "reserved": 7, "key id begin": 8, "key id end": 39, "nonce begin": 40,
+    "nonce end": 63, "ciphertext begin": 64, "ciphertext end": -17, "tag begin": -16, "tag end": -1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    base = tmp_path_factory.mktemp("regions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pharmabackup.crypto.passphrases.MEMORY_KIB", 64)
+        patch.setattr("pharmabackup.crypto.passphrases.ITERATIONS", 1)
+        yield _build(base)
+
+
+def _build(base: Path) -> Built:
+    made = Built(base / "repository")
+    documents, database = base / "documents", base / "pmr.db"
+    (documents / "folder").mkdir(parents=True)
+    (documents / "folder" / "large").write_bytes(os.urandom(1_500_000))  # two blocks
+    (documents / "text").write_bytes(b"line after line\n" * 2000)
+    os.symlink("text", documents / "link")
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("CREATE TABLE patient (id INTEGER PRIMARY KEY, name TEXT)")
+        db.executemany("INSERT INTO patient (name) VALUES (?)", [(f"Test {i}" * 9,) for i in range(400)])
+    with pb.Repository.create(made.path, PASSPHRASE, state_dir=base / "state") as repo:
+        known = _names(made.path)
+        made.objects["repository"] = "repository"
+        made.objects["roster"] = "roster/0"
+        (made.objects["keyring"],) = (name for name in known if name.startswith("keys/"))
+        for turn in ("first", "second"):
+            if turn == "second":
+                (documents / "new").write_bytes(os.urandom(5000))
+                with closing(sqlite3.connect(database)) as db, db:
+                    db.execute("UPDATE patient SET name = 'changed' WHERE id = 7")
+            for source in (pb.SQLite(database, tier=1), pb.Files(documents)):
+                snapshot = repo.backup([source]).datasets[source.name].snapshot
+                assert snapshot is not None
+                made.content[snapshot.id] = (
+                    describe(documents) if source.name == "documents" else _database(database)
+                )
+                fresh, known = _names(made.path) - known, _names(made.path)
+                if source.name == "documents":
+                    for name in fresh:
+                        made.objects[f"{KINDS[name.partition('/')[0]]} {turn}"] = name
+        repo.check(read_data=1.0)
+        (made.objects["mark"],) = _names(made.path) - known
+        _find_regions(made, repo)
+    return made
+
+
+KINDS = {"packs": "pack", "index": "index", "intents": "intent", "snapshots": "snapshot"}
+
+
+def _find_regions(made: Built, repo: pb.Repository) -> None:
+    for kind in made.objects:
+        made.regions[kind] = dict(SIGNED) | {"ciphertext middle": os.stat(_object(made, kind)).st_size // 2}
+    raw = _object(made, "repository").read_bytes()
+    made.regions["repository"] = {
+        "brace": 0, "version": raw.index(b": 1") + 2, "id": raw.index(b'"id"') + 10, "features": raw.index(b"[") + 1,
+        "about": raw.index(b"sealed"), "member": raw.index(b'"id"') + 1,
+    }  # fmt: skip
+    raw = _object(made, "roster").read_bytes()
+    made.regions["roster"] = {"magic": 0, "version": 4, "kind": 5, "reserved": 7, "record": 8, "length": 10,
+        "content": 40, "slot": -85, "signature begin": -64, "signature end": -1}  # fmt: skip
+    # header 8, array 1, bin 2, slot 16, array 1, bin 2, salt 16, memory 1, iterations 1, lanes 1, bin 3, sealed
+    made.regions["keyring"] = {"magic": 0, "version": 4, "kind": 5, "reserved": 7, "record": 8, "slot": 12,
+        "salt": 32, "iterations": 47, "sealed length": 50, "nonce": 53, "ciphertext": 100, "tag": -1}  # fmt: skip
+    digest = bytes.fromhex(made.objects["pack first"].rpartition("/")[2])
+    size = os.stat(_object(made, "pack first")).st_size
+    directory = read_directory(repo._unlocked, digest, size)[1]
+    start, length = directory_range(repo._unlocked.storage, made.objects["pack first"], size)
+    assert directory.region_size < start
+    regions = {"filler begin": directory.region_size, "filler end": start - 1, "trailer length": size - 8,
+        "trailer length high": size - 5, "trailer magic": size - 1}  # fmt: skip
+    regions |= {f"directory {name}": start + at if at >= 0 else start + length + at for name, at in SIGNED.items()}
+    for block in reversed(directory.blocks):  # of several data blocks, the first
+        name = Kind(block.kind).name.lower().replace("_", " ")
+        regions |= {f"{name} nonce": block.offset, f"{name} begin": block.offset + 24,
+            f"{name} middle": block.offset + block.length // 2, f"{name} tag": block.offset + block.length - 1}  # fmt: skip
+    made.regions["pack first"] = regions
+
+
+def _database(path: Path) -> Tree:
+    """A database's bytes, without SQLite's own counters of its changes: copying it counts as one."""
+    data = bytearray(path.read_bytes())
+    data[24:28] = data[92:96] = bytes(4)
+    return {os.fsencode(path.name): (bytes(data),)}
+
+
+def _object(made: Built, kind: str) -> Path:
+    return made.path / made.objects[kind]
+
+
+def _names(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+WHOLE: dict[str, Callable[[bytes], bytes | None]] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "minus 1": lambda data: data[:-1],
+    "plus 1": lambda data: data + b"x",
+    "missing": lambda data: None,
+}
+
+
+def _damage(made: Built, kind: str, region: str, copy: Path) -> None:
+    shutil.copytree(made.path, copy, dirs_exist_ok=True)
+    path = copy / made.objects[kind]
+    data = path.read_bytes()
+    if region in WHOLE:
+        changed = WHOLE[region](data)
+    else:
+        at = made.regions[kind][region] % len(data)
+        changed = data[:at] + bytes((data[at] ^ 0x01,)) + data[at + 1 :]
+    path.unlink()
+    if changed is not None:
+        path.write_bytes(changed)
+
+
+def _state(path: Path) -> dict[str, tuple[bytes, int]]:
+    return {name: ((path / name).read_bytes(), os.stat(path / name).st_mtime_ns) for name in _names(path)}
+
+
+def _restored(made: Built, repo: pb.Repository, out: Path) -> str:
+    """What came back, in one word. Asserts that it is what was backed up."""
+    newest = {snapshot.dataset: snapshot.id for snapshot in reversed(repo.snapshots())}
+    word, lost = "same", set[bytes]()
+    try:
+        report = repo.restore(out)
+    except pb.Incomplete as error:
+        report, word = error.result, "incomplete"
+        lost = {os.fsencode(finding.subject) for finding in error.findings if finding.code == "file-lost"}
+        assert lost and error.remedy and all(finding.remedy for finding in error.findings)
+    for name, result in report.datasets.items():
+        assert result.snapshot is not None and result.snapshot.id == newest[name]
+        assert result.complete != (word == "incomplete" and name == "documents")
+        folder = out / name
+        have = describe(folder) if name == "documents" else _database(folder / "pmr.db")
+        want = made.content[result.snapshot.id]
+        for path in want.keys() - lost:
+            assert have[path] == want[path]
+        assert have.keys() <= want.keys() and (word == "incomplete" or have.keys() == want.keys())
+    if word == "same" and set(newest.values()) != set(list(made.content)[-2:]):
+        word = "older"
+    return word
+
+
+def _judge(made: Built, kind: str, region: str, tmp_path: Path, *, seen: bool) -> tuple[str, list[str]]:
+    """(what a restore did, what a check found), both in the words of the tables below."""
+    copy, state = tmp_path / "copy", tmp_path / "state"
+    if seen:  # this machine has read the repository before it was damaged
+        shutil.copytree(made.path, copy)
+        with pb.Repository.open(copy, PASSPHRASE, state_dir=state) as repo:
+            repo.snapshots()
+    _damage(made, kind, region, copy)
+    before = _state(copy)
+    try:
+        with pb.Repository.open(copy, PASSPHRASE, state_dir=state) as repo:
+            word = _restored(made, repo, tmp_path / "out")
+    except pb.Error as error:
+        assert type(error) is not pb.Error and error.kind and error.message.endswith(".") and error.remedy
+        word = f"{type(error).__name__} {error.kind}"
+    assert _state(copy) == before
+    try:
+        with pb.Repository.open(copy, PASSPHRASE, state_dir=state) as repo:
+            report = repo.check(read_data=1.0)
+    except pb.Error as error:
+        return word, [f"{type(error).__name__} {error.kind}"]
+    name = made.objects[kind]
+    ours = {name: "it", name.rpartition("/")[2]: "it"}
+    assert all(finding.message and finding.remedy for finding in report.findings)
+    found = {(finding.code, finding.severity, finding.subject) for finding in report.findings}
+    return word, sorted(f"{code} {severity} {ours.get(subject, _kind(made, subject))}" for code, severity, subject in found)
+
+
+def _kind(made: Built, subject: str) -> str:
+    """What a finding is about: an object of ours, or a snapshot of a dataset."""
+    for kind, name in made.objects.items():
+        if subject in (name, name.rpartition("/")[2]):
+            return kind
+    return "snapshot of pmr" if subject in made.content else subject

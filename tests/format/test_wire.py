@@ -1,0 +1,284 @@
+"""Headers, sealing, padding, names, derived keys, signatures: against published vectors and those of docs/format.md."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pharmabackup.compression import compress, decompress
+from pharmabackup.crypto import hashing, signatures
+from pharmabackup.crypto.recipients import PrivateKey
+from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
+from pharmabackup.errors import Damaged, Unsupported
+from pharmabackup.format import block, pack, wire
+from pharmabackup.format.transaction import Done
+from pharmabackup.format.wire import Kind, Signed
+
+HERE = Path(__file__).parent
+V = json.loads((HERE / "vectors" / "v1.json").read_text("utf-8"))
+B = {name: bytes.fromhex(value) for name, value in V.items() if isinstance(value, str)}
+NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
+
+
+# ------------------------------------------------------------ XAES-256-GCM
+
+
+@pytest.mark.parametrize(
+    ("key", "context", "sealed"),
+    [
+        (b"\1", b"", "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"),
+        (b"\3", b"c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"),
+    ],
+)
+def test_xaes_published(key: bytes, context: bytes, sealed: str) -> None:
+    sealing = SealingKey(key * 32)
+    assert sealing.seal(b"XAES-256-GCM", context, nonce=NONCE) == NONCE + bytes.fromhex(sealed)
+    assert sealing.open(NONCE + bytes.fromhex(sealed), context) == b"XAES-256-GCM"
+
+
+def test_xaes_accumulated() -> None:
+    rounds, at = 10_000, 0
+    stream = hashlib.shake_128(b"").digest(rounds * 568)
+    ciphertexts = hashlib.shake_128()
+
+    def take(n: int) -> bytes:
+        nonlocal at
+        at += n
+        return stream[at - n : at]
+
+    for _ in range(rounds):
+        key, nonce = SealingKey(take(32)), take(24)
+        plain = take(take(1)[0])
+        context = take(take(1)[0])
+        sealed = key.seal(plain, context, nonce=nonce)
+        assert key.open(sealed, context) == plain
+        ciphertexts.update(sealed[24:])
+    assert ciphertexts.hexdigest(32) == "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939"
+
+
+@given(st.binary(max_size=200), st.binary(max_size=100), st.data())
+def test_what_was_changed_does_not_open(plain: bytes, context: bytes, data: st.DataObject) -> None:
+    key = SealingKey(B["key"])
+    sealed = key.seal(plain, context)
+    assert len(sealed) == len(plain) + OVERHEAD
+    out = bytearray(len(sealed))
+    assert key.open(sealed, context) == plain
+    assert key.open_into(sealed, context, memoryview(out)) == len(plain)
+    assert out[: len(plain)] == plain
+    at, bit = data.draw(st.integers(0, len(sealed) - 1)), data.draw(st.integers(0, 7))
+    wrong = bytearray(sealed)
+    wrong[at] ^= 1 << bit
+    for opened in (bytes(wrong), sealed[:at], sealed[:-1], sealed + b"\0"):
+        with pytest.raises(NotAuthentic):
+            key.open(opened, context)
+    with pytest.raises(NotAuthentic):
+        key.open(sealed, context + b"\0")
+    with pytest.raises(NotAuthentic):
+        SealingKey(bytes(32)).open(sealed, context)
+
+
+def test_each_seal_has_a_nonce_of_its_own() -> None:
+    assert len({SealingKey(B["key"]).seal(b"", b"")[:24] for _ in range(50)}) == 50
+    with pytest.raises(ValueError, match="32 bytes"):
+        SealingKey(b"short")
+
+
+# ------------------------------------------------------------ the worked example
+
+
+def test_derived_keys_and_names() -> None:
+    assert hashing.key_id(B["key"]) == B["key_id"]
+    for purpose in ("data names", "manifest names", "recipe names"):
+        assert hashing.derive(purpose, B["naming_key"]) == B[purpose.replace(" ", "_")]
+    assert hashing.chunker_seed(B["naming_key"]) == V["chunker_seed"] < 1 << 63
+    assert hashing.keyed(B["data_names"], B["chunk"]) == B["chunk_name"]
+    assert hashing.keyed(B["block_names_key"], b"\x10" + B["chunk_name"]) == B["block_id"]
+    assert hashing.key_id(B["reader_public"]) == B["reader_key_id"]
+
+
+def test_the_sealed_block() -> None:
+    context = wire.context(B["repository"], Kind.DATA_BLOCK, B["key_id"])
+    assert (context, len(context)) == (B["block_associated_data"], 79)
+    assert B["chunk"] + block.trailer(struct.pack("<I", len(B["chunk"]))) == B["block_content"]
+    assert hashing.digest(B["block_content"]) == B["block_digest"]
+    plain = SealingKey(B["key"]).open(B["sealed_block"], context)
+    assert plain == B["block_digest"] + B["block_frame"]
+    assert decompress(plain[32:], limit=block.CONTENT_MAX) == B["block_content"]
+    assert SealingKey(B["key"]).seal(plain, context, nonce=B["nonce"]) == B["sealed_block"]
+
+
+def test_the_signed_record() -> None:
+    assert wire.encode(Done(1)) == B["record"]
+    signer = signatures.SigningKey(B["signing_seed"])
+    assert signer.public == B["signing_public"]
+    message = wire.signed_message(
+        B["repository"], Kind.DONE, "collections/1/done", B["slot"], 0, B["roster_hash"], B["record"]
+    )
+    assert message == B["message"]
+    assert signer.sign(message) == B["signature"]
+    assert signatures.is_signed(B["signing_public"], B["signature"], message)
+    assert not signatures.is_signed(B["signing_public"], B["signature"], message + b"\0")
+    assert not signatures.is_signed(bytes(32), B["signature"], message)
+    signed = Signed(B["record"], B["slot"], 0, B["roster_hash"], B["signature"])
+    assert wire.encode(signed) == B["signed"]
+    assert wire.pad(B["signed_frame"]) == B["padded"]
+    raw = B["object"]
+    wire.check_header(raw, Kind.DONE)
+    assert raw[:8] == wire.header(Kind.DONE)
+    assert raw[8:40] == B["key_id"]
+    padded = SealingKey(B["key"]).open(raw[40:], wire.context(B["repository"], Kind.DONE, raw[8:40]))
+    assert padded == B["padded"]
+    assert wire.decode(decompress(wire.unpad(padded, "x"), limit=1 << 28), Signed) == signed
+
+
+def test_the_packs_trailer() -> None:
+    assert pack.TRAILER.unpack(B["trailer"]) == (1234, pack.TRAILER_MAGIC)
+
+
+def test_the_text_has_these_very_values() -> None:
+    text = (HERE.parents[1] / "docs" / "format.md").read_text("utf-8")
+    joined = re.sub(r"\s+", "", text.partition("## 27")[2])
+    apart = ("key", "naming_key", "block_names_key", "chunk", "nonce", "repository", "slot", "signing_seed", "roster_hash")
+    elsewhere = ("reader_secret", "reader_public", "wrap_info", "wrapped_key", "block_digest", "block_frame")
+    for name, value in B.items():
+        if name not in apart + elsewhere:
+            assert value.hex() in joined, name
+    assert str(V["chunker_seed"]) in joined
+    for size, padded in V["padme"]:
+        assert f"{size}→{padded}" in text
+    for purpose in re.findall(r"`pharmabackup/1 ([a-z ]+)` \|", text):
+        assert purpose in ("key id", "data names", "manifest names", "recipe names", "chunker seed")
+
+
+def test_a_wrapped_key_opened_by_the_text_alone() -> None:
+    """X-Wing and RFC 9180's key schedule written out: what the library does is what docs/format.md §9 says."""
+    sealed, secret = B["wrapped_key"], B["reader_secret"]
+    assert len(sealed) == 1168
+    mlkem, x25519 = MLKEM768PrivateKey.from_seed_bytes(secret[:64]), X25519PrivateKey.from_private_bytes(secret[64:])
+    from_mlkem = mlkem.decapsulate(sealed[:1088])
+    from_x25519 = x25519.exchange(X25519PublicKey.from_public_bytes(sealed[1088:1120]))
+    shared = hashlib.sha3_256(from_mlkem + from_x25519 + sealed[1088:1120] + B["reader_public"][1184:] + b"\\.//^\\")
+    suite = b"HPKE" + bytes.fromhex("647a00010002")
+
+    def extract(label: bytes, data: bytes, salt: bytes = b"") -> bytes:
+        return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + data, "sha256")
+
+    def expand(key: bytes, label: bytes, data: bytes, size: int) -> bytes:
+        return hmac.digest(key, struct.pack(">H", size) + b"HPKE-v1" + suite + label + data + b"\1", "sha256")[:size]
+
+    context = b"\0" + extract(b"psk_id_hash", b"") + extract(b"info_hash", B["wrap_info"])
+    schedule = extract(b"secret", b"", shared.digest())
+    key, nonce = expand(schedule, b"key", context, 32), expand(schedule, b"base_nonce", context, 12)
+    assert AESGCM(key).decrypt(nonce, sealed[1120:], b"") == B["key"]
+
+
+def test_wrapped_keys() -> None:
+    reader = PrivateKey(B["reader_secret"])
+    assert reader.public.raw == B["reader_public"]
+    assert wire.wrap_info(B["repository"], B["key_id"]) == B["wrap_info"]
+    assert reader.open(B["wrapped_key"], B["wrap_info"]) == B["key"]
+    sealed = reader.public.seal(B["key"], B["wrap_info"])
+    assert len(sealed) == 1168
+    assert reader.open(sealed, B["wrap_info"]) == B["key"]
+    changed = bytes([sealed[0] ^ 1]) + sealed[1:]
+    for private, data, info in (
+        (PrivateKey.generate(), sealed, B["wrap_info"]),
+        (reader, sealed, B["wrap_info"][:-1]),
+        (reader, changed, B["wrap_info"]),
+        (reader, sealed[:-1], B["wrap_info"]),
+        (reader, b"", B["wrap_info"]),
+    ):
+        with pytest.raises(NotAuthentic):
+            private.open(data, info)
+
+
+# ------------------------------------------------------------ headers
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_headers(kind: Kind) -> None:
+    raw = wire.header(kind)
+    assert raw == b"PHBK\1" + bytes([kind]) + b"\0\0"
+    wire.check_header(raw + b"what follows", kind)
+    other = Kind.DONE if kind != Kind.DONE else Kind.FATE
+    for wrong in (raw[:7], b"", b"PHBL" + raw[4:], raw[:6] + b"\1\0", raw[:6] + b"\0\1", wire.header(other)):
+        with pytest.raises(Damaged):
+            wire.check_header(wrong, kind)
+    with pytest.raises(Damaged):
+        wire.check_header(b"PHBK\0" + raw[5:], kind)
+    for version in (2, 255):
+        with pytest.raises(Unsupported):
+            wire.check_header(b"PHBK" + bytes([version]) + raw[5:], kind)
+
+
+def test_what_is_signed_has_one_reading() -> None:
+    """Neither a longer name nor another field can take over bytes of its neighbour."""
+    fields = (bytes(32), Kind.MARK, "marks/a", bytes(16), 0, bytes(32), b"content")
+    message = wire.signed_message(*fields)
+    assert len(message) == 115 + len("marks/a") + len(b"content")
+    others = (b"\1" * 32, Kind.FATE, "marks/ab", b"\1" * 16, 1, b"\1" * 32, b"contents")
+    for i, other in enumerate(others):
+        assert wire.signed_message(*fields[:i], other, *fields[i + 1 :]) != message  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------ padding
+
+
+@pytest.mark.parametrize(("size", "padded"), V["padme"])
+def test_padme_sizes(size: int, padded: int) -> None:
+    assert wire.padded_size(size) == padded
+
+
+@given(st.integers(0, 1 << 40))
+def test_padme(size: int) -> None:
+    padded = wire.padded_size(size)
+    assert size <= padded <= size * 1.12 or size < 2 or padded - size <= 1
+    assert wire.padded_size(padded) == padded
+    assert padded <= wire.padded_size(size + 1)
+    exponent = max(size.bit_length() - 1, 0)
+    significant = padded // (padded & -padded) if padded else 0
+    assert significant.bit_length() <= exponent.bit_length() + 1
+
+
+@given(st.binary(max_size=5000), st.binary(max_size=50))
+def test_padding_is_ignored_whatever_it_is(body: bytes, more: bytes) -> None:
+    padded = wire.pad(body)
+    assert len(padded) == wire.padded_size(len(body) + 4)
+    assert wire.unpad(padded, "x") == body
+    assert wire.unpad(padded + more, "x") == body
+    assert wire.unpad(padded[: 4 + len(body)] + more, "x") == body
+    with pytest.raises(Damaged):
+        wire.unpad(padded[: 3 + len(body)], "x")
+
+
+# ------------------------------------------------------------ compression
+
+
+@given(st.binary(max_size=3000), st.sampled_from((1, 3)))
+def test_frames_have_a_size_and_a_limit(data: bytes, level: int) -> None:
+    frame = compress(data, level)
+    assert decompress(frame, limit=len(data)) == data
+    assert decompress(frame + b"ignored", limit=len(data)) == data
+    if data:
+        with pytest.raises(Damaged):
+            decompress(frame, limit=len(data) - 1)
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_columns_divide(data: bytes) -> None:
+    if len(data) % 4:
+        with pytest.raises(Damaged):
+            wire.split(data, 4, "x")
+    else:
+        assert b"".join(wire.split(data, 4, "x")) == data

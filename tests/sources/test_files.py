@@ -1,0 +1,412 @@
+"""Trees of files, as they come out of a dump: names, kinds, metadata, content; what is kept; what is left out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pharmabackup.errors import InvalidInput, Unsupported
+from pharmabackup.format.manifest import NAME_MAX, PATH_MAX, SIZE_MAX, EntryKind, Extra
+from pharmabackup.sources import base, reading, tree, walk
+from pharmabackup.sources.files import Files
+from tests.sources.recording import Recorder, check_same, dump
+from tests.storage.mounts import tmpfs
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+MIB = 1 << 20
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dumps happen ten seconds later, when nothing has just changed."""
+    monkeypatch.setattr(walk, "time_ns", lambda: time.time_ns() + 10**10)
+
+
+@pytest.fixture(params=["descriptors", "paths"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways of reaching files; other systems than this one have only the second."""
+    if request.param == "paths":
+        monkeypatch.setattr(walk, "BY_DESCRIPTOR", False)
+        monkeypatch.setattr(tree, "FILES_AHEAD", 1)
+    return request.param
+
+
+def make(root: Path) -> Path:
+    """A tree with what a pharmacy has, and with what it might have."""
+    for folder in ("scans/2024/empty", "scans/2025", "a", "a.b", "!"):
+        (root / folder).mkdir(parents=True)
+    for number in range(40):
+        (root / f"scans/2024/{number}.tif").write_bytes(os.urandom(number * 1000))
+    (root / "scans/2025/big").write_bytes(os.urandom(3 * MIB))
+    (root / "empty").touch()
+    (root / "a/x").write_text("x")
+    (root / "a.b/x").write_text("y")
+    (root / "one").write_text("several names")
+    os.link(root / "one", root / "scans/two")
+    os.link(root / "one", root / "!/three")
+    (root / "link").symlink_to("scans/2024")
+    (root / "broken").symlink_to("nowhere/\udcff")
+    (root / "scans/out").symlink_to("/etc")
+    os.mkfifo(root / "fifo")
+    with socket.socket(socket.AF_UNIX) as unix:
+        folder = os.open(root, os.O_RDONLY)
+        unix.bind(f"/proc/self/fd/{folder}/socket")
+        os.close(folder)
+    Path(os.fsdecode(os.fsencode(root) + b"/latin-\xe9")).write_text("no text in its name")
+    Path(os.fsdecode(os.fsencode(root) + b"/new\nline")).write_text("n")
+    (root / "a b:c*?").write_text("not on Windows")
+    (root / "a/x").chmod(0o4711)
+    (root / "a").chmod(0o1777)
+    os.utime(root / "a/x", ns=(0, -1_500_000_001))
+    os.utime(root / "a.b", ns=(0, 123_456_789_012_345_678))
+    os.utime(root / "broken", ns=(0, 5), follow_symlinks=False)
+    if os.geteuid() == 0:
+        os.chown(root / "a.b/x", 1234, 4_000_000_000)
+    return root
+
+
+@posix
+def test_everything_comes_out_as_it_is(tmp_path: Path, way: str) -> None:
+    root = make(tmp_path)
+    recorder = dump(Files(root))
+    check_same(recorder, root)
+    assert recorder.findings == []
+    assert recorder.tree()[b"fifo"].kind == EntryKind.FIFO
+    assert [recorder.tree()[name].same_file for name in (b"one", b"!/three", b"scans/two")] == [None, b"one", b"one"]
+    assert list(recorder.folders)[:2] == [b"", b"!"]
+    assert list(recorder.folders).index(b"a") < list(recorder.folders).index(b"a.b")
+
+
+@posix
+def test_extended_attributes(tmp_path: Path, way: str) -> None:
+    (tmp_path / "folder/sub").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "large").write_bytes(bytes(100_000))
+    (tmp_path / "link").symlink_to("file")
+    try:
+        for name in ("file", "large", "folder/sub", "."):
+            os.setxattr(tmp_path / name, "user.z", b"\0\xff" * 20)
+            os.setxattr(tmp_path / name, "user.a", b"")
+        if os.geteuid() == 0:
+            os.setxattr(tmp_path / "link", "trusted.t", b"of the link", follow_symlinks=False)
+    except OSError:
+        pytest.skip("no extended attributes here")
+    recorder = dump(Files(tmp_path))
+    check_same(recorder, tmp_path)
+    for name in (b"file", b"large", b"folder/sub", b""):
+        assert recorder.tree()[name].attributes == [(b"user.a", b""), (b"user.z", b"\0\xff" * 20)]
+    if os.geteuid() == 0:
+        assert recorder.tree()[b"link"].attributes == [(b"trusted.t", b"of the link")]
+
+
+@posix
+def test_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "OWN_PROC", "")
+    (tmp_path / "folder").mkdir()
+    try:
+        os.setxattr(tmp_path / "folder", "user.a", b"1")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    check_same(dump(Files(tmp_path)), tmp_path)
+
+
+def test_constants_are_those_of_the_format() -> None:
+    names = [kind.name for kind in EntryKind] + [extra.name for extra in Extra]
+    assert [getattr(base, name) for name in names] == [*EntryKind, *Extra]
+    assert (base.PATH_MAX, base.NAME_MAX, base.SIZE_MAX) == (PATH_MAX, NAME_MAX, SIZE_MAX)
+
+
+# ---------------------------------------------------------------- holes and sizes
+
+
+def punched(path: Path, size: int, *data: tuple[int, bytes]) -> Path:
+    with path.open("wb") as file:
+        for offset, content in data:
+            file.seek(offset)
+            file.write(content)
+        file.truncate(size)
+    return path
+
+
+@posix
+def test_holes_are_not_read(tmp_path: Path) -> None:
+    punched(tmp_path / "middle", 8 * MIB, (0, b"a" * 5000), (4 * MIB, b"b" * 5000))
+    punched(tmp_path / "start", 8 * MIB, (8 * MIB - 10, b"end"))
+    punched(tmp_path / "all", 5 * MIB + 1)
+    punched(tmp_path / "small", 40_000)
+    punched(tmp_path / "none", 200_000, (0, os.urandom(200_000)))
+    punched(tmp_path / "huge", 3 << 40, (2 << 40, b"far"))
+    recorder = dump(Files(tmp_path))
+    entries = recorder.tree()
+    assert recorder.findings == []
+    for name in ("middle", "start", "all", "small", "none"):
+        assert recorder.content(name.encode()) == (tmp_path / name).read_bytes()
+    assert entries[b"huge"].size == 3 << 40
+    if entries[b"all"].extents is None:
+        pytest.skip("no holes here")
+    assert entries[b"all"].extents == []
+    assert entries[b"small"].extents is entries[b"none"].extents is None
+    assert entries[b"middle"].stored <= 64 << 10
+    assert entries[b"huge"].stored <= 64 << 10
+
+
+@posix
+def test_more_holes_than_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "EXTENTS_MAX", 3)
+    punched(tmp_path / "file", 2 * MIB, *((n << 18, b"data") for n in range(7)))
+    recorder = dump(Files(tmp_path))
+    assert recorder.content(b"file") == (tmp_path / "file").read_bytes()
+    found = recorder.tree()[b"file"].extents
+    assert found is None or (len(found) == 3 and sum(found[-1]) == 2 * MIB)
+
+
+@posix
+@pytest.mark.slow
+def test_file_of_three_gib_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "HAS_HOLES", False)
+    punched(tmp_path / "file", 3 << 30)
+    recorder = dump(Files(tmp_path))
+    assert recorder.tree()[b"file"].stored == recorder.counted == 3 << 30
+
+
+@posix
+def test_single_file(tmp_path: Path, later: None) -> None:
+    (tmp_path / "till.csv").write_text("1;2;3")
+    (tmp_path / "other").touch()
+    (tmp_path / "link").symlink_to("till.csv")
+    source = Files(tmp_path / "till.csv", exclude=["*"])
+    assert source.name == "till.csv"
+    recorder = dump(source)
+    assert list(recorder.tree()) == [b"till.csv"]
+    assert recorder.content(b"till.csv") == b"1;2;3"
+    assert dump(source, recorder).kept_folders == 1
+    assert dump(Files(tmp_path / "link")).content(b"till.csv") == b"1;2;3"
+
+
+@posix
+def test_deeper_than_the_system_names_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders above are closed and found again; neither descriptors nor the system's limit on paths end the walk."""
+    depth, name = 80, "d" * 200
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=folder)
+        os.mkdir("z", dir_fd=folder)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=folder)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        os.close(folder)
+        folder = deeper
+    os.close(folder)
+    most = len(os.listdir("/proc/self/fd")) + walk.FOLDERS_OPEN + 10
+    open_now: list[int] = []
+    recorder = dump(Files(tmp_path), hook=lambda what, path: open_now.append(len(os.listdir("/proc/self/fd"))))
+    assert recorder.findings == []
+    assert len(recorder.tree()) == 3 * depth + 1
+    assert max(open_now) <= most + tree.FILES_AHEAD
+    monkeypatch.setattr(walk, "DEEPEST", 2000)
+    shallow = dump(Files(tmp_path))
+    assert [code for code, _ in shallow.codes()] == ["folder-unreadable"]
+    assert 0 < len(shallow.folders) < len(recorder.folders)
+    os.system(f"rm -rf '{tmp_path}'")
+
+
+# ---------------------------------------------------------------- what was not changed
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of files that are opened from now on."""
+    names: list[str] = []
+    real = os.open
+
+    def watch(path: str, flags: int, *args: int, **options: int) -> int:
+        if not flags & os.O_DIRECTORY:
+            names.append(os.path.basename(path))
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", watch)
+    return names
+
+
+@posix
+def test_unchanged_tree_is_kept_without_opening_a_file(
+    tmp_path: Path, later: None, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path)
+    first = dump(Files(root))
+    names = opened(monkeypatch)
+    second = dump(Files(root), first)
+    check_same(second, root)
+    assert names == []
+    assert second.read_files == 0
+    assert second.kept_folders == len(first.folders) - 3  # three hold a file with several names
+    third = dump(Files(root), second)
+    assert third.folders == second.folders
+
+
+@posix
+def test_changed_file_alone_is_read(tmp_path: Path, later: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path)
+    first = dump(Files(root))
+    (root / "scans/2024/7.tif").write_bytes(b"new")
+    (root / "scans/2024/more").write_bytes(b"more")
+    (root / "scans/2024/9.tif").unlink()
+    names = opened(monkeypatch)
+    second = dump(Files(root), first)
+    assert sorted(names) == ["7.tif", "more"]
+    check_same(second, root)
+
+
+@posix
+@pytest.mark.parametrize("change", ["content", "mode", "owner", "attribute", "replaced", "link", "folder"])
+def test_every_change_is_seen(tmp_path: Path, later: None, change: str) -> None:
+    root = make(tmp_path)
+    first = dump(Files(root))
+    status = (root / "a/x").stat()
+    time.sleep(0.02)
+    if change == "content":
+        (root / "a/x").write_text("z")
+        os.utime(root / "a/x", ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "mode":
+        (root / "a/x").chmod(0o600)
+    elif change == "owner":
+        os.chown(root / "a/x", os.geteuid(), 1 if os.geteuid() == 0 else os.getegid())
+    elif change == "attribute":
+        os.setxattr(root / "a/x", "user.new", b"1")
+    elif change == "replaced":
+        (root / "a/y").write_text("z")
+        os.utime(root / "a/y", ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.replace(root / "a/y", root / "a/x")
+    elif change == "link":
+        (root / "link").unlink()
+        (root / "link").symlink_to("scans/2025")
+    else:
+        (root / "scans/2024/empty").chmod(0o700)
+    check_same(dump(Files(root), first), root)
+
+
+@posix
+def test_names_of_one_file_that_come_and_go(tmp_path: Path, later: None) -> None:
+    root = tmp_path
+    for name in ("a", "b", "c"):
+        (root / name).mkdir()
+    (root / "b/one").write_text("first")
+    recorder = dump(Files(root))
+    steps = [
+        lambda: os.link(root / "b/one", root / "a/zero"),
+        lambda: os.link(root / "b/one", root / "c/two"),
+        lambda: os.rename(root / "a/zero", root / "c/zero"),
+        lambda: (root / "b/one").unlink(),
+        lambda: (root / "c/two").write_text("changed"),
+        lambda: (root / "c/zero").unlink(),
+    ]
+    for step in steps:
+        step()
+        recorder = dump(Files(root), recorder)
+        check_same(recorder, root)
+        assert recorder.findings == []
+
+
+@posix
+def test_just_changed_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "new").write_text("new")
+    old = (tmp_path / "old").stat().st_ctime_ns
+    (tmp_path / "new").chmod(0o640)
+    ctime = (tmp_path / "new").stat().st_ctime_ns
+    monkeypatch.setattr(walk, "RACY", 10**9)
+    monkeypatch.setattr(walk, "time_ns", lambda: max(old + 1, ctime) + 10**9)
+    first = dump(Files(tmp_path))
+    names = opened(monkeypatch)
+    dump(Files(tmp_path), first)
+    assert names == ["new"]
+    monkeypatch.setattr(walk, "time_ns", lambda: ctime + 10**10)
+    second = dump(Files(tmp_path), first)
+    names.clear()
+    assert dump(Files(tmp_path), second).kept_folders == 1
+    assert names == []
+
+
+# ---------------------------------------------------------------- what is left out
+
+
+@posix
+def test_exclude(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path)
+    recorder = dump(Files(root, exclude=["*.tif", "scans/2025", "latin-?", "/a"]))
+    names = set(recorder.tree())
+    assert {b"scans/2024", b"a.b", b"a.b/x", b"new\nline"} <= names
+    assert not any(b".tif" in name or b"2025" in name or b"latin" in name for name in names)
+    assert b"a" not in names
+    assert b"a/x" not in names
+    assert b"scans/2025" not in recorder.asked
+
+
+@posix
+def test_include(tmp_path: Path) -> None:
+    root = make(tmp_path)
+    recorder = dump(Files(root, include=["scans/2024/1?.tif", "/a.b"], exclude=["15.tif"]))
+    wanted = {f"scans/2024/1{n}.tif".encode() for n in range(10) if n != 5}
+    assert set(recorder.tree()) == {b"", b"scans", b"scans/2024", b"a.b", b"a.b/x"} | wanted
+    anywhere = set(dump(Files(root, include=["x"])).tree())
+    assert anywhere == {b"", b"a", b"a/x", b"a.b", b"a.b/x", b"!"} | {
+        b"scans" + rest for rest in (b"", b"/2024", b"/2024/empty", b"/2025")
+    }
+
+
+@posix
+def test_excluding_more_leaves_it_out_next_time(tmp_path: Path, later: None) -> None:
+    root = make(tmp_path)
+    first = dump(Files(root))
+    assert b"a/x" not in dump(Files(root, exclude=["x"]), first).tree()
+
+
+@posix
+def test_file_systems_within(tmp_path: Path) -> None:
+    with tmpfs("2m") as mounted:
+        (mounted / "scan").write_text("on the other disk")
+        outer = mounted.parent
+        inside = dump(Files(outer, include=[f"/{mounted.name}"]))
+        assert inside.content(os.fsencode(mounted.name) + b"/scan") == b"on the other disk"
+        assert inside.findings == []
+        staying = dump(Files(outer, include=[f"/{mounted.name}"], one_file_system=True))
+        assert staying.findings == [("mount-not-entered", os.fsencode(mounted.name), "info")]
+        assert os.fsencode(mounted.name) in staying.tree()
+        assert os.fsencode(mounted.name) + b"/scan" not in staying.tree()
+
+
+# ---------------------------------------------------------------- what it is made with
+
+
+def test_names_and_what_is_refused(tmp_path: Path) -> None:
+    assert Files(tmp_path / "Documents").name == "Documents"
+    assert Files(f"{tmp_path}/Documents/").name == "Documents"
+    assert Files(tmp_path, name="scans", tier=5).name == "scans"
+    assert Files(tmp_path).tier == 3
+    assert Files(tmp_path).location() == tmp_path
+    for bad in (lambda: Files(""), lambda: Files("a\0b"), lambda: Files("/"), lambda: Files(tmp_path, tier=6)):
+        with pytest.raises(InvalidInput) as caught:
+            bad()
+        assert caught.value.remedy
+    with pytest.raises(InvalidInput):
+        Files(tmp_path / "latin-\udce9")
+    with pytest.raises(InvalidInput):
+        Files(tmp_path, exclude="*.tmp")
+    with pytest.raises(Unsupported) as unsupported:
+        Files(tmp_path, shadow=True)
+    assert unsupported.value.kind == "operation"
+
+
+@posix
+def test_root_that_is_the_top_or_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    assert dump(Files(tmp_path / "link")).content(b"x") == b"x"
+    top = dump(Files("/", name="all", include=["/etc/hostname"]))
+    assert set(top.tree()) <= {b"", b"etc", b"etc/hostname"}
+    assert isinstance(top, Recorder)
