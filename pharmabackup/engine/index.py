@@ -17,7 +17,7 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.rowfile import KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
+from pharmabackup.engine.rowfile import FRESH_BITS, KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
 from pharmabackup.engine.unlocked import Unlocked, read_back
 from pharmabackup.errors import Damaged
 from pharmabackup.format import wire
@@ -169,7 +169,7 @@ class Index:
     def _spill(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = str(self._folder / f"{os.urandom(8).hex()}.rows")
-        self._runs.append(write_run(path, self._fresh.buckets(), len(self._fresh)))
+        self._runs.append(write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
         self._fresh = Fresh()
         if len(self._runs) > RUNS_MAX:
             merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), [run for run, _ in self._runs])

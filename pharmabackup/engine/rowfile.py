@@ -106,22 +106,29 @@ class Fresh:
             yield split_rows(rows)
 
 
-def write_run(path: str, buckets: Iterator[list[bytes]], count: int) -> tuple[Run, bytes]:
+def write_run(path: str, buckets: Iterator[list[bytes]], bucket_bits: int, count: int) -> tuple[Run, bytes]:
     """Sort each bucket into a file and open it; also the file's BLAKE3. `count`: rows, about.
 
-    The file is the sorted rows and then the table of where each prefix begins (u32 each, native order).
+    Bucket i holds the keys that begin with `bucket_bits` bits of value i. The file is the sorted rows and then the
+    table of where each prefix begins (u32 each, native order).
     """
     bits = max(0, min(24, (count // BUCKET_ROWS).bit_length()))
     shift = 32 - bits
     fan, prints, hasher, total = array("I", [0]), bytearray(), blake3(), 0
     with open(path, "wb") as file:
-        for rows in buckets:
+        for number, rows in enumerate(buckets):
             rows.sort()
-            for row in rows:
-                prefix = int.from_bytes(row[:4], "big") >> shift
+            if bits > bucket_bits:
+                for row in rows:
+                    prefix = int.from_bytes(row[:4], "big") >> shift
+                    while len(fan) <= prefix:
+                        fan.append(total)
+                    total += 1
+            else:  # a bucket has one prefix: no need to look at its rows
+                prefix = number >> bucket_bits - bits
                 while len(fan) <= prefix:
                     fan.append(total)
-                total += 1
+                total += len(rows)
             data = b"".join(rows)
             prints += data[4::ROW]
             hasher.update(data)
@@ -156,4 +163,4 @@ def merge_runs(path: str, runs: Sequence[Run]) -> tuple[Run, bytes]:
     """One run with the rows of all, prefix by prefix, so that memory stays small."""
     bits = min(run.bits for run in runs)
     buckets = ([row for run in runs for row in run.bucket(prefix, bits)] for prefix in range(1 << bits))
-    return write_run(path, buckets, sum(len(run) for run in runs))
+    return write_run(path, buckets, bits, sum(len(run) for run in runs))

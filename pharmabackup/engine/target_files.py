@@ -241,8 +241,8 @@ class GrowingFiles:
         entry, folder = state.entry, self._folder(state)
         file = self._reach(state)
         fresh = not state.comparing and not folder.strict
-        if not state.comparing:
-            os.ftruncate(file.fd, entry.size)
+        if not state.comparing and os.fstat(file.fd).st_size != entry.size:
+            os.ftruncate(file.fd, entry.size)  # some drivers refuse even what changes nothing
         if not self._by_path:
             self._dresser.dress(file.fd, entry.path, look_of(entry), fresh=fresh)
         if self._sync and not state.comparing:

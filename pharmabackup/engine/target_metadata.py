@@ -23,6 +23,8 @@ SETUID_SETGID = stat.S_ISUID | stat.S_ISGID
 OURS = ("user.", "system.posix_acl_", "security.capability")  # attributes that are removed if they are too many
 FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 
+NOT_OFFERED = frozenset(getattr(errno, name) for name in ("ENOSYS", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name))
+
 
 class Look(NamedTuple):
     """What a file or folder should be like, its content aside."""
@@ -129,7 +131,12 @@ class Dresser:
             self._not_owner(path)
         self.times(place, path, look.mtime)
         if not look.mode & stat.S_IWUSR or sys.platform != "win32":
-            os.chmod(place, look.mode & 0o777)
+            try:
+                os.chmod(place, look.mode & 0o777)
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    raise
+                self._notes.mode(path)
 
     def dress_link(self, folder: Folder, name: bytes, path: bytes, look: Look) -> None:
         """A link itself, never what it leads to. Modes of links mean nothing."""
@@ -163,7 +170,7 @@ class Dresser:
         try:
             os.utime(target, ns=(mtime, mtime))
         except (OverflowError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOVERFLOW):
+            if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOVERFLOW, *NOT_OFFERED):
                 raise
             self._notes.add(
                 "time-not-restored",
@@ -285,9 +292,9 @@ def _raise_if_full(error: OSError) -> None:
 def _umask() -> int:
     """What the system takes off the modes of new files. To ask by setting it would disturb other threads."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        with open("/proc/self/status", "rb") as status:
             for line in status:
-                if line.startswith("Umask:"):
+                if line.startswith(b"Umask:"):
                     return int(line.split()[1], 8)
     except (OSError, ValueError):
         pass

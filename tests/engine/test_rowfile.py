@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pharmabackup.engine.rowfile import Fresh, Run, merge_runs, open_run, write_run
+from pharmabackup.engine.rowfile import FRESH_BITS, Fresh, Run, merge_runs, open_run, write_run
 
 # Few prefixes and few fingerprints, so that rows meet in one bucket and look alike.
 KEYS = st.builds(
@@ -23,7 +23,7 @@ def _run(folder: Path, rows: dict[bytes, bytes]) -> tuple[Run, bytes]:
     fresh = Fresh()
     for key, value in rows.items():
         fresh.put(key, value)
-    return write_run(str(folder / os.urandom(8).hex()), fresh.buckets(), len(fresh))
+    return write_run(str(folder / os.urandom(8).hex()), fresh.buckets(), FRESH_BITS, len(fresh))
 
 
 @given(st.dictionaries(KEYS, st.binary(min_size=8, max_size=8), max_size=60), KEYS)

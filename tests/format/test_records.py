@@ -118,16 +118,26 @@ LIMITS = [
     *((s.DIRECTORY, "domain", ID), (s.DIRECTORY, "region", HASH), (s.DIRECTORY, "region_size", COUNT)),
     *((s.DIRECTORY, "keys", at_most(s.CATALOGUE_WRAP, 4096)), (s.DIRECTORY, "blocks", at_most(s.RECIPE, 65536))),
     *((s.ENTRY, "pack", HASH), (s.ENTRY, "size", ((0, 1 << 28), (-1, (1 << 28) + 1)))),
-    *((s.ENTRY, "directory", of_size(0, 1 << 26)), (s.SEGMENT, "packs", at_most(replace(s.ENTRY, directory=b""), 65536))),
+    *(
+        (s.ENTRY, "directory", of_size(0, 1 << 26)),
+        (s.SEGMENT, "packs", at_most(replace(s.ENTRY, directory=b""), 65536)),
+    ),
     *((s.SIGNED, "slot", ID), (s.SIGNED, "roster", COUNT), (s.SIGNED, "roster_hash", HASH)),
     (s.SIGNED, "signature", of_size(64)),
     *((s.INTENT, "transaction", ID), (s.INTENT, "number", COUNT), (s.INTENT, "packs", MANY)),
     (s.INTENT, "kind", (("write", "hold"), ("read", ""))),
-    *((s.REF, "block", HASH), (s.REF, "first", ((0, 65535), (-1, 65536))), (s.REF, "count", ((1, 65536), (0, 65537)))),
+    *(
+        (s.REF, "block", HASH),
+        (s.REF, "first", ((0, 65535), (-1, 65536))),
+        (s.REF, "count", ((1, 65536), (0, 65537))),
+    ),
     *((s.HEAD, "slot", ID), (s.HEAD, "transaction", ID), (s.HEAD, "hash", HASH)),
     *((s.FINDINGS, "code", NAME), (s.FINDINGS, "count", COUNT)),
     (s.FINDINGS, "severity", (("info", "warning", "critical"), ("error",))),
-    *((s.SNAPSHOT, "run", ID), (s.SNAPSHOT, "tier", ((0, 9), (-1, 10))),),
+    *(
+        (s.SNAPSHOT, "run", ID),
+        (s.SNAPSHOT, "tier", ((0, 9), (-1, 10))),
+    ),
     *((s.SNAPSHOT, "source", NAME), (s.SNAPSHOT, "domain", ID), (s.SNAPSHOT, "reason", TEXT)),
     *((s.SNAPSHOT, "time", NANOSECONDS), (s.SNAPSHOT, "age", ((0, (1 << 62) - 1), (-1, 1 << 62)))),
     *((s.SNAPSHOT, "sequence", COUNT), (s.SNAPSHOT, "heads", at_most(s.HEAD, 4096))),
@@ -138,13 +148,20 @@ LIMITS = [
     *((s.CONDEMN, "packs", MANY), (s.CONDEMN, "transactions", MANY), (s.EXECUTE, "segments", MANY)),
     (s.DONE, "number", COUNT),
     (s.MARK, "kind", (("forget", "undo", "hold", "release", "verified"), ("delete", ""))),
-    *((s.MARK, "transactions", MANY), (s.MARK, "reason", TEXT), (s.MARK, "until", NANOSECONDS), (s.MARK, "about", ID)),
+    *(
+        (s.MARK, "transactions", MANY),
+        (s.MARK, "reason", TEXT),
+        (s.MARK, "until", NANOSECONDS),
+        (s.MARK, "about", ID),
+    ),
     *((s.AUDIT, "previous", HASH), (s.AUDIT, "event", NAME), (s.AUDIT, "subject", TEXT), (s.AUDIT, "actor", TEXT)),
 ]
 
 
 @pytest.mark.parametrize(("record", "field", "values"), LIMITS, ids=s.label)
-def test_a_limit_is_where_the_format_has_it(record: Record, field: str, values: Values | Callable[[], Values]) -> None:
+def test_a_limit_is_where_the_format_has_it(
+    record: Record, field: str, values: Values | Callable[[], Values]
+) -> None:
     inside, outside = values() if callable(values) else values
     for value in inside:
         assert again(replace(record, **{field: value})) == replace(record, **{field: value})

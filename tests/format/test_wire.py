@@ -1,4 +1,4 @@
-"""Headers, sealing, padding, names, derived keys, signatures: against published vectors and those of docs/format.md."""
+"""Headers, sealing, padding, names, derived keys, signatures: published vectors and those of docs/format.md."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def test_the_signed_record() -> None:
     wire.check_header(raw, Kind.DONE)
     assert raw[:8] == wire.header(Kind.DONE)
     assert raw[8:40] == B["key_id"]
-    padded = SealingKey(B["key"]).open(raw[40:], wire.context(B["repository"], Kind.DONE, raw[8:40]))
+    context = wire.context(B["repository"], Kind.DONE, raw[8:40])
+    assert context == B["record_associated_data"]
+    padded = SealingKey(B["key"]).open(raw[40:], context)
     assert padded == B["padded"]
     assert wire.decode(decompress(wire.unpad(padded, "x"), limit=1 << 28), Signed) == signed
 
@@ -149,8 +151,19 @@ def test_the_packs_trailer() -> None:
 def test_the_text_has_these_very_values() -> None:
     text = (HERE.parents[1] / "docs" / "format.md").read_text("utf-8")
     joined = re.sub(r"\s+", "", text.partition("## 27")[2])
-    apart = ("key", "naming_key", "block_names_key", "chunk", "nonce", "repository", "slot", "signing_seed", "roster_hash")
+    apart = (
+        "key",
+        "naming_key",
+        "block_names_key",
+        "chunk",
+        "nonce",
+        "repository",
+        "slot",
+        "signing_seed",
+        "roster_hash",
+    )
     elsewhere = ("reader_secret", "reader_public", "wrap_info", "wrapped_key", "block_digest", "block_frame")
+    elsewhere += ("record_associated_data",)
     for name, value in B.items():
         if name not in apart + elsewhere:
             assert value.hex() in joined, name

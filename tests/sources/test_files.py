@@ -45,6 +45,7 @@ def make(root: Path) -> Path:
         (root / f"scans/2024/{number}.tif").write_bytes(os.urandom(number * 1000))
     (root / "scans/2025/big").write_bytes(os.urandom(3 * MIB))
     (root / "empty").touch()
+    (root / "Zebra").touch()
     (root / "a/x").write_text("x")
     (root / "a.b/x").write_text("y")
     (root / "one").write_text("several names")
@@ -309,6 +310,15 @@ def test_names_of_one_file_that_come_and_go(tmp_path: Path, later: None) -> None
         recorder = dump(Files(root), recorder)
         check_same(recorder, root)
         assert recorder.findings == []
+
+
+@posix
+def test_second_name_becomes_the_first(tmp_path: Path, later: None) -> None:
+    (tmp_path / "a").write_text("content")
+    os.link(tmp_path / "a", tmp_path / "b")
+    both = dump(Files(tmp_path))
+    assert both.tree()[b"b"].same_file == b"a"
+    assert dump(Files(tmp_path, exclude=["a"]), both).content(b"b") == b"content"
 
 
 @posix

@@ -66,6 +66,7 @@ def test_file_that_is_removed_before_it_is_opened(
     monkeypatch.setattr(tree, "FILES_AHEAD", 1)
     recorder = dump(Files(tmp_path), hook=once(b"/a", (tmp_path / "c").unlink))
     assert recorder.findings == [("file-vanished", b"c", "warning")]
+    assert recorder.folders[b""].rows == b"", "its rows and entries do not fit together"
     assert set(recorder.tree()) == {b"", b"a", b"b", b"d", b"e"}
     assert recorder.tree()[b"e"].link_target == b"a"
     assert recorder.content(b"d") == b"d" * 100
@@ -328,8 +329,11 @@ def test_root_that_vanishes_after_the_view(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="no leases here")
-def test_file_under_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_file_under_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     """As Samba takes them: whoever opens the file waits for it, even who does not want to."""
+    if not own:
+        monkeypatch.setattr(reading, "NO_ACCESS_TIME", 0)
     fill(tmp_path, "a")
     code = """
         import fcntl, os, signal, sys, time
@@ -373,7 +377,7 @@ def test_cancelled_dump_leaves_nothing_open(tmp_path: Path) -> None:
     def cancel() -> None:
         raise Cancelled("The backup was cancelled.")
 
-    for number in ("/40", "/299"):
+    for number in ("/0/0", "/40", "/299"):
         with pytest.raises(Cancelled):
             dump(Files(tmp_path), hook=once(number.encode(), cancel))
         assert count_descriptors() == before
@@ -404,6 +408,9 @@ def test_databases_of_this_process_keep_their_locks(tmp_path: Path) -> None:
         other_process(probe, path, "PRAGMA wal_checkpoint(PASSIVE)")
         database = Recorder()
         view.dump(database)
+        before = count_descriptors()
+        dump(Files(tmp_path))
+        assert count_descriptors() == before
     assert recorder.content(b"db") == database.content(b"db")
 
 

@@ -1,0 +1,164 @@
+"""Makes the golden repositories again: `python -m tests.golden.make_golden`. They are committed; later versions
+must always open them, so they are made again only when the format has not been released yet.
+
+v1.tar.gz holds the repository, v1.json what each of its snapshots must restore to.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import stat
+import tarfile
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from unittest import mock
+
+import pharmabackup as pb
+
+HERE = Path(__file__).parent
+PASSPHRASE = "correct horse battery staple"
+TIME = 1_700_000_000_123_456_789
+ROWS = {"patient": 200}
+
+
+def content(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def documents(root: Path) -> None:
+    """A bit of everything."""
+    (root / "folder" / "deeper").mkdir(parents=True)
+    (root / "folder" / "empty folder").mkdir()
+    (root / "empty").write_bytes(b"")
+    (root / "text").write_bytes(b"Take one tablet daily.\n" * 400)
+    (root / "folder" / "scan").write_bytes(content(1, 40_000))
+    (root / "folder" / "deeper" / "same").write_bytes(content(1, 40_000))
+    (root / "folder" / "Rezept – ä.txt").write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(root) + b"/not \xff\xfe utf-8")).write_bytes(b"y")
+    os.symlink("folder/scan", root / "link")
+    os.symlink("/nowhere/at all", root / "folder" / "dangling")
+    os.link(root / "text", root / "folder" / "hard link")
+    with open(root / "sparse", "wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(content(2, 4096))
+    os.setxattr(root / "text", "user.origin", b"golden")
+    (root / "text").chmod(0o640)
+    (root / "folder").chmod(0o750)
+    _set_times(root)
+
+
+def _set_times(root: Path) -> None:
+    for folder, folders, files in os.walk(os.fsencode(root), topdown=False):
+        for name in [*folders, *files, b"."]:
+            os.utime(os.path.join(folder, name), ns=(TIME, TIME), follow_symlinks=False)
+
+
+def second_day(root: Path, database: Path) -> None:
+    (root / "new").write_bytes(content(3, 9000))
+    (root / "empty").unlink()
+    _set_times(root)
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("UPDATE patient SET name = 'changed' WHERE id = 7")
+
+
+def make_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE patient (id INTEGER PRIMARY KEY, name TEXT)")
+        db.executemany("INSERT INTO patient (name) VALUES (?)", [(f"Test {i}" * 9,) for i in range(ROWS["patient"])])
+
+
+def listing(root: Path) -> dict[str, dict[str, object]]:
+    """Every path with what a restore brings back, JSON-ready. Owners are not compared: tests run as anybody."""
+    top, found = os.fsencode(root), dict[str, dict[str, object]]()
+    first: dict[int, str] = {}
+    for folder, folders, files in os.walk(top):
+        for name in sorted(folders + files):
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            key = os.path.relpath(path, top).decode("utf-8", "backslashreplace")
+            facts: dict[str, object] = {"mtime": status.st_mtime_ns, "mode": oct(stat.S_IMODE(status.st_mode))}
+            if stat.S_ISLNK(status.st_mode):
+                facts = {"kind": "link", "target": os.readlink(path).decode()}
+            elif stat.S_ISDIR(status.st_mode):
+                facts["kind"] = "folder"
+            else:
+                data = Path(os.fsdecode(path)).read_bytes()
+                facts |= {"kind": "file", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                facts["sparse"] = status.st_blocks * 512 < len(data) // 2
+                if status.st_nlink > 1:
+                    facts["same file as"] = first.setdefault(status.st_ino, key)
+                names = [key for key in os.listxattr(path) if key.startswith("user.")]
+                facts["attributes"] = {key: base64.b64encode(os.getxattr(path, key)).decode() for key in names}
+            found[key] = facts
+    return dict(sorted(found.items()))
+
+
+def make() -> None:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mock.patch.multiple("pharmabackup.crypto.passphrases", MEMORY_KIB=64, ITERATIONS=1),
+    ):
+        base = Path(name)
+        root, database, path = base / "documents", base / "pmr.db", base / "v1"
+        documents(root)
+        make_database(database)
+        expected: dict[str, object] = {"passphrase": PASSPHRASE}
+        with pb.Repository.create(path, pb.Passphrase(PASSPHRASE), state_dir=base / "state") as repo:
+            made: list[pb.Snapshot | None] = []
+            sources = [pb.SQLite(database, tier=1, count=list(ROWS)), pb.Files(root)]
+            made += [result.snapshot for result in repo.backup(sources).datasets.values()]
+            second_day(root, database)
+            made += [result.snapshot for result in repo.backup(sources, reason="second day").datasets.values()]
+            made.append(_incomplete(repo, base))
+            snapshots = []
+            for number, snapshot in enumerate(made):
+                assert snapshot is not None
+                out = base / f"out-{number}"
+                repo.restore(out, snapshots=[snapshot])
+                facts = snapshot.to_dict()
+                facts.pop("verified")
+                facts["content"] = listing(out / snapshot.dataset)
+                snapshots.append(facts)
+            _compare(snapshots[3]["content"], listing(root))
+            expected["snapshots"] = snapshots
+        with tarfile.open(HERE / "v1.tar.gz", "w:gz", compresslevel=9) as archive:
+            archive.add(path, "v1")
+        (HERE / "v1.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _compare(restored: object, source: object) -> None:
+    """The committed listing is the source's own, not merely what this version makes of it."""
+    assert restored == source, (restored, source)
+
+
+def _incomplete(repo: pb.Repository, base: Path) -> pb.Snapshot | None:
+    """A snapshot with a file that could not be read."""
+    root = base / "till"
+    root.mkdir()
+    (root / "journal").write_bytes(b"1 Ibuprofen\n")
+    (root / "locked").write_bytes(b"z" * 5000)
+    real = os.open
+
+    def refuse(path: object, *args: object, **more: object) -> int:
+        if os.fsencode(path).endswith(b"locked"):  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **more)  # type: ignore[arg-type]
+
+    _set_times(root)
+    with mock.patch("os.open", refuse):
+        try:
+            repo.backup([pb.Files(root)])
+        except pb.Incomplete as error:
+            return error.result.datasets["till"].snapshot
+    raise AssertionError("the backup was not incomplete")
+
+
+if __name__ == "__main__":
+    make()

@@ -1,0 +1,126 @@
+"""Repositories that every version opens, and damaged ones with exactly the findings that a check must report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pharmabackup as pb
+from tests.golden.make_golden import listing
+
+HERE = Path(__file__).parent
+V1: dict[str, Any] = json.loads((HERE / "v1.json").read_text("utf-8"))
+DAMAGED: dict[str, Any] = json.loads((HERE / "damaged" / "expected.json").read_text("utf-8"))
+PASSPHRASE = pb.Passphrase(V1["passphrase"])
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its names and attributes are those of Linux")
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    with tarfile.open(HERE / "v1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "v1"
+
+
+def test_every_snapshot_is_listed(golden: Path) -> None:
+    with pb.Repository.open(golden, PASSPHRASE) as repo:
+        have = {snapshot.id: snapshot.to_dict() for snapshot in repo.snapshots()}
+    for snapshot in V1["snapshots"]:
+        facts = have.pop(snapshot["id"])
+        assert {name: facts[name] for name in snapshot if name != "content"} == {
+            name: value for name, value in snapshot.items() if name != "content"
+        }
+    assert have == {}
+
+
+@pytest.mark.parametrize("number", range(len(V1["snapshots"])))
+def test_every_snapshot_restores(golden: Path, tmp_path: Path, number: int) -> None:
+    expected = V1["snapshots"][number]
+    with pb.Repository.open(golden, PASSPHRASE) as repo:
+        snapshot = repo.snapshot(id=expected["id"])
+        repo.restore(tmp_path / "out", snapshots=[snapshot])
+        for path, facts in expected["content"].items():
+            if facts["kind"] == "file" and "\\x" not in path:
+                with snapshot.open(path) as file:
+                    assert hashlib.sha256(file.read()).hexdigest() == facts["sha256"]
+    found = listing(tmp_path / "out" / expected["dataset"])
+    assert found.keys() == expected["content"].keys()
+    for path, facts in expected["content"].items():
+        assert found[path] == facts, path
+
+
+def test_it_is_sound(golden: Path) -> None:
+    with pb.Repository.open(golden, PASSPHRASE) as repo:
+        assert repo.check(read_data=1.0).findings == ()
+
+
+# ---------------------------------------------------------------- damaged
+
+SNAPSHOTS = {f"{item['dataset']} {item['reason'] or 'first day'}": item["id"] for item in V1["snapshots"]}
+
+
+def _object(folder: str, start: str) -> Callable[[Path], Path]:
+    def find(root: Path) -> Path:
+        (found,) = [path for path in (root / folder).rglob(f"{start}*") if path.is_file()]
+        return found
+
+    return find
+
+
+def _flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def _record(root: Path, **members: object) -> None:
+    path = root / "repository"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | members), "utf-8")
+
+
+PACK = _object("packs", DAMAGED["objects"]["pack"])  # of the first day's documents
+INDEX = _object("index", DAMAGED["objects"]["index"])
+EDITS: dict[str, Callable[[Path], object]] = {
+    "missing pack": lambda root: PACK(root).unlink(),
+    "flipped byte in a block": lambda root: _flip(PACK(root), 5000),
+    "truncated pack": lambda root: os.truncate(PACK(root), 5000),
+    "missing index segment": lambda root: INDEX(root).unlink(),
+    "flipped index segment": lambda root: _flip(INDEX(root), 100),
+    "damaged snapshot record": lambda root: _flip(root / "snapshots" / SNAPSHOTS["documents first day"], 100),
+    "snapshot's blocks missing": lambda root: (PACK(root).unlink(), INDEX(root).unlink()),
+    "foreign file in packs": lambda root: (root / "packs" / "thumbs.db").write_bytes(b"x"),
+    "unknown required feature": lambda root: _record(root, required_features=["erasure-code"]),
+    "newer format": lambda root: _record(root, pharmabackup=2),
+    "missing roster": lambda root: (root / "roster" / "0").unlink(),
+    "missing keyring": lambda root: _object("keys", "0")(root).unlink(),
+}
+
+
+def findings(root: Path) -> list[list[str]]:
+    """What opening and checking say: [code, severity, subject]; an error is [class, kind, the message]."""
+    try:
+        with pb.Repository.open(root, PASSPHRASE) as repo:
+            report = repo.check(read_data=1.0)
+    except pb.Error as error:
+        assert error.remedy
+        return [[type(error).__name__, error.kind, error.message.replace(str(root), "<repository>")]]
+    return sorted([finding.code, finding.severity, finding.subject] for finding in report.findings)
+
+
+def test_every_damage_has_its_findings() -> None:
+    assert EDITS.keys() == DAMAGED["findings"].keys()
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_damaged(golden: Path, edit: str) -> None:
+    EDITS[edit](golden)
+    assert findings(golden) == DAMAGED["findings"][edit]
