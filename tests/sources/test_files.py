@@ -1,12 +1,8 @@
-"""Trees of files, as they come out of a dump: names, kinds, metadata, content; what is kept; what is left out."""
+"""Trees of files, as they come out of a dump: names, kinds, metadata, content; what is left out."""
 
 from __future__ import annotations
 
 import os
-import socket
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,60 +12,8 @@ from pharmabackup.format.manifest import NAME_MAX, PATH_MAX, SIZE_MAX, EntryKind
 from pharmabackup.sources import base, reading, tree, walk
 from pharmabackup.sources.files import Files
 from tests.sources.recording import Recorder, check_same, dump
+from tests.sources.trees import MIB, make, posix, punched
 from tests.storage.mounts import tmpfs
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
-MIB = 1 << 20
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dumps happen ten seconds later, when nothing has just changed."""
-    monkeypatch.setattr(walk, "time_ns", lambda: time.time_ns() + 10**10)
-
-
-@pytest.fixture(params=["descriptors", "paths"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both ways of reaching files; other systems than this one have only the second."""
-    if request.param == "paths":
-        monkeypatch.setattr(walk, "BY_DESCRIPTOR", False)
-        monkeypatch.setattr(tree, "FILES_AHEAD", 1)
-    return request.param
-
-
-def make(root: Path) -> Path:
-    """A tree with what a pharmacy has, and with what it might have."""
-    for folder in ("scans/2024/empty", "scans/2025", "a", "a.b", "!"):
-        (root / folder).mkdir(parents=True)
-    for number in range(40):
-        (root / f"scans/2024/{number}.tif").write_bytes(os.urandom(number * 1000))
-    (root / "scans/2025/big").write_bytes(os.urandom(3 * MIB))
-    (root / "empty").touch()
-    (root / "Zebra").touch()
-    (root / "a/x").write_text("x")
-    (root / "a.b/x").write_text("y")
-    (root / "one").write_text("several names")
-    os.link(root / "one", root / "scans/two")
-    os.link(root / "one", root / "!/three")
-    (root / "link").symlink_to("scans/2024")
-    (root / "broken").symlink_to("nowhere/\udcff")
-    (root / "scans/out").symlink_to("/etc")
-    os.mkfifo(root / "fifo")
-    with socket.socket(socket.AF_UNIX) as unix:
-        folder = os.open(root, os.O_RDONLY)
-        unix.bind(f"/proc/self/fd/{folder}/socket")
-        os.close(folder)
-    Path(os.fsdecode(os.fsencode(root) + b"/latin-\xe9")).write_text("no text in its name")
-    Path(os.fsdecode(os.fsencode(root) + b"/new\nline")).write_text("n")
-    (root / "a b:c*?").write_text("not on Windows")
-    (root / "a/x").chmod(0o4711)
-    (root / "a").chmod(0o1777)
-    os.utime(root / "a/x", ns=(0, -1_500_000_001))
-    os.utime(root / "a.b", ns=(0, 123_456_789_012_345_678))
-    os.utime(root / "broken", ns=(0, 5), follow_symlinks=False)
-    if os.geteuid() == 0:
-        os.chown(root / "a.b/x", 1234, 4_000_000_000)
-    return root
 
 
 @posix
@@ -124,15 +68,6 @@ def test_constants_are_those_of_the_format() -> None:
 
 
 # ---------------------------------------------------------------- holes and sizes
-
-
-def punched(path: Path, size: int, *data: tuple[int, bytes]) -> Path:
-    with path.open("wb") as file:
-        for offset, content in data:
-            file.seek(offset)
-            file.write(content)
-        file.truncate(size)
-    return path
 
 
 @posix
@@ -214,131 +149,6 @@ def test_deeper_than_the_system_names_paths(tmp_path: Path, monkeypatch: pytest.
     assert [code for code, _ in shallow.codes()] == ["folder-unreadable"]
     assert 0 < len(shallow.folders) < len(recorder.folders)
     os.system(f"rm -rf '{tmp_path}'")
-
-
-# ---------------------------------------------------------------- what was not changed
-
-
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of files that are opened from now on."""
-    names: list[str] = []
-    real = os.open
-
-    def watch(path: str, flags: int, *args: int, **options: int) -> int:
-        if not flags & os.O_DIRECTORY:
-            names.append(os.path.basename(path))
-        return real(path, flags, *args, **options)
-
-    monkeypatch.setattr(os, "open", watch)
-    return names
-
-
-@posix
-def test_unchanged_tree_is_kept_without_opening_a_file(
-    tmp_path: Path, later: None, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = make(tmp_path)
-    first = dump(Files(root))
-    names = opened(monkeypatch)
-    second = dump(Files(root), first)
-    check_same(second, root)
-    assert names == []
-    assert second.read_files == 0
-    assert second.kept_folders == len(first.folders) - 3  # three hold a file with several names
-    third = dump(Files(root), second)
-    assert third.folders == second.folders
-
-
-@posix
-def test_changed_file_alone_is_read(tmp_path: Path, later: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make(tmp_path)
-    first = dump(Files(root))
-    (root / "scans/2024/7.tif").write_bytes(b"new")
-    (root / "scans/2024/more").write_bytes(b"more")
-    (root / "scans/2024/9.tif").unlink()
-    names = opened(monkeypatch)
-    second = dump(Files(root), first)
-    assert sorted(names) == ["7.tif", "more"]
-    check_same(second, root)
-
-
-@posix
-@pytest.mark.parametrize("change", ["content", "mode", "owner", "attribute", "replaced", "link", "folder"])
-def test_every_change_is_seen(tmp_path: Path, later: None, change: str) -> None:
-    root = make(tmp_path)
-    first = dump(Files(root))
-    status = (root / "a/x").stat()
-    time.sleep(0.02)
-    if change == "content":
-        (root / "a/x").write_text("z")
-        os.utime(root / "a/x", ns=(status.st_atime_ns, status.st_mtime_ns))
-    elif change == "mode":
-        (root / "a/x").chmod(0o600)
-    elif change == "owner":
-        os.chown(root / "a/x", os.geteuid(), 1 if os.geteuid() == 0 else os.getegid())
-    elif change == "attribute":
-        os.setxattr(root / "a/x", "user.new", b"1")
-    elif change == "replaced":
-        (root / "a/y").write_text("z")
-        os.utime(root / "a/y", ns=(status.st_atime_ns, status.st_mtime_ns))
-        os.replace(root / "a/y", root / "a/x")
-    elif change == "link":
-        (root / "link").unlink()
-        (root / "link").symlink_to("scans/2025")
-    else:
-        (root / "scans/2024/empty").chmod(0o700)
-    check_same(dump(Files(root), first), root)
-
-
-@posix
-def test_names_of_one_file_that_come_and_go(tmp_path: Path, later: None) -> None:
-    root = tmp_path
-    for name in ("a", "b", "c"):
-        (root / name).mkdir()
-    (root / "b/one").write_text("first")
-    recorder = dump(Files(root))
-    steps = [
-        lambda: os.link(root / "b/one", root / "a/zero"),
-        lambda: os.link(root / "b/one", root / "c/two"),
-        lambda: os.rename(root / "a/zero", root / "c/zero"),
-        lambda: (root / "b/one").unlink(),
-        lambda: (root / "c/two").write_text("changed"),
-        lambda: (root / "c/zero").unlink(),
-    ]
-    for step in steps:
-        step()
-        recorder = dump(Files(root), recorder)
-        check_same(recorder, root)
-        assert recorder.findings == []
-
-
-@posix
-def test_second_name_becomes_the_first(tmp_path: Path, later: None) -> None:
-    (tmp_path / "a").write_text("content")
-    os.link(tmp_path / "a", tmp_path / "b")
-    both = dump(Files(tmp_path))
-    assert both.tree()[b"b"].same_file == b"a"
-    assert dump(Files(tmp_path, exclude=["a"]), both).content(b"b") == b"content"
-
-
-@posix
-def test_just_changed_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "old").write_text("old")
-    (tmp_path / "new").write_text("new")
-    old = (tmp_path / "old").stat().st_ctime_ns
-    (tmp_path / "new").chmod(0o640)
-    ctime = (tmp_path / "new").stat().st_ctime_ns
-    monkeypatch.setattr(walk, "RACY", 10**9)
-    monkeypatch.setattr(walk, "time_ns", lambda: max(old + 1, ctime) + 10**9)
-    first = dump(Files(tmp_path))
-    names = opened(monkeypatch)
-    dump(Files(tmp_path), first)
-    assert names == ["new"]
-    monkeypatch.setattr(walk, "time_ns", lambda: ctime + 10**10)
-    second = dump(Files(tmp_path), first)
-    names.clear()
-    assert dump(Files(tmp_path), second).kept_folders == 1
-    assert names == []
 
 
 # ---------------------------------------------------------------- what is left out

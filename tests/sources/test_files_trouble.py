@@ -1,58 +1,30 @@
-"""Trees that cannot be read as they are: files that vanish, change, are locked or forbidden while they are read."""
+"""Trees that cannot be read as they are: files that vanish, change, are locked or forbidden meanwhile."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import resource
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pharmabackup.errors import Cancelled, SourceFailed
+from pharmabackup.errors import SourceFailed
 from pharmabackup.format.manifest import EntryKind
-from pharmabackup.sources import descriptors, reading, tree, walk
+from pharmabackup.sources import reading, tree, walk
 from pharmabackup.sources.files import Files
-from pharmabackup.sources.sqlite import SQLite
-from tests.sources.databases import make as make_database
 from tests.sources.databases import other_process
 from tests.sources.recording import Recorder, check_same, dump
-from tests.sources.test_files import later, way
+from tests.sources.trees import count_descriptors, fill, once
 
-__all__ = ["later", "way"]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to become another user")
-
-
-def fill(root: Path, names: str = "a b c d", size: int = 100) -> Path:
-    for name in names.split():
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_bytes(name.encode() * size)
-    return root
-
-
-def once(name: bytes, act: Callable[[], object], what: str = "file") -> Callable[[str, bytes], None]:
-    """A hook that acts once, before the file of that name is stored."""
-    done: list[bool] = []
-
-    def hook(event: str, path: bytes) -> None:
-        if event == what and path.endswith(name) and not done:
-            done.append(True)
-            act()
-
-    return hook
-
-
-def count_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 # ---------------------------------------------------------------- files that vanish
@@ -351,106 +323,3 @@ def test_file_under_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own
         if holder.stdout.readline() != "ready\n":
             pytest.skip("no leases on this file system")
         assert dump(Files(tmp_path)).content(b"a") == b"a" * 100
-
-
-# ---------------------------------------------------------------- descriptors
-
-
-def test_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path, " ".join(f"{n % 7}/{n}" for n in range(300)))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count_descriptors() + 20, hard))
-    try:
-        recorder = dump(Files(tmp_path))
-        monkeypatch.setattr(tree, "_files_ahead", lambda: 1000)  # as if other threads had opened the rest
-        greedy = dump(Files(tmp_path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    check_same(recorder, tmp_path)
-    assert all(code in ("folder-unreadable", "attributes-unreadable") for code, _ in greedy.codes())
-
-
-def test_cancelled_dump_leaves_nothing_open(tmp_path: Path) -> None:
-    fill(tmp_path, " ".join(f"{n % 7}/{n}" for n in range(300)))
-    before = count_descriptors()
-
-    def cancel() -> None:
-        raise Cancelled("The backup was cancelled.")
-
-    for number in ("/0/0", "/40", "/299"):
-        with pytest.raises(Cancelled):
-            dump(Files(tmp_path), hook=once(number.encode(), cancel))
-        assert count_descriptors() == before
-
-
-def test_it_can_be_cancelled_in_one_large_folder(tmp_path: Path) -> None:
-    fill(tmp_path, " ".join(str(n) for n in range(300)))
-    assert dump(Files(tmp_path)).checks >= 300 // tree.CHECK_FILES
-
-
-def test_databases_of_this_process_keep_their_locks(tmp_path: Path) -> None:
-    """Files that SQLite sources know are read through descriptors that are never closed: the main file's, whose lock
-    forbids another journal mode, and that of the -shm file, whose lock forbids checkpoints into the main file."""
-    path = make_database(tmp_path / "db", rows=100)
-    probe = """
-        import sqlite3, sys
-        db = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-        try:
-            print(db.execute(sys.argv[2]).fetchone()[0])
-        except sqlite3.OperationalError as error:
-            print(error)
-    """
-    with SQLite(path).view(scratch=tmp_path) as view:
-        recorder = dump(Files(tmp_path))
-        assert {b"db", b"db-shm"} <= recorder.tree().keys()
-        assert other_process(probe, path, "PRAGMA journal_mode = DELETE") == "database is locked"
-        other_process(probe, path, "DELETE FROM junk RETURNING 1")
-        other_process(probe, path, "PRAGMA wal_checkpoint(PASSIVE)")
-        database = Recorder()
-        view.dump(database)
-        before = count_descriptors()
-        dump(Files(tmp_path))
-        assert count_descriptors() == before
-    assert recorder.content(b"db") == database.content(b"db")
-
-
-def test_database_that_is_opened_while_its_file_is_read(tmp_path: Path) -> None:
-    path = make_database(tmp_path / "db", "wal", rows=3)
-    fd = os.open(path, os.O_RDONLY)
-    with SQLite(path).view(scratch=tmp_path):
-        descriptors.close(fd)
-        os.fstat(fd)
-    os.close(fd)
-    fd = os.open(tmp_path, os.O_RDONLY)
-    descriptors.close(fd)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
-
-
-def test_two_dumps_at_once(tmp_path: Path) -> None:
-    fill(tmp_path, " ".join(f"{n % 7}/{n}" for n in range(300)))
-    make_database(tmp_path / "db", "wal", rows=3)
-    recorders = [Recorder() for _ in range(3)]
-    with SQLite(tmp_path / "db").view(scratch=tmp_path):
-        threads = [threading.Thread(target=lambda r=r: dump_into(Files(tmp_path), r)) for r in recorders]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert recorders[0].tree().keys() == recorders[1].tree().keys() == recorders[2].tree().keys()
-    assert len({recorder.content(b"db") for recorder in recorders}) == 1
-
-
-def dump_into(source: Files, recorder: Recorder) -> None:
-    with source.view(scratch=Path("/nonexistent")) as view:
-        view.dump(recorder)
-
-
-def test_reader_without_an_error_has_none(tmp_path: Path) -> None:
-    with (tmp_path / "x").open("w+b") as file:
-        file.write(b"abc")
-        file.flush()
-        reader = reading.Reader(file.fileno())
-        buffer = memoryview(bytearray(2))
-        assert [reader.read_into(buffer) for _ in range(3)] == [2, 1, 0]
-        assert reader.error is None

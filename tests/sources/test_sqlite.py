@@ -11,6 +11,7 @@ import pytest
 
 from pharmabackup.errors import InvalidInput, SourceFailed
 from pharmabackup.sources import Files, Sink, Source, SQLite, View
+from pharmabackup.sources.sqlite_view import restore_checks
 from tests.sources.databases import make
 from tests.sources.recording import Recorder
 
@@ -41,6 +42,7 @@ def test_dump_and_verify(tmp_path: Path, journal: str) -> None:
     assert recorder.folders[b""].rows == b""
     names = restored(recorder, tmp_path / "out")
     assert source.verify(tmp_path / "out", names)["rows"] == {"junk": 300}
+    assert restore_checks(tmp_path / "out/till.db", integrity=True)["user_version"] == 7
     assert os.listdir(tmp_path / "out") == ["till.db"]
 
 
@@ -51,8 +53,7 @@ def test_verify_finds_damage(tmp_path: Path) -> None:
         view.dump(recorder)
     names = restored(recorder, tmp_path / "out")
     with (tmp_path / "out/till.db").open("r+b") as file:
-        file.seek(3 * 4096)
-        file.write(os.urandom(8 * 4096))
+        file.truncate(2 * 4096)
     for entries in (names, [], [b"a", b"b"]):
         with pytest.raises(SourceFailed) as caught:
             SQLite(path).verify(tmp_path / "out", entries)
