@@ -6,6 +6,9 @@ import os
 
 ID_SIZE = 16
 
+# A dataset's name becomes a folder's name wherever it is restored to, so it is one that every system takes.
+DATASET_NAME = r"^(?!\.{1,2}$)(?! )[^\x00-\x1f\x7f/\\:*?\"<>|\ud800-\udfff]{1,100}(?<![ .])$"
+
 
 def new_id() -> bytes:
     """16 random bytes: never used twice, not even by two machines that were copied from one image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -19,7 +20,7 @@ def stretch(passphrase: str, *, salt: bytes, memory_kib: int, iterations: int, l
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
     with _one_at_a_time:
         try:
-            return kdf.derive(passphrase.encode("utf-8"))
+            return kdf.derive(unicodedata.normalize("NFC", passphrase).encode("utf-8"))
         except MemoryError:
             raise Unsupported(
                 f"This machine has not the {memory_kib // 1024} MiB of free memory that opening takes.",

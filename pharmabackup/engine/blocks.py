@@ -113,7 +113,8 @@ class BlockWriter:
                 out = self._out.buffer = bytearray(len(plain) + OVERHEAD + (1 << 18))
             key, key_id = self._key(kind)
             with memoryview(out) as view:
-                size = key.seal_into(plain, wire.context(self._unlocked.repository, kind, key_id), view)
+                context = wire.block_context(self._unlocked.repository, kind, key_id, job.block_id)
+                size = key.seal_into(plain, context, view)
                 self._packs.add(
                     kind=kind,
                     number=number,
@@ -149,10 +150,12 @@ class BlockWriter:
         self._threads.shutdown(wait=True)
 
 
-def open_block(unlocked: Unlocked, sealed: bytes | memoryview, *, kind: int, key: SealingKey, key_id: bytes) -> bytes:
+def open_block(
+    unlocked: Unlocked, sealed: bytes | memoryview, *, kind: int, block_id: bytes, key: SealingKey, key_id: bytes
+) -> bytes:
     """A block's content, if it is what its writer sealed: chunks and trailer. Damaged."""
     try:
-        plain = key.open(sealed, wire.context(unlocked.repository, Kind(kind), key_id))
+        plain = key.open(sealed, wire.block_context(unlocked.repository, Kind(kind), key_id, block_id))
     except NotAuthentic:
         raise damaged_block("it was changed after it was written") from None
     content = compression.decompress(memoryview(plain)[layout.DIGEST_SIZE :], limit=layout.CONTENT_MAX)

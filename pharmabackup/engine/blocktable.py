@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup.format.pack import Directory, WrappedKey
@@ -28,7 +28,7 @@ class BlockTable:
     domains: list[bytes] = field(default_factory=list)  # of each pack
     usable: bytearray = field(default_factory=bytearray)  # of each pack: listed and not condemned
     keys: list[WrappedKey] = field(default_factory=list)
-    _key_numbers: dict[bytes, int] = field(default_factory=dict)
+    _key_numbers: dict[WrappedKey, int] = field(default_factory=dict)
     _numbers: dict[bytes, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -47,9 +47,9 @@ class BlockTable:
         return first
 
     def add_key(self, wrapped: WrappedKey) -> int:
-        number = self._key_numbers.get(wrapped.key_id)
+        number = self._key_numbers.get(wrapped)  # the whole of it: another domain may give a key id other wraps
         if number is None:
-            number = self._key_numbers[wrapped.key_id] = len(self.keys)
+            number = self._key_numbers[wrapped] = len(self.keys)
             self.keys.append(wrapped)
         return number
 
@@ -107,18 +107,19 @@ class BlockTable:
         """The numbers of all blocks with this id, in usable packs or not."""
         return self._numbers.get(block_id, [])
 
-    def find(self, block_id: bytes) -> int | None:
-        """A usable block with this id."""
+    def find(self, block_id: bytes, domain: bytes) -> int | None:
+        """A usable block with this id that this domain wrote."""
         for number in self._numbers.get(block_id, ()):
-            if self.usable[self.pack[number]]:
+            pack = self.pack[number]
+            if self.usable[pack] and self.domains[pack] == domain:
                 return number
         return None
 
-    def restrict(self, listed: Iterable[bytes], condemned: frozenset[bytes]) -> None:
-        """Which packs may be relied on: those that storage lists, without those that a collection has condemned."""
-        there = set(listed)
+    def restrict(self, listed: Mapping[bytes, int], condemned: frozenset[bytes]) -> None:
+        """Which packs may be relied on: those that storage lists with their size, and no collection has condemned."""
         for number, pack in enumerate(self.packs):
-            self.usable[number] = pack in there and pack not in condemned
+            whole = listed.get(pack) == self.pack_sizes[number]
+            self.usable[number] = whole and pack not in condemned
 
     def columns(self) -> dict[str, bytes]:
         """For a cache on this machine (native byte order)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pharmabackup import ids
@@ -9,6 +10,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Execute
 from pharmabackup.format.wire import Kind, malformed, split
 
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 PARTS = {"condemn", "execute", "done"}
 
 
@@ -27,10 +29,12 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     parts: dict[int, set[str]] = {}
     for info in unlocked.storage.list("collections"):
         pieces = info.name.split("/")
-        if len(pieces) != 3 or not pieces[1].isdecimal() or pieces[2] not in PARTS:
+        if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
             raise malformed("collection", f"{info.name} is no name of a collection's record")
         parts.setdefault(int(pieces[1]), set()).add(pieces[2])
     highest = max(parts, default=0)
+    if highest != len(parts):
+        raise malformed("collection", "the records of one are missing")
     unfinished = [number for number in range(1, highest + 1) if "done" not in parts.get(number, set())]
     first = min(unfinished, default=highest + 1) if since is None else since
     packs: set[bytes] = set()

@@ -52,7 +52,7 @@ class Table:
     def adopt(self, ids: list[bytes], index: Index) -> bool:
         """Begin with the last snapshot's slots. False when one of its blocks may not be relied on."""
         for slot, block_id in enumerate(ids):
-            number = index.blocks.find(block_id) if block_id != UNUSED else -1
+            number = index.blocks.find(block_id, index.domain) if block_id != UNUSED else -1
             if number is None:
                 return False
             self.numbers.append(number)

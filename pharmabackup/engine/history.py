@@ -7,6 +7,7 @@ that somebody has turned the storage back.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,13 +15,20 @@ import msgspec
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import COLLECTORS, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
-from pharmabackup.format.keys import Slot
+from pharmabackup.format.keys import Role, Slot
 from pharmabackup.format.transaction import RECORD_MAX, Fate, Head, Mark, Snapshot
 from pharmabackup.format.wire import Kind, split
 
 CONTEXT = b"history cache"
+MARK_GRANTS: Mapping[str, frozenset[Role]] = {
+    "forget": COLLECTORS,
+    "undo": COLLECTORS,
+    "hold": COLLECTORS | WRITERS,
+    "release": COLLECTORS,
+    "verified": frozenset({"restorer", "auditor", "maintainer", "owner"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,21 @@ class Committed:
     snapshot: Snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A mark that counts, and its id."""
+
+    id: bytes
+    mark: Mark
+
+
 @dataclass(slots=True)
 class History:
     """All fates and marks of a repository, as storage has them now."""
 
     committed: dict[bytes, Committed] = field(default_factory=dict)
     aborted: set[bytes] = field(default_factory=set)
-    marks: list[Mark] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)  # by time
     damaged: dict[str, Damaged] = field(default_factory=dict)
     vanished: list[str] = field(default_factory=list)
 
@@ -57,12 +73,12 @@ class History:
 
     def forgotten(self) -> set[bytes]:
         """Transactions with a forget that was not undone."""
-        undone = {mark.about for mark in self.marks if mark.kind == "undo"}
+        undone = {item.mark.about for item in self.said if item.mark.kind == "undo"}
         return {
             transaction
-            for mark in self.marks
-            if mark.kind == "forget" and mark.about not in undone
-            for transaction in split(mark.transactions, ids.ID_SIZE, "mark")
+            for item in self.said
+            if item.mark.kind == "forget" and item.id not in undone
+            for transaction in split(item.mark.transactions, ids.ID_SIZE, "mark")
         }
 
     def newest(self) -> list[Committed]:
@@ -91,22 +107,42 @@ def load_history(unlocked: Unlocked) -> History:
             if name.startswith("snapshots/"):
                 _take_fate(unlocked, history, name, data)
             else:
-                history.marks.append(unlocked.open(Kind.MARK, name, data, Mark).record)
+                _take_mark(unlocked, history, name, data)
         except Damaged as error:
             history.damaged[name] = error
             continue
         fresh = fresh or name not in seen
         objects[name] = data
-    history.marks.sort(key=lambda mark: mark.time)
+    history.said.sort(key=lambda item: item.mark.time)
     if fresh:
         _save_cache(unlocked, seen | objects)
     return history
 
 
+def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
+    opened = unlocked.open(Kind.MARK, name, data, Mark)
+    mark_id = ids.hex_tail(name)
+    if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
+        raise Damaged(
+            f"A mark was made by somebody who may not make it. Object: {name}.",
+            kind="mark",
+            remedy="It does not count. Find out who wrote it.",
+        )
+    split(opened.record.transactions, ids.ID_SIZE, "mark")
+    history.said.append(Said(mark_id, opened.record))
+
+
 def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
     opened = unlocked.open(Kind.FATE, name, data, Fate)
     fate = opened.record
-    if ids.fate_name(fate.transaction) != name or (fate.outcome == "commit") != (fate.snapshot is not None):
+    committed = fate.outcome == "commit"
+    if (
+        ids.fate_name(fate.transaction) != name
+        or committed != (fate.snapshot is not None)
+        or (committed and fate.intent is None)
+        or opened.slot.role not in (WRITERS if committed else COLLECTORS)
+        or (fate.snapshot is not None and opened.slot.domain not in (None, fate.snapshot.domain))
+    ):
         raise Damaged(
             f"A snapshot's record contradicts itself. Object: {name}.",
             kind="snapshot-forged",

@@ -22,9 +22,8 @@ from pharmabackup.engine.unlocked import Unlocked, read_back
 from pharmabackup.errors import Damaged
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
-from pharmabackup.format.keys import Slot
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
-from pharmabackup.format.wire import Kind
+from pharmabackup.format.wire import Kind, Signed
 
 LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
@@ -56,6 +55,11 @@ class Index:
         self._folder = unlocked.state / "index"
         self._forget()
 
+    @property
+    def domain(self) -> bytes:
+        """The domain whose chunks may be relied on: this slot's own."""
+        return self._unlocked.domain
+
     def _forget(self) -> None:
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
@@ -79,17 +83,19 @@ class Index:
         if not self.segments <= listed:  # a collection has replaced segments: what is in memory may name what is gone
             self._forget()
         for digest in sorted(listed - self.segments):
-            self.add_segment(digest, *read_segment(self._unlocked, digest))
+            self.add_segment(digest, read_segment(self._unlocked, digest))
 
-    def add_segment(self, digest: bytes, segment: Segment, signer: Slot) -> None:
+    def add_segment(self, digest: bytes, segment: Segment) -> None:
         for entry in segment.packs:
-            self.add_entry(entry, signer)
+            self.add_entry(entry)
         self.segments.add(digest)
 
-    def add_entry(self, entry: PackEntry, signer: Slot) -> None:
-        """Make a pack known, if its domain is the signer's: poisoned entries stay in their own domain."""
-        directory = check_directory(wire.decode(entry.directory, Directory))
-        if signer.domain not in (None, directory.domain):
+    def add_entry(self, entry: PackEntry) -> None:
+        """Make a pack known, if its domain is its writer's: poisoned entries stay in their own domain. Damaged."""
+        signed = wire.decode(entry.directory, Signed)
+        opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", signed, Directory)
+        directory = check_directory(opened.record)
+        if opened.slot.domain not in (None, directory.domain):
             return
         number = self.blocks.add_pack(entry.pack, entry.size, directory)
         for block in directory.blocks:
@@ -116,7 +122,7 @@ class Index:
         blocks = self.blocks
         if blocks.may_rely(number):
             return number, ordinal
-        again = blocks.find(blocks.ids[number])
+        again = blocks.find(blocks.ids[number], self._unlocked.domain)
         return None if again is None else (again, ordinal)
 
     def put(self, name: bytes, number: int, ordinal: int) -> None:
@@ -230,8 +236,8 @@ class Index:
             run.close()
 
 
-def read_segment(unlocked: Unlocked, digest: bytes) -> tuple[Segment, Slot]:
-    """A segment whose bytes are those of its name and whose signature counts, and its signer."""
+def read_segment(unlocked: Unlocked, digest: bytes) -> Segment:
+    """A segment whose bytes are those of its name and whose signature counts. Damaged, NotFound, StorageFailed."""
     name = ids.index_name(digest)
     data = unlocked.storage.get(name, limit=1 << 28)
     if hashlib.sha256(data).digest() != digest:
@@ -240,8 +246,7 @@ def read_segment(unlocked: Unlocked, digest: bytes) -> tuple[Segment, Slot]:
             kind="index",
             remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
         )
-    opened = unlocked.open(Kind.INDEX, name, data, Segment)
-    return opened.record, opened.slot
+    return unlocked.open(Kind.INDEX, name, data, Segment).record
 
 
 def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:

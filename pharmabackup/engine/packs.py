@@ -84,7 +84,8 @@ class PackWriter:
                 directory = Directory(
                     self._unlocked.domain, filling.hasher.digest(), filling.size, self._keys, tuple(filling.blocks)
                 )
-                sealed = self._unlocked.seal(Kind.DIRECTORY, "packs/", directory)
+                signed = self._unlocked.sign(Kind.DIRECTORY, "packs/", directory)
+                sealed = self._unlocked.seal_signed(Kind.DIRECTORY, signed)
                 end = sealed + pack.TRAILER.pack(len(sealed), pack.TRAILER_MAGIC)
                 total = filling.size + len(end)
                 tail = os.urandom(wire.padded_size(total) - total) + end
@@ -97,7 +98,7 @@ class PackWriter:
                     pass  # it is there with these very bytes, or the reading back below says otherwise
             read_back(self._unlocked.storage, ids.pack_name(digest), size, digest)
             self.bytes_written += size
-            return WrittenPack(PackEntry(digest, size, wire.encode(directory)), directory, filling.numbers)
+            return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)
         finally:
             self._ahead.release()
 
@@ -138,7 +139,7 @@ def read_directory(unlocked: Unlocked, pack_digest: bytes, size: int) -> tuple[P
             raise wire.malformed("directory", "it does not fit its pack or its writer")
     except Damaged as error:
         raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
-    return PackEntry(pack_digest, size, opened.content), directory
+    return PackEntry(pack_digest, size, opened.signed), directory
 
 
 def directory_range(storage: Storage, name: str, size: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from pharmabackup.format.recipe import Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
 
+TABLE_MAX = 1 << 28  # bytes: 8 million blocks
 CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
 NAME_KEYS = {
     Kind.DATA_BLOCK: "data names",
@@ -47,7 +48,7 @@ class BlockReader:
         """Learn what storage holds now."""
         condemned = read_condemned(self._unlocked)
         self.index.load()
-        listed = [ids.hex_tail(info.name) or b"" for info in self._unlocked.storage.list("packs")]
+        listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
         # A condemned pack may still be read: only writers must not rely on it.
         self.index.blocks.restrict(listed, frozenset())
         self._unfinished = condemned.unfinished
@@ -92,7 +93,14 @@ class BlockReader:
         table = self.index.blocks
         wrapped = table.keys[table.key[number]]
         key = self._unlocked.block_key(wrapped)
-        content = open_block(self._unlocked, sealed, kind=table.kind[number], key=key, key_id=wrapped.key_id)
+        content = open_block(
+            self._unlocked,
+            sealed,
+            kind=table.kind[number],
+            block_id=table.ids[number],
+            key=key,
+            key_id=wrapped.key_id,
+        )
         if names or table.domains[table.pack[number]] != domain:
             self._check_names(number, content)
         return content
@@ -152,11 +160,16 @@ class SnapshotReader:
         """The runs of the content, and the block ids that they name by slot. Damaged."""
         if self._runs is None:
             domain = self.snapshot.domain
-            raw = b"".join(self.blocks.chunks(self.snapshot.table, domain))
+            raw = bytearray()
+            for piece in self.blocks.chunks(self.snapshot.table, domain):
+                raw += piece
+                if len(raw) > TABLE_MAX:
+                    raise malformed("snapshot", "its block table is larger than allowed")
             if len(raw) % 32:
                 raise malformed("snapshot", "its block table cannot be read")
-            self._table = [raw[i : i + 32] for i in range(0, len(raw), 32)]
-            runs = decode_runs(self.blocks.chunks(self.snapshot.recipe, domain), len(self._table))
+            self._table = [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
+            recipe = self.blocks.chunks(self.snapshot.recipe, domain)
+            runs = decode_runs(recipe, table_size=len(self._table), chunks=self.snapshot.chunks)
             if sum(runs.count) != self.snapshot.chunks:
                 raise malformed("recipe", "it has another number of chunks than its snapshot says")
             self.run_starts = cumulative(runs.sizes)

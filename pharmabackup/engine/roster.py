@@ -70,7 +70,7 @@ def found(credential: Passphrase) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    return Founding(repository, stored, ids.keyring_name(slot, 0), _seal_keyring(keyring, credential))
+    return Founding(repository, stored, ids.keyring_name(slot, 0), _seal_keyring(keyring, 0, credential))
 
 
 def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
@@ -79,14 +79,15 @@ def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes
     )
 
 
-def _seal_keyring(keyring: Keyring, credential: Passphrase) -> bytes:
+def _seal_keyring(keyring: Keyring, number: int, credential: Passphrase) -> bytes:
     setting = Argon2id(
         os.urandom(passphrases.SALT_SIZE), passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES
     )
     kek = _stretch(credential, setting)
-    context = wire.context(keyring.repository, Kind.KEYRING, hashing.key_id(kek))
+    key_id = hashing.key_id(kek)
+    context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
     sealed = SealingKey(kek).seal(wire.pad(wire.encode(keyring)), context)
-    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, setting, sealed))
+    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, setting, key_id, sealed))
 
 
 def _stretch(credential: Passphrase, setting: Argon2id) -> bytes:
@@ -125,9 +126,14 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
             continue
         tried += 1
         kek = _stretch(credential, sealed.argon2id)
+        key_id = hashing.key_id(kek)
+        if key_id != sealed.key_id:
+            continue
         try:
-            opened = SealingKey(kek).open(sealed.sealed, wire.context(repository, Kind.KEYRING, hashing.key_id(kek)))
+            context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
+            opened = SealingKey(kek).open(sealed.sealed, context)
         except NotAuthentic:
+            unreadable = wire.malformed("keyring", "it was changed after it was written")
             continue
         keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
         if keyring.slot != sealed.slot or keyring.repository != repository:
@@ -153,8 +159,10 @@ def _read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
     data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
     wire.check_header(data, Kind.KEYRING)
     sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)
-    if sealed.slot.hex() != slot:
-        raise wire.malformed("keyring", "it lies under another slot's name")
+    if sealed.slot.hex() != slot or sealed.number != numbered(name):
+        raise wire.malformed("keyring", "it lies under another name than its own")
+    if sealed.argon2id is not None and sealed.argon2id.memory_kib < 8 * sealed.argon2id.lanes:
+        raise wire.malformed("keyring", "its Argon2id setting is impossible")
     return sealed
 
 

@@ -6,6 +6,7 @@ relies on before `collections/` is read for the last time, and one create-exclus
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pharmabackup.engine.packs import PackWriter, WrittenPack, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import Fate, Intent, Snapshot
+from pharmabackup.format.transaction import RECORD_MAX, Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
@@ -49,16 +50,16 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
     ground = Ground(condemned, index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
-    listed: set[bytes] = set()
+    listed: dict[bytes, int] = {}
     for info in unlocked.storage.list("packs"):
         digest = ids.hex_tail(info.name)
         if digest is None or ids.pack_name(digest) != info.name:
             continue  # not ours: check names it
-        listed.add(digest)
+        listed[digest] = info.size
         if digest not in known and digest not in condemned.packs:
             entry = _orphan(unlocked, ground, digest, info)
             if entry is not None:
-                index.add_entry(entry, unlocked.slot)
+                index.add_entry(entry)
                 adopted.append(entry)
     if adopted:  # at once: a backup that dies over and over must not read more directories each time
         index.segments.add(write_segment(unlocked, adopted))
@@ -146,10 +147,11 @@ class Transaction:
             _, digest = self._unlocked.put(Kind.FATE, name, fate)
             return digest
         except Conflict:
-            found = self._unlocked.get(Kind.FATE, name, Fate).record
-            if found.outcome == "abort":
-                raise Overtaken from None
-            raise
+            stored = self._unlocked.storage.get(name, limit=RECORD_MAX)
+            found = self._unlocked.open(Kind.FATE, name, stored, Fate).record
+            if found == fate:  # the storage had created it, and only its answer was lost
+                return hashlib.sha256(stored).digest()
+            raise Overtaken from None
 
     def abandon(self) -> None:
         """Not committed. What was uploaded whole stays, indexed, for the next attempt. Never raises."""

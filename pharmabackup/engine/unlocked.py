@@ -12,16 +12,19 @@ from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.errors import Damaged, NotPermitted, StorageFailed
+from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, StorageFailed
 from pharmabackup.format import wire
+from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, Role, Roster, Slot
-from pharmabackup.format.pack import Wrap, WrappedKey
+from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
+from pharmabackup.format.transaction import RECORD_MAX
 from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
 
 RECORD_LEVEL = 3  # zstd: records are small, and written once
 BODY_MAX = 1 << 28
+LIMITS = {Kind.INDEX: SEGMENT_MAX, Kind.DIRECTORY: DIRECTORY_MAX}  # bytes, decompressed; of others RECORD_MAX
 HEADER_SIZE = wire.HEADER.size + wire.KEY_ID_SIZE
 
 # Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md).
@@ -49,7 +52,7 @@ class Statement(Generic[R]):
     """A record that was opened and whose signature counts."""
 
     record: R
-    content: bytes
+    signed: bytes  # the whole Signed, as it was encoded
     slot: Slot
 
 
@@ -102,7 +105,25 @@ class Unlocked:
 
     def seal(self, kind: Kind, name: str, record: Record) -> bytes:
         """The stored bytes of a signed record that will be the object `name`."""
+        return self.seal_signed(kind, self.sign(kind, name, record))
+
+    def seal_signed(self, kind: Kind, signed: Signed) -> bytes:
+        """The stored bytes of a record that is signed already."""
+        body = wire.pad(compression.compress(wire.encode(signed), RECORD_LEVEL))
+        key = self.catalogue_id
+        sealed = self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
+        return wire.header(kind) + key + sealed
+
+    def sign(self, kind: Kind, name: str, record: Record) -> Signed:
+        """A record with this slot's signature. InvalidInput when no reader would take it."""
         content = wire.encode(record)
+        try:
+            wire.decode(content, type(record))
+        except Damaged as error:
+            raise InvalidInput(
+                f"What was to be stored is outside the format's limits. {error.message}",
+                remedy="Shorten the reason, names or facts that were given.",
+            ) from None
         if self.keyring.signing is None:
             raise self.not_permitted("write")
         message = wire.signed_message(
@@ -115,20 +136,20 @@ class Unlocked:
             content,
         )
         signature = signatures.SigningKey(self.keyring.signing).sign(message)
-        signed = Signed(content, self.keyring.slot, self.roster.number, self.roster_hash, signature)
-        body = wire.pad(compression.compress(wire.encode(signed), RECORD_LEVEL))
-        key = self.catalogue_id
-        sealed = self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
-        return wire.header(kind) + key + sealed
+        return Signed(content, self.keyring.slot, self.roster.number, self.roster_hash, signature)
 
     def open(self, kind: Kind, name: str, data: bytes, shape: type[R]) -> Statement[R]:
         """The record in the object `name`, if it is whole and its signature counts. Damaged, Unsupported."""
         try:
             signed = wire.decode(self.unseal(kind, data), Signed)
-            slot = self._trusted(kind, name, signed)
-            return Statement(wire.decode(signed.content, shape), signed.content, slot)
+            return self.statement(kind, name, signed, shape)
         except Damaged as error:
             raise self.damaged(name, error) from None
+
+    def statement(self, kind: Kind, name: str, signed: Signed, shape: type[R]) -> Statement[R]:
+        """A signed record, if its signature counts. Damaged."""
+        slot = self._trusted(kind, name, signed)
+        return Statement(wire.decode(signed.content, shape), wire.encode(signed), slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
         """The body of a sealed object. Damaged."""
@@ -141,7 +162,7 @@ class Unlocked:
             padded = key.open(memoryview(data)[HEADER_SIZE:], wire.context(self.repository, kind, key_id))
         except NotAuthentic:
             raise wire.malformed(kind.name, "it was changed after it was written") from None
-        return compression.decompress(wire.unpad(padded, kind.name), limit=BODY_MAX)
+        return compression.decompress(wire.unpad(padded, kind.name), limit=LIMITS.get(kind, RECORD_MAX))
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""

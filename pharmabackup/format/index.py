@@ -14,11 +14,11 @@ SEGMENT_PACKS_MAX = 1 << 16
 
 
 class PackEntry(Record, frozen=True):
-    """One pack: its name, its size, and the content of its directory, byte for byte."""
+    """One pack: its name, its size, and its directory as its writer signed it, whoever publishes it again."""
 
     pack: Hash
     size: Annotated[int, msgspec.Meta(ge=0, le=PACK_MAX)]
-    directory: Annotated[bytes, msgspec.Meta(max_length=DIRECTORY_MAX)]
+    directory: Annotated[bytes, msgspec.Meta(max_length=DIRECTORY_MAX)]  # an encoded Signed
 
 
 class Segment(Record, frozen=True):

@@ -106,16 +106,18 @@ class SignedRoster(Record, frozen=True):
 
 class Argon2id(Record, frozen=True):
     salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
-    memory_kib: Annotated[int, msgspec.Meta(ge=8, le=1 << 21)]
-    iterations: Annotated[int, msgspec.Meta(ge=1, le=64)]
-    lanes: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    memory_kib: Annotated[int, msgspec.Meta(ge=8, le=1 << 18)]
+    iterations: Annotated[int, msgspec.Meta(ge=1, le=10)]
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=16)]  # and memory_kib at least 8 times as much
 
 
 class SealedKeyring(Record, frozen=True):
     """As stored, after the header. With `argon2id` sealed under the stretched passphrase, else by HPKE."""
 
     slot: Id
+    number: Count
     argon2id: Argon2id | None
+    key_id: Hash | None  # of the stretched passphrase: compared before anything is opened, since GCM does not commit
     sealed: Annotated[bytes, msgspec.Meta(max_length=KEYRING_MAX)]
 
 

@@ -150,24 +150,34 @@ class Frame:
 
 def read_frames(stream: Iterable[bytes | memoryview]) -> Iterator[Frame]:
     """The frames of a manifest, whose bytes come in any pieces. Damaged."""
-    left = b""
+    pieces: list[bytes | memoryview] = []
+    have, wanted = 0, FRAME.size
     for piece in stream:
-        data = left + piece if left else bytes(piece)
-        view, offset = memoryview(data), 0
-        while len(view) - offset >= FRAME.size:
-            length, kind, size, chunks = FRAME.unpack_from(view, offset)
-            end = offset + 4 + length
-            if not FRAME.size - 4 <= length <= FRAME_MAX or size > SIZE_MAX or chunks > SIZE_MAX:
-                raise malformed("manifest", "a frame has an impossible length")
-            if kind not in (FrameType.FOLDER, FrameType.FINDING):
-                raise malformed("manifest", "a frame has an unknown type")
-            if end > len(view):
-                break
-            yield Frame(FrameType(kind), size, chunks, view[offset + FRAME.size : end])
-            offset = end
-        left = data[offset:]
-    if left:
+        pieces.append(piece)
+        have += len(piece)
+        if have < wanted:
+            continue
+        view, offset = memoryview(b"".join(pieces)), 0
+        while (frame := _frame_at(view, offset)) is not None:
+            yield frame
+            offset += FRAME.size + len(frame.body)
+        pieces, have = [view[offset:]], len(view) - offset
+        wanted = FRAME.size if have < FRAME.size else 4 + FRAME.unpack_from(view, offset)[0]
+    if have:
         raise malformed("manifest", "a frame is cut off")
+
+
+def _frame_at(view: memoryview, offset: int) -> Frame | None:
+    """The frame that begins there; None when not all of it is there yet. Damaged."""
+    if len(view) - offset < FRAME.size:
+        return None
+    length, kind, size, chunks = FRAME.unpack_from(view, offset)
+    if not FRAME.size - 4 <= length <= FRAME_MAX or size > SIZE_MAX or chunks > SIZE_MAX:
+        raise malformed("manifest", "a frame has an impossible length")
+    if kind not in (FrameType.FOLDER, FrameType.FINDING) or (kind == FrameType.FINDING and (size or chunks)):
+        raise malformed("manifest", "a frame has an unknown type, or a finding has content")
+    end = offset + 4 + length
+    return None if end > len(view) else Frame(FrameType(kind), size, chunks, view[offset + FRAME.size : end])
 
 
 def decode_folder(frame: Frame) -> Folder:
@@ -188,7 +198,9 @@ def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
     for extra in folder.extras:
         if extra.entry >= n:
             raise malformed("manifest", "an additional field belongs to no entry")
-        extras.setdefault(extra.entry, {})[extra.key] = extra.value
+        if extra.key in extras.setdefault(extra.entry, {}):
+            raise malformed("manifest", "an entry has an additional field twice")
+        extras[extra.entry][extra.key] = extra.value
     prefix = folder.path + b"/" if folder.path else b""
     rows = zip(
         names,
@@ -208,6 +220,8 @@ def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
             raise malformed("manifest", "a folder's names are not in order")
         before = name
         check_name(name, root=not folder.path)
+        if name == b"." and kind != EntryKind.FOLDER:
+            raise malformed("manifest", "the root is no folder")
         if kind > EntryKind.UNREAD or mode > 0o7777 or size > SIZE_MAX:
             raise malformed("manifest", "an entry has an impossible kind, mode or size")
         fields = extras.get(i, {})

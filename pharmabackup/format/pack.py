@@ -52,7 +52,7 @@ class Block(Record, frozen=True):
 
 
 class Directory(Record, frozen=True):
-    """What a pack holds. `region` is the SHA-256 of all bytes before the sealed directory."""
+    """What a pack holds. `region` is the SHA-256 of its first `region_size` bytes: the blocks, without the filler."""
 
     domain: Id
     region: Hash
@@ -63,15 +63,20 @@ class Directory(Record, frozen=True):
 
 def check_directory(directory: Directory) -> Directory:
     """The rules between fields. Damaged."""
-    for block in directory.blocks:
+    end = 0
+    for block in sorted(directory.blocks, key=lambda block: block.offset):
         if block.kind not in BLOCK_KINDS or block.key >= len(directory.keys):
             raise malformed("directory", "a block has an unknown kind or key")
+        if (block.kind == Kind.RECIPE_BLOCK) == bool(directory.keys[block.key].wraps):
+            raise malformed("directory", "a block is sealed under another key than its kind has to be")
         if len(block.names) % 32 or len(block.lengths) != block.count * 4 or not block.names:
             raise malformed("directory", "a block's columns do not fit together")
-        if block.offset + block.length > directory.region_size:
-            raise malformed("directory", "a block lies outside its pack")
-        if sum(block_lengths(block)) > BLOCK_MAX:
-            raise malformed("directory", "a block is too large")
+        if block.offset < end or block.offset + block.length > directory.region_size:
+            raise malformed("directory", "a block lies in another one or outside its pack")
+        end = block.offset + block.length
+        lengths = block_lengths(block)
+        if sum(lengths) > BLOCK_MAX or not 0 < min(lengths) <= max(lengths) <= CHUNK_MAX:
+            raise malformed("directory", "a block or a chunk of it has an impossible size")
     return directory
 
 

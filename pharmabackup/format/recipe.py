@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pharmabackup.format.pack import BLOCK_CHUNKS_MAX
+from pharmabackup.format.pack import BLOCK_CHUNKS_MAX, BLOCK_MAX
 from pharmabackup.format.wire import little, malformed
 
 SECTION_RUNS_MAX = 1 << 16
@@ -55,8 +55,8 @@ class Runs:
         return _COUNT.pack(end - start) + b"".join(little(column[start:end]).tobytes() for column in columns)
 
 
-def decode_runs(stream: Iterator[bytes | memoryview], table_size: int) -> Runs:
-    """All sections of a recipe; each piece of `stream` holds whole sections. Damaged."""
+def decode_runs(stream: Iterator[bytes | memoryview], *, table_size: int, chunks: int) -> Runs:
+    """All sections of a recipe of so many chunks; each piece of `stream` holds whole sections. Damaged."""
     runs = Runs()
     for piece in stream:
         view, offset = memoryview(piece), 0
@@ -72,10 +72,14 @@ def decode_runs(stream: Iterator[bytes | memoryview], table_size: int) -> Runs:
                 values.frombytes(view[offset : offset + width * n])
                 column.extend(little(values))
                 offset += width * n
+        if len(runs) > chunks:
+            raise malformed("recipe", "it has more runs than its snapshot has chunks")
     if runs.block and max(runs.block) >= table_size:
         raise malformed("recipe", "a run names no block of the table")
     if runs.count and (min(runs.count) == 0 or max(runs.count) > BLOCK_CHUNKS_MAX):
         raise malformed("recipe", "a run has an impossible number of chunks")
-    if runs.first and max(runs.first) >= BLOCK_CHUNKS_MAX:
-        raise malformed("recipe", "a run begins outside its block")
+    if any(first + count > BLOCK_CHUNKS_MAX for first, count in zip(runs.first, runs.count, strict=True)):
+        raise malformed("recipe", "a run lies outside its block")
+    if runs.sizes and max(runs.sizes) > BLOCK_MAX:
+        raise malformed("recipe", "a run is larger than a block")
     return runs

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pharmabackup.format.wire import Count, Hash, Hashes, Id, Ids, Name, Nanoseconds, Record, Text
+from pharmabackup.ids import DATASET_NAME
 
 RECORD_MAX = 1 << 26
+DatasetName = Annotated[str, msgspec.Meta(pattern=DATASET_NAME)]
 Facts = Annotated[dict[str, Any], msgspec.Meta(max_length=1000)]
 
 
@@ -53,8 +55,8 @@ class Snapshot(Record, frozen=True):
     """One dataset at one moment, as the device signed it. docs/format.md explains each field."""
 
     run: Id
-    dataset: Name
-    tier: Annotated[int, msgspec.Meta(ge=0, le=9)]
+    dataset: DatasetName
+    tier: Annotated[int, msgspec.Meta(ge=0, le=5)]
     source: Name  # kind of source: files, sqlite ...
     domain: Id
     reason: Text | None

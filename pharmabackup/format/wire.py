@@ -73,7 +73,8 @@ def decode(data: bytes | memoryview, shape: type[R]) -> R:
     try:
         record = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise malformed(shape.__name__, str(error)) from None
+        place = str(error).rpartition(" - at ")[2] if " - at " in str(error) else "its beginning"
+        raise malformed(shape.__name__, f"a field is not as it has to be, at {place}") from None
     assert isinstance(record, shape)
     return record
 
@@ -129,6 +130,16 @@ def newer_format(what: str) -> Unsupported:
 def context(repository: bytes, kind: Kind, key_id: bytes) -> bytes:
     """The associated data of everything sealed: 14 + 32 + 1 + 32 bytes. Not where it lies: blocks may move."""
     return CONTEXT + repository + bytes((kind,)) + key_id
+
+
+def block_context(repository: bytes, kind: Kind, key_id: bytes, block_id: bytes) -> bytes:
+    """A block's associated data: as `context`, and the block's id, so that no block passes for another."""
+    return context(repository, kind, key_id) + block_id
+
+
+def keyring_context(repository: bytes, key_id: bytes, slot: bytes, number: int) -> bytes:
+    """A keyring's associated data: as `context`, and whose and which it is, so that no old one passes for a new."""
+    return context(repository, Kind.KEYRING, key_id) + slot + struct.pack("<Q", number)
 
 
 def wrap_info(repository: bytes, key_id: bytes) -> bytes:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pharmabackup.errors import InvalidInput
+from pharmabackup.ids import DATASET_NAME
 
 StrPath = str | os.PathLike[str]
-DATASET_NAME = re.compile(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]{1,100}")
 TIERS = range(6)
 
 # What entries are and what they may carry; the numbers and limits are those of docs/format.md.
@@ -128,7 +128,7 @@ class Source(ABC):
     kind: str = "source"
 
     def __init__(self, name: str, tier: int) -> None:
-        if not DATASET_NAME.fullmatch(name) or name in (".", "..") or name != name.strip():
+        if not re.fullmatch(DATASET_NAME, name):
             raise InvalidInput(
                 f"{name!r} cannot be a dataset's name.", kind="name", remedy="Use letters, digits, spaces, - and _."
             )

@@ -25,6 +25,7 @@ from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
 from pharmabackup.verbs.reporter import Reporter
 
+REASON_MAX = 4000  # characters, as the format has it
 ATTEMPTS = 3  # when collections overtake a transaction
 
 
@@ -51,6 +52,10 @@ def backup(
 ) -> Report:
     """One snapshot of each source. Incomplete, InvalidInput, StorageFailed, Cancelled."""
     _check_sources(unlocked, sources)
+    if reason is not None and len(reason) > REASON_MAX:
+        raise InvalidInput(
+            f"The reason is longer than {REASON_MAX:,} characters.", remedy="Say it in a sentence or two."
+        )
     reporter = Reporter("backup", progress, cancel)
     ordered = sorted(sources, key=lambda source: source.tier)
     index = Index(unlocked)

@@ -120,7 +120,7 @@ class _Checker:
         for info in sorted(storage.list("index"), key=lambda info: info.name):
             digest = ids.hex_tail(info.name) or b""
             try:
-                self.index.add_segment(digest, *read_segment(self._unlocked, digest))
+                self.index.add_segment(digest, read_segment(self._unlocked, digest))
             except (Damaged, NotFound) as error:
                 self._find(
                     "index-damaged",
@@ -130,7 +130,7 @@ class _Checker:
                     "Run propose_repair: the index can be rebuilt from the packs.",
                 )
 
-    def _packs(self) -> set[bytes]:
+    def _packs(self) -> dict[bytes, int]:
         """Compare what storage lists with what the index says; the packs that are there with the right size."""
         table = self.index.blocks
         sizes = dict(zip(table.packs, table.pack_sizes, strict=True))
@@ -157,14 +157,14 @@ class _Checker:
             elif listed[digest] != size:
                 self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {size:,}.")
                 del listed[digest]
-        return set(listed)
+        return listed
 
     def _unindexed(self, digest: bytes, size: int) -> None:
         """A pack that no segment names: under way, or orphaned, or its segment is damaged. Its directory tells."""
         name = ids.pack_name(digest)
         try:
             entry, _ = read_directory(self._unlocked, digest, size)
-            self.index.add_entry(entry, self._unlocked.slot)
+            self.index.add_entry(entry)
         except NotFound:
             return
         except Damaged as error:
@@ -191,7 +191,7 @@ class _Checker:
             runs, ids_by_slot = reader.recipe()
             used = set(runs.block)
             needed |= {ids_by_slot[slot] for slot in used}
-            counts = {slot: self._count(ids_by_slot[slot]) for slot in used}
+            counts = {slot: self._count(ids_by_slot[slot], record.domain) for slot in used}
             for block, first, count in zip(runs.block, runs.first, runs.count, strict=True):
                 if counts[block] and first + count > counts[block]:
                     problems.append("its recipe names chunks that a block does not have")
@@ -205,7 +205,7 @@ class _Checker:
         packs = set()
         missing = 0
         for block_id in needed:
-            number = table.find(block_id)
+            number = table.find(block_id, record.domain)
             if number is None:
                 missing += 1
             else:
@@ -222,9 +222,9 @@ class _Checker:
                 f"{_described(committed)} cannot be restored whole: {'; '.join(problems)}.",
             )
 
-    def _count(self, block_id: bytes) -> int:
+    def _count(self, block_id: bytes, domain: bytes) -> int:
         """How many chunks a block has; 0 when it is not known."""
-        number = self.index.blocks.find(block_id)
+        number = self.index.blocks.find(block_id, domain)
         return 0 if number is None else self.index.blocks.count[number]
 
     def _names(self, reader: SnapshotReader) -> int:

@@ -439,7 +439,7 @@ class _Restorer:
         index = self._reader.blocks.index.blocks
         jobs = []
         for slot, pieces in by_block.items():
-            number = index.find(table[slot])
+            number = index.find(table[slot], self._reader.snapshot.domain)
             order = (index.pack[number], index.offset[number]) if number is not None else (0, 0)
             jobs.append(_Job(order, number, table[slot], pieces))
         jobs.sort(key=lambda job: job.order)

@@ -20,9 +20,12 @@ class Standing:
 
 def standing(history: History, committed: Committed) -> Standing:
     about = [
-        mark
-        for mark in history.marks
-        if any(mark.transactions[i : i + 16] == committed.transaction for i in range(0, len(mark.transactions), 16))
+        item.mark
+        for item in history.said
+        if any(
+            item.mark.transactions[i : i + 16] == committed.transaction
+            for i in range(0, len(item.mark.transactions), 16)
+        )
     ]
     held: str | None = None
     verified: int | None = None
