@@ -88,8 +88,11 @@ class History:
         )
 
 
-def load_history(unlocked: Unlocked) -> History:
-    """Read what storage lists and this machine has not seen. What cannot be read is told, not raised."""
+def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
+    """Read what storage lists and this machine has not seen, or `anew` all of it.
+
+    What cannot be read is told, not raised.
+    """
     seen = _load_cache(unlocked)
     history = History()
     objects: dict[str, bytes] = {}
@@ -100,7 +103,7 @@ def load_history(unlocked: Unlocked) -> History:
     history.vanished = sorted(set(seen) - listed)
     fresh = False
     for name in sorted(listed):
-        data = seen.get(name)
+        data = None if anew else seen.get(name)
         try:
             if data is None:
                 data = unlocked.storage.get(name, limit=RECORD_MAX)
@@ -113,10 +116,19 @@ def load_history(unlocked: Unlocked) -> History:
             continue
         fresh = fresh or name not in seen
         objects[name] = data
+    history.vanished += _missing_heads(history)
     history.said.sort(key=lambda item: item.mark.time)
     if fresh:
         _save_cache(unlocked, seen | objects)
     return history
+
+
+def _missing_heads(history: History) -> list[str]:
+    """Transactions that others name as what came before them, and that are not there."""
+    named = {head.transaction for item in history.committed.values() for head in item.snapshot.heads}
+    there = set(history.committed) | history.aborted
+    names = {ids.fate_name(transaction) for transaction in named - there}
+    return sorted(names - set(history.damaged) - set(history.vanished))
 
 
 def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 
 from blake3 import blake3
 
@@ -44,14 +45,17 @@ class BlockReader:
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
         self._directories: OrderedDict[bytes, Directory] = OrderedDict()
 
-    def refresh(self) -> None:
-        """Learn what storage holds now."""
-        condemned = read_condemned(self._unlocked)
+    def refresh(self, *, orphans: bool = False) -> None:
+        """Learn what storage holds now; `orphans`: also from packs that no index segment names."""
+        read_condemned(self._unlocked)
         self.index.load()
         listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
+        if orphans:
+            for pack in sorted(set(listed) - set(self.index.blocks.packs)):
+                with suppress(Damaged, NotFound):
+                    self.index.add_entry(read_directory(self._unlocked, pack, listed[pack])[0])
         # A condemned pack may still be read: only writers must not rely on it.
         self.index.blocks.restrict(listed, frozenset())
-        self._unfinished = condemned.unfinished
 
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
         """A block's content and where its chunks end. Damaged when no whole instance is to be had."""
@@ -77,7 +81,7 @@ class BlockReader:
                 except (Damaged, NotFound) as error:
                     problem = error
             if attempt == 1 and not isinstance(problem, Damaged):
-                self.refresh()  # a collection may have moved it meanwhile
+                self.refresh(orphans=True)  # a collection may have moved it, or a segment is lost
         if isinstance(problem, Damaged):
             raise problem
         raise damaged_block("no pack that is here holds it")

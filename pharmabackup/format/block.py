@@ -35,6 +35,6 @@ def chunk_ends(content: bytes | memoryview) -> list[int]:
             raise malformed("block", "a chunk is too large")
         end += length
         ends.append(end)
-    if end != start:
-        raise malformed("block", "its chunks do not fill it")
+    if end != start or end > BLOCK_MAX:
+        raise malformed("block", "its chunks do not fill it, or are too much")
     return ends

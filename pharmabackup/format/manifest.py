@@ -226,6 +226,10 @@ def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
             raise malformed("manifest", "an entry has an impossible kind, mode or size")
         fields = extras.get(i, {})
         stored = _stored(kind, size, fields)
+        if Extra.SAME_FILE in fields:
+            check_path(fields[Extra.SAME_FILE])
+            if kind != EntryKind.FILE or not fields[Extra.SAME_FILE]:
+                raise malformed("manifest", "a further name of a file is no file")
         path = prefix + name if name != b"." else b""
         found.append(Entry(path, EntryKind(kind), mode, uid, gid, mtime, size, chunks, position, stored, fields))
         position += stored

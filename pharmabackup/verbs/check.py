@@ -71,6 +71,7 @@ class _Checker:
         self._state = _State()
         self._lock = threading.Lock()
         self._location = unlocked.storage.location
+        self._unindexed_packs: list[bytes] = []
 
     def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
         self._reporter.find(
@@ -89,7 +90,7 @@ class _Checker:
     def structure(self) -> None:
         """Fates, then the index, then packs: in this order nothing seems lost that is not."""
         before = read_condemned(self._unlocked)
-        self._history = load_history(self._unlocked)
+        self._history = load_history(self._unlocked, anew=True)
         for finding in history_findings(self._history, self._location):
             self._reporter.find(finding)
         self._segments()
@@ -99,6 +100,7 @@ class _Checker:
         for committed in self._snapshots():
             self._reporter.look()
             self._snapshot(blocks, committed)
+        self._needed_but_unindexed()
         after = read_condemned(self._unlocked)
         if before != after:
             self._find(
@@ -170,6 +172,7 @@ class _Checker:
         except Damaged as error:
             self._damaged(digest, error.message)
             return
+        self._unindexed_packs.append(digest)
         self._find(
             "pack-unindexed",
             "info",
@@ -177,6 +180,20 @@ class _Checker:
             f"The pack {name} is in no index: a backup is under way or was interrupted.",
             "Nothing to do; the next backup uses it.",
         )
+
+    def _needed_but_unindexed(self) -> None:
+        """Packs that snapshots need and no segment names: a segment is lost."""
+        table = self.index.blocks
+        needed = {table.packs[pack] for packs in self._state.packs_of.values() for pack in packs}
+        lost = needed.intersection(self._unindexed_packs)
+        if lost:
+            self._find(
+                "index-missing",
+                "warning",
+                "index",
+                f"{len(lost)} packs that snapshots need are in no index segment: one was lost.",
+                "Back up once more: the next backup writes their index again.",
+            )
 
     def _damaged(self, digest: bytes, message: str) -> None:
         self._find("pack-damaged", "critical", ids.pack_name(digest), message)

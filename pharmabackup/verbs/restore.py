@@ -280,7 +280,7 @@ def _dataset(
     outcome = _Outcome(item, place)
     found_before = len(reporter.findings)
     marker = _mark(place.folder, item)
-    target = Target(place.folder, merge=place.merge, sync=item.snapshot.source != "files")
+    target = Target(place.folder, merge=place.merge, sync=place.database is not None)
     restorer = _Restorer(SnapshotReader(blocks, item.snapshot), target, reporter, outcome)
     try:
         restorer.run(selection.filter(item.snapshot.dataset))

@@ -139,10 +139,9 @@ def test_kinds_keep_blocks_apart() -> None:
     assert wire.context(s.HASH, Kind.DATA_BLOCK, s.KEY) == b"pharmabackup/1" + s.HASH + b"\x10" + s.KEY
 
 
-# ---------------------------------------- what docs/format.md §10, §22 asks for and nothing checks yet
+# ---------------------------------------- what docs/format.md §10, §22 asks for
 
 
-@pytest.mark.xfail(reason="the chunks' sum is bounded by the frame's limit alone", strict=False)
 def test_chunks_that_are_more_than_a_block_may_hold() -> None:
     with pytest.raises(Damaged):
         block.chunk_ends(content([bytes(1 << 22)] * 2 + [b"x"]))
@@ -154,7 +153,6 @@ CATALOGUE = pack.Block(s.HASH, 16, 1, 0, 100, s.HASH, b"\1\0\0\0")
 SESSION = pack.Block(s.HASH, 18, 0, 0, 100, s.HASH, b"\1\0\0\0")
 
 
-@pytest.mark.xfail(reason="rules of a directory that nothing checks yet", strict=False)
 @pytest.mark.parametrize(
     "blocks",
     [OVERLAPPING, (LARGE,), (CATALOGUE,), (SESSION,)],

@@ -95,7 +95,7 @@ def parse_manifest(data: bytes) -> object:
 
 
 def parse_recipe(data: bytes) -> object:
-    runs = recipe.decode_runs(iter([data]), 10)
+    runs = recipe.decode_runs(iter([data]), table_size=10, chunks=1 << 40)
     assert all(number < 10 for number in runs.block)
     assert all(0 < count <= 1 << 16 for count in runs.count)
     return runs

@@ -319,29 +319,24 @@ def test_findings(field: str, longest: str | bytes) -> None:
 # ---------------------------------------- what docs/format.md §17, §22 asks for and nothing checks yet
 
 
-@pytest.mark.xfail(reason="the same extra twice: readers may differ in which holds", strict=False)
 def test_an_extra_twice() -> None:
     refused(folder(extras=(ExtraField(0, 1, b"a"), ExtraField(0, 1, b"b"))))
 
 
-@pytest.mark.xfail(reason="the root is a folder", strict=False)
 def test_the_root_is_a_folder() -> None:
     refused(folder(names=(b".",), kinds=(0,)))
 
 
-@pytest.mark.xfail(reason="a finding has no content", strict=False)
 def test_a_finding_has_no_content() -> None:
     with pytest.raises(Damaged):
         list(m.read_frames([m.frame(FrameType.FINDING, s.FINDING, size=1)]))
 
 
-@pytest.mark.xfail(reason="a further name is a path within the dataset, of a file", strict=False)
 @pytest.mark.parametrize(("kind", "path"), [(0, b"../x"), (0, b"/etc/passwd"), (0, b""), (1, b"a")])
 def test_where_a_further_name_leads(kind: int, path: bytes) -> None:
     refused(replace(with_extra(Extra.SAME_FILE, path, size=0), kinds=bytes([kind])))
 
 
-@pytest.mark.xfail(reason="a frame that comes in small pieces is joined again for each piece", strict=False)
 def test_small_pieces_take_linear_time() -> None:
     """Copied bytes are counted, not seconds: every piece that is joined to all before it shows."""
     joined = 0

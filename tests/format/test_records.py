@@ -101,8 +101,8 @@ LIMITS = [
     *((s.ROSTER, "generations", at_most(s.GENERATION, 1000, 1)), (s.ROSTER, "recovery", PUBLIC)),
     (s.ROSTER, "pack_floor", COUNT),
     *((s.SIGNED_ROSTER, "content", of_size(0, 1 << 24)), (s.SIGNED_ROSTER, "signature", of_size(64))),
-    *((s.ARGON, "salt", of_size(16, 64)), (s.ARGON, "memory_kib", ((8, 1 << 21), (7, (1 << 21) + 1)))),
-    *((s.ARGON, "iterations", ((1, 64), (0, 65))), (s.ARGON, "lanes", ((1, 64), (0, 65)))),
+    *((s.ARGON, "salt", of_size(16, 64)), (s.ARGON, "memory_kib", ((8, 1 << 18), (7, (1 << 18) + 1)))),
+    *((s.ARGON, "iterations", ((1, 10), (0, 11))), (s.ARGON, "lanes", ((1, 16), (0, 17)))),
     *((s.SEALED_KEYRING, "slot", ID), (s.SEALED_KEYRING, "sealed", of_size(0, 1 << 20))),
     *((s.NAMING, "domain", ID), (s.NAMING, "key", KEY), (s.CATALOGUE, "key", KEY), (s.READER, "key", of_size(96))),
     *((s.KEYRING, "repository", HASH), (s.KEYRING, "slot", ID), (s.KEYRING, "signing", KEY)),
@@ -136,7 +136,7 @@ LIMITS = [
     (s.FINDINGS, "severity", (("info", "warning", "critical"), ("error",))),
     *(
         (s.SNAPSHOT, "run", ID),
-        (s.SNAPSHOT, "tier", ((0, 9), (-1, 10))),
+        (s.SNAPSHOT, "tier", ((0, 5), (-1, 6))),
     ),
     *((s.SNAPSHOT, "source", NAME), (s.SNAPSHOT, "domain", ID), (s.SNAPSHOT, "reason", TEXT)),
     *((s.SNAPSHOT, "time", NANOSECONDS), (s.SNAPSHOT, "age", ((0, (1 << 62) - 1), (-1, 1 << 62)))),
@@ -172,7 +172,13 @@ def test_a_limit_is_where_the_format_has_it(
 
 OPTIONAL = [
     *((s.SLOT, "domain"), (s.SLOT, "recipient"), (s.SLOT, "revoked"), (s.ROSTER, "previous"), (s.ROSTER, "recovery")),
-    *((s.SEALED_KEYRING, "argon2id"), (s.KEYRING, "signing"), (s.SNAPSHOT, "reason"), (s.FATE, "intent")),
+    *(
+        (s.SEALED_KEYRING, "argon2id"),
+        (s.SEALED_KEYRING, "key_id"),
+        (s.KEYRING, "signing"),
+        (s.SNAPSHOT, "reason"),
+        (s.FATE, "intent"),
+    ),
     *((s.FATE, "snapshot"), (s.MARK, "reason"), (s.MARK, "until"), (s.MARK, "about"), (s.AUDIT, "previous")),
     *((s.AUDIT, "actor"), (s.AUDIT, "reason")),
 ]

@@ -20,7 +20,6 @@ from tests.trees import describe
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # test_permissions.py has that one
 ]
 
 SECRET = "correct horse battery staple"

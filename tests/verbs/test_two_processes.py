@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ TURNS = 3
 WORKER = """
 import json, sys
 import pharmabackup as pb
-secret, url, state, name, *folders = sys.argv[1:]
+from pharmabackup.engine import index
+secret, url, state, spill, name, *folders = sys.argv[1:]
+if spill == "spill":  # the cache is used, as with many chunks
+    index.SPILL_ROWS, index.CACHE_AFTER_ROWS = 16, 1
 done = []
 with pb.Repository.open(url, pb.Passphrase(secret), state_dir=state) as repo:
     print("ready", flush=True)
@@ -50,30 +54,43 @@ def _folders(base: Path, number: int, chance: random.Random) -> list[Path]:
 @pytest.mark.parametrize("state", ["shared", "separate"])
 @pytest.mark.parametrize("names", ["different", "same"])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_all_commit_and_all_restores(
-    tmp_path: Path, cheap_kdf: None, processes: int, names: str, state: str
-) -> None:
+def test_all_commit_and_all_restores(tmp_path: Path, cheap_kdf: None, processes: int, names: str, state: str) -> None:
+    _back_up_at_once(tmp_path, processes, names, state, "no spill")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="Index.save removes row files that another process has just written and not yet opened"
+)
+def test_processes_with_many_chunks_share_a_state_folder(tmp_path: Path, cheap_kdf: None) -> None:
+    _back_up_at_once(tmp_path, 4, "same", "shared", "spill")
+
+
+def test_processes_with_many_chunks_and_state_folders_of_their_own(tmp_path: Path, cheap_kdf: None) -> None:
+    _back_up_at_once(tmp_path, 2, "same", "separate", "spill")
+
+
+def _back_up_at_once(tmp_path: Path, processes: int, names: str, state: str, spill: str) -> None:
     where = tmp_path / "repository"
     pb.Repository.create(where, pb.Passphrase(SECRET), state_dir=tmp_path / "state").close()
-    running = []
-    for number in range(processes):
-        folder = tmp_path / ("state" if state == "shared" else f"state-{number}")
-        name = "till" if names == "same" else f"till-{number}"
-        sources = _folders(tmp_path, number, random.Random(1000 + number))
-        command = [sys.executable, "-c", WORKER, SECRET, where, folder, name, *sources]
-        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-    for process in running:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    made: dict[str, Path] = {}
-    for process in running:
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
-        made |= {snapshot: Path(folder) for snapshot, folder in json.loads(output)}
+    with ExitStack() as stack:
+        running = []
+        for number in range(processes):
+            folder = tmp_path / ("state" if state == "shared" else f"state-{number}")
+            name = "till" if names == "same" else f"till-{number}"
+            sources = _folders(tmp_path, number, random.Random(1000 + number))
+            command = [sys.executable, "-c", WORKER, SECRET, where, folder, spill, name, *sources]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            running.append(stack.enter_context(process))
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        outputs = [process.communicate(timeout=60)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * processes
+    made = {snapshot: Path(folder) for output in outputs for snapshot, folder in json.loads(output)}
     assert len(made) == processes * TURNS
     for again in ("state", "fresh"):
         with pb.Repository.open(where, pb.Passphrase(SECRET), state_dir=tmp_path / again) as repo:
