@@ -8,19 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-import msgspec
-
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index, read_segment
-from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.packs import directory_range, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
@@ -31,6 +27,7 @@ from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.backup import history_findings
+from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.reporter import Reporter
 
 WORKERS = 2
@@ -260,7 +257,7 @@ class _Checker:
         """Read packs, those that were read longest ago first: hashes with any key, every block with a reader's."""
         table = self.index.blocks
         there = [number for number in range(len(table.packs)) if table.usable[number]]
-        last = _load_read_times(self._unlocked)
+        last = load_read_times(self._unlocked)
         there.sort(key=lambda number: (last.get(table.packs[number], 0), table.packs[number]))
         if share < 1.0:
             budget = math.ceil(share * sum(table.pack_sizes[number] for number in there))
@@ -309,7 +306,7 @@ class _Checker:
         self._take(steps)
         for pack, problem in sorted(problems):
             self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
-        _save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
+        save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 
     def _take(self, steps: list[int]) -> None:
         while steps:
@@ -390,24 +387,3 @@ class _Checker:
 
 def _described(committed: Committed) -> str:
     return f"The snapshot {committed.transaction.hex()[:8]} of {committed.snapshot.dataset}"
-
-
-def _key(unlocked: Unlocked) -> SealingKey:
-    return SealingKey(unlocked.purpose_key("check schedule"))
-
-
-def _load_read_times(unlocked: Unlocked) -> dict[bytes, int]:
-    """When each pack was last read whole, on this machine."""
-    try:
-        data = _key(unlocked).open((unlocked.state / "read").read_bytes(), b"check schedule")
-        return msgspec.msgpack.decode(data, type=dict[bytes, int])
-    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-        return {}
-
-
-def _save_read_times(unlocked: Unlocked, last: dict[bytes, int], read: Iterable[bytes], known: set[bytes]) -> None:
-    times = {pack: moment for pack, moment in last.items() if pack in known} | dict.fromkeys(read, now_ns())
-    try:
-        replace(unlocked.state / "read", _key(unlocked).seal(msgspec.msgpack.encode(times), b"check schedule"))
-    except OSError:
-        return

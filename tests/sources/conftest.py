@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,9 +16,9 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["descriptors", "paths"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of reaching files; other systems than this one have only the second."""
     if request.param == "paths":
         monkeypatch.setattr(walk, "BY_DESCRIPTOR", False)
         monkeypatch.setattr(tree, "FILES_AHEAD", 1)
-    return request.param
+    return str(request.param)

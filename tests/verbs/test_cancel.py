@@ -146,11 +146,11 @@ def test_a_cancel_that_is_set_before_stops_before_anything_is_done(
 
 
 def _moments(run: Run) -> Iterator[int]:
-    """Up to eight event numbers, spread over what a whole run tells."""
+    """Up to six event numbers, spread over what a whole run tells."""
     heard = Heard()
     run(progress=heard)
     total = len(heard.events)
-    yield from sorted({1, 2, total - 1, *(1 + total * i // 6 for i in range(1, 6))})
+    yield from sorted({1, 2, total - 1, *(1 + total * i // 4 for i in range(1, 4))})
 
 
 @pytest.mark.parametrize("how", ["cancel", "exception"])

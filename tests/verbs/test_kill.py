@@ -25,15 +25,15 @@ pytestmark = [
 SECRET = "correct horse battery staple"
 BACKUP_ROUNDS = 15
 RESTORE_ROUNDS = 6
-CONTENT = 4_000_000  # bytes that are new in each round
-SLACK = 400_000  # names, recipes, padding, and what was published twice because two packs were under way
+CONTENT = 2_500_000  # bytes that are new in each round
+SLACK = 300_000  # names, recipes, padding, and what was published twice because two packs were under way
 WAIT_S = 60
 
 BACKUP = """
 import sys
 import pharmabackup as pb
 from pharmabackup.engine import packs
-packs.PACK_TARGET = 1 << 18
+packs.PACK_TARGET = 1 << 17
 secret, url, state, *folders = sys.argv[1:]
 with pb.Repository.open(url, pb.Passphrase(secret), state_dir=state) as repo:
     print("ready", flush=True)

@@ -99,7 +99,7 @@ def _back_up_at_once(tmp_path: Path, processes: int, names: str, state: str, spi
             snapshots = repo.snapshots()
             assert {snapshot.id for snapshot in snapshots} == set(made)
             assert all(snapshot.complete for snapshot in snapshots)
-            for snapshot in snapshots:
+            for snapshot in snapshots[again == "fresh" :: 2]:  # half of them with each
                 out = tmp_path / again / f"out-{snapshot.id}"
                 repo.restore(out, snapshots=[snapshot])
                 assert describe(out / snapshot.dataset) == describe(made[snapshot.id])

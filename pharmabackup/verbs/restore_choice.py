@@ -1,0 +1,166 @@
+"""What a restore brings back, and to where: everything is looked at before the first byte is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.errors import Conflict, InvalidInput, NotFound, StorageFailed, Unsupported
+from pharmabackup.patterns import compile_patterns
+from pharmabackup.sources.base import Source
+from pharmabackup.sources.files import Files
+from pharmabackup.sources.sqlite import SQLite
+
+MARKER = ".restoring"  # beside a dataset's folder while its restore is under way
+
+
+class Selection:
+    """Which datasets, and which paths in them, `only` names."""
+
+    def __init__(self, only: Sequence[str]) -> None:
+        self.everything = not only
+        self._whole = {text for text in only if "/" not in text}
+        self._globs: dict[str, list[str]] = {}
+        for text in only:
+            dataset, slash, pattern = text.partition("/")
+            if slash:
+                self._globs.setdefault(dataset, []).append(pattern or "**")
+        self.named = self._whole | set(self._globs)
+
+    def wants(self, dataset: str) -> bool:
+        return self.everything or dataset in self.named
+
+    def filter(self, dataset: str) -> Callable[[bytes], bool] | None:
+        """Which paths; None: all."""
+        if self.everything or dataset in self._whole:
+            return None
+        return compile_patterns(["/" + pattern for pattern in self._globs[dataset]])
+
+
+def choose(
+    history: History, before: int | None, chosen: Sequence[Committed], selection: Selection
+) -> list[Committed]:
+    """The snapshots to restore, by tier and name. NotFound, InvalidInput."""
+    found: dict[str, Committed] = {}
+    if chosen:
+        for item in chosen:
+            if item.snapshot.dataset in found:
+                raise InvalidInput(
+                    f"Two snapshots of {item.snapshot.dataset} were given.", remedy="Restore one after the other."
+                )
+            found[item.snapshot.dataset] = item
+    else:
+        forgotten = history.forgotten()
+        for item in history.newest():
+            late = before is not None and item.snapshot.time >= before
+            if not late and item.transaction not in forgotten:
+                found.setdefault(item.snapshot.dataset, item)
+    missing = selection.named - set(found)
+    if missing:
+        raise NotFound(
+            f"There is no dataset {', '.join(sorted(missing))} in this repository.",
+            kind="dataset",
+            remedy=f"It has {', '.join(sorted(found)) or 'none'}.",
+        )
+    if not found:
+        raise NotFound("There is no snapshot to restore.", kind="snapshot", remedy="List what there is.")
+    wanted = [item for name, item in found.items() if selection.wants(name)]
+    return sorted(wanted, key=lambda item: (item.snapshot.tier, item.snapshot.dataset))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a dataset goes: a folder, and for a database loaded into a path of its own, that path."""
+
+    folder: Path
+    database: Path | None
+    merge: bool
+
+
+def choose_places(
+    snapshots: Sequence[Committed], target: Path | None, into: Mapping[str, Source], overwrite: bool
+) -> dict[str, Place]:
+    """Every place is looked at before the first byte is written. Conflict, InvalidInput, Unsupported."""
+    unknown = set(into) - {item.snapshot.dataset for item in snapshots}
+    if unknown:
+        raise NotFound(
+            f"`into` names {', '.join(sorted(unknown))}, which is not restored.",
+            kind="dataset",
+            remedy="Leave it out, or restore that dataset too.",
+        )
+    found = {}
+    for item in snapshots:
+        name = item.snapshot.dataset
+        source = into.get(name)
+        if source is None and target is None:
+            raise InvalidInput(f"There is no place to restore {name} to.", remedy="Give a target folder.")
+        if source is None:
+            assert target is not None
+            found[name] = _folder(target / name, item, overwrite)
+        elif source.kind != item.snapshot.source:
+            raise Unsupported(
+                f"{name} is a backup of kind {item.snapshot.source} and cannot be loaded into {source.kind}.",
+                remedy="Give a source of the same kind, or restore to a folder.",
+            )
+        elif isinstance(source, SQLite):
+            path = source.location()
+            if path.exists() and not overwrite:
+                raise _not_empty(path)
+            found[name] = Place(path.with_name(f"{path.name}{MARKER}"), path, False)
+        elif isinstance(source, Files):
+            found[name] = _folder(source.location(), item, overwrite)
+        else:
+            raise Unsupported(f"Nothing can be restored into a {source.kind}.", remedy="Restore to a folder.")
+    return found
+
+
+def _folder(folder: Path, item: Committed, overwrite: bool) -> Place:
+    marker = marker_of(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise Conflict(
+            f"{folder} is a file, and a folder has to be there.",
+            remedy="Move it away, or choose another target folder.",
+        )
+    for parent in folder.parents:
+        if os.path.lexists(parent):
+            if not parent.is_dir():
+                raise Conflict(f"{parent} is a file, not a folder.", remedy="Choose another target folder.")
+            break
+    occupied = folder.is_dir() and bool(os.listdir(folder))
+    resumed = occupied and marker.is_file() and marker.read_text("ascii", "replace") == item.transaction.hex()
+    if occupied and not resumed and not overwrite:
+        raise _not_empty(folder)
+    return Place(folder, None, occupied)
+
+
+def _not_empty(path: Path) -> Conflict:
+    return Conflict(
+        f"{path} is there already and was not touched.",
+        kind="target-not-empty",
+        remedy="Choose an empty folder, or pass overwrite=True.",
+    )
+
+
+def mark(folder: Path, item: Committed) -> Path:
+    """Say beside the folder that a restore is under way, and of what. StorageFailed."""
+    marker = marker_of(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(item.transaction.hex(), "ascii")
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageFailed(
+            f"{folder.parent} cannot be written to: {os.strerror(error.errno or errno.EIO)}.",
+            kind="full" if full else "storage-denied",
+            remedy="Free some space there, or choose another target folder.",
+            location=str(folder.parent),
+        ) from error
+    return marker
+
+
+def marker_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + MARKER)
