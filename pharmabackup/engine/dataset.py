@@ -23,6 +23,7 @@ from pharmabackup.sources.files import ROW_SIZE
 FOLDER_MIN = 256  # entries; a larger folder's record ends after a name that says so, or at the maximum
 FOLDER_MAX = 4096
 FOLDER_CUT = 1024
+FOLDER_WEIGHT_MAX = 1 << 20
 FINDINGS_MAX = 10_000  # of one snapshot; more are counted and not told one by one
 FILE = 0
 STEP = Callable[[int, int], None]  # bytes, files
@@ -138,7 +139,10 @@ class DatasetSink(Sink):
     def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
         frames: list[bytes] = []
         start, n = 0, len(columns.names)
-        for end in _record_ends(columns.names):
+        weights: dict[int, int] = {}
+        for entry, _, value in columns.extras:
+            weights[entry] = weights.get(entry, 0) + len(value)
+        for end in _record_ends(columns.names, weights):
             frames.append(_folder_frame(path, columns, start, end))
             start = end
         if n == 0:
@@ -237,14 +241,19 @@ def _severity(text: str) -> Severity:
     return "critical" if text == "critical" else "info" if text == "info" else "warning"
 
 
-def _record_ends(names: list[bytes]) -> Iterator[int]:
-    """Where a folder's records end. Names decide, so that one more file changes one record."""
-    start = 0
+def _record_ends(names: list[bytes], weights: dict[int, int]) -> Iterator[int]:
+    """Where a folder's records end. Names decide, so that one more file changes one record.
+
+    `weights`: bytes of the entries' additional fields, which may be so large that a record has to end before.
+    """
+    start = weight = 0
     for i, name in enumerate(names):
         length = i + 1 - start
-        if (length >= FOLDER_MIN and crc32(name) % FOLDER_CUT == 0) or length == FOLDER_MAX:
+        weight += weights.get(i, 0)
+        by_name = length >= FOLDER_MIN and crc32(name) % FOLDER_CUT == 0
+        if by_name or length == FOLDER_MAX or weight >= FOLDER_WEIGHT_MAX:
             yield i + 1
-            start = i + 1
+            start, weight = i + 1, 0
     if start < len(names):
         yield len(names)
 
