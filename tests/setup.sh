@@ -6,6 +6,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v mkfs.vfat >/dev/null 2>&1 || missing="$missing dosfstools"
     command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
     command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
+    command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"
     command -v setfattr >/dev/null 2>&1 || missing="$missing attr"
     if [ -n "$missing" ]; then
         echo "Installing$missing for the storage tests."

@@ -115,7 +115,8 @@ def _copy(
                 for begin, end in data_ranges(old, original.st_size):
                     for at in range(begin, end, PIECE):
                         write_at(new, memoryview(read_at(old, min(PIECE, end - at), at)), at)
-                os.ftruncate(new, original.st_size)
+                if os.fstat(new).st_size != original.st_size:
+                    os.ftruncate(new, original.st_size)
                 if folder.fd is not None:
                     dresser.dress(new, entry.path, look_of(entry), fresh=not folder.strict)
             finally:

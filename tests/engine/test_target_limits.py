@@ -86,6 +86,8 @@ from pharmabackup.errors import StorageFailed
 from tests.engine.entries import *
 os.setgroups([60000, 60001]); os.setgid(60000); os.setuid(60000)  # Python itself may lie where only root reads
 os.umask(0o027)
+assert entry.__kwdefaults__ is not None
+entry.__kwdefaults__.update(uid=60000, gid=60000)
 root = Path(sys.argv[1])
 """
 
