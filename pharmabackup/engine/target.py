@@ -28,6 +28,7 @@ from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry, EntryKind, Extra, decode_attributes
 
 NOT_NAMES = frozenset((b"", b".", b".."))
+TIME_STEP = 2_000_000_000  # ns: FAT keeps even seconds, and no time at which a file was written last
 LOOK = struct.Struct("<HIIq")
 FAILED = b"failed"  # as a folder's look: it could not be made, so nothing in it can be
 MADE = b"made"  # made on the way to something below it
@@ -120,7 +121,7 @@ class Target:
             else:
                 kept = self._put(entry, folder, name, data)
         except OSError as error:
-            self._failed(entry.path, error)
+            self._failed(entry.path, error, entry.stored)
         else:
             self._count(kept)
 
@@ -131,7 +132,7 @@ class Target:
             try:
                 self._growing.begin(entry, place[1])
             except OSError as error:
-                self._failed(entry.path, error)
+                self._failed(entry.path, error, entry.stored)
 
     def part(self, entry: Entry, offset: int, data: memoryview) -> None:
         """Write a part of a file's stored content."""
@@ -140,7 +141,7 @@ class Target:
             try:
                 self._growing.part(entry, place[1], offset, data)
             except OSError as error:
-                self._failed(entry.path, error)
+                self._failed(entry.path, error, entry.stored)
 
     def finish(self, entry: Entry) -> None:
         """All parts of that file were written: it gets its size, looks and name."""
@@ -149,7 +150,7 @@ class Target:
             try:
                 kept = self._growing.finish(entry, place[1])
             except OSError as error:
-                self._failed(entry.path, error)
+                self._failed(entry.path, error, entry.stored)
             else:
                 if kept is not None:
                     self._count(kept)
@@ -213,18 +214,18 @@ class Target:
                 self.whole(entry, memoryview(b""))
                 return
         except OSError as error:
-            self._failed(entry.path, error)
+            self._failed(entry.path, error, entry.stored)
         else:
             self._count(kept)
 
     def _source(self, entry: Entry, first: bytes) -> tuple[Folder, bytes]:
         """The file that has the content already. Only one of this restore, and only as it should be."""
         place = self._place(first)
-        if place is not None and first not in self._lost:
-            found = place[0].look(place[1])
-            if found is not None and (
-                found.st_ctime_ns >= self._started or (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime)
-            ):
+        found = place[0].look(place[1]) if place is not None and first not in self._lost else None
+        if found is not None:
+            same = found.st_size == entry.size and abs(found.st_mtime_ns - entry.mtime) <= TIME_STEP
+            if same or found.st_ctime_ns >= self._started:
+                assert place is not None
                 return place
         raise FileNotFoundError(errno.ENOENT, "the file whose content it shares did not come back")
 
@@ -303,10 +304,10 @@ class Target:
                 self._lost.add(path)
                 self.missing += 1
 
-    def _failed(self, path: bytes, error: OSError) -> None:
+    def _failed(self, path: bytes, error: OSError, size: int = 0) -> None:
         """What concerns one path is a finding. StorageFailed when the disk itself is the trouble."""
-        if concerns_disk(error, self._root):
-            raise stopped(error, self._root) from error
+        if concerns_disk(error, self._root, size):
+            raise stopped(error, self._root, size) from error
         self._lose(path)
         code, reason, remedy = trouble(error)
         self._notes.add(code, "critical", path, f"{printable(path)} did not come back: {reason}.", remedy)

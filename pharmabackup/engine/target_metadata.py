@@ -143,6 +143,7 @@ class Dresser:
         place = folder.prefix + name
         have = os.stat(place, dir_fd=folder.fd, follow_symlinks=False)
         if (have.st_uid, have.st_gid) != (look.uid, look.gid):
+            self._refuse_if_better_new(look, have)
             uid, gid = self._possible(look, have)
             try:
                 if uid is None or os.chown not in os.supports_follow_symlinks:
@@ -184,6 +185,7 @@ class Dresser:
         """The mode that it may have, and whether its owner was changed."""
         if (have.st_uid, have.st_gid) == (look.uid, look.gid):
             return look.mode, False
+        self._refuse_if_better_new(look, have)
         uid, gid = self._possible(look, have)
         changed = False
         if uid is not None:
@@ -199,6 +201,11 @@ class Dresser:
         if not stat.S_ISDIR(have.st_mode):
             mode &= ~SETUID_SETGID  # or a program would run as whoever restores it
         return mode, changed
+
+    def _refuse_if_better_new(self, look: Look, have: os.stat_result) -> None:
+        """PermissionError when another user's file would be ours if it were made again."""
+        if not self.privileged and have.st_uid != self.uid and look.uid == self.uid:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _possible(self, look: Look, have: os.stat_result) -> tuple[int | None, int]:
         """What may be asked of the system: all as root, otherwise one of the user's own groups. None: nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 
 from pharmabackup.engine.target_metadata import FULL, printable
@@ -17,14 +18,16 @@ IN_THE_WAY = (errno.ENOTEMPTY, errno.EISDIR, errno.EEXIST)
 NOT_A_NAME = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 
 
-def concerns_disk(error: OSError, root: Path) -> bool:
-    """Whether the next file would fail too."""
-    return error.errno in FULL or error.errno in FAILING or error.errno == errno.EROFS or _is_full(root)
+def concerns_disk(error: OSError, root: Path, size: int) -> bool:
+    """Whether the next file would fail too. `size`: what was to be written."""
+    if error.errno in FULL or error.errno in FAILING or error.errno == errno.EROFS:
+        return True
+    return error.errno in DENIED and _free(root) < size
 
 
-def stopped(error: OSError, root: Path) -> StorageFailed:
+def stopped(error: OSError, root: Path, size: int = 1) -> StorageFailed:
     location = str(root)
-    if error.errno in FULL or (error.errno != errno.EROFS and _is_full(root)):
+    if error.errno in FULL or (error.errno in DENIED and _free(root) < size):
         return StorageFailed(
             f"The disk of {location} is full.",
             kind="full",
@@ -45,12 +48,12 @@ def stopped(error: OSError, root: Path) -> StorageFailed:
     )
 
 
-def _is_full(root: Path) -> bool:
-    """Some drivers for FAT say "not permitted" when a disk is full."""
+def _free(root: Path) -> int:
+    """Space that is left. Some drivers for FAT say "not permitted" when a disk is full."""
     try:
-        return shutil.disk_usage(root).free == 0
+        return shutil.disk_usage(root).free
     except OSError:
-        return False
+        return sys.maxsize
 
 
 def refused(path: bytes) -> Damaged:
