@@ -37,9 +37,9 @@ def fill(target: Target, kind: str) -> int:
 
 @pytest.mark.parametrize("kind", ["whole", "slow", "parts"])
 @pytest.mark.parametrize("sync", [False, True])
-@pytest.mark.parametrize("disk", ["tmpfs", "ext4", "vfat"])
+@pytest.mark.parametrize("disk", ["tmpfs", "ext4", "exfat"])
 def test_a_full_disk(kind: str, sync: bool, disk: str) -> None:
-    with tmpfs("2m") if disk == "tmpfs" else image(disk, 4 << 20) as where:
+    with tmpfs("2m") if disk == "tmpfs" else image(disk, 8 << 20) as where:
         root = where / "root"
         target = Target(root, merge=False, sync=sync)
         whole = fill(target, kind)
