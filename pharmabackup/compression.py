@@ -8,7 +8,7 @@ import zstandard
 
 from pharmabackup.errors import Damaged
 
-PAGES_LEVEL = 1  # database pages: measured smaller and faster than level 3
+PAGES_LEVEL = 2  # database pages: as fast as level 1 and smaller, faster than level 3 and hardly larger
 FILES_LEVEL = 3
 Buffer = bytes | bytearray | memoryview
 

@@ -320,7 +320,7 @@ class Repository:
 
         with self._read_lock:
             if self._blocks is None:
-                reader = BlockReader(self._unlocked, Index(self._unlocked))
+                reader = BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
                 reader.refresh()
                 self._blocks = reader
             return self._blocks

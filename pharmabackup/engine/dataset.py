@@ -122,6 +122,7 @@ class DatasetSink(Sink):
             got = read_into(view)
             told += got
             self._step(got, 0)
+            self._transaction.checkpoint()
             return got
 
         chunks, stored = self.contents.stream(read)
@@ -130,9 +131,13 @@ class DatasetSink(Sink):
 
     def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
         self._page_size = page_size
-        found = self.contents.pages(read_at, size=size, page_size=page_size, step=lambda done: self._step(done, 0))
+        found = self.contents.pages(read_at, size=size, page_size=page_size, step=self._pages_done)
         self._step(0, 1)
         return found
+
+    def _pages_done(self, size: int) -> None:
+        self._step(size, 0)
+        self._transaction.checkpoint()
 
     # ------------------------------------------------------------ names
 

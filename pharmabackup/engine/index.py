@@ -50,8 +50,10 @@ class _Cache(msgspec.Struct, array_like=True):
 class Index:
     """Chunks and blocks of one repository. One thread looks up; a directory may be added at any time."""
 
-    def __init__(self, unlocked: Unlocked) -> None:
+    def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
+        """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""
         self._unlocked = unlocked
+        self._chunks = chunks
         self._folder = unlocked.state / "index"
         self._forget()
 
@@ -99,7 +101,7 @@ class Index:
             return
         number = self.blocks.add_pack(entry.pack, entry.size, directory)
         for block in directory.blocks:
-            if directory.domain == self._unlocked.domain:
+            if self._chunks and directory.domain == self._unlocked.domain:
                 self._pending.append((block.names, number))
                 self._pending_rows += block.count
             number += 1
@@ -220,7 +222,7 @@ class Index:
         if cache.version != CACHE_VERSION or not segments <= listed:
             return
         runs = []
-        for fact in cache.runs:
+        for fact in cache.runs if self._chunks else ():
             run = open_run(str(self._folder / fact.file), count=fact.count, bits=fact.bits, digest=fact.digest)
             if run is None:
                 return

@@ -18,6 +18,10 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage, Upload
 
 PACK_TARGET = 32 << 20
+PACK_SLACK = 2 << 20  # how far past its target a pack may grow to waste less padding
+WASTE_MAX = 96 << 10
+DIRECTORY_BYTES = 6 << 10  # about what a sealed directory has, and then for each chunk
+CHUNK_BYTES = 33
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
 
 
@@ -37,6 +41,13 @@ class _Filling:
     size: int = 0
     blocks: list[Block] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    chunks: int = 0
+
+    def is_well_filled(self) -> bool:
+        """Whether little padding would follow if the pack ended here. One more block may fill what that wastes."""
+        directory = wire.padded_size(DIRECTORY_BYTES + CHUNK_BYTES * self.chunks)
+        total = self.size + directory
+        return wire.padded_size(total) - total < WASTE_MAX or self.size >= PACK_TARGET + PACK_SLACK
 
 
 class PackWriter:
@@ -68,7 +79,8 @@ class PackWriter:
             filling.blocks.append(Block(block_id, kind, key, filling.size, len(sealed), names, lengths))
             filling.numbers.append(number)
             filling.size += len(sealed)
-            if filling.size >= PACK_TARGET:
+            filling.chunks += len(names) // 32
+            if filling.size >= PACK_TARGET and filling.is_well_filled():
                 full, self._filling = filling, None
         if full is not None:
             self._commit(full)

@@ -27,6 +27,7 @@ from pharmabackup.errors import Conflict
 from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry, EntryKind, Extra, decode_attributes
 
+SLASH = 0x2F
 NOT_NAMES = frozenset((b"", b".", b".."))
 TIME_STEP = 2_000_000_000  # ns: FAT keeps even seconds, and no time at which a file was written last
 LOOK = struct.Struct("<HIIq")
@@ -278,7 +279,13 @@ class Target:
         """The folder it lies in and its name there; None when that folder could not be made. Damaged."""
         parent, _, name = path.rpartition(b"/")
         look = self._looks.get(parent)
-        if look is None or name in NOT_NAMES or b"\0" in name or (path in self._looks and not folder):
+        if (
+            look is None
+            or name in NOT_NAMES
+            or b"\0" in name
+            or path[0] == SLASH
+            or (path in self._looks and not folder)
+        ):
             raise refused(path)
         if look == FAILED:
             self._lose(path)

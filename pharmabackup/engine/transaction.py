@@ -27,7 +27,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
-SEGMENT_PACKS = 16  # a segment is published at least every so many packs, for whoever goes on after a crash
+SEGMENT_PACKS = 8  # a segment is published at least every so many packs, for whoever goes on after a crash
 
 
 class Overtaken(Exception):

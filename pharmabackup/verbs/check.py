@@ -62,7 +62,7 @@ class _State:
 
 class _Checker:
     def __init__(self, unlocked: Unlocked, reporter: Reporter) -> None:
-        self.index = Index(unlocked)
+        self.index = Index(unlocked, chunks=False)
         self._unlocked = unlocked
         self._reporter = reporter
         self._state = _State()
