@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import time
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,7 @@ SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
 CACHE_VERSION = 1
+STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
 class _RunFacts(msgspec.Struct, array_like=True):
@@ -68,6 +70,7 @@ class Index:
         self._pending: list[tuple[bytes, int]] = []  # names of a block, its number
         self._pending_rows = 0
         self._fresh = Fresh()
+        self._spill_at = SPILL_ROWS
         self._runs: list[tuple[Run, bytes]] = []
 
     # ------------------------------------------------------------ reading
@@ -130,7 +133,7 @@ class Index:
     def put(self, name: bytes, number: int, ordinal: int) -> None:
         """A chunk that was just placed into a block."""
         self._fresh.put(name, LOCATION.pack(number, ordinal))
-        if len(self._fresh) >= SPILL_ROWS:
+        if len(self._fresh) >= self._spill_at:
             self._spill()
 
     def take(self, names: list[bytes], number: int, ordinal: int, renew: set[int]) -> list[tuple[int, int] | None]:
@@ -141,7 +144,7 @@ class Index:
         """
         if self._pending:
             self._take_pending()
-        if len(self._fresh) >= SPILL_ROWS:
+        if len(self._fresh) >= self._spill_at:
             self._spill()
         places: list[tuple[int, int] | None] = []
         buckets, runs, may_rely = self._fresh.buckets_by_prefix, self._runs, self.blocks.may_rely
@@ -175,6 +178,12 @@ class Index:
     # ------------------------------------------------------------ the cache on this machine
 
     def _spill(self) -> None:
+        try:
+            self._write_run()
+        except OSError:  # a full or read-only state folder: memory has to do, and most sites have enough
+            self._spill_at *= 2
+
+    def _write_run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = str(self._folder / f"{os.urandom(8).hex()}.rows")
         self._runs.append(write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
@@ -199,7 +208,7 @@ class Index:
             self._take_pending()
         try:
             if len(self._fresh):
-                self._spill()
+                self._write_run()
             facts = [_RunFacts(Path(run.path).name, len(run), run.bits, digest) for run, digest in self._runs]
             segments = sorted(self.segments)
             cache = _Cache(CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts)
@@ -207,7 +216,7 @@ class Index:
             replace(self._folder / "cache", sealed)
             keep = {fact.file for fact in facts} | {"cache"}
             for file in self._folder.iterdir():
-                if file.name not in keep:
+                if file.name not in keep and time.time() - file.stat().st_mtime > STALE_S:
                     file.unlink(missing_ok=True)
         except OSError:
             return  # a full or read-only state folder: the next backup reads the segments again

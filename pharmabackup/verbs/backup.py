@@ -61,7 +61,7 @@ def backup(
     index = Index(unlocked)
     try:
         with ExitStack() as everything:
-            scratch = Path(everything.enter_context(tempfile.TemporaryDirectory(prefix="pharmabackup-")))
+            scratch = _scratch(everything)
             cuts = _take_views(ordered, everything, scratch, freeze)
             run = _Run(unlocked, index, reporter, ids.new_id(), reason, show)
             run.prepare(ordered)
@@ -71,6 +71,14 @@ def backup(
     finally:
         index.close()
     return run.result()
+
+
+def _scratch(everything: ExitStack) -> Path:
+    """A private folder for what sources cannot avoid to have on disk. Without one, those that need it say so."""
+    try:
+        return Path(everything.enter_context(tempfile.TemporaryDirectory(prefix="pharmabackup-")))
+    except OSError:
+        return Path(tempfile.gettempdir())
 
 
 def _check_sources(unlocked: Unlocked, sources: Sequence[Source]) -> None:

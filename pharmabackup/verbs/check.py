@@ -22,9 +22,9 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
-from pharmabackup.format.manifest import FrameType, decode_folder, entries
+from pharmabackup.format.manifest import EntryKind, FrameType, decode_folder, entries
 from pharmabackup.format.transaction import Mark
-from pharmabackup.format.wire import Kind
+from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.backup import history_findings
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
@@ -244,11 +244,25 @@ class _Checker:
     def _names(self, reader: SnapshotReader) -> int:
         """Decode the whole manifest; the bytes of content that it speaks of."""
         position = 0
+        folders, firsts = {b""}, set[bytes]()
         for frame in reader.frames():
             if frame.kind == FrameType.FOLDER:
-                entries(decode_folder(frame), frame, position)
+                folder = decode_folder(frame)
+                if folder.path not in folders:
+                    raise malformed("manifest", "a path names no folder seen before")
+                for entry in entries(folder, frame, position):
+                    if entry.kind == EntryKind.FOLDER:
+                        folders.add(entry.path)
+                    if entry.same_file is not None:
+                        firsts.add(entry.same_file)
                 position += frame.size
             self._reporter.look()
+        if firsts:  # rare enough that names are read once more instead of being kept
+            for found in reader.entries():
+                firsts -= {entry.path for entry in found if entry.kind == EntryKind.FILE and entry.same_file is None}
+                self._reporter.look()
+            if firsts:
+                raise malformed("manifest", "a further name is of a file that is not in it")
         return position
 
     # ------------------------------------------------------------ data

@@ -23,7 +23,7 @@ from pharmabackup.sources.base import Source
 from pharmabackup.sources.sqlite import SQLite
 from pharmabackup.verbs.backup import history_findings
 from pharmabackup.verbs.reporter import Reporter
-from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark
+from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark, marker_of
 from pharmabackup.verbs.restore_content import ContentRestorer
 
 
@@ -71,6 +71,9 @@ def restore(
             if outcome.whole:
                 reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
         reporter.tell("tier", f"Tier {tier} is done.")
+    for name, result in results.items():  # only now: until then the same call goes on where this one stopped
+        if result.complete:
+            marker_of(places[name].folder).unlink(missing_ok=True)
     report = reporter.report(results)
     broken = [name for name, result in results.items() if not result.complete]
     if broken:
@@ -115,7 +118,7 @@ def _dataset(
     reporter.tell("dataset", f"Restoring {item.snapshot.dataset}.")
     outcome = _Outcome(item, place)
     found_before = len(reporter.findings)
-    marker = mark(place.folder, item)
+    mark(place.folder, item)
     target = Target(place.folder, merge=place.merge, sync=place.database is not None)
     restorer = ContentRestorer(SnapshotReader(blocks, item.snapshot), target, reporter)
     try:
@@ -142,8 +145,6 @@ def _dataset(
         _verify(item, place, outcome, reporter)
     if outcome.whole and place.database is not None:
         _move_database(place, overwrite)
-    if outcome.whole:
-        marker.unlink(missing_ok=True)
     return outcome
 
 

@@ -130,7 +130,15 @@ def _folder(folder: Path, item: Committed, overwrite: bool) -> Place:
             if not parent.is_dir():
                 raise Conflict(f"{parent} is a file, not a folder.", remedy="Choose another target folder.")
             break
-    occupied = folder.is_dir() and bool(os.listdir(folder))
+    try:
+        occupied = folder.is_dir() and bool(os.listdir(folder))
+    except OSError as error:
+        raise StorageFailed(
+            f"{folder} cannot be looked into: {os.strerror(error.errno or errno.EIO)}.",
+            kind="storage-denied",
+            remedy="Let this user read and write there, or choose another target folder.",
+            location=str(folder),
+        ) from error
     resumed = occupied and marker.is_file() and marker.read_text("ascii", "replace") == item.transaction.hex()
     if occupied and not resumed and not overwrite:
         raise _not_empty(folder)
@@ -145,7 +153,7 @@ def _not_empty(path: Path) -> Conflict:
     )
 
 
-def mark(folder: Path, item: Committed) -> Path:
+def mark(folder: Path, item: Committed) -> None:
     """Say beside the folder that a restore is under way, and of what. StorageFailed."""
     marker = marker_of(folder)
     try:
@@ -159,7 +167,6 @@ def mark(folder: Path, item: Committed) -> Path:
             remedy="Free some space there, or choose another target folder.",
             location=str(folder.parent),
         ) from error
-    return marker
 
 
 def marker_of(folder: Path) -> Path:

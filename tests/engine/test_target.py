@@ -336,3 +336,11 @@ def test_abandoned_whole_files_stay_and_half_ones_go(fresh: Target, tmp_path: Pa
     fresh.part(entry(b"a/half", size=2), 0, memoryview(b"x"))
     fresh.abandon()
     assert set(tree(tmp_path / "root")) == {b"a", b"a/whole"}
+
+
+def test_what_never_became_whole_is_removed_at_the_end(fresh: Target, tmp_path: Path) -> None:
+    """As when a stored block is lost: the other files are complete."""
+    put(fresh, b"whole", b"x")
+    fresh.part(entry(b"half", size=2), 0, memoryview(b"x"))
+    fresh.close()
+    assert set(tree(tmp_path / "root")) == {b"whole"}

@@ -45,7 +45,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Target]
 
 
 PATHS = [
-    b"/etc/passwd", b"../x", b"a/../../x", b"..", b".", b"/", b"a//x", b"a/.", b"a/..", b"./x", b"nowhere/x",
+    b"/etc/passwd", b"/x", b"../x", b"a/../../x", b"..", b".", b"/", b"a//x", b"a/.", b"a/..", b"./x", b"nowhere/x",
     b"a/x\0y", b"a/\0", b"a/file/x", b"link/secret", b"link/sub/x", b"link/../secret", b"\0",
 ]  # fmt: skip
 CALLS: dict[str, Callable[[Target, bytes], None]] = {
@@ -146,6 +146,22 @@ def test_planted_links_where_folders_should_be(make: Callable[[], Target], outsi
     assert not (root / "a/b/c").is_symlink() and not (root / "d").is_symlink()
     assert (root / "a/b/c/secret").read_bytes() == b"evil"
     assert codes(target) == []
+
+
+def test_folders_on_the_way_are_no_links(make: Callable[[], Target], outside: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "planted").symlink_to(outside)
+    target = make()
+    target.special(link(b"link", os.fsencode(outside)))
+    for path in (b"planted/secret", b"link/sub/x"):
+        target.parents(entry(path))
+        put(target, path, b"evil")
+    for path in (b"/etc/x", b"../x/y", b"a//x/y", b"a/../x/y", b"\0/x"):
+        with pytest.raises(Damaged):
+            target.parents(entry(path))
+    target.close()
+    assert (root / "planted/secret").read_bytes() == b"evil" == (root / "link/sub/x").read_bytes()
 
 
 def test_planted_links_where_files_should_be(make: Callable[[], Target], outside: Path, tmp_path: Path) -> None:

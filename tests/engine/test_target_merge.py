@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,7 @@ MINE = [(b"user.a", b"1")]
 
 def restore(root: Path, *, merge: bool, by_path: bool = False) -> Target:
     target = Target(root, merge=merge, by_path=by_path)
-    more = {} if by_path else {"attributes": MINE}
+    more: dict[str, Any] = {} if by_path else {"attributes": MINE}
     target.folder(folder(b"", 0o755))
     target.folder(folder(b"a", 0o555, **more))
     put(target, b"a/small", b"x" * 5000, **more)
@@ -229,7 +230,7 @@ TREES = st.recursive(LEAVES, lambda below: st.dictionaries(NAMES, below, max_siz
 )
 
 
-def write(target: Target, made: dict[bytes, object], path: bytes = b"") -> None:
+def write(target: Target, made: dict[bytes, Any], path: bytes = b"") -> None:
     target.folder(folder(path, 0o700 + len(path) % 8))
     later: list[Entry] = []
     for name, what in sorted(made.items()):
@@ -248,7 +249,7 @@ def write(target: Target, made: dict[bytes, object], path: bytes = b"") -> None:
         target.special(item)
 
 
-def expected(made: dict[bytes, object], path: bytes = b"") -> dict[bytes, tuple[object, ...]]:
+def expected(made: dict[bytes, Any], path: bytes = b"") -> dict[bytes, tuple[object, ...]]:
     found: dict[bytes, tuple[object, ...]] = {}
     for name, what in made.items():
         where = path + b"/" + name if path else name
@@ -265,7 +266,9 @@ def expected(made: dict[bytes, object], path: bytes = b"") -> dict[bytes, tuple[
 @pytest.mark.skipif(sys.platform != "linux", reason="as Linux has names and modes")
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(old=TREES, new=TREES)
-def test_any_tree_over_any_other(tmp_path_factory: pytest.TempPathFactory, old: dict, new: dict) -> None:  # type: ignore[type-arg]
+def test_any_tree_over_any_other(
+    tmp_path_factory: pytest.TempPathFactory, old: dict[bytes, Any], new: dict[bytes, Any]
+) -> None:
     root = tmp_path_factory.mktemp("merge") / "root"
     target = Target(root, merge=False)
     write(target, old)

@@ -87,7 +87,7 @@ def repo(tmp_path: Path, cheap_kdf: None) -> Iterator[pb.Repository]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many more moments to stop at than ten a second."""
     monkeypatch.setattr("pharmabackup.verbs.reporter.BETWEEN_PROGRESS_S", 0.0)
-    monkeypatch.setattr("pharmabackup.verbs.restore.LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr("pharmabackup.verbs.restore_content.LOOK_EVERY_S", 0.001)
 
 
 def _whole(repo: pb.Repository, base: Path) -> None:
@@ -234,9 +234,6 @@ def _is_done(out: Path, name: str) -> bool:
     return (out / name).exists() and not (out / f"{name}.restoring").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=pb.Conflict, reason="a dataset that is done loses its marker before the rest is"
-)
 def test_the_same_restore_call_completes_after_some_datasets_were_done(
     tmp_path: Path, repo: pb.Repository, sources: list[pb.Files]
 ) -> None:

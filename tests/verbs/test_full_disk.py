@@ -94,7 +94,6 @@ def test_no_repository_is_begun_on_a_full_disk(disk: Path, cheap_kdf: None) -> N
 
 
 TROUBLES = ["full", "read-only", "missing", "a file"]
-NO_SPILL = pytest.mark.xfail(strict=True, raises=OSError, reason="Index._spill lets OSError of the state folder out")
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
@@ -102,9 +101,7 @@ def test_a_backup_does_without_its_state_folder(tmp_path: Path, disk: Path, chea
     _backs_up(tmp_path, disk, trouble)
 
 
-@pytest.mark.parametrize(
-    "trouble", [text if text == "missing" else pytest.param(text, marks=NO_SPILL) for text in TROUBLES]
-)
+@pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_backup_of_many_chunks_does_without_its_state_folder(
     tmp_path: Path, disk: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
@@ -197,7 +194,6 @@ def test_a_full_scratch_folder_fails_the_database_alone(
         assert list(disk.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="backup() lets OSError of the scratch folder out")
 def test_a_scratch_folder_that_cannot_be_written_spares_the_files(
     tmp_path: Path, disk: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

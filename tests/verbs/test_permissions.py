@@ -154,10 +154,7 @@ def test_what_may_not_be_read_is_named(shared: Path, cheap_kdf: None) -> None:
         assert repo.snapshot().complete
 
 
-UNLISTED = pytest.mark.xfail(strict=True, reason="restore lets PermissionError of os.listdir out")
-
-
-@pytest.mark.parametrize("place", ["parent", "target", pytest.param("dataset", marks=UNLISTED)])
+@pytest.mark.parametrize("place", ["parent", "target", "dataset"])
 def test_a_target_that_may_not_be_written(shared: Path, cheap_kdf: None, place: str) -> None:
     source = _sources(shared)
     with _repository(shared) as repo:

@@ -58,9 +58,6 @@ def test_all_commit_and_all_restores(tmp_path: Path, cheap_kdf: None, processes:
     _back_up_at_once(tmp_path, processes, names, state, "no spill")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Index.save removes row files that another process has just written and not yet opened"
-)
 def test_processes_with_many_chunks_share_a_state_folder(tmp_path: Path, cheap_kdf: None) -> None:
     _back_up_at_once(tmp_path, 4, "same", "shared", "spill")
 

@@ -220,11 +220,15 @@ def _stock(s: _Subject, problems: list[str]) -> str:
 def _messages(s: _Subject, problems: list[str]) -> str:
     closed_on = date_of(s.day) if s.day else FIRST_DATE
     kept_from = (closed_on - timedelta(days=s.profile.message_days)).isoformat()
+    # A day that is under way has deleted by its own date already.
+    (newest_date,) = s.db.execute("SELECT max(date) FROM trading_day").fetchone()
+    newest = date.fromisoformat(newest_date) if newest_date else closed_on
+    needed_from = (newest - timedelta(days=s.profile.message_days)).isoformat()
     bad = s.db.execute(
         "SELECT p.id, count(m.id) FROM prescription p LEFT JOIN eps_message m ON m.prescription_id = p.id"
         " WHERE p.day IN (SELECT day FROM trading_day WHERE date >= ? AND day <= ?) GROUP BY p.id"
         " HAVING count(m.id) <> ?",
-        (kept_from, s.day, s.profile.rates.messages_per_prescription),
+        (needed_from, s.day, s.profile.rates.messages_per_prescription),
     )
     problems += [f"prescription {number} has {count} EPS messages" for number, count in bad]
     old = s.number("SELECT count(*) FROM eps_message WHERE received_on < ?", kept_from)
