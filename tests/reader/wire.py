@@ -1,8 +1,4 @@
-"""A second reader of the storage format, written from docs/format.md alone; it shares no code with the library.
-
-It opens a folder with a passphrase, refuses what section 22 says, and gives every snapshot's entries with their content.
-It is for small repositories: packs are read whole, and everything that can be verified is verified at once.
-"""
+"""Bytes into values: MessagePack, types of records, keys, seals and frames (§1, §3, §4 and §9 of docs/format.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +25,6 @@ LINK_TARGET, SAME_FILE, EXTENTS, ATTRIBUTES = 1, 2, 3, 4
 FORMAT = b"pharma" + b"backup/1"
 NAMES_OF = {DATA: " data names", MANIFEST: " manifest names", RECIPE: " recipe names"}
 MAX_CONTENT = 2**23 + 2**18 + 4
-NUMBER, HEX16, HEX32 = "(0|[1-9][0-9]{0,17})", "([0-9a-f]{32})", "([0-9a-f]{64})"
 
 
 class Refused(Exception):
@@ -194,7 +189,8 @@ Keyring = record("Keyring", repository=hash_, slot=id_, role=role_, signing=mayb
 Wrap = record("Wrap", recipient=hash_, sealed=binary(0, 4096))
 WrappedKey = record("WrappedKey", key_id=hash_, wraps=array(Wrap, 0, 16))
 Block = record("Block", id=hash_, kind=integer(16, 18), key=integer(0, 4095), offset=integer(0, 2**28 - 1),
-               length=integer(0, 2**23 + 2**18), names=binary(32, 2**21, 32), lengths=binary(4, 2**18, 4))  # fmt: skip
+               length=integer(0, 2**23 + 2**18), names=binary(32, 2**21, 32), lengths=binary(4, 2**18, 4),
+               )  # fmt: skip
 Directory = record("Directory", domain=id_, region=hash_, region_size=count, keys=array(WrappedKey, 0, 4096),
                    blocks=array(Block, 0, 65536))  # fmt: skip
 PackEntry = record("PackEntry", pack=hash_, size=integer(0, 2**28), directory=binary(0, 2**26))
