@@ -8,7 +8,7 @@ import zstandard
 
 from pharmabackup.errors import Damaged
 
-PAGES_LEVEL = 2  # database pages: as fast as level 1 and smaller, faster than level 3 and hardly larger
+PAGES_LEVEL = 2  # database pages: 1 to 7 % slower than level 1 on the sample database and up to 5 % smaller
 FILES_LEVEL = 3
 Buffer = bytes | bytearray | memoryview
 
