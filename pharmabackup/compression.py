@@ -1,4 +1,8 @@
-"""zstd frames (RFC 8878) with bounded output: a frame says its size, and more than allowed is refused unread."""
+"""zstd frames (RFC 8878) with bounded output: a frame says its size, and more than allowed is refused unread.
+
+A frame's checksum (XXH64 of the content) finds faults of memory and of the compressor; who may have changed the frame
+is for the seal around it to say.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,31 @@ import zstandard
 
 from pharmabackup.errors import Damaged
 
-PAGES_LEVEL = 2  # database pages: 1 to 7 % slower than level 1 on the sample database and up to 5 % smaller
+PAGES_LEVEL = 1  # database pages: on the sample database 16 % faster than level 2, and 2.7 % larger
 FILES_LEVEL = 3
 Buffer = bytes | bytearray | memoryview
 
 _local = threading.local()  # contexts are expensive to make and belong to one thread at a time
 
 
-def compress(data: Buffer, level: int) -> bytes:
-    """One frame with its content's size in the header."""
-    compressors: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
-    if level not in compressors:
-        compressors[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
-    return compressors[level].compress(data)
+def compress(data: Buffer, level: int, *, checksum: bool = False) -> bytes:
+    """One frame with its content's size in the header, and its checksum where that is asked for."""
+    compressors: dict[tuple[int, bool], zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    compressor = compressors.get((level, checksum))
+    if compressor is None:
+        compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=checksum)
+        compressors[level, checksum] = compressor
+    return compressor.compress(data)
 
 
-def decompress(frame: Buffer, *, limit: int) -> bytes:
-    """The content, at most `limit` bytes. Damaged."""
+def decompress(frame: Buffer, *, limit: int, checksum: bool = False) -> bytes:
+    """The content, at most `limit` bytes; `checksum`: the frame must have one. Damaged."""
     decompressor: zstandard.ZstdDecompressor | None = _local.__dict__.get("decompressor")
     if decompressor is None:
         decompressor = _local.decompressor = zstandard.ZstdDecompressor()
     try:
         size = zstandard.frame_content_size(frame)
-        if 0 <= size <= limit:
+        if 0 <= size <= limit and not (checksum and not zstandard.get_frame_parameters(frame).has_checksum):
             return decompressor.decompress(frame, read_across_frames=False)
     except zstandard.ZstdError:
         size = 0

@@ -6,17 +6,17 @@ goes round, so memory does not depend on how much is backed up.
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from array import array
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pharmabackup import compression
-from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
-from pharmabackup.engine.index import Index, block_id
-from pharmabackup.engine.packs import PackWriter
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.packs import PackWriter, block_id
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format import block as layout
@@ -48,10 +48,8 @@ class Buffer:
 @dataclass(frozen=True, slots=True)
 class _Job:
     buffer: Buffer
-    end: int
     block_id: bytes
     names: bytes
-    lengths: bytes
 
 
 class BlockWriter:
@@ -65,8 +63,8 @@ class BlockWriter:
         self._session = session
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers = 0
-        self._threads = ThreadPoolExecutor(SEALERS, thread_name_prefix="pharmabackup-seal")
-        self._out = threading.local()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._failed: BaseException | None = None
         self._idle = threading.Semaphore(BUFFERS)  # as many as there are jobs under way
 
@@ -79,7 +77,7 @@ class BlockWriter:
         else:
             buffer = self._free.get()
             self.check()
-        buffer.names.clear()
+        buffer.names = []
         buffer.lengths = array("I")
         buffer.fill = 0
         buffer.kind, buffer.level = kind, level
@@ -91,42 +89,49 @@ class BlockWriter:
         if not buffer.names:
             self._free.put(buffer)
             return
-        names, lengths = b"".join(buffer.names), wire.little(buffer.lengths).tobytes()
-        trailer = layout.trailer(lengths)
-        end = buffer.fill + len(trailer)
-        buffer.content[buffer.fill : end] = trailer
+        names = b"".join(buffer.names)
         identity = block_id(self._unlocked.keyring.block_names, buffer.kind, names)
         self._index.blocks.name(buffer.number, identity, buffer.kind, len(buffer.names))
+        if len(self._threads) < SEALERS:
+            thread = threading.Thread(target=self._work, name="pharmabackup-seal", daemon=True)
+            self._threads.append(thread)
+            thread.start()
         self._idle.acquire()
-        self._threads.submit(self._seal, _Job(buffer, end, identity, names, lengths))
+        self._jobs.put(_Job(buffer, identity, names))
 
-    def _seal(self, job: _Job) -> None:
-        try:
-            buffer, kind, number = job.buffer, job.buffer.kind, job.buffer.number
+    def _work(self) -> None:
+        """What each sealing thread does until it is told to end."""
+        _give_way()
+        out = bytearray(self.target + TRAILER_ROOM + OVERHEAD)
+        while (job := self._jobs.get()) is not None:
             try:
-                content = buffer.content[: job.end]
-                plain = hashing.digest(content) + compression.compress(content, buffer.level)
+                if self._failed is None:
+                    out = self._seal(job, out)
+                else:
+                    self._free.put(job.buffer)
+            except BaseException as error:  # noqa: BLE001  (carried over to the thread that fills)
+                self._failed = self._failed or error
             finally:
-                self._free.put(buffer)
-            out: bytearray | None = self._out.__dict__.get("buffer")
-            if out is None or len(out) < len(plain) + OVERHEAD:
-                out = self._out.buffer = bytearray(len(plain) + OVERHEAD + (1 << 18))
-            key, key_id = self._key(kind)
-            with memoryview(out) as view:
-                context = wire.block_context(self._unlocked.repository, kind, key_id, job.block_id)
-                size = key.seal_into(plain, context, view)
-                self._packs.add(
-                    kind=kind,
-                    number=number,
-                    block_id=job.block_id,
-                    names=job.names,
-                    lengths=job.lengths,
-                    sealed=view[:size],
-                )
-        except BaseException as error:  # noqa: BLE001  (carried over to the thread that fills)
-            self._failed = self._failed or error
+                self._idle.release()
+
+    def _seal(self, job: _Job, out: bytearray) -> bytearray:
+        """Compress, seal, and put into a pack. The output buffer, a larger one if it had to be."""
+        buffer, kind, number = job.buffer, job.buffer.kind, job.buffer.number
+        try:
+            trailer = layout.trailer(wire.little(buffer.lengths).tobytes())
+            end = buffer.fill + len(trailer)
+            buffer.content[buffer.fill : end] = trailer
+            plain = compression.compress(buffer.content[:end], buffer.level, checksum=True)
         finally:
-            self._idle.release()
+            self._free.put(buffer)
+        if len(out) < len(plain) + OVERHEAD:
+            out = bytearray(len(plain) + OVERHEAD)
+        key, key_id = self._key(kind)
+        with memoryview(out) as view:
+            context = wire.block_context(self._unlocked.repository, kind, key_id, job.block_id)
+            size = key.seal_into(plain, context, view)
+            self._packs.add(kind=kind, number=number, block_id=job.block_id, names=job.names, sealed=view[:size])
+        return out
 
     def _key(self, kind: Kind) -> tuple[SealingKey, bytes]:
         if kind == Kind.RECIPE_BLOCK:
@@ -147,7 +152,18 @@ class BlockWriter:
         self.check()
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
+        """Wait for what is under way, and end the threads."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
+def _give_way() -> None:
+    """Let the thread that fills blocks run first where processors are few: everything waits for that one."""
+    if sys.platform == "linux":  # elsewhere the call is about the whole process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5))
 
 
 def open_block(
@@ -158,10 +174,7 @@ def open_block(
         plain = key.open(sealed, wire.block_context(unlocked.repository, Kind(kind), key_id, block_id))
     except NotAuthentic:
         raise damaged_block("it was changed after it was written") from None
-    content = compression.decompress(memoryview(plain)[layout.DIGEST_SIZE :], limit=layout.CONTENT_MAX)
-    if hashing.digest(content) != plain[: layout.DIGEST_SIZE]:
-        raise damaged_block("it is not what was sealed")
-    return content
+    return compression.decompress(plain, limit=layout.CONTENT_MAX, checksum=True)
 
 
 def damaged_block(why: str) -> Damaged:

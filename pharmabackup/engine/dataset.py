@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from pharmabackup.crypto.hashing import derive
+from pharmabackup.engine.content_files import FileContents
+from pharmabackup.engine.content_pages import PageContents
 from pharmabackup.engine.contents import Contents
-from pharmabackup.engine.filecache import FileCache, Remembered, RememberedFolder
+from pharmabackup.engine.filecache import FileCache, FolderRecord, Remembered, RememberedFolder
 from pharmabackup.engine.pieces import ManifestWriter, PieceWriter, put_recipe, put_table, refs
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
@@ -26,6 +28,8 @@ FOLDER_CUT = 1024
 FOLDER_WEIGHT_MAX = 1 << 20
 FINDINGS_MAX = 10_000  # of one snapshot; more are counted and not told one by one
 FILE = 0
+TELL_FILES = 64
+TELL_BYTES = 1 << 20
 STEP = Callable[[int, int], None]  # bytes, files
 
 
@@ -58,14 +62,10 @@ class DatasetSink(Sink):
     ) -> None:
         index, blocks = transaction.index, transaction.blocks
         names = unlocked.naming_key
-        self.contents = Contents(
-            index=index,
-            blocks=blocks,
-            naming_key=derive("data names", names),
-            extent_key=derive("extents", names),
-            cutter=transaction.cutter,
-            remembered=remembered,
-        )
+        self.contents = contents = Contents(index=index, blocks=blocks, remembered=remembered)
+        naming, extents = derive("data names", names), derive("extents", names)
+        self._files = FileContents(contents, index=index, naming_key=naming, cutter=transaction.cutter)
+        self._pages = PageContents(contents, index=index, naming_key=naming, extent_key=extents)
         self.cache = open_cache(unlocked, dataset)
         self.told: list[Finding] = []
         self.complete = True
@@ -74,6 +74,7 @@ class DatasetSink(Sink):
         self._recipe_pieces = PieceWriter(index, blocks, Kind.RECIPE_BLOCK, derive("recipe names", names))
         self._manifest = ManifestWriter(self._manifest_pieces)
         self._counts = _Counts()
+        self._untold_files = self._untold_bytes = 0
         self._finding_frames: list[bytes] = []
         self._step = step
         self._old: Iterator[RememberedFolder] = iter(())
@@ -85,6 +86,8 @@ class DatasetSink(Sink):
     # ------------------------------------------------------------ what was
 
     def previous(self, path: bytes) -> PreviousFolder | None:
+        if self._next is not None and self._next.path == path:  # as a rule
+            return self._next
         wanted = path.split(b"/") if path else []
         while self._next is not None:
             have = self._next.path.split(b"/") if self._next.path else []
@@ -96,22 +99,21 @@ class DatasetSink(Sink):
 
     def keep_folder(self, folder: PreviousFolder) -> None:
         assert isinstance(folder, RememberedFolder)
-        self.contents.keep(folder.first_chunk, folder.chunks, folder.first_byte, folder.size)
-        self._manifest.add(folder.frames, folder.path)
-        self._remember(
-            folder.path, folder.rows, folder.frames, folder.chunks, folder.size, folder.files, folder.logical
-        )
-        self._step(folder.size, folder.files)
+        self.contents.keep(folder.first_chunk, folder.record.chunks, folder.first_byte, folder.record.size)
+        record = folder.record
+        self._manifest.add(record.frames, record.path)
+        self._remember(record)
+        self._done(record.size, record.files)
 
     def keep_file(self, kept: Kept) -> None:
         self.contents.keep(kept.first_chunk, kept.chunks, kept.first_byte, kept.stored)
-        self._step(kept.stored, 1)
+        self._done(kept.stored)
 
     # ------------------------------------------------------------ content
 
     def file(self, fd: int, size: int) -> tuple[int, int]:
-        chunks, stored = self.contents.file(fd, size)
-        self._step(stored, 1)
+        chunks, stored = self._files.file(fd, size)
+        self._done(stored)
         return chunks, stored
 
     def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
@@ -125,13 +127,13 @@ class DatasetSink(Sink):
             self._transaction.checkpoint()
             return got
 
-        chunks, stored = self.contents.stream(read)
+        chunks, stored = self._files.stream(read)
         self._step(stored - told, 1)
         return chunks, stored
 
     def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
         self._page_size = page_size
-        found = self.contents.pages(read_at, size=size, page_size=page_size, step=self._pages_done)
+        found = self._pages.pages(read_at, size=size, page_size=page_size, step=self._pages_done)
         self._step(0, 1)
         return found
 
@@ -156,14 +158,12 @@ class DatasetSink(Sink):
         self._manifest.add(data, path)
         files = columns.kinds.count(FILE)
         logical = sum(columns.sizes)
-        self._remember(path, rows, data, sum(columns.chunks), sum(columns.stored), files, logical)
+        self._remember(FolderRecord(path, rows, data, sum(columns.chunks), sum(columns.stored), files, logical))
 
-    def _remember(
-        self, path: bytes, rows: bytes, frames: bytes, chunks: int, size: int, files: int, logical: int
-    ) -> None:
-        self.cache.add(path, rows, frames, chunks=chunks, size=size, files=files, logical=logical)
-        self._counts.files += files
-        self._counts.size += logical
+    def _remember(self, record: FolderRecord) -> None:
+        self.cache.add(record)
+        self._counts.files += record.files
+        self._counts.size += record.logical
 
     def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
         counts = self._counts.findings
@@ -186,14 +186,27 @@ class DatasetSink(Sink):
             )
 
     def check(self) -> None:
-        self._step(0, 0)
+        self._tell()
         self._transaction.checkpoint()
+
+    def _done(self, size: int, files: int = 1) -> None:
+        """So much more. Progress hears of several files at once: a call for each would cost as much as opening it."""
+        self._untold_files += files
+        self._untold_bytes += size
+        if self._untold_files >= TELL_FILES or self._untold_bytes >= TELL_BYTES:
+            self._tell()
+
+    def _tell(self) -> None:
+        size, files = self._untold_bytes, self._untold_files
+        self._untold_bytes = self._untold_files = 0
+        self._step(size, files)
 
     # ------------------------------------------------------------ the end
 
     def finish(self) -> Dumped:
         """Everything was dumped: close blocks, write manifest, recipe and table."""
         contents, index = self.contents, self._transaction.index
+        self._tell()
         contents.finish()
         self._manifest.flush()
         if self._finding_frames:
@@ -231,7 +244,7 @@ class DatasetSink(Sink):
             transaction=self._transaction.id,
             table=self.table_ids,
             runs=self.contents.runs,
-            extents=bytes(self.contents.extents),
+            extents=bytes(self._pages.extents),
             page_size=self._page_size,
         )
 

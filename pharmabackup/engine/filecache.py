@@ -26,7 +26,7 @@ FRAME_TARGET = 1 << 20
 LENGTH = struct.Struct("<I")
 
 
-class _FolderRecord(msgspec.Struct, array_like=True):
+class FolderRecord(msgspec.Struct, array_like=True):
     path: bytes
     rows: bytes
     frames: bytes  # of the manifest
@@ -52,22 +52,18 @@ class _State(msgspec.Struct, array_like=True):
 class RememberedFolder(PreviousFolder):
     """A folder as it was, and where its content begins in the last recipe."""
 
-    def __init__(self, record: _FolderRecord, first_chunk: int, first_byte: int, row_size: int) -> None:
+    def __init__(self, record: FolderRecord, first_chunk: int, first_byte: int, row_size: int) -> None:
         self.path = record.path
         self.rows = record.rows
-        self.frames = record.frames
+        self.record = record
         self.first_chunk = first_chunk
         self.first_byte = first_byte
-        self.chunks = record.chunks
-        self.size = record.size
-        self.files = record.files
-        self.logical = record.logical
         self._row_size = row_size
 
     def manifest_entries(self) -> list[Entry]:
         found: list[Entry] = []
         start = self.first_byte
-        for frame in read_frames((self.frames,)):
+        for frame in read_frames((self.record.frames,)):
             found += entries(decode_folder(frame), frame, start)
             start += frame.size
         return found
@@ -122,7 +118,7 @@ class Remembered:
                 while head := file.read(LENGTH.size):
                     sealed = file.read(LENGTH.unpack(head)[0])
                     data = self._key.open(sealed, name + LENGTH.pack(number))
-                    for record in msgspec.msgpack.decode(data, type=list[_FolderRecord]):
+                    for record in msgspec.msgpack.decode(data, type=list[FolderRecord]):
                         yield RememberedFolder(record, chunk, byte, row_size)
                         chunk += record.chunks
                         byte += record.size
@@ -138,7 +134,7 @@ class FileCache:
         self._folder = state / "datasets" / dataset_key.hex()[:32]
         self._key = SealingKey(key)
         self._name = f"{os.urandom(8).hex()}.folders"
-        self._pending: list[_FolderRecord] = []
+        self._pending: list[FolderRecord] = []
         self._pending_size = 0
         self._number = 0
         self._broken = False
@@ -153,11 +149,9 @@ class FileCache:
         except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
             return None
 
-    def add(
-        self, path: bytes, rows: bytes, frames: bytes, *, chunks: int, size: int, files: int, logical: int
-    ) -> None:
-        self._pending.append(_FolderRecord(path, rows, frames, chunks, size, files, logical))
-        self._pending_size += len(rows) + len(frames)
+    def add(self, record: FolderRecord) -> None:
+        self._pending.append(record)
+        self._pending_size += len(record.rows) + len(record.frames)
         if self._pending_size >= FRAME_TARGET:
             self._flush()
 

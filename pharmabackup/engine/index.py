@@ -1,6 +1,7 @@
 """The index: which chunk lies where, from the signed segments in storage and a cache on this machine.
 
-Chunk names are loaded when the first one is looked up; a backup in which nothing changed never needs them.
+Segments say which blocks there are. Chunks' names lie in the packs; those of packs that the cache does not know yet
+are read when the first name is looked up. A backup in which nothing changed never needs them, nor does a reader.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import os
 import struct
 import time
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
 from pharmabackup import ids
-from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine.packs import read_names
 from pharmabackup.engine.rowfile import FRESH_BITS, KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
 from pharmabackup.engine.unlocked import Unlocked, read_back
-from pharmabackup.errors import Damaged
+from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
@@ -30,7 +32,7 @@ LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -54,6 +56,7 @@ class Index:
 
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""
+        self.damaged: list[Damaged] = []  # packs whose chunks cannot be relied on, for that reason
         self._unlocked = unlocked
         self._chunks = chunks
         self._folder = unlocked.state / "index"
@@ -67,11 +70,12 @@ class Index:
     def _forget(self) -> None:
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
-        self._pending: list[tuple[bytes, int]] = []  # names of a block, its number
+        self._pending: list[tuple[bytes, Directory, int]] = []  # packs whose names are not read yet; first block
         self._pending_rows = 0
+        self._partial = False  # the names of a pack are left out
         self._fresh = Fresh()
         self._spill_at = SPILL_ROWS
-        self._runs: list[tuple[Run, bytes]] = []
+        self._runs: list[Run] = []
 
     # ------------------------------------------------------------ reading
 
@@ -103,11 +107,9 @@ class Index:
         if opened.slot.domain not in (None, directory.domain):
             return
         number = self.blocks.add_pack(entry.pack, entry.size, directory)
-        for block in directory.blocks:
-            if self._chunks and directory.domain == self._unlocked.domain:
-                self._pending.append((block.names, number))
-                self._pending_rows += block.count
-            number += 1
+        if self._chunks and directory.blocks and directory.domain == self._unlocked.domain:
+            self._pending.append((entry.pack, directory, number))
+            self._pending_rows += sum(block.count for block in directory.blocks)
 
     # ------------------------------------------------------------ looking up
 
@@ -117,12 +119,15 @@ class Index:
             self._take_pending()
         found = self._fresh.get(name)
         if found is None:
-            for run, _ in self._runs:
+            for run in self._runs:
                 found = run.get(name)
                 if found is not None:
                     break
             else:
                 return None
+        return self._where(found)
+
+    def _where(self, found: bytes) -> tuple[int, int] | None:
         number, ordinal = LOCATION.unpack(found)
         blocks = self.blocks
         if blocks.may_rely(number):
@@ -150,15 +155,20 @@ class Index:
         buckets, runs, may_rely = self._fresh.buckets_by_prefix, self._runs, self.blocks.may_rely
         pack, unpack, add = LOCATION.pack, LOCATION.unpack, places.append
         added = 0
+        place: tuple[int, int] | None
         for name in names:
             rows = buckets[(name[0] << 8 | name[1]) >> 1]
             at = rows.rfind(name)
-            if at >= 0 and at % ROW == 0:
-                place: tuple[int, int] | None = unpack(rows[at + KEY : at + ROW])
-            elif runs or at >= 0:
-                place = self.find(name)
-            else:
+            if at < 0:
                 place = None
+                for run in runs:
+                    if (found := run.get(name)) is not None:
+                        place = self._where(found)
+                        break
+            elif at % ROW == 0:
+                place = unpack(rows[at + KEY : at + ROW])
+            else:
+                place = self.find(name)
             if place is not None and place[0] not in renew and may_rely(place[0]):
                 add(place)
             else:
@@ -169,11 +179,30 @@ class Index:
         self._fresh.added(added)
         return places
 
+    def take_one(self, name: bytes, number: int, ordinal: int) -> tuple[int, int] | None:
+        """Where a chunk lies; None if it is new, and then it is noted to lie in block `number`, at `ordinal`."""
+        found = self.find(name)
+        if found is None:
+            self.put(name, number, ordinal)
+        return found
+
     def _take_pending(self) -> None:
+        """Read the names in packs that are new here. A pack whose names cannot be had is not relied on for chunks."""
         pending, self._pending, self._pending_rows = self._pending, [], 0
-        for names, number in pending:
-            for ordinal in range(len(names) // 32):
-                self.put(names[ordinal * 32 : ordinal * 32 + 32], number, ordinal)
+        for pack, directory, first in pending:
+            try:
+                if not self.blocks.may_rely(first):
+                    self._partial = True
+                    continue
+                found = read_names(self._unlocked, pack, directory)
+            except (Damaged, NotFound) as error:
+                self._partial = True
+                if isinstance(error, Damaged):
+                    self.damaged.append(error)
+                continue
+            for number, names in enumerate(found, first):
+                for ordinal in range(len(names) // KEY):
+                    self.put(names[ordinal * KEY : ordinal * KEY + KEY], number, ordinal)
 
     # ------------------------------------------------------------ the cache on this machine
 
@@ -189,27 +218,29 @@ class Index:
         self._runs.append(write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
         self._fresh = Fresh()
         if len(self._runs) > RUNS_MAX:
-            merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), [run for run, _ in self._runs])
+            merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), self._runs)
             self._drop_runs()
             self._runs = [merged]
-        self._runs.sort(key=lambda item: len(item[0]), reverse=True)  # most chunks are found in the largest
+        self._runs.sort(key=len, reverse=True)  # most chunks are found in the largest
 
     def _drop_runs(self) -> None:
-        for run, _ in self._runs:
+        for run in self._runs:
             run.close()
             Path(run.path).unlink(missing_ok=True)
         self._runs = []
 
     def save(self) -> None:
-        """Keep what was loaded for the next time. The cache is sealed; losing it costs time, never data."""
+        """Keep what was loaded for the next time; losing it costs time, never data. StorageFailed."""
         if self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
             return
         if self._pending:
             self._take_pending()
+        if self._partial:
+            return
         try:
             if len(self._fresh):
                 self._write_run()
-            facts = [_RunFacts(Path(run.path).name, len(run), run.bits, digest) for run, digest in self._runs]
+            facts = [_RunFacts(Path(run.path).name, len(run), run.bits, run.digest) for run in self._runs]
             segments = sorted(self.segments)
             cache = _Cache(CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts)
             sealed = self._cache_key().seal(msgspec.msgpack.encode(cache), b"index cache")
@@ -235,7 +266,7 @@ class Index:
             run = open_run(str(self._folder / fact.file), count=fact.count, bits=fact.bits, digest=fact.digest)
             if run is None:
                 return
-            runs.append((run, fact.digest))
+            runs.append(run)
         self.blocks = BlockTable.from_columns(cache.columns, cache.keys)
         self.segments, self._runs = segments, runs
 
@@ -243,7 +274,7 @@ class Index:
         return SealingKey(self._unlocked.purpose_key("index cache"))
 
     def close(self) -> None:
-        for run, _ in self._runs:
+        for run in self._runs:
             run.close()
 
 
@@ -265,10 +296,5 @@ def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:
     data = unlocked.seal(Kind.INDEX, "index/", Segment(tuple(entries)))
     digest = hashlib.sha256(data).digest()
     unlocked.storage.put_new(ids.index_name(digest), data)
-    read_back(unlocked.storage, ids.index_name(digest), len(data), digest)
+    read_back(unlocked.storage, ids.index_name(digest), len(data), crc32(data))
     return digest
-
-
-def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
-    """A block's id: the keyed hash of its kind and its chunks' names."""
-    return hashing.keyed(block_names_key, bytes((kind,)) + names)

@@ -7,8 +7,10 @@ import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from pharmabackup import ids
+from pharmabackup.crypto import hashing
 from pharmabackup.engine.unlocked import Unlocked, read_back
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import pack, wire
@@ -20,8 +22,8 @@ from pharmabackup.storage.base import Storage, Upload
 PACK_TARGET = 32 << 20
 PACK_SLACK = 2 << 20  # how far past its target a pack may grow to waste less padding
 WASTE_MAX = 96 << 10
-DIRECTORY_BYTES = 6 << 10  # about what a sealed directory has, and then for each chunk
-CHUNK_BYTES = 33
+DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for each block
+BLOCK_BYTES = 40
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
 
 
@@ -38,16 +40,26 @@ class WrittenPack:
 class _Filling:
     upload: Upload
     hasher: hashlib._Hash = field(default_factory=hashlib.sha256)
+    checksum: int = 0
     size: int = 0
     blocks: list[Block] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
     chunks: int = 0
 
-    def is_well_filled(self) -> bool:
-        """Whether little padding would follow if the pack ended here. One more block may fill what that wastes."""
-        directory = wire.padded_size(DIRECTORY_BYTES + CHUNK_BYTES * self.chunks)
-        total = self.size + directory
-        return wire.padded_size(total) - total < WASTE_MAX or self.size >= PACK_TARGET + PACK_SLACK
+    def write(self, data: bytes | memoryview) -> None:
+        self.upload.write(data)
+        self.hasher.update(data)
+        self.checksum = crc32(data, self.checksum)
+        self.size += len(data)
+
+    def is_full(self) -> bool:
+        """Whether it should end here: it has its size, and little padding would follow."""
+        total = self.size + pack.names_size(self.chunks)
+        if total < PACK_TARGET:
+            return False
+        total += wire.padded_size(DIRECTORY_BYTES + BLOCK_BYTES * len(self.blocks))
+        return wire.padded_size(total) - total < WASTE_MAX or total >= PACK_TARGET + PACK_SLACK
 
 
 class PackWriter:
@@ -64,23 +76,21 @@ class PackWriter:
         self._ahead = threading.Semaphore(COMMITS_AHEAD)
         self._commits: list[Future[WrittenPack]] = []
 
-    def add(
-        self, *, kind: Kind, number: int, block_id: bytes, names: bytes, lengths: bytes, sealed: memoryview
-    ) -> None:
+    def add(self, *, kind: Kind, number: int, block_id: bytes, names: bytes, sealed: memoryview) -> None:
         """Append one sealed block. Recipes are sealed under the catalogue key, all else under the session's."""
         full: _Filling | None = None
         with self._lock:
             filling = self._filling
             if filling is None:
                 filling = self._filling = _Filling(self._unlocked.storage.upload())
-            filling.upload.write(sealed)
-            filling.hasher.update(sealed)
             key = 1 if kind == Kind.RECIPE_BLOCK else 0
-            filling.blocks.append(Block(block_id, kind, key, filling.size, len(sealed), names, lengths))
+            count = len(names) // pack.NAME_SIZE
+            filling.blocks.append(Block(block_id, kind, key, filling.size, len(sealed), count))
             filling.numbers.append(number)
-            filling.size += len(sealed)
-            filling.chunks += len(names) // 32
-            if filling.size >= PACK_TARGET and filling.is_well_filled():
+            filling.names.append(names)
+            filling.chunks += count
+            filling.write(sealed)
+            if filling.is_full():
                 full, self._filling = filling, None
         if full is not None:
             self._commit(full)
@@ -94,21 +104,25 @@ class PackWriter:
         try:
             with filling.upload as upload:
                 directory = Directory(
-                    self._unlocked.domain, filling.hasher.digest(), filling.size, self._keys, tuple(filling.blocks)
+                    domain=self._unlocked.domain,
+                    region=filling.hasher.digest(),
+                    region_size=filling.size,
+                    names_size=pack.names_size(filling.chunks),
+                    keys=self._keys,
+                    blocks=tuple(filling.blocks),
                 )
                 signed = self._unlocked.sign(Kind.DIRECTORY, "packs/", directory)
                 sealed = self._unlocked.seal_signed(Kind.DIRECTORY, signed)
                 end = sealed + pack.TRAILER.pack(len(sealed), pack.TRAILER_MAGIC)
+                filling.write(self._unlocked.seal_body(Kind.NAMES, b"".join(filling.names)))
                 total = filling.size + len(end)
-                tail = os.urandom(wire.padded_size(total) - total) + end
-                upload.write(tail)
-                filling.hasher.update(tail)
-                size, digest = filling.size + len(tail), filling.hasher.digest()
+                filling.write(os.urandom(wire.padded_size(total) - total) + end)
+                size, digest = filling.size, filling.hasher.digest()
                 try:
                     upload.publish(ids.pack_name(digest))
                 except Conflict:
                     pass  # it is there with these very bytes, or the reading back below says otherwise
-            read_back(self._unlocked.storage, ids.pack_name(digest), size, digest)
+            read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum)
             self.bytes_written += size
             return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)
         finally:
@@ -147,11 +161,35 @@ def read_directory(unlocked: Unlocked, pack_digest: bytes, size: int) -> tuple[P
         sealed = unlocked.storage.get_range(name, start, length)
         opened = unlocked.open(Kind.DIRECTORY, name, sealed, Directory)
         directory = pack.check_directory(opened.record)
-        if opened.slot.domain not in (None, directory.domain) or directory.region_size > start:
+        if opened.slot.domain not in (None, directory.domain) or directory.region_size + directory.names_size > start:
             raise wire.malformed("directory", "it does not fit its pack or its writer")
     except Damaged as error:
         raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
     return PackEntry(pack_digest, size, opened.signed), directory
+
+
+def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> list[bytes]:
+    """The names of each block's chunks, in the directory's order, from the pack. Damaged, NotFound, StorageFailed.
+
+    Nobody signed them, and nobody needs to: each block's id, which is signed, commits to the names of its chunks.
+    """
+    if not directory.blocks:
+        return []
+    name = ids.pack_name(pack_digest)
+    try:
+        stored = unlocked.storage.get_range(name, directory.region_size, directory.names_size)
+        names = pack.names_of(directory, unlocked.open_body(Kind.NAMES, stored))
+        for block, own in zip(directory.blocks, names, strict=True):
+            if block_id(unlocked.keyring.block_names, block.kind, own) != block.id:
+                raise wire.malformed("pack", "a block's id is not that of its chunks' names")
+    except Damaged as error:
+        raise Damaged(f"{error.message} Object: {name}.", kind="pack", remedy=error.remedy) from None
+    return names
+
+
+def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
+    """A block's id: the keyed hash of its kind and its chunks' names."""
+    return hashing.keyed(block_names_key, bytes((kind,)) + names)
 
 
 def directory_range(storage: Storage, name: str, size: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from blake3 import blake3
@@ -15,18 +15,19 @@ from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.filecache import cumulative
-from pharmabackup.engine.index import Index, block_id
-from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.packs import read_directory, read_names
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, Frame, FrameType, decode_folder, entries, read_frames
-from pharmabackup.format.pack import Directory
+from pharmabackup.format.pack import NAME_SIZE
 from pharmabackup.format.recipe import Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
 
 TABLE_MAX = 1 << 28  # bytes: 8 million blocks
+PACKS_KNOWN = 2  # names of that many packs are kept, each up to about a megabyte
 CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
 NAME_KEYS = {
     Kind.DATA_BLOCK: "data names",
@@ -43,7 +44,7 @@ class BlockReader:
         self._unlocked = unlocked
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
-        self._directories: OrderedDict[bytes, Directory] = OrderedDict()
+        self._pack_names: OrderedDict[bytes, Mapping[tuple[int, bytes], bytes]] = OrderedDict()
 
     def refresh(self, *, orphans: bool = False) -> None:
         """Learn what storage holds now; `orphans`: also from packs that no index segment names."""
@@ -112,32 +113,32 @@ class BlockReader:
     def _check_names(self, number: int, content: bytes) -> None:
         table = self.index.blocks
         pack = table.pack[number]
-        directory = self._directory(table.packs[pack], table.pack_sizes[pack])
-        entry = next((b for b in directory.blocks if b.offset == table.offset[number]), None)
-        keyring = self._unlocked.keyring
-        naming = next((item.key for item in keyring.naming if item.domain == directory.domain), None)
-        if entry is None or naming is None:
+        names = self._names(table.packs[pack], table.pack_sizes[pack]).get((table.offset[number], table.ids[number]))
+        domain, kind = table.domains[pack], Kind(table.kind[number])
+        naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == domain), None)
+        if names is None or naming is None:
             raise damaged_block("its pack's directory does not name it")
-        if block_id(keyring.block_names, entry.kind, entry.names) != table.ids[number]:
-            raise damaged_block("its id is not that of its chunks")
-        key = derive(NAME_KEYS[Kind(entry.kind)], naming)
+        key = derive(NAME_KEYS[kind], naming)
         ends = layout.chunk_ends(content)
         view = memoryview(content)
-        if len(ends) - 1 != entry.count:
+        if (len(ends) - 1) * NAME_SIZE != len(names):
             raise damaged_block("it holds other chunks than its directory says")
-        for i in range(entry.count):
-            if blake3(view[ends[i] : ends[i + 1]], key=key).digest() != entry.names[32 * i : 32 * i + 32]:
+        for i in range(len(ends) - 1):
+            if blake3(view[ends[i] : ends[i + 1]], key=key).digest() != names[NAME_SIZE * i : NAME_SIZE * (i + 1)]:
                 raise damaged_block("a chunk is not what its name says")
 
-    def _directory(self, pack: bytes, size: int) -> Directory:
+    def _names(self, pack: bytes, size: int) -> Mapping[tuple[int, bytes], bytes]:
+        """The names of a pack's chunks, by offset and id of their block, from the pack's own directory. Damaged."""
         with self._lock:
-            found = self._directories.get(pack)
+            found = self._pack_names.get(pack)
         if found is None:
-            found = read_directory(self._unlocked, pack, size)[1]
+            _, directory = read_directory(self._unlocked, pack, size)
+            blocks = zip(directory.blocks, read_names(self._unlocked, pack, directory), strict=True)
+            found = {(block.offset, block.id): names for block, names in blocks}
             with self._lock:
-                self._directories[pack] = found
-                while len(self._directories) > 2:
-                    self._directories.popitem(last=False)
+                self._pack_names[pack] = found
+                while len(self._pack_names) > PACKS_KNOWN:
+                    self._pack_names.popitem(last=False)
         return found
 
     def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:

@@ -24,9 +24,10 @@ COPY_ROWS = 1 << 15
 class Run:
     """A sorted row file. Lookups may come from one thread at a time."""
 
-    def __init__(self, path: str, fan: array[int], fingerprints: bytes, bits: int) -> None:
+    def __init__(self, path: str, fan: array[int], fingerprints: bytes, bits: int, digest: bytes) -> None:
         self.path = path
         self.bits = bits
+        self.digest = digest  # BLAKE3 of the file
         self._fan = fan
         self._fingerprints = fingerprints
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (held open while the index lives)
@@ -106,8 +107,8 @@ class Fresh:
             yield split_rows(rows)
 
 
-def write_run(path: str, buckets: Iterator[list[bytes]], bucket_bits: int, count: int) -> tuple[Run, bytes]:
-    """Sort each bucket into a file and open it; also the file's BLAKE3. `count`: rows, about.
+def write_run(path: str, buckets: Iterator[list[bytes]], bucket_bits: int, count: int) -> Run:
+    """Sort each bucket into a file and open it. `count`: rows, about.
 
     Bucket i holds the keys that begin with `bucket_bits` bits of value i. The file is the sorted rows and then the
     table of where each prefix begins (u32 each, native order).
@@ -136,7 +137,7 @@ def write_run(path: str, buckets: Iterator[list[bytes]], bucket_bits: int, count
         fan.extend([total] * ((1 << bits) + 1 - len(fan)))
         hasher.update(fan.tobytes())
         file.write(fan.tobytes())
-    return Run(path, fan, bytes(prints), bits), hasher.digest()
+    return Run(path, fan, bytes(prints), bits, hasher.digest())
 
 
 def open_run(path: str, *, count: int, bits: int, digest: bytes) -> Run | None:
@@ -156,10 +157,10 @@ def open_run(path: str, *, count: int, bits: int, digest: bytes) -> Run | None:
     if hasher.digest() != digest:
         return None
     fan.frombytes(table)
-    return Run(path, fan, bytes(prints), bits)
+    return Run(path, fan, bytes(prints), bits, digest)
 
 
-def merge_runs(path: str, runs: Sequence[Run]) -> tuple[Run, bytes]:
+def merge_runs(path: str, runs: Sequence[Run]) -> Run:
     """One run with the rows of all, prefix by prefix, so that memory stays small."""
     bits = min(run.bits for run in runs)
     buckets = ([row for run in runs for row in run.bucket(prefix, bits)] for prefix in range(1 << bits))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pharmabackup import ids
 from pharmabackup.chunking import ContentCutter
@@ -40,7 +40,6 @@ class Ground:
 
     condemned: Condemned
     index: Index
-    damaged: list[Damaged] = field(default_factory=list)
 
 
 def survey(unlocked: Unlocked, index: Index) -> Ground:
@@ -57,7 +56,7 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
             continue  # not ours: check names it
         listed[digest] = info.size
         if digest not in known and digest not in condemned.packs:
-            entry = _orphan(unlocked, ground, digest, info)
+            entry = _orphan(unlocked, index, digest, info)
             if entry is not None:
                 index.add_entry(entry)
                 adopted.append(entry)
@@ -67,14 +66,14 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
     return ground
 
 
-def _orphan(unlocked: Unlocked, ground: Ground, digest: bytes, info: ObjectInfo) -> PackEntry | None:
+def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -> PackEntry | None:
     """What a pack holds whose writer died before it published a segment, or has not come to it yet."""
     try:
         entry, directory = read_directory(unlocked, digest, info.size)
     except NotFound:
         return None
     except Damaged as error:
-        ground.damaged.append(error)
+        index.damaged.append(error)
         return None
     return entry if directory.domain == unlocked.domain else None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
+from zlib import crc32
 
 from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
@@ -109,10 +110,12 @@ class Unlocked:
 
     def seal_signed(self, kind: Kind, signed: Signed) -> bytes:
         """The stored bytes of a record that is signed already."""
-        body = wire.pad(compression.compress(wire.encode(signed), RECORD_LEVEL))
+        return self.seal_body(kind, wire.pad(compression.compress(wire.encode(signed), RECORD_LEVEL)))
+
+    def seal_body(self, kind: Kind, body: bytes) -> bytes:
+        """Header, key id, and the body sealed under the newest catalogue key."""
         key = self.catalogue_id
-        sealed = self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
-        return wire.header(kind) + key + sealed
+        return wire.header(kind) + key + self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
 
     def sign(self, kind: Kind, name: str, record: Record) -> Signed:
         """A record with this slot's signature. InvalidInput when no reader would take it."""
@@ -152,17 +155,21 @@ class Unlocked:
         return Statement(wire.decode(signed.content, shape), wire.encode(signed), slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
-        """The body of a sealed object. Damaged."""
+        """The record in a sealed object, encoded. Damaged."""
+        body = wire.unpad(self.open_body(kind, data), kind.name)
+        return compression.decompress(body, limit=LIMITS.get(kind, RECORD_MAX))
+
+    def open_body(self, kind: Kind, data: bytes) -> bytes:
+        """What `seal_body` sealed. Damaged."""
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
         try:
-            padded = key.open(memoryview(data)[HEADER_SIZE:], wire.context(self.repository, kind, key_id))
+            return key.open(memoryview(data)[HEADER_SIZE:], wire.context(self.repository, kind, key_id))
         except NotAuthentic:
             raise wire.malformed(kind.name, "it was changed after it was written") from None
-        return compression.decompress(wire.unpad(padded, kind.name), limit=LIMITS.get(kind, RECORD_MAX))
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""
@@ -188,8 +195,8 @@ class Unlocked:
         """Create a signed record and read it back; what is stored and its SHA-256. Conflict, StorageFailed."""
         data = self.seal(kind, name, record)
         info = self.storage.put_new(name, data)
-        read_back(self.storage, name, len(data), digest := hashlib.sha256(data).digest())
-        return info, digest
+        read_back(self.storage, name, len(data), crc32(data))
+        return info, hashlib.sha256(data).digest()
 
     def get(self, kind: Kind, name: str, shape: type[R], *, limit: int = BODY_MAX) -> Statement[R]:
         """Read and open the record `name`. NotFound, Damaged, StorageFailed."""
@@ -245,9 +252,12 @@ class Unlocked:
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
 
 
-def read_back(storage: Storage, name: str, size: int, digest: bytes) -> None:
-    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write")."""
-    if storage.digest(name) != (size, digest):
+def read_back(storage: Storage, name: str, size: int, checksum: int) -> None:
+    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write").
+
+    This finds writes that were lost or torn. What proves an object later is its name, seal or signature.
+    """
+    if storage.checksum(name) != (size, checksum):
         raise StorageFailed(
             f"The storage did not keep {name} as it was written.",
             kind="lost-write",

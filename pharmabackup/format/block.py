@@ -1,7 +1,7 @@
 """A block's content: its chunks, one after the other, and a trailer with their lengths.
 
 content   = chunk bytes | n times u32 length | u32 n
-plaintext = BLAKE3-256 of content | one zstd frame of content
+plaintext = one zstd frame of content, with its size and its checksum
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import struct
 from pharmabackup.format.pack import BLOCK_CHUNKS_MAX, BLOCK_MAX, CHUNK_MAX
 from pharmabackup.format.wire import malformed
 
-DIGEST_SIZE = 32
 COUNT = struct.Struct("<I")
 CONTENT_MAX = BLOCK_MAX + 4 * BLOCK_CHUNKS_MAX + COUNT.size
 

@@ -1,4 +1,7 @@
-"""Index segments: the directories of packs, so that nobody has to read the packs to know what they hold."""
+"""Index segments: the directories of packs, so that nobody has to read the packs to know which blocks they hold.
+
+Chunks' names are not in them: only writers look names up, and they read those from the packs that are new to them.
+"""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     DONE = 7
     MARK = 8
     AUDIT = 9
+    NAMES = 10
     DATA_BLOCK = 16
     MANIFEST_BLOCK = 17
     RECIPE_BLOCK = 18

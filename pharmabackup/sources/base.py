@@ -99,7 +99,7 @@ class Sink(ABC):
 
     @abstractmethod
     def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
-        """Store a database file, cut into its pages; (chunks, bytes)."""
+        """Store a database file, cut into its pages; (chunks, bytes). Several threads call `read_at` at once."""
 
     @abstractmethod
     def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:

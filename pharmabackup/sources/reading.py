@@ -124,6 +124,14 @@ def pack_extents(found: list[tuple[int, int]]) -> bytes:
     return b"".join(EXTENT.pack(*extent) for extent in found)
 
 
+def has_attributes(fd: int) -> bool:
+    """False: the open file certainly has no extended attributes."""
+    try:
+        return bool(os.listxattr(fd))
+    except OSError:
+        return True
+
+
 def attributes(target: int | str, path: bytes, sink: Sink) -> bytes | None:
     """The extended attributes of an open file, or of a link or folder by path; b"": none.
 

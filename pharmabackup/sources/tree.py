@@ -38,6 +38,7 @@ from pharmabackup.sources.reading import (
     cut_extents,
     extents,
     fetch,
+    has_attributes,
     open_file,
     pack_extents,
 )
@@ -84,7 +85,6 @@ class _Folder:
     """A folder that has been listed and not yet been handed over."""
 
     listed: Listed
-    previous: PreviousFolder | None = None  # it is as it was, all of it
     columns: FolderColumns = field(default_factory=FolderColumns)
     files: deque[_File] = field(default_factory=deque)
     gone: list[int] = field(default_factory=list)
@@ -96,7 +96,7 @@ class TreeDump:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._folders: deque[_Folder] = deque()
+        self._folders: deque[_Folder | PreviousFolder] = deque()  # the latter: as it was, all of it
         self._links: dict[Identity, bytes] = {}  # of files with several names, the first; empty: it waits
         self._open = 0
         self._queued = 0
@@ -114,16 +114,17 @@ class TreeDump:
                 self._step()
         finally:
             for folder in self._folders:
-                for file in folder.files:
-                    if file.fd >= 0:
-                        os.close(file.fd)
+                if isinstance(folder, _Folder):
+                    for file in folder.files:
+                        if file.fd >= 0:
+                            os.close(file.fd)
 
     # ------------------------------------------------------------ ahead: comparing and opening
 
     def _add(self, listed: Listed) -> None:
         previous = self._sink.previous(listed.path)
         if previous is not None and not listed.linked and previous.rows and previous.rows == listed.blob():
-            self._folders.append(_Folder(listed, previous, ready=True))
+            self._folders.append(previous)
             return
         folder = _Folder(listed)
         self._folders.append(folder)
@@ -241,22 +242,25 @@ class TreeDump:
     def _step(self) -> None:
         """Do the next thing in the order of the manifest: a file, or the end of its folder."""
         folder = self._folders[0]
-        if folder.files:
+        if not isinstance(folder, _Folder):
+            self._sink.keep_folder(folder)
+            self._folders.popleft()
+        elif folder.files:
             file = folder.files.popleft()
             self._queued -= 1
             self._done += 1
             if self._done % CHECK_FILES == 0:
                 self._sink.check()
             try:
-                self._take(folder, file)
+                if file.fd >= 0 and file.key is None:
+                    self._store(folder, file.entry, file.fd)
+                else:
+                    self._take(folder, file)
             finally:
                 if file.fd >= 0:
                     self._close(file)
         elif folder.ready:
-            if folder.previous is not None:
-                self._sink.keep_folder(folder.previous)
-            else:
-                self._hand_over(folder)
+            self._hand_over(folder)
             self._folders.popleft()
 
     def _close(self, file: _File) -> None:
@@ -314,7 +318,7 @@ class TreeDump:
         if stored != size or after.st_mtime_ns != columns.mtimes[entry]:
             columns.sizes[entry] = stored
             self._changed(folder, entry)
-        if READ_ATTRIBUTES is not None:
+        if READ_ATTRIBUTES is not None and has_attributes(fd):
             self._note_attributes(folder, entry, fd)
 
     def _store_large(self, folder: _Folder, entry: int, fd: int) -> None:
@@ -346,7 +350,7 @@ class TreeDump:
             folder.listed.unsure.append(entry)
         elif not whole or (after.st_size, after.st_mtime_ns) != (size, columns.mtimes[entry]):
             self._changed(folder, entry)
-        if READ_ATTRIBUTES is not None:
+        if READ_ATTRIBUTES is not None and has_attributes(fd):
             self._note_attributes(folder, entry, fd)
 
     def _hand_over(self, folder: _Folder) -> None:

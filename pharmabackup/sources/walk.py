@@ -18,7 +18,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import time_ns
 
 from pharmabackup.patterns import Matcher
@@ -74,20 +74,22 @@ class RootUnreadable(Exception):
         self.cause = cause
 
 
-@dataclass(slots=True)
 class Listed:
     """A folder and what lies in it."""
 
-    root: str
-    path: bytes  # from the root
-    fd: int = -1  # open until the walk goes on; -1: it has to be reached by its path
-    device: int = 0
-    names: list[bytes] = field(default_factory=list)  # sorted
-    rows: list[bytes] = field(default_factory=list)
-    folders: list[bytes] = field(default_factory=list)  # names to go into
-    unsure: list[int] = field(default_factory=list)  # entries whose rows must not be taken as proof
-    linked: bool = False  # a file in it has several names
-    whole: bool = True  # all of it was listed
+    __slots__ = ("device", "fd", "folders", "linked", "names", "path", "root", "rows", "unsure", "whole")
+
+    def __init__(self, root: str, path: bytes) -> None:
+        self.root = root
+        self.path = path  # from the root
+        self.fd = -1  # open until the walk goes on; -1: it has to be reached by its path
+        self.device = 0
+        self.names: list[bytes] = []  # sorted
+        self.rows: list[bytes] = []
+        self.folders: list[bytes] = []  # names to go into
+        self.unsure: list[int] = []  # entries whose rows must not be taken as proof
+        self.linked = False  # a file in it has several names
+        self.whole = True  # all of it was listed
 
     def place(self, name: bytes = b"") -> str:
         """The whole path of what lies in it, or its own."""
@@ -234,10 +236,9 @@ class Walk:
         if not listed.path:
             found[b"."] = None
         prefix = listed.path + b"/" if listed.path else b""
-        add_name, add_row, add_folder = listed.names.append, listed.rows.append, listed.folders.append
-        take, pack = found.pop, ROW.pack
-        for name in sorted(found):
-            known = take(name)
+        names = listed.names = sorted(found)
+        add_row, pack, lost = listed.rows.append, ROW.pack, list[bytes]()
+        for name, known in zip(names, map(found.__getitem__, names), strict=True):
             try:
                 if known is None:
                     status = own
@@ -246,32 +247,23 @@ class Walk:
             except OSError as error:
                 if error.errno in GONE:
                     vanished(self._sink, prefix + name)
+                    lost.append(name)
                 else:
                     unreadable(self._sink, prefix + name, error)
-                    add_name(name)
                     add_row(NEVER)
                 continue
-            mode, changed = status.st_mode, status.st_ctime_ns
+            mode, inode, _, links, uid, gid, size, _, _, _ = status
+            changed = status.st_ctime_ns
             if mode & 0o170000 == 0o040000:
                 if known is not None:
-                    add_folder(name)
-            elif status.st_nlink > 1:
+                    listed.folders.append(name)
+            elif links > 1:
                 listed.linked = True
             if changed >= recent or (WINDOWS and status.st_mtime_ns >= recent):
-                listed.unsure.append(len(listed.names))
-            add_name(name)
-            add_row(
-                pack(
-                    mode,
-                    status.st_uid,
-                    status.st_gid,
-                    status.st_size,
-                    status.st_mtime_ns,
-                    changed,
-                    status.st_ino,
-                    status.st_nlink,
-                )
-            )
+                listed.unsure.append(len(listed.rows))
+            add_row(pack(mode, uid, gid, size, status.st_mtime_ns, changed, inode, links))
+        if lost:
+            listed.names = [name for name in names if name not in lost]
         if len(prefix) + NAME_MAX > DEEPEST and listed.folders:
             listed.folders = [name for name in listed.folders if self._short_enough(prefix + name)]
 
@@ -375,7 +367,9 @@ def list_file(path: str) -> Iterator[Listed]:
         status = os.stat(path)
     except OSError as error:
         raise RootUnreadable(error) from error
-    listed = Listed(folder, b"", device=status.st_dev, names=[name.encode(ENCODING, ERRORS)])
+    listed = Listed(folder, b"")
+    listed.device = status.st_dev
+    listed.names.append(name.encode(ENCODING, ERRORS))
     listed.rows.append(_row(status, status.st_mode))
     listed.linked = status.st_nlink > 1
     if max(status.st_ctime_ns, status.st_mtime_ns if WINDOWS else 0) >= recent:

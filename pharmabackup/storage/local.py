@@ -11,16 +11,16 @@ still there, on the device where it was opened.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
+from zlib import crc32
 
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound, StorageFailed
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo, Storage, Upload, checked
+from pharmabackup.storage.base import NAME, NAME_MAX, READ_BACK, Capabilities, ObjectInfo, Storage, Upload, checked
 from pharmabackup.storage.local_os import (
     Way,
     failed,
@@ -34,6 +34,7 @@ from pharmabackup.storage.local_os import (
 from pharmabackup.storage.local_uploads import LocalUpload, Workspace
 
 READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+DROP_FROM = 1 << 20
 NOT_AN_OBJECT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -131,13 +132,19 @@ class LocalStorage(Storage):
             raise self._why(error, name) from error
         return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime_ns)
 
-    def digest(self, name: str) -> tuple[int, bytes]:
+    def checksum(self, name: str) -> tuple[int, int]:
+        checksum = size = 0
         try:
             with open(self._path(name), "rb", buffering=0) as file:
-                digest = hashlib.file_digest(file, "sha256")
-                return file.tell(), digest.digest()
+                buffer = memoryview(bytearray(min(READ_BACK, os.fstat(file.fileno()).st_size + 1)))
+                while got := file.readinto(buffer):
+                    checksum = crc32(buffer[:got], checksum)
+                    size += got
+                if size >= DROP_FROM and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise self._why(error, name) from error
+        return size, checksum
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._walk(checked(prefix) if prefix else "")

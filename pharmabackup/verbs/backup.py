@@ -282,6 +282,17 @@ class _Run:
 
     def result(self) -> Report:
         """The report. Incomplete when a dataset is missing or not whole."""
+        for error in self._index.damaged:
+            self._reporter.find(
+                Finding(
+                    code="pack-damaged",
+                    severity="warning",
+                    subject=self._unlocked.storage.location,
+                    message=f"{error.message} This backup does not rely on it; earlier ones may.",
+                    remedy="Run check to see what is affected.",
+                    location=self._unlocked.storage.location,
+                )
+            )
         report = self._reporter.report(self._results)
         partial = [name for name, result in self._results.items() if not result.complete and name not in self._failed]
         if not self._failed and not partial:

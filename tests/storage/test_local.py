@@ -213,7 +213,7 @@ def test_foreign_files_do_not_show(storage):
 def test_reading_a_folder_is_not_found(storage):
     storage.put_new("a/b", b"x")
     with pytest.raises(NotFound):
-        storage.digest("a")
+        storage.checksum("a")
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="becoming another user needs root")
@@ -266,4 +266,4 @@ class TestAnotherUser:
             self.denied(lambda: storage.get("secret/a", limit=1))
             self.denied(lambda: storage.get_range("b", 0, 1))
             self.denied(lambda: storage.info("secret/a"))
-            self.denied(lambda: storage.digest("b"))
+            self.denied(lambda: storage.checksum("b"))

@@ -42,7 +42,7 @@ class TestVanished:
             lambda: storage.get("a/b", limit=1),
             lambda: storage.get_range("a/b", 0, 1),
             lambda: storage.info("a/b"),
-            lambda: storage.digest("a/b"),
+            lambda: storage.checksum("a/b"),
             lambda: list(storage.list("")),
             lambda: list(storage.list("a")),
             lambda: storage.put_new("a/c", b"x"),

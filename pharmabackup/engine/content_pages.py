@@ -1,0 +1,136 @@
+"""A database's content: extents that are as they were are taken over, the pages of all others are named one by one.
+
+Where there is something to compare with, parts are read and hashed ahead by other threads: most of the work is that.
+A first backup does it all on one thread: naming pages keeps that busy, and others would only make it wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from blake3 import blake3
+
+from pharmabackup.compression import PAGES_LEVEL
+from pharmabackup.engine.contents import Contents
+from pharmabackup.engine.filecache import Remembered
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.readahead import ReadAt, read_parts, read_parts_ahead
+from pharmabackup.format.recipe import Runs
+
+EXTENT = 64 << 10  # unchanged ones are not cut into pages
+EXTENT_HASH = 16
+SPARSE_USE = 4  # pages in blocks of which less than a quarter is used are written again
+
+
+class PageContents:
+    """Puts a database file into a dataset's content. Used by one thread."""
+
+    def __init__(self, contents: Contents, *, index: Index, naming_key: bytes, extent_key: bytes) -> None:
+        self.extents = bytearray()  # the hash of each, for the next run
+        self._contents = contents
+        self._index = index
+        self._naming_key = naming_key
+        self._extent_key = extent_key
+        self._scarce: list[tuple[int, int]] = []
+        self._scarce_blocks: set[int] = set()
+        self._scarce_at = 0
+
+    def pages(self, read_at: ReadAt, *, size: int, page_size: int, step: Callable[[int], None]) -> tuple[int, int]:
+        """A database file; (chunks, bytes). `step` hears of each part that is done, in bytes."""
+        contents = self._contents
+        before, old_size = b"", 0
+        old = contents.old
+        if old is not None and old.page_size == page_size and contents.total_bytes == 0:
+            before, old_size = old.extents, contents.old_bytes[-1]
+            self._scarce = self._scarcely_used(old)
+        read = read_parts_ahead if before else read_parts
+        with closing(read(read_at, size, self._hashes)) as parts:
+            for offset, part, hashes in parts:
+                place, length = len(self.extents), len(part)
+                self.extents += hashes
+                was = before[place : place + len(hashes)] if offset + length <= old_size else b""
+                if was == hashes and not self._is_scarce(offset // page_size, (offset + length) // page_size):
+                    contents.keep(offset // page_size, length // page_size, offset, length)
+                else:
+                    self._part(offset, part, hashes, was, page_size)
+                step(length)
+        return -(-size // page_size), size
+
+    def _hashes(self, part: memoryview) -> bytes:
+        """The joined hashes of a part's extents."""
+        key = self._extent_key
+        return b"".join(
+            [blake3(part[at : at + EXTENT], key=key).digest(EXTENT_HASH) for at in range(0, len(part), EXTENT)]
+        )
+
+    def _part(self, offset: int, part: memoryview, hashes: bytes, was: bytes, page_size: int) -> None:
+        """Take over the extents that are as they were; name the pages of each stretch between them."""
+        contents = self._contents
+        new_from = -1  # where a stretch of changed extents began
+        for at in range(0, len(part), EXTENT):
+            place, size = at // EXTENT * EXTENT_HASH, min(EXTENT, len(part) - at)
+            same = was[place : place + EXTENT_HASH] == hashes[place : place + EXTENT_HASH]
+            page = (offset + at) // page_size
+            if same and not self._is_scarce(page, page + size // page_size):
+                if new_from >= 0:
+                    self._changed(part[new_from:at], page_size)
+                    new_from = -1
+                contents.keep(page, size // page_size, offset + at, size)
+            elif new_from < 0:
+                new_from = at
+        if new_from >= 0:
+            self._changed(part[new_from:], page_size)
+
+    def _changed(self, data: memoryview, page_size: int) -> None:
+        """Pages that may be new, a block's room of them at a time."""
+        contents = self._contents
+        if contents.kept_end:
+            contents.flush_kept()
+        key, at = self._naming_key, 0
+        names = [blake3(data[i : i + page_size], key=key).digest() for i in range(0, len(data), page_size)]
+        while at < len(names):
+            buffer = contents.buffer(PAGES_LEVEL, page_size)
+            end = min(len(names), at + contents.room(buffer, page_size))
+            fill, slot, ordinal = buffer.fill, buffer.slot, len(buffer.names)
+            places = self._index.take(names[at:end], buffer.number, ordinal, self._scarce_blocks)
+            add = contents.runs.add
+            while at < end:
+                count = 1
+                place = places[at - end]
+                if place is None:
+                    while at + count < end and places[at + count - end] is None:
+                        count += 1
+                    piece = data[at * page_size : (at + count) * page_size]
+                    buffer.content[fill : fill + len(piece)] = piece
+                    fill += len(piece)
+                    buffer.names += names[at : at + count]
+                    buffer.lengths.extend([page_size] * (count - 1))
+                    buffer.lengths.append(len(piece) - (count - 1) * page_size)
+                    add(slot, ordinal, count, len(piece))
+                    ordinal += count
+                else:
+                    add(contents.table.slot(place[0]), place[1], 1, min(page_size, len(data) - at * page_size))
+                at += count
+            buffer.fill = fill
+        contents.total_chunks += len(names)
+        contents.total_bytes += len(data)
+
+    def _scarcely_used(self, old: Remembered) -> list[tuple[int, int]]:
+        """Stretches of pages (first, end) that lie in blocks of which the last recipe uses too little."""
+        runs: Runs = old.runs
+        used: dict[int, int] = {}
+        for block, count in zip(runs.block, runs.count, strict=True):
+            used[block] = used.get(block, 0) + count
+        counts, numbers = self._index.blocks.count, self._contents.table.numbers
+        slots = {slot for slot, pages in used.items() if pages * SPARSE_USE < counts[numbers[slot]]}
+        self._scarce_blocks = {numbers[slot] for slot in slots}
+        chunks = self._contents.old_chunks
+        return [(chunks[i], chunks[i + 1]) for i, block in enumerate(runs.block) if block in slots]
+
+    def _is_scarce(self, first: int, end: int) -> bool:
+        """Whether pages from first to end touch such a stretch. Asked in the order of the pages."""
+        scarce = self._scarce
+        while self._scarce_at < len(scarce) and scarce[self._scarce_at][1] <= first:
+            self._scarce_at += 1
+        return self._scarce_at < len(scarce) and scarce[self._scarce_at][0] < end
