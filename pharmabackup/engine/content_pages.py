@@ -11,15 +11,16 @@ from contextlib import closing
 
 from blake3 import blake3
 
-from pharmabackup.compression import PAGES_LEVEL
+from pharmabackup.compression import CHANGED_PAGES_LEVEL, PAGES_LEVEL
 from pharmabackup.engine.contents import Contents
 from pharmabackup.engine.filecache import Remembered
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.readahead import ReadAt, read_parts, read_parts_ahead
 from pharmabackup.format.recipe import Runs
 
-EXTENT = 64 << 10  # unchanged ones are not cut into pages
+EXTENT = 32 << 10  # unchanged ones are not cut into pages; half of it would cost more calls than it saves
 EXTENT_HASH = 16
+FEW_BYTES = 64 << 20  # so many new pages of a later backup are compressed better
 SPARSE_USE = 4  # pages in blocks of which less than a quarter is used are written again
 
 
@@ -32,6 +33,8 @@ class PageContents:
         self._index = index
         self._naming_key = naming_key
         self._extent_key = extent_key
+        self._remembers = False
+        self._new = 0  # bytes of new pages
         self._scarce: list[tuple[int, int]] = []
         self._scarce_blocks: set[int] = set()
         self._scarce_at = 0
@@ -44,6 +47,7 @@ class PageContents:
         if old is not None and old.page_size == page_size and contents.total_bytes == 0:
             before, old_size = old.extents, contents.old_bytes[-1]
             self._scarce = self._scarcely_used(old)
+            self._remembers = True
         read = read_parts_ahead if before else read_parts
         with closing(read(read_at, size, self._hashes)) as parts:
             for offset, part, hashes in parts:
@@ -90,7 +94,8 @@ class PageContents:
         key, at = self._naming_key, 0
         names = [blake3(data[i : i + page_size], key=key).digest() for i in range(0, len(data), page_size)]
         while at < len(names):
-            buffer = contents.buffer(PAGES_LEVEL, page_size)
+            level = CHANGED_PAGES_LEVEL if self._remembers and self._new < FEW_BYTES else PAGES_LEVEL
+            buffer = contents.buffer(level, page_size)
             end = min(len(names), at + contents.room(buffer, page_size))
             fill, slot, ordinal = buffer.fill, buffer.slot, len(buffer.names)
             places = self._index.take(names[at:end], buffer.number, ordinal, self._scarce_blocks)
@@ -112,6 +117,7 @@ class PageContents:
                 else:
                     add(contents.table.slot(place[0]), place[1], 1, min(page_size, len(data) - at * page_size))
                 at += count
+            self._new += fill - buffer.fill
             buffer.fill = fill
         contents.total_chunks += len(names)
         contents.total_bytes += len(data)
