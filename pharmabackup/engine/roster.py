@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 
 from pharmabackup import ids
@@ -23,6 +24,7 @@ CHUNKER = keys.ContentChunker(minimum=16 << 10, average=64 << 10, maximum=256 <<
 FORGET_DELAY_S = 14 * 86400
 FIRST_DOMAIN = "main"
 FIRST_SLOT = "owner"
+NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 NO_REPOSITORY = bytes(32)  # roster/0 is signed before its hash, the repository's id, is known
 
 
@@ -148,9 +150,9 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
 
 
 def numbered(name: str) -> int:
-    """The number that an object's name ends with. Damaged when it ends with none."""
+    """The number that an object's name ends with. Damaged when it ends with none, or with zeros before it."""
     last = name.rpartition("/")[2]
-    if not last.isascii() or not last.isdecimal() or len(last) > 18:
+    if not NUMBER.fullmatch(last):
         raise wire.malformed("object name", f"{name} does not end with a number")
     return int(last)
 
@@ -199,7 +201,6 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
         hashes[number] = hashlib.sha256(data).digest()
         before = roster
     assert before is not None
-    check_features(before.features)
     return Rosters(before, hashes[numbers[-1]], hashes)
 
 
@@ -210,6 +211,7 @@ def _check_roster(
     if number == 0 and hashlib.sha256(data).digest() != repository:
         raise wire.malformed("roster", "the first one is not the one that this repository began with")
     signed = wire.decode(memoryview(data)[wire.HEADER.size :], SignedRoster)
+    check_features(keys.features_of(signed.content))  # before its other fields are judged: it may have new ones
     roster = wire.decode(signed.content, Roster)
     previous = hashes.get(number - 1)
     if roster.number != number or roster.previous != previous:

@@ -96,6 +96,23 @@ class Roster(Record, frozen=True):
     pack_floor: Count  # a transaction is padded with packs up to this number
 
 
+class _Beginning(msgspec.Struct, array_like=True):
+    """A roster's fields up to its features; what follows is passed over, whatever it is."""
+
+    number: msgspec.Raw
+    previous: msgspec.Raw
+    created: msgspec.Raw
+    features: list[str]
+
+
+def features_of(content: bytes) -> list[str]:
+    """The features that an encoded roster requires, before anything else in it is judged."""
+    try:
+        return msgspec.msgpack.decode(content, type=_Beginning).features
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
+
+
 class SignedRoster(Record, frozen=True):
     """As stored, after the header."""
 

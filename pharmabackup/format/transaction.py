@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pharmabackup.format.wire import Count, Hash, Hashes, Id, Ids, Name, Nanoseconds, Record, Text
+from pharmabackup.format.wire import Count, Hash, Hashes, Id, Ids, Name, Nanoseconds, Record, Text, malformed
 from pharmabackup.ids import DATASET_NAME
 
 RECORD_MAX = 1 << 26
 DatasetName = Annotated[str, msgspec.Meta(pattern=DATASET_NAME)]
 Facts = Annotated[dict[str, Any], msgspec.Meta(max_length=1000)]
+FACTS_DEPTH = 16  # maps and arrays inside one another, the facts themselves included
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Values of known types, not nested too deep. Damaged."""
+    level: list[object] = [facts]
+    for _ in range(FACTS_DEPTH):
+        level = [item for value in level for item in _inside(value)]
+        if not level:
+            return
+    if any(isinstance(value, dict | list) for value in level):
+        raise malformed("record", "its facts are nested too deep")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise malformed("record", "its facts have a name that is not text")
+        return value.values()
+    if value is not None and not isinstance(value, bool | int | float | str | bytes):
+        raise malformed("record", "its facts have a value of an unknown type")
+    return ()
 
 
 class Intent(Record, frozen=True):
@@ -76,6 +101,9 @@ class Snapshot(Record, frozen=True):
     recipe: Refs
     manifest: Refs
 
+    def check(self) -> None:
+        check_facts(self.facts)
+
 
 class Fate(Record, frozen=True):
     """What became of a transaction: committed, with its snapshot, or aborted. Whoever creates it first decides."""
@@ -84,6 +112,10 @@ class Fate(Record, frozen=True):
     outcome: Literal["commit", "abort"]
     intent: Hash | None  # SHA-256 of the stored intent that pins what the snapshot relies on
     snapshot: Snapshot | None
+
+    def check(self) -> None:
+        if self.snapshot is not None:
+            self.snapshot.check()
 
 
 class Condemn(Record, frozen=True):
@@ -125,3 +157,6 @@ class Audit(Record, frozen=True):
     subject: Text
     reason: Text | None
     facts: Facts
+
+    def check(self) -> None:
+        check_facts(self.facts)

@@ -56,6 +56,9 @@ class Kind(IntEnum):
 class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """Base of all records: an array with exactly these fields."""
 
+    def check(self) -> None:
+        """What no field's type says. Damaged."""
+
 
 R = TypeVar("R", bound=Record)
 _encoder = msgspec.msgpack.Encoder()
@@ -77,6 +80,7 @@ def decode(data: bytes | memoryview, shape: type[R]) -> R:
         place = str(error).rpartition(" - at ")[2] if " - at " in str(error) else "its beginning"
         raise malformed(shape.__name__, f"a field is not as it has to be, at {place}") from None
     assert isinstance(record, shape)
+    record.check()
     return record
 
 

@@ -32,9 +32,9 @@ KEYRING = keys.Keyring(HASH, ID, "owner", KEY, (NAMING,), (CATALOGUE,), KEY, (RE
 WRAP = pack.Wrap(HASH, b"sealed")
 WRAPPED = pack.WrappedKey(HASH, (WRAP,))
 CATALOGUE_WRAP = pack.WrappedKey(KEY, ())
-BLOCK = pack.Block(HASH, 16, 0, 0, 100, HASH * 2, b"\x08\0\0\0\x09\0\0\0")
-RECIPE = pack.Block(KEY, 18, 1, 100, 50, HASH, b"\x05\0\0\0")
-DIRECTORY = pack.Directory(ID, HASH, 150, (WRAPPED, CATALOGUE_WRAP), (BLOCK, RECIPE))
+BLOCK = pack.Block(HASH, 16, 0, 0, 100, 2)
+RECIPE = pack.Block(KEY, 18, 1, 100, 50, 1)
+DIRECTORY = pack.Directory(ID, HASH, 150, 80 + 32 * 3, (WRAPPED, CATALOGUE_WRAP), (BLOCK, RECIPE))
 ENTRY = index.PackEntry(HASH, 4096, wire.encode(DIRECTORY))
 SEGMENT = index.Segment((ENTRY,))
 

@@ -70,7 +70,8 @@ def _with_other_fields(valid: bytes) -> st.SearchStrategy[bytes]:
 
 def parse_directory(data: bytes) -> object:
     directory = pack.check_directory(wire.decode(data, pack.Directory))
-    return [pack.block_lengths(item) for item in directory.blocks]
+    names = bytes(32 * sum(item.count for item in directory.blocks))
+    return [len(own) for own in pack.names_of(directory, names)]
 
 
 def parse_segment(data: bytes) -> object:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from pharmabackup.errors import Damaged, Unsupported
-from pharmabackup.format import pack, wire
+from pharmabackup.format import keys, pack, wire
 from pharmabackup.format.repository import (
     REPOSITORY_MAX,
     RepositoryRecord,
@@ -114,8 +115,9 @@ LIMITS = [
     *((s.BLOCK, "id", HASH), (s.BLOCK, "kind", ((0, 255), (-1, 256))), (s.BLOCK, "key", ((0, 65535), (-1, 65536)))),
     *((s.BLOCK, "offset", ((0, (1 << 28) - 1), (-1, 1 << 28))),),
     (s.BLOCK, "length", ((0, (1 << 23) + (1 << 18)), (-1, (1 << 23) + (1 << 18) + 1))),
-    *((s.BLOCK, "names", of_size(0, 1 << 21)), (s.BLOCK, "lengths", of_size(0, 1 << 18))),
+    (s.BLOCK, "count", ((1, 1 << 16), (0, -1, (1 << 16) + 1))),
     *((s.DIRECTORY, "domain", ID), (s.DIRECTORY, "region", HASH), (s.DIRECTORY, "region_size", COUNT)),
+    (s.DIRECTORY, "names_size", ((0, 1 << 26), (-1, (1 << 26) + 1))),
     *((s.DIRECTORY, "keys", at_most(s.CATALOGUE_WRAP, 4096)), (s.DIRECTORY, "blocks", at_most(s.RECIPE, 65536))),
     *((s.ENTRY, "pack", HASH), (s.ENTRY, "size", ((0, 1 << 28), (-1, (1 << 28) + 1)))),
     *(
@@ -210,26 +212,65 @@ def test_deep_facts_are_refused_and_do_not_overflow_the_stack() -> None:
         wire.decode(raw, type(s.AUDIT))
 
 
+def _nested(depth: int, value: object) -> dict[str, object]:
+    """Facts in which the value lies inside so many maps and arrays, the facts themselves included."""
+    for level in range(depth - 1):
+        value = {"a": value} if level % 2 else [value]
+    return {"a": value}
+
+
+FACTS = {
+    "deep enough": (_nested(16, 1), True),
+    "too deep": (_nested(17, 1), False),
+    "too deep and empty": (_nested(16, []), False),
+    "a map with another key": ({"a": {1: 2}}, False),
+    "an extension type": ({"a": [msgspec.msgpack.Ext(5, b"x")]}, False),
+    "a timestamp": ({"a": datetime(2026, 1, 1, tzinfo=UTC)}, False),
+    "every value": ({"a": [None, True, -1, (1 << 64) - 1, 1.5, "x", b"x", [], {}]}, True),
+}
+
+
+@pytest.mark.parametrize("record", [s.SNAPSHOT, s.FATE, s.AUDIT], ids=s.label)
+@pytest.mark.parametrize("case", FACTS)
+def test_facts(record: Record, case: str) -> None:
+    facts, good = FACTS[case]
+    inner = replace(s.SNAPSHOT, facts=facts)
+    changed = replace(record, snapshot=inner) if record is s.FATE else replace(record, facts=facts)
+    if good:
+        assert again(changed) == changed
+    else:
+        with pytest.raises(Damaged):
+            again(changed)
+
+
+# ------------------------------------------------------------ rosters
+
+
+def test_a_rosters_features_are_known_before_its_other_fields() -> None:
+    fields = msgspec.msgpack.decode(wire.encode(s.ROSTER))
+    later = [*fields[:3], ["erasure-code"], {"slots": "of another shape"}, *fields[5:], "one more"]
+    assert keys.features_of(msgspec.msgpack.encode(later)) == ["erasure-code"]
+    assert keys.features_of(wire.encode(s.ROSTER)) == ["a"]
+    for none in (fields[:3], [], 1, [*fields[:3], "x"], [*fields[:3], [1]]):
+        assert keys.features_of(msgspec.msgpack.encode(none)) == []
+    assert keys.features_of(b"\x94\x00") == []
+
+
 # ------------------------------------------------------------ directories
 
 
 def test_a_directory_that_keeps_the_rules() -> None:
     assert pack.check_directory(s.DIRECTORY) is s.DIRECTORY
-    assert pack.block_lengths(s.BLOCK) == (8, 9)
-    assert (s.BLOCK.count, s.RECIPE.count) == (2, 1)
 
 
-FULL = 1 << 23
 BROKEN = {
     "kind": replace(s.BLOCK, kind=19),
     "no kind of a block": replace(s.BLOCK, kind=1),
     "key": replace(s.BLOCK, key=2),
-    "no chunks": replace(s.BLOCK, names=b"", lengths=b""),
-    "half a name": replace(s.BLOCK, names=s.HASH + b"x"),
-    "a length too few": replace(s.BLOCK, lengths=b"\x08\0\0\0"),
-    "a length too many": replace(s.BLOCK, lengths=bytes(12)),
+    "a chunk more than there are names": replace(s.BLOCK, count=3),
+    "a chunk fewer than there are names": replace(s.BLOCK, count=1),
     "beyond the region": replace(s.BLOCK, offset=51),
-    "too large": replace(s.BLOCK, lengths=(FULL).to_bytes(4, "little") + b"\1\0\0\0"),
+    "over the next one": replace(s.BLOCK, length=101),
 }
 
 
@@ -239,9 +280,34 @@ def test_a_directory_that_breaks_a_rule(name: str) -> None:
         pack.check_directory(replace(s.DIRECTORY, blocks=(BROKEN[name], s.RECIPE)))
 
 
-def test_a_block_may_fill_its_region_and_its_size_exactly() -> None:
-    lengths = (FULL // 2).to_bytes(4, "little") * 2
-    pack.check_directory(replace(s.DIRECTORY, blocks=(replace(s.BLOCK, offset=50, lengths=lengths),)))
+def test_a_block_may_fill_its_region_exactly() -> None:
+    pack.check_directory(replace(s.DIRECTORY, names_size=144, blocks=(replace(s.BLOCK, offset=50),)))
+
+
+# ------------------------------------------------------------ lists of names
+
+
+@pytest.mark.parametrize("size", [0, 80, 175, 177, 208, 1 << 26])
+def test_a_list_of_names_has_one_length(size: int) -> None:
+    assert pack.names_size(3) == s.DIRECTORY.names_size == 176
+    with pytest.raises(Damaged):
+        pack.check_directory(replace(s.DIRECTORY, names_size=size))
+
+
+def test_a_pack_without_blocks_has_no_list_of_names() -> None:
+    empty = replace(s.DIRECTORY, region_size=0, names_size=0, blocks=())
+    assert pack.check_directory(empty) is empty
+    assert pack.names_of(empty, b"") == []
+    with pytest.raises(Damaged):
+        pack.check_directory(replace(empty, names_size=80))
+
+
+def test_names_are_those_of_the_blocks_in_their_order() -> None:
+    names = [bytes([i]) * 32 for i in range(3)]
+    assert pack.names_of(s.DIRECTORY, b"".join(names)) == [names[0] + names[1], names[2]]
+    for wrong in (b"", b"".join(names)[:-1], b"".join(names) + b"x", b"".join([*names, names[0]])):
+        with pytest.raises(Damaged):
+            pack.names_of(s.DIRECTORY, wrong)
 
 
 # ------------------------------------------------------------ the repository record

@@ -108,14 +108,37 @@ def test_derived_keys_and_names() -> None:
 
 
 def test_the_sealed_block() -> None:
-    context = wire.context(B["repository"], Kind.DATA_BLOCK, B["key_id"])
-    assert (context, len(context)) == (B["block_associated_data"], 79)
+    context = wire.block_context(B["repository"], Kind.DATA_BLOCK, B["key_id"], B["block_id"])
+    assert (context, len(context)) == (B["block_associated_data"], 111)
     assert B["chunk"] + block.trailer(struct.pack("<I", len(B["chunk"]))) == B["block_content"]
-    assert hashing.digest(B["block_content"]) == B["block_digest"]
     plain = SealingKey(B["key"]).open(B["sealed_block"], context)
-    assert plain == B["block_digest"] + B["block_frame"]
-    assert decompress(plain[32:], limit=block.CONTENT_MAX) == B["block_content"]
+    assert plain == B["block_frame"]
+    assert decompress(plain, limit=block.CONTENT_MAX, checksum=True) == B["block_content"]
     assert SealingKey(B["key"]).seal(plain, context, nonce=B["nonce"]) == B["sealed_block"]
+
+
+def test_the_names_section() -> None:
+    raw = B["names_section"]
+    assert len(raw) == pack.names_size(1) == 112
+    assert raw[:40] == wire.header(Kind.NAMES) + B["key_id"]
+    context = wire.context(B["repository"], Kind.NAMES, B["key_id"])
+    assert (context, len(context)) == (B["names_associated_data"], 79)
+    assert SealingKey(B["key"]).open(raw[40:], context) == B["chunk_name"]
+    assert SealingKey(B["key"]).seal(B["chunk_name"], context, nonce=B["nonce"]) == raw[40:]
+
+
+def test_the_directory() -> None:
+    sealed = B["sealed_block"]
+    directory = pack.Directory(
+        domain=B["domain"],
+        region=hashlib.sha256(sealed).digest(),
+        region_size=len(sealed),
+        names_size=len(B["names_section"]),
+        keys=(pack.WrappedKey(B["key_id"], (pack.Wrap(B["reader_key_id"], B["wrapped_key"]),)),),
+        blocks=(pack.Block(B["block_id"], Kind.DATA_BLOCK, 0, 0, len(sealed), 1),),
+    )
+    assert wire.encode(directory) == B["directory"]
+    assert pack.check_directory(wire.decode(B["directory"], pack.Directory)) == directory
 
 
 def test_the_signed_record() -> None:
@@ -159,11 +182,12 @@ def test_the_text_has_these_very_values() -> None:
         "nonce",
         "repository",
         "slot",
+        "domain",
         "signing_seed",
         "roster_hash",
     )
-    elsewhere = ("reader_secret", "reader_public", "wrap_info", "wrapped_key", "block_digest", "block_frame")
-    elsewhere += ("record_associated_data",)
+    elsewhere = ("reader_secret", "reader_public", "wrap_info", "wrapped_key", "directory")
+    elsewhere += ("record_associated_data", "names_associated_data")
     for name, value in B.items():
         if name not in apart + elsewhere:
             assert value.hex() in joined, name
