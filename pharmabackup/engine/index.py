@@ -21,7 +21,7 @@ from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.packs import read_names
 from pharmabackup.engine.rowfile import FRESH_BITS, KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
-from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.engine.unlocked import Statement, Unlocked, read_back
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
@@ -94,17 +94,18 @@ class Index:
         for digest in sorted(listed - self.segments):
             self.add_segment(digest, read_segment(self._unlocked, digest))
 
-    def add_segment(self, digest: bytes, segment: Segment) -> None:
-        for entry in segment.packs:
-            self.add_entry(entry)
+    def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
+        """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie."""
+        for entry in segment.record.packs:
+            self.add_entry(entry, of=segment.slot.domain)
         self.segments.add(digest)
 
-    def add_entry(self, entry: PackEntry) -> None:
-        """Make a pack known, if its domain is its writer's: poisoned entries stay in their own domain. Damaged."""
+    def add_entry(self, entry: PackEntry, *, of: bytes | None = None) -> None:
+        """Make a pack known, if its domain is its writer's, and `of` if that is given. Damaged."""
         signed = wire.decode(entry.directory, Signed)
         opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", signed, Directory)
         directory = check_directory(opened.record)
-        if opened.slot.domain not in (None, directory.domain):
+        if opened.slot.domain not in (None, directory.domain) or of not in (None, directory.domain):
             return
         number = self.blocks.add_pack(entry.pack, entry.size, directory)
         if self._chunks and directory.blocks and directory.domain == self._unlocked.domain:
@@ -278,7 +279,7 @@ class Index:
             run.close()
 
 
-def read_segment(unlocked: Unlocked, digest: bytes) -> Segment:
+def read_segment(unlocked: Unlocked, digest: bytes) -> Statement[Segment]:
     """A segment whose bytes are those of its name and whose signature counts. Damaged, NotFound, StorageFailed."""
     name = ids.index_name(digest)
     data = unlocked.storage.get(name, limit=1 << 28)
@@ -288,7 +289,7 @@ def read_segment(unlocked: Unlocked, digest: bytes) -> Segment:
             kind="index",
             remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
         )
-    return unlocked.open(Kind.INDEX, name, data, Segment).record
+    return unlocked.open(Kind.INDEX, name, data, Segment)
 
 
 def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:

@@ -238,7 +238,7 @@ def test_harmless(make_repo: MakeRepo, outside: Path, case: str) -> None:
 def _bomb() -> bytes:
     """A gigabyte of zeros in a frame that says so."""
     parts, zeros = [], bytes(1 << 22)
-    compressor = zstandard.ZstdCompressor(level=1).compressobj(size=GIB)
+    compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj(size=GIB)
     parts += [compressor.compress(zeros) for _ in range(GIB // len(zeros))]
     return b"".join([*parts, compressor.flush()])
 
@@ -247,12 +247,13 @@ def _bomb() -> bytes:
 @pytest.mark.parametrize("where", ["data", "manifest", "record"])
 def test_bombs(make_repo: MakeRepo, outside: Path, where: str, honest: bool) -> None:
     repo, real = make_repo(), compression.compress
-    bomb = _bomb() if honest else zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 24))
+    silent = zstandard.ZstdCompressor(write_content_size=False, write_checksum=True)
+    bomb = _bomb() if honest else silent.compress(bytes(1 << 24))
 
     marker = {"data": DATA, "manifest": PLAIN[0], "record": b"documents"}[where]
 
-    def compress(data: bytes | memoryview, level: int) -> bytes:
-        return bomb if marker in bytes(data) else real(data, level)
+    def compress(data: bytes | memoryview, level: int, *, checksum: bool = False) -> bytes:
+        return bomb if marker in bytes(data) else real(data, level, checksum=checksum)
 
     with mock.patch.object(compression, "compress", compress):
         write(repo, PLAIN, ONE, 1)
@@ -261,6 +262,17 @@ def test_bombs(make_repo: MakeRepo, outside: Path, where: str, honest: bool) -> 
         assert repo.check().state == "critical"
     else:
         _refused(repo, outside)
+
+
+def test_a_block_without_checksum(make_repo: MakeRepo, outside: Path) -> None:
+    repo, real = make_repo(), compression.compress
+
+    def compress(data: bytes | memoryview, level: int, *, checksum: bool = False) -> bytes:
+        return real(data, level, checksum=checksum and DATA not in bytes(data))
+
+    with mock.patch.object(compression, "compress", compress):
+        write(repo, PLAIN, ONE, 1)
+    _refused(repo, outside)
 
 
 def _moved(**changes: int) -> Callable[[Sequence[Block]], tuple[Block, ...]]:
@@ -278,6 +290,7 @@ DIRECTORIES: dict[str, Callable[[Sequence[Block]], tuple[Block, ...]]] = {
     "one over another": lambda blocks: (replace_block(blocks[0], offset=blocks[1].offset), *blocks[1:]),
     "another key": _moved(key=1),
     "unknown kind": _moved(kind=99),
+    "more chunks than names": _moved(count=7),
 }
 
 
@@ -285,8 +298,8 @@ DIRECTORIES: dict[str, Callable[[Sequence[Block]], tuple[Block, ...]]] = {
 def test_directories(make_repo: MakeRepo, outside: Path, case: str) -> None:
     repo = make_repo()
 
-    def lie(domain: bytes, region: bytes, size: int, keys: tuple[object, ...], blocks: Sequence[Block]) -> Directory:
-        return Directory(domain, region, size, keys, DIRECTORIES[case](blocks))  # type: ignore[arg-type]
+    def lie(*, blocks: Sequence[Block], **others: object) -> Directory:
+        return Directory(blocks=DIRECTORIES[case](blocks), **others)  # type: ignore[arg-type]
 
     with mock.patch.object(packs, "Directory", lie):
         write(repo, PLAIN, ONE, 1)

@@ -102,9 +102,11 @@ def _find_regions(made: Built, repo: pb.Repository) -> None:
     size = os.stat(_object(made, "pack first")).st_size
     directory = read_directory(repo._unlocked, digest, size)[1]
     start, length = directory_range(repo._unlocked.storage, made.objects["pack first"], size)
-    assert directory.region_size < start
-    regions = {"filler begin": directory.region_size, "filler end": start - 1, "trailer length": size - 8,
+    names, filler = directory.region_size, directory.region_size + directory.names_size
+    assert filler < start
+    regions = {"filler begin": filler, "filler end": start - 1, "trailer length": size - 8,
         "trailer length high": size - 5, "trailer magic": size - 1}  # fmt: skip
+    regions |= {f"names {name}": (names if at >= 0 else filler) + at for name, at in SIGNED.items()}
     regions |= {f"directory {name}": start + at if at >= 0 else start + length + at for name, at in SIGNED.items()}
     for block in reversed(directory.blocks):  # of several data blocks, the first
         name = Kind(block.kind).name.lower().replace("_", " ")
@@ -244,7 +246,8 @@ TABLE: list[Row] = [
         "ciphertext", "tag", *CHANGED], REFUSED[0], REFUSED),
     ("keyring", ["salt", "iterations", "nonce"], WRONG[0], WRONG),  # as with a wrong passphrase
     ("keyring", ["missing"], "Damaged keys-missing", ["Damaged keys-missing"]),
-    ("pack first", OUTSIDE_BLOCKS + [f"directory {name}" for name in SIGNED], "same", [HURT]),
+    ("pack first", OUTSIDE_BLOCKS + [f"{part} {name}" for part in ("names", "directory") for name in SIGNED],
+        "same", [HURT]),
     ("pack first", PACK_BLOCKS, "same", [HURT, FIRST]),  # the second snapshot has its own
     ("pack first", DATA_BLOCK, "incomplete", [HURT]),
     ("pack first", ["empty", "half"], "incomplete", [HURT, FIRST, SECOND]),

@@ -7,10 +7,12 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.index import read_segment
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind
 from tests.golden import test_golden as golden
@@ -18,17 +20,18 @@ from tests.golden import test_golden as golden
 HERE = Path(__file__).parent
 
 
-def objects(root: Path) -> dict[str, str]:
-    """The pack of the first day's documents, and the index segment that names it."""
+def objects(root: Path) -> dict[str, Any]:
+    """The pack of the first day's documents, where its names begin, and the index segment that names it."""
     with pb.Repository.open(root, golden.PASSPHRASE) as repo:
         unlocked = repo._unlocked
         transaction = bytes.fromhex(golden.SNAPSHOTS["documents first day"])
         intent = unlocked.get(Kind.INTENT, ids.intent_name(transaction, 0), Intent).record
         for info in unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name) or b""
-            for entry in read_segment(unlocked, digest).packs:
+            for entry in read_segment(unlocked, digest).record.packs:
                 if entry.pack in intent.packs:
-                    return {"pack": entry.pack.hex(), "index": digest.hex()}
+                    directory = read_directory(unlocked, entry.pack, entry.size)[1]
+                    return {"pack": entry.pack.hex(), "names": directory.region_size, "index": digest.hex()}
     raise AssertionError("no segment names the pack")
 
 
@@ -43,6 +46,7 @@ def main() -> None:
         )
         named = objects(sound)
         golden.PACK = golden._object("packs", named["pack"])
+        golden.NAMES = named["names"]
         golden.INDEX = golden._object("index", named["index"])
         found = {}
         for edit, damage in golden.EDITS.items():

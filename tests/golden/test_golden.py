@@ -88,10 +88,12 @@ def _record(root: Path, **members: object) -> None:
 
 
 PACK = _object("packs", DAMAGED["objects"]["pack"])  # of the first day's documents
+NAMES = DAMAGED["objects"]["names"]  # where they begin in it
 INDEX = _object("index", DAMAGED["objects"]["index"])
 EDITS: dict[str, Callable[[Path], object]] = {
     "missing pack": lambda root: PACK(root).unlink(),
     "flipped byte in a block": lambda root: _flip(PACK(root), 5000),
+    "flipped byte in the names": lambda root: _flip(PACK(root), NAMES + 70),
     "truncated pack": lambda root: os.truncate(PACK(root), 5000),
     "missing index segment": lambda root: INDEX(root).unlink(),
     "flipped index segment": lambda root: _flip(INDEX(root), 100),
