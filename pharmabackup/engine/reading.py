@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 
 from blake3 import blake3
 
@@ -16,18 +17,16 @@ from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import read_directory, read_names
+from pharmabackup.engine.packs import block_id, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, Frame, FrameType, decode_folder, entries, read_frames
-from pharmabackup.format.pack import NAME_SIZE
 from pharmabackup.format.recipe import Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
 
 TABLE_MAX = 1 << 28  # bytes: 8 million blocks
-PACKS_KNOWN = 2  # names of that many packs are kept, each up to about a megabyte
 CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
 NAME_KEYS = {
     Kind.DATA_BLOCK: "data names",
@@ -44,7 +43,6 @@ class BlockReader:
         self._unlocked = unlocked
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
-        self._pack_names: OrderedDict[bytes, Mapping[tuple[int, bytes], bytes]] = OrderedDict()
 
     def refresh(self, *, orphans: bool = False) -> None:
         """Learn what storage holds now; `orphans`: also from packs that no index segment names."""
@@ -94,7 +92,11 @@ class BlockReader:
         return self._unlocked.storage.get_range(name, table.offset[number], table.length[number])
 
     def open(self, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False) -> bytes:
-        """The content of a sealed block. Names are recomputed where another domain wrote it, or on demand."""
+        """The content of a sealed block.
+
+        Its chunks' names are computed again where the seal proves too little: a recipe's, whose key every role
+        holds, and any of another domain; and on demand. Who has no naming key of the domain cannot do that.
+        """
         table = self.index.blocks
         wrapped = table.keys[table.key[number]]
         key = self._unlocked.block_key(wrapped)
@@ -106,40 +108,21 @@ class BlockReader:
             key=key,
             key_id=wrapped.key_id,
         )
-        if names or table.domains[table.pack[number]] != domain:
-            self._check_names(number, content)
+        own = table.domains[table.pack[number]]
+        naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == own), None)
+        if naming is not None and (names or own != domain or table.kind[number] == Kind.RECIPE_BLOCK):
+            self._check_names(number, content, naming)
+        elif names or own != domain:
+            raise damaged_block("it is of a domain whose names this credential cannot check")
         return content
 
-    def _check_names(self, number: int, content: bytes) -> None:
-        table = self.index.blocks
-        pack = table.pack[number]
-        names = self._names(table.packs[pack], table.pack_sizes[pack]).get((table.offset[number], table.ids[number]))
-        domain, kind = table.domains[pack], Kind(table.kind[number])
-        naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == domain), None)
-        if names is None or naming is None:
-            raise damaged_block("its pack's directory does not name it")
-        key = derive(NAME_KEYS[kind], naming)
-        ends = layout.chunk_ends(content)
-        view = memoryview(content)
-        if (len(ends) - 1) * NAME_SIZE != len(names):
-            raise damaged_block("it holds other chunks than its directory says")
-        for i in range(len(ends) - 1):
-            if blake3(view[ends[i] : ends[i + 1]], key=key).digest() != names[NAME_SIZE * i : NAME_SIZE * (i + 1)]:
-                raise damaged_block("a chunk is not what its name says")
-
-    def _names(self, pack: bytes, size: int) -> Mapping[tuple[int, bytes], bytes]:
-        """The names of a pack's chunks, by offset and id of their block, from the pack's own directory. Damaged."""
-        with self._lock:
-            found = self._pack_names.get(pack)
-        if found is None:
-            _, directory = read_directory(self._unlocked, pack, size)
-            blocks = zip(directory.blocks, read_names(self._unlocked, pack, directory), strict=True)
-            found = {(block.offset, block.id): names for block, names in blocks}
-            with self._lock:
-                self._pack_names[pack] = found
-                while len(self._pack_names) > PACKS_KNOWN:
-                    self._pack_names.popitem(last=False)
-        return found
+    def _check_names(self, number: int, content: bytes, naming: bytes) -> None:
+        """A block's id is the keyed hash of its chunks' names, and these are keyed hashes of the chunks."""
+        kind = Kind(self.index.blocks.kind[number])
+        key, ends, view = derive(NAME_KEYS[kind], naming), layout.chunk_ends(content), memoryview(content)
+        names = b"".join(blake3(view[start:end], key=key).digest() for start, end in pairwise(ends))
+        if block_id(self._unlocked.keyring.block_names, kind, names) != self.index.blocks.ids[number]:
+            raise damaged_block("its chunks are not those that its id names")
 
     def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:
         """The chunks that a snapshot refers to, in order. Damaged."""

@@ -17,7 +17,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index, read_segment
-from pharmabackup.engine.packs import directory_range, read_directory
+from pharmabackup.engine.packs import read_directory, read_names
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
@@ -211,9 +211,11 @@ class _Checker:
                     problems.append("its recipe names chunks that a block does not have")
                     break
             if self._unlocked.keyring.readers:
-                total = self._names(reader)
-                if total != sum(runs.sizes):
+                stored, files, size = self._names(reader)
+                if stored != sum(runs.sizes):
                     problems.append("its names and its content do not have the same size")
+                if (files, size) != (record.files, record.size):
+                    problems.append("its names are not as many or as large as it says")
         except Damaged as error:
             problems.append(error.message.rstrip("."))
         packs = set()
@@ -241,9 +243,9 @@ class _Checker:
         number = self.index.blocks.find(block_id, domain)
         return 0 if number is None else self.index.blocks.count[number]
 
-    def _names(self, reader: SnapshotReader) -> int:
-        """Decode the whole manifest; the bytes of content that it speaks of."""
-        position = 0
+    def _names(self, reader: SnapshotReader) -> tuple[int, int, int]:
+        """Decode the whole manifest; the bytes of content that it speaks of, its files, the sum of their sizes."""
+        position = files = size = 0
         folders, firsts = {b""}, set[bytes]()
         for frame in reader.frames():
             if frame.kind == FrameType.FOLDER:
@@ -253,6 +255,9 @@ class _Checker:
                 for entry in entries(folder, frame, position):
                     if entry.kind == EntryKind.FOLDER:
                         folders.add(entry.path)
+                    if entry.kind == EntryKind.FILE:
+                        files += 1
+                        size += entry.size
                     if entry.same_file is not None:
                         firsts.add(entry.same_file)
                 position += frame.size
@@ -263,7 +268,7 @@ class _Checker:
                 self._reporter.look()
             if firsts:
                 raise malformed("manifest", "a further name is of a file that is not in it")
-        return position
+        return position, files, size
 
     # ------------------------------------------------------------ data
 
@@ -362,7 +367,7 @@ class _Checker:
                 steps.append(len(piece))
             if hasher.digest() != digest:
                 return f"The pack {name} is not what was written: its bytes have changed."
-            directory_range(storage, name, size)
+            read_names(self._unlocked, digest, read_directory(self._unlocked, digest, size)[1])
         except (Damaged, NotFound) as error:
             return f"The pack {name} cannot be read: {error.message}"
         return problem
