@@ -15,7 +15,7 @@ import msgspec
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.unlocked import COLLECTORS, WRITERS, Unlocked
+from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Role, Slot
 from pharmabackup.format.transaction import RECORD_MAX, Fate, Head, Mark, Snapshot
@@ -25,9 +25,9 @@ CONTEXT = b"history cache"
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
     "undo": COLLECTORS,
-    "hold": COLLECTORS | WRITERS,
+    "hold": EVERYBODY - {"auditor"},
     "release": COLLECTORS,
-    "verified": frozenset({"restorer", "auditor", "maintainer", "owner"}),
+    "verified": EVERYBODY,
 }
 
 
@@ -43,10 +43,11 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A mark that counts, and its id."""
+    """A mark that counts, its id, and the role of who made it."""
 
     id: bytes
     mark: Mark
+    role: Role
 
 
 @dataclass(slots=True)
@@ -124,10 +125,10 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
 
 
 def _missing_heads(history: History) -> list[str]:
-    """Transactions that others name as what came before them, and that are not there."""
-    named = {head.transaction for item in history.committed.values() for head in item.snapshot.heads}
-    there = set(history.committed) | history.aborted
-    names = {ids.fate_name(transaction) for transaction in named - there}
+    """Transactions that others name as what came before them, and that are not there as they name them."""
+    named = {(head.transaction, head.hash) for item in history.committed.values() for head in item.snapshot.heads}
+    there = {(item.transaction, item.hash) for item in history.committed.values()}
+    names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
 
 
@@ -141,7 +142,7 @@ def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes) -> 
             remedy="It does not count. Find out who wrote it.",
         )
     split(opened.record.transactions, ids.ID_SIZE, "mark")
-    history.said.append(Said(mark_id, opened.record))
+    history.said.append(Said(mark_id, opened.record, opened.slot.role))
 
 
 def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:

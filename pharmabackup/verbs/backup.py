@@ -229,7 +229,7 @@ class _Run:
                 source=source.kind,
                 domain=unlocked.domain,
                 reason=self._reason,
-                time=info.modified,
+                time=self._time(info.modified),
                 age=max(0, steady_ns() - cut.steady),
                 device_time=now_ns(),
                 sequence=self._sequence,
@@ -272,6 +272,11 @@ class _Run:
             facts=snapshot.facts,
         )
         reporter.tell("committed", f"{source.name} is safe: {sized(snapshot.added)} added.")
+
+    def _time(self, modified: int) -> int:
+        """The storage's time, and never one before that of the last snapshot, though clocks are set back."""
+        before = (self._history.committed[head.transaction].snapshot.time for head in self._heads)
+        return max([modified, *before])
 
     def _remembered(self, dataset: str) -> Remembered | None:
         """What this machine remembers, if that snapshot is still there and still counts."""

@@ -8,6 +8,8 @@ from pharmabackup.engine.history import Committed, History
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Snapshot
 
+READERS = ("restorer", "owner")  # those who can read content: others verify bytes alone
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -20,7 +22,7 @@ class Standing:
 
 def standing(history: History, committed: Committed) -> Standing:
     about = [
-        item.mark
+        item
         for item in history.said
         if any(
             item.mark.transactions[i : i + 16] == committed.transaction
@@ -29,12 +31,13 @@ def standing(history: History, committed: Committed) -> Standing:
     ]
     held: str | None = None
     verified: int | None = None
-    for mark in about:  # in the order of their times
+    for said in about:  # in the order of their times
+        mark = said.mark
         if mark.kind == "hold":
             held = mark.reason or "held"
         elif mark.kind == "release":
             held = None
-        elif mark.kind == "verified":
+        elif mark.kind == "verified" and said.role in READERS:
             verified = mark.time
     return Standing(held, committed.transaction in history.forgotten(), verified)
 
