@@ -18,7 +18,7 @@ from typing import Any
 from tests.reader import wire
 from tests.reader.manifest import Entry, Walk, column, extents_of
 from tests.reader.records import HEX32, Records
-from tests.reader.wire import Refused, blake3, key_id, require, sha256, unframe, unpack, unseal
+from tests.reader.wire import Refused, blake3, header, key_id, require, sha256, unframe, unpack, unseal
 
 
 class Reader(Records):
@@ -53,13 +53,12 @@ class Reader(Records):
                 self.instances.setdefault(block.id, []).append((directory.domain, pack, position))
 
     def _check_directory(self, directory: Any, room: int) -> None:
-        require(directory.region_size <= room, "a pack's region is larger than its place")
+        require(directory.region_size + directory.names_size <= room, "blocks and names reach into the directory")
+        chunks = sum(block.count for block in directory.blocks)
+        require(directory.names_size == (80 + 32 * chunks if chunks else 0), "a list of names of a wrong length")
         end = 0
         for block in directory.blocks:
             require(block.key < len(directory.keys), "a block of no key")
-            require(len(block.names) // 32 == len(block.lengths) // 4, "a block with other names than lengths")
-            lengths = column("I", block.lengths, len(block.lengths) // 4)
-            require(max(lengths) <= 2**22 and sum(lengths) <= 2**23, "a chunk or block is too large")
             require(end <= block.offset, "blocks overlap or are out of order")
             end = block.offset + block.length
             key = directory.keys[block.key]
@@ -80,7 +79,22 @@ class Reader(Records):
         if entry := self.entries.get(pack):
             same = entry.size == len(data) and wire.Signed(unpack(entry.directory)) == signed
             require(same, f"{name}: the index says something else")
+        self._check_names(data[directory.region_size :][: directory.names_size], directory, name)
         return data, directory
+
+    def _check_names(self, section: bytes, directory: Any, name: str) -> None:
+        """Nobody signed the names (§10.1): what proves them is the blocks' ids."""
+        if not directory.blocks:
+            return
+        section = header(section, wire.NAMES)
+        require(section[:32] in self.catalogue, f"{name}: names under a key that this credential does not have")
+        names = unseal(self.catalogue[section[:32]], section[32:], self._associated(wire.NAMES, section[:32]))
+        for block in directory.blocks:
+            own, names = names[: 32 * block.count], names[32 * block.count :]
+            require(self._block_id(block.kind, own) == block.id, f"{name}: a block with other names than its id's")
+
+    def _block_id(self, kind: int, names: bytes) -> bytes:
+        return blake3(bytes([kind]) + names, key=self.block_names).digest()
 
     def _read_block(self, id_: bytes, kind: int, domain: bytes) -> list[bytes]:
         """The chunks of a block: the first instance in the snapshot's domain that verifies (§23)."""
@@ -101,20 +115,19 @@ class Reader(Records):
         key = self._block_key(wrapped)
         sealed = data[block.offset : block.offset + block.length]
         plain = unseal(key, sealed, self._associated(kind, wrapped.key_id, id_))
-        content = unframe(plain[32:], wire.MAX_CONTENT)
-        require(blake3(content).digest() == plain[:32], "a block's digest is wrong")
+        content = unframe(plain, wire.MAX_CONTENT, checksum=True)
         n = int.from_bytes(content[-4:], "little")
         require(len(content) >= 4 and 1 <= n <= 65536 and len(content) >= 4 * n + 4, "a block's lengths are cut off")
-        stored = content[-4 - 4 * n : -4]
-        lengths = column("I", stored, n)
-        require(stored == block.lengths and sum(lengths) == len(content) - 4 * n - 4, "a block's lengths are wrong")
+        require(n == block.count, "a block with another number of chunks than its directory says")
+        lengths = column("I", content[-4 - 4 * n : -4], n)
+        require(max(lengths) <= 2**22 and sum(lengths) <= 2**23, "a chunk or block is too large")
+        require(sum(lengths) == len(content) - 4 * n - 4, "a block's lengths are wrong")
         ends = list(itertools.accumulate(lengths))
         chunks = [content[end - size : end] for end, size in zip(ends, lengths, strict=True)]
         require(domain in self.naming, "this credential has no naming key of the domain")
         naming = wire.derive(wire.NAMES_OF[kind], self.naming[domain])
         names = b"".join(blake3(chunk, key=naming).digest() for chunk in chunks)
-        require(names == block.names, "a chunk has another name than the directory says")
-        require(blake3(bytes([kind]) + names, key=self.block_names).digest() == id_, "a block with another's id")
+        require(self._block_id(kind, names) == id_, "a block with other chunks than its id names")
         return chunks
 
     def _block_key(self, wrapped: Any) -> bytes:

@@ -7,7 +7,6 @@ import re
 import struct
 import time
 import unicodedata
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ class Records:
         if kind == wire.INTENT:
             return EVERYBODY if content.kind == "hold" else WRITERS
         if kind == wire.FATE:
-            return {"device", "owner"} if content.outcome == "commit" else WRITERS
+            return {"device", "owner"} if content.outcome == "commit" else CARERS
         if kind == wire.MARK:
             return {"hold": EVERYBODY - {"auditor"}, "verified": EVERYBODY}.get(content.kind, CARERS)
         return EVERYBODY if kind == wire.AUDIT else CARERS
@@ -129,14 +128,14 @@ class Records:
         self.rosters: list[Any] = []
         self.roster_hashes: list[bytes] = []
         for number in numbers:
-            self._add_roster(number, number == numbers[-1])
+            self._add_roster(number)
         self.slots = {slot.id: slot for slot in self.rosters[-1].slots}
 
-    def _add_roster(self, number: int, newest: bool) -> None:
+    def _add_roster(self, number: int) -> None:
         name, data = f"roster/{number}", self._get(f"roster/{number}")
         sealed = wire.SignedRoster(unpack(header(data, wire.ROSTER)))
         fields = unpack(sealed.content)
-        if newest and type(fields) is list and len(fields) > 3 and fields[3]:
+        if type(fields) is list and len(fields) > 3 and fields[3]:
             raise Newer("a newer version is needed")
         roster = wire.Roster(fields)
         require(roster.number == number, f"{name} has another number")
@@ -231,12 +230,9 @@ class Records:
             if fate and slot and slot.revoked and fate.transaction.hex() not in reached:
                 reached.add(fate.transaction.hex())
                 accepted += [h.transaction for h in fate.snapshot.heads if h.slot == slot.id] if fate.snapshot else []
-        places = Counter()
         for transaction, (fate, slot) in fates.items():
             if fate.snapshot and (transaction in reached or not slot.revoked):
                 committed[transaction] = fate.snapshot
-                places[slot.id, fate.snapshot.sequence] += 1
-        require(all(times == 1 for times in places.values()), "history was forked: a sequence number twice")
         for transaction, snapshot in committed.items():
             name = snapshot.dataset
             require(not re.search(r'[/\\:*?"<>|\x00-\x1f]', name), f"{transaction}: a dataset's name")

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-DIRECTORY, INDEX, INTENT, FATE, CONDEMN, EXECUTE, DONE, MARK, AUDIT = range(1, 10)  # §2.2
+DIRECTORY, INDEX, INTENT, FATE, CONDEMN, EXECUTE, DONE, MARK, AUDIT, NAMES = range(1, 11)  # §2.2
 DATA, MANIFEST, RECIPE, KEYRING, WRAPPED, ROSTER = 16, 17, 18, 32, 33, 34
 FILE, FOLDER, LINK, UNREAD = 0, 1, 2, 7  # §17.1
 LINK_TARGET, SAME_FILE, EXTENTS, ATTRIBUTES = 1, 2, 3, 4
@@ -139,9 +139,10 @@ def record(title: str, **fields: Check) -> Check:
 
 
 def _facts(value: Any, depth: int = 1) -> Any:
-    require(depth <= 16, "facts nested too deep")
-    for item in value.values() if type(value) is dict else value if type(value) is list else ():
-        _facts(item, depth + 1)
+    if type(value) in (dict, list):
+        require(depth <= 16, "facts nested too deep")
+        for item in value.values() if type(value) is dict else value:
+            _facts(item, depth + 1)
     return value
 
 
@@ -189,10 +190,9 @@ Keyring = record("Keyring", repository=hash_, slot=id_, role=role_, signing=mayb
 Wrap = record("Wrap", recipient=hash_, sealed=binary(0, 4096))
 WrappedKey = record("WrappedKey", key_id=hash_, wraps=array(Wrap, 0, 16))
 Block = record("Block", id=hash_, kind=integer(16, 18), key=integer(0, 4095), offset=integer(0, 2**28 - 1),
-               length=integer(0, 2**23 + 2**18), names=binary(32, 2**21, 32), lengths=binary(4, 2**18, 4),
-               )  # fmt: skip
-Directory = record("Directory", domain=id_, region=hash_, region_size=count, keys=array(WrappedKey, 0, 4096),
-                   blocks=array(Block, 0, 65536))  # fmt: skip
+               length=integer(0, 2**23 + 2**18), count=integer(1, 65536))  # fmt: skip
+Directory = record("Directory", domain=id_, region=hash_, region_size=count, names_size=integer(0, 2**26),
+                   keys=array(WrappedKey, 0, 4096), blocks=array(Block, 0, 65536))  # fmt: skip
 PackEntry = record("PackEntry", pack=hash_, size=integer(0, 2**28), directory=binary(0, 2**26))
 Segment = record("Segment", packs=array(PackEntry, 0, 65536))
 Intent = record("Intent", transaction=id_, number=count, kind=one_of("write", "hold"), packs=hashes, created=when_)
@@ -264,11 +264,12 @@ def unpad(data: bytes) -> bytes:
     return data[4 : 4 + size]
 
 
-def unframe(data: bytes, limit: int) -> bytes:
+def unframe(data: bytes, limit: int, *, checksum: bool = False) -> bytes:
     try:
         require(data[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
         header = zstandard.get_frame_parameters(data)
         require(header.content_size <= limit and not header.dict_id, "a frame without content size, or too large")
+        require(header.has_checksum or not checksum, "a block's frame without checksum")
         content = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=True)
     except zstandard.ZstdError as error:
         raise Refused("a damaged frame") from error
