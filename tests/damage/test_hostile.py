@@ -223,6 +223,14 @@ def test_check_names_paths_that_lead_nowhere(make_repo: MakeRepo, case: str) -> 
     assert repo.check(read_data=1.0).state == "critical"
 
 
+def test_check_compares_what_a_snapshot_says_of_itself(make_repo: MakeRepo, outside: Path) -> None:
+    repo = make_repo()
+    two = folder(b"", Named(b"f"), Named(b"g"))
+    write(repo, (two,), section((0, 0, 1, 16), (0, 0, 1, 16)), 2)  # and it says that it has one file of 16 bytes
+    assert repo.check().state == "critical"
+    assert not isinstance(_bounded(outside, lambda: repo.restore(outside.parent)), pb.Error)
+
+
 @pytest.mark.parametrize("case", HARMLESS)
 def test_harmless(make_repo: MakeRepo, outside: Path, case: str) -> None:
     repo = make_repo()
