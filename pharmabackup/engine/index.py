@@ -84,9 +84,8 @@ class Index:
         listed: set[bytes] = set()
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
-            if digest is None or len(digest) != 32:
-                raise wire.malformed("index", f"{info.name} is no name of a segment")
-            listed.add(digest)
+            if digest is not None and ids.index_name(digest) == info.name and len(digest) == 32:
+                listed.add(digest)  # what has another name is not ours: check names it
         if not self.segments:
             self._load_cache(listed)
         if not self.segments <= listed:  # a collection has replaced segments: what is in memory may name what is gone

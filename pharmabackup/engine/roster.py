@@ -24,6 +24,7 @@ CHUNKER = keys.ContentChunker(minimum=16 << 10, average=64 << 10, maximum=256 <<
 FORGET_DELAY_S = 14 * 86400
 FIRST_DOMAIN = "main"
 FIRST_SLOT = "owner"
+KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 NO_REPOSITORY = bytes(32)  # roster/0 is signed before its hash, the repository's id, is known
 
@@ -108,6 +109,8 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
         raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
     newest: dict[str, int] = {}
     for info in storage.list("keys"):
+        if not KEYRING.fullmatch(info.name):
+            raise wire.malformed("object name", f"{info.name} is no name of a keyring")
         slot = info.name.split("/")[1]
         newest[slot] = max(newest.get(slot, 0), numbered(info.name))
     if not newest:

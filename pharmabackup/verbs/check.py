@@ -117,7 +117,10 @@ class _Checker:
     def _segments(self) -> None:
         storage = self._unlocked.storage
         for info in sorted(storage.list("index"), key=lambda info: info.name):
-            digest = ids.hex_tail(info.name) or b""
+            digest = ids.hex_tail(info.name)
+            if digest is None or ids.index_name(digest) != info.name or len(digest) != 32:
+                self._unknown(info.name)
+                continue
             try:
                 self.index.add_segment(digest, read_segment(self._unlocked, digest))
             except (Damaged, NotFound) as error:
@@ -137,13 +140,7 @@ class _Checker:
         for info in self._unlocked.storage.list("packs"):
             digest = ids.hex_tail(info.name)
             if digest is None or ids.pack_name(digest) != info.name:
-                self._find(
-                    "object-unknown",
-                    "info",
-                    info.name,
-                    f"{info.name} is not part of a repository.",
-                    "Find out who put it there.",
-                )
+                self._unknown(info.name)
                 continue
             listed[digest] = info.size
         for digest, size in sorted(listed.items()):
@@ -191,6 +188,10 @@ class _Checker:
                 f"{len(lost)} packs that snapshots need are in no index segment: one was lost.",
                 "Back up once more: the next backup writes their index again.",
             )
+
+    def _unknown(self, name: str) -> None:
+        message = f"{name} is not part of a repository."
+        self._find("object-unknown", "info", name, message, "Find out who put it there.")
 
     def _damaged(self, digest: bytes, message: str) -> None:
         self._find("pack-damaged", "critical", ids.pack_name(digest), message)

@@ -19,7 +19,7 @@ KEYS = st.builds(
 )
 
 
-def _run(folder: Path, rows: dict[bytes, bytes]) -> tuple[Run, bytes]:
+def _run(folder: Path, rows: dict[bytes, bytes]) -> Run:
     fresh = Fresh()
     for key, value in rows.items():
         fresh.put(key, value)
@@ -30,7 +30,7 @@ def _run(folder: Path, rows: dict[bytes, bytes]) -> tuple[Run, bytes]:
 @settings(max_examples=60, deadline=None)
 def test_a_run_is_the_map_that_was_put(tmp_path_factory: object, rows: dict[bytes, bytes], other: bytes) -> None:
     folder = tmp_path_factory.mktemp("rows")  # type: ignore[attr-defined]
-    run, _ = _run(folder, rows)
+    run = _run(folder, rows)
     for key in (*rows, other):
         assert run.get(key) == rows.get(key)
     run.close()
@@ -49,9 +49,9 @@ def test_fresh_gives_the_newest_value(pairs: list[tuple[bytes, bytes]], other: b
 
 def test_a_run_is_found_again_only_as_it_was_written(tmp_path: Path) -> None:
     rows = {os.urandom(32): os.urandom(8) for _ in range(3000)}
-    run, digest = _run(tmp_path, rows)
+    run = _run(tmp_path, rows)
     run.close()
-    again = open_run(run.path, count=len(run), bits=run.bits, digest=digest)
+    again = open_run(run.path, count=len(run), bits=run.bits, digest=run.digest)
     assert again is not None
     assert all(again.get(key) == value for key, value in rows.items())
     again.close()
@@ -59,16 +59,16 @@ def test_a_run_is_found_again_only_as_it_was_written(tmp_path: Path) -> None:
     for place in (0, len(data) // 2, len(data) - 1):
         data[place] ^= 1
         Path(run.path).write_bytes(data)
-        assert open_run(run.path, count=len(run), bits=run.bits, digest=digest) is None
+        assert open_run(run.path, count=len(run), bits=run.bits, digest=run.digest) is None
         data[place] ^= 1
     Path(run.path).unlink()
-    assert open_run(run.path, count=len(run), bits=run.bits, digest=digest) is None
+    assert open_run(run.path, count=len(run), bits=run.bits, digest=run.digest) is None
 
 
 def test_merged_runs_hold_the_rows_of_all(tmp_path: Path) -> None:
     parts = [{os.urandom(32): os.urandom(8) for _ in range(size)} for size in (1, 700, 5000)]
-    runs = [_run(tmp_path, rows)[0] for rows in parts]
-    merged, _ = merge_runs(str(tmp_path / "merged"), runs)
+    runs = [_run(tmp_path, rows) for rows in parts]
+    merged = merge_runs(str(tmp_path / "merged"), runs)
     assert len(merged) == 5701
     assert all(merged.get(key) == value for rows in parts for key, value in rows.items())
     for run in (*runs, merged):

@@ -47,11 +47,11 @@ class Records:
         return path.read_bytes()
 
     def _list(self, folder: str, pattern: str, strict: bool = False) -> list[re.Match[str]]:
-        """Names below a folder that are of the repository; §2: of the others, some stop the reader."""
+        """Names of objects below a folder that are of the repository; §2: of the others, some stop the reader."""
         found = []
         for path in sorted((self.folder / folder).rglob("*")):
-            if path.is_file():
-                name = path.relative_to(self.folder).as_posix()
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and re.fullmatch("[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*", name):
                 match = re.fullmatch(folder + "/" + pattern, name, re.ASCII)
                 require(match or not strict, f"{name} does not belong there")
                 found.append(match) if match else self.ignored.append(name)
