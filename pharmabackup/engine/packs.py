@@ -24,6 +24,7 @@ PACK_SLACK = 2 << 20  # how far past its target a pack may grow to waste less pa
 WASTE_MAX = 96 << 10
 DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for each block
 BLOCK_BYTES = 40
+REGION_READ = 4 << 20
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
 
 
@@ -166,6 +167,19 @@ def read_directory(unlocked: Unlocked, pack_digest: bytes, size: int) -> tuple[P
     except Damaged as error:
         raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
     return PackEntry(pack_digest, size, opened.signed), directory
+
+
+def check_region(storage: Storage, pack_digest: bytes, directory: Directory) -> None:
+    """That a pack holds the blocks that its directory was signed for. Damaged, NotFound, StorageFailed.
+
+    A directory that is read from a pack proves nothing about the bytes before it: anybody could have put it there.
+    """
+    name, hasher = ids.pack_name(pack_digest), hashlib.sha256()
+    for start in range(0, directory.region_size, REGION_READ):
+        hasher.update(storage.get_range(name, start, min(REGION_READ, directory.region_size - start)))
+    if hasher.digest() != directory.region:
+        why = f"The pack {name} does not hold the blocks that its directory is of."
+        raise Damaged(why, kind="pack", remedy="Run check to see what is affected.")
 
 
 def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> list[bytes]:

@@ -19,7 +19,7 @@ from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.index import Index, write_segment
-from pharmabackup.engine.packs import PackWriter, WrittenPack, read_directory
+from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
@@ -70,12 +70,15 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -
     """What a pack holds whose writer died before it published a segment, or has not come to it yet."""
     try:
         entry, directory = read_directory(unlocked, digest, info.size)
+        if directory.domain != unlocked.domain:
+            return None
+        check_region(unlocked.storage, digest, directory)
     except NotFound:
         return None
     except Damaged as error:
         index.damaged.append(error)
         return None
-    return entry if directory.domain == unlocked.domain else None
+    return entry
 
 
 class Transaction:

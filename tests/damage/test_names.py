@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -121,6 +122,27 @@ def test_a_backup_does_not_rely_on_a_pack_whose_names_are_damaged(place: Place, 
     with place.open() as repo:
         repo.restore(tmp_path / "out", snapshots=[repo.snapshot(id=snapshot.id)])
     assert describe(tmp_path / "out" / "documents") == describe(place.documents)
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_signed_directory_proves_nothing_about_blocks_before_it(place: Place, honest: bool) -> None:
+    """A pack that no segment names: its own name is right, its directory is signed, but for other blocks."""
+    place.back_up()
+    pack, directory = place.pack(), place.directory()
+    data = bytearray(pack.read_bytes())
+    if not honest:
+        data[5000] ^= 1
+        assert directory.region_size > 5000
+    pack.unlink()
+    digest = hashlib.sha256(data).digest()
+    (place.path / ids.pack_name(digest)).parent.mkdir(exist_ok=True)
+    (place.path / ids.pack_name(digest)).write_bytes(data)
+    for segment in (place.path / "index").iterdir():
+        segment.unlink()
+    shutil.rmtree(place.state)
+    report = place.back_up()
+    assert _codes(report) == ([] if honest else [("pack-damaged", "warning")])
+    assert (_added(report) < 16_384) == honest
 
 
 # ---------------------------------------------------------------- lists that a writer made wrong
