@@ -256,11 +256,15 @@ class Records:
         stands: dict[tuple[str, str], dict[bytes, float]] = {}
         for name, (mark, slot) in marks.items():
             first = mark.about.hex() if mark.about else name
-            if mark.kind == "forget" and bytes.fromhex(first) not in undone and bytes.fromhex(name) not in undone:
+            if mark.kind != "forget" or undone & {bytes.fromhex(first), bytes.fromhex(name)}:
+                continue
+            if first in marks and marks[first][0].kind == "forget" and marks[first][0].about is None:
                 for at in range(0, len(mark.transactions), 16):
                     slots = stands.setdefault((first, mark.transactions[at : at + 16].hex()), {})
                     slots[slot] = min(since[name], slots.get(slot, since[name]))
         policy, now = self.rosters[-1].policy, time.time()
+        listed = {name: marks[name][0].transactions.hex() for name, _ in stands}
+        stands = {key: slots for key, slots in stands.items() if key[1] in _split_ids(listed[key[0]])}
         late = {key: sorted(slots.values())[policy.forget_quorum - 1 :] for key, slots in stands.items()}
         return {key[1] for key, times in late.items() if times and times[0] + policy.forget_delay <= now}
 
@@ -293,3 +297,7 @@ class Records:
 
 def _split(hashes: bytes) -> list[bytes]:
     return [hashes[at : at + 32] for at in range(0, len(hashes), 32)]
+
+
+def _split_ids(text: str) -> list[str]:
+    return [text[at : at + 32] for at in range(0, len(text), 32)]
