@@ -32,7 +32,7 @@ LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -106,7 +106,8 @@ class Index:
         directory = check_directory(opened.record)
         if opened.slot.domain not in (None, directory.domain) or of not in (None, directory.domain):
             return
-        number = self.blocks.add_pack(entry.pack, entry.size, directory)
+        copied = opened.slot.role == "maintainer"
+        number = self.blocks.add_pack(entry.pack, entry.size, directory, copied=copied)
         if self._chunks and directory.blocks and directory.domain == self._unlocked.domain:
             self._pending.append((entry.pack, directory, number))
             self._pending_rows += sum(block.count for block in directory.blocks)

@@ -95,7 +95,8 @@ class BlockReader:
         """The content of a sealed block.
 
         Its chunks' names are computed again where the seal proves too little: a recipe's, whose key every role
-        holds, and any of another domain; and on demand. Who has no naming key of the domain cannot do that.
+        holds, one that a maintainer says he copied, and any of another domain; and on demand. Who has no naming
+        key of the domain cannot do that.
         """
         table = self.index.blocks
         wrapped = table.keys[table.key[number]]
@@ -108,9 +109,10 @@ class BlockReader:
             key=key,
             key_id=wrapped.key_id,
         )
-        own = table.domains[table.pack[number]]
+        pack = table.pack[number]
+        own, weak = table.domains[pack], table.copied[pack] or table.kind[number] == Kind.RECIPE_BLOCK
         naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == own), None)
-        if naming is not None and (names or own != domain or table.kind[number] == Kind.RECIPE_BLOCK):
+        if naming is not None and (names or own != domain or weak):
             self._check_names(number, content, naming)
         elif names or own != domain:
             raise damaged_block("it is of a domain whose names this credential cannot check")
