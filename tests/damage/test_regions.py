@@ -43,6 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pharmabackup.crypto.passphrases.MEMORY_KIB", 64)
         patch.setattr("pharmabackup.crypto.passphrases.ITERATIONS", 1)
+        patch.setattr("pharmabackup.engine.blocks.SEALERS", 1)  # so that blocks lie in one order: data come first
         yield _build(base)
 
 
