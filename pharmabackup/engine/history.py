@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pharmabackup import ids
+from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
@@ -43,11 +44,12 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A mark that counts, its id, and the role of who made it."""
+    """A mark that counts: its id, who made it, and when by the storage's clock."""
 
     id: bytes
     mark: Mark
-    role: Role
+    slot: Slot
+    time: int
 
 
 @dataclass(slots=True)
@@ -56,7 +58,9 @@ class History:
 
     committed: dict[bytes, Committed] = field(default_factory=dict)
     aborted: set[bytes] = field(default_factory=set)
-    said: list[Said] = field(default_factory=list)  # by time
+    said: list[Said] = field(default_factory=list)  # by the storage's time
+    quorum: int = 1  # slots that a forget needs
+    delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
     vanished: list[str] = field(default_factory=list)
 
@@ -73,13 +77,23 @@ class History:
         )
 
     def forgotten(self) -> set[bytes]:
-        """Transactions with a forget that was not undone."""
+        """Transactions that enough slots have said to forget, long enough ago, and that nobody took back.
+
+        By this machine's clock: who deletes something for it asks the storage for the time.
+        """
         undone = {item.mark.about for item in self.said if item.mark.kind == "undo"}
+        forgets = [item for item in self.said if item.mark.kind == "forget" and item.id not in undone]
+        first = {item.id: set(_transactions(item)) for item in forgets if item.mark.about is None}
+        stand: dict[tuple[bytes, bytes], dict[bytes, int]] = {}  # by first forget and transaction: slots, since when
+        for item in forgets:
+            begun = item.mark.about or item.id
+            for transaction in first.get(begun, set()).intersection(_transactions(item)):
+                stand.setdefault((begun, transaction), {}).setdefault(item.slot.id, item.time)
+        ripe = now_ns() - self.delay
         return {
             transaction
-            for item in self.said
-            if item.mark.kind == "forget" and item.id not in undone
-            for transaction in split(item.mark.transactions, ids.ID_SIZE, "mark")
+            for (_, transaction), slots in stand.items()
+            if len(slots) >= self.quorum and sorted(slots.values())[self.quorum - 1] <= ripe
         }
 
     def newest(self) -> list[Committed]:
@@ -95,13 +109,14 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     What cannot be read is told, not raised.
     """
     seen = _load_cache(unlocked)
-    history = History()
+    policy = unlocked.roster.policy
+    history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
     objects: dict[str, bytes] = {}
-    listed: set[str] = set()
+    listed: dict[str, int] = {}  # when each was made
     for folder in ("snapshots", "marks"):
         for info in unlocked.storage.list(folder):
-            listed.add(info.name)
-    history.vanished = sorted(set(seen) - listed)
+            listed[info.name] = info.modified
+    history.vanished = sorted(set(seen) - set(listed))
     fresh = False
     for name in sorted(listed):
         data = None if anew else seen.get(name)
@@ -111,14 +126,14 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
             if name.startswith("snapshots/"):
                 _take_fate(unlocked, history, name, data)
             else:
-                _take_mark(unlocked, history, name, data)
+                _take_mark(unlocked, history, name, data, listed[name])
         except Damaged as error:
             history.damaged[name] = error
             continue
         fresh = fresh or name not in seen
         objects[name] = data
     history.vanished += _missing_heads(history)
-    history.said.sort(key=lambda item: item.mark.time)
+    history.said.sort(key=lambda item: item.time)
     if fresh:
         _save_cache(unlocked, seen | objects)
     return history
@@ -132,7 +147,11 @@ def _missing_heads(history: History) -> list[str]:
     return sorted(names - set(history.damaged) - set(history.vanished))
 
 
-def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
+def _transactions(item: Said) -> list[bytes]:
+    return split(item.mark.transactions, ids.ID_SIZE, "mark")
+
+
+def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, time: int) -> None:
     opened = unlocked.open(Kind.MARK, name, data, Mark)
     mark_id = ids.hex_tail(name)
     if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
@@ -142,7 +161,7 @@ def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes) -> 
             remedy="It does not count. Find out who wrote it.",
         )
     split(opened.record.transactions, ids.ID_SIZE, "mark")
-    history.said.append(Said(mark_id, opened.record, opened.slot.role))
+    history.said.append(Said(mark_id, opened.record, opened.slot, time))
 
 
 def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:

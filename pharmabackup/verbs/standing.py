@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pharmabackup.clock import now_ns
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Snapshot
@@ -31,13 +32,13 @@ def standing(history: History, committed: Committed) -> Standing:
     ]
     held: str | None = None
     verified: int | None = None
+    released = {said.mark.about for said in history.said if said.mark.kind == "release"}
+    now = now_ns()
     for said in about:  # in the order of their times
         mark = said.mark
-        if mark.kind == "hold":
+        if mark.kind == "hold" and said.id not in released and (mark.until is None or mark.until > now):
             held = mark.reason or "held"
-        elif mark.kind == "release":
-            held = None
-        elif mark.kind == "verified" and said.role in READERS:
+        elif mark.kind == "verified" and said.slot.role in READERS:
             verified = mark.time
     return Standing(held, committed.transaction in history.forgotten(), verified)
 
