@@ -16,7 +16,7 @@ from tests.format import samples as s
 
 DAY = 86400 * 10**9
 ONE, TWO = b"\1" * 16, b"\2" * 16  # snapshots
-FIRST, SECOND, THIRD = b"a" * 16, b"b" * 16, b"c" * 16  # marks
+FIRST, SECOND, THIRD, FOURTH = b"a" * 16, b"b" * 16, b"c" * 16, b"d" * 16  # marks
 Kind = Literal["forget", "undo", "hold", "release", "verified"]
 
 
@@ -81,9 +81,10 @@ CASES: dict[str, tuple[int, list[Said], set[bytes]]] = {
     ),
     "a second of what is not here": (1, [_said(SECOND, "forget", about=FIRST)], set()),
     "a second of a second": (
-        3,
+        1,
         [
             _said(FIRST, "forget"),
+            _said(FOURTH, "undo", about=FIRST),
             _said(SECOND, "forget", slot=2, about=FIRST),
             _said(THIRD, "forget", slot=3, about=SECOND),
         ],
