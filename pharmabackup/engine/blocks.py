@@ -45,6 +45,9 @@ class Buffer:
         self.kind = Kind.DATA_BLOCK
 
 
+_local = threading.local()  # a buffer for each thread that opens blocks: fresh memory costs more than the cipher
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     buffer: Buffer
@@ -170,11 +173,15 @@ def open_block(
     unlocked: Unlocked, sealed: bytes | memoryview, *, kind: int, block_id: bytes, key: SealingKey, key_id: bytes
 ) -> bytes:
     """A block's content, if it is what its writer sealed: chunks and trailer. Damaged."""
-    try:
-        plain = key.open(sealed, wire.block_context(unlocked.repository, Kind(kind), key_id, block_id))
-    except NotAuthentic:
-        raise damaged_block("it was changed after it was written") from None
-    return compression.decompress(plain, limit=layout.CONTENT_MAX, checksum=True)
+    scratch: bytearray | None = _local.__dict__.get("scratch")
+    if scratch is None or len(scratch) < len(sealed):
+        scratch = _local.scratch = bytearray(max(len(sealed), BLOCK_TARGET))
+    with memoryview(scratch) as plain:
+        try:
+            size = key.open_into(sealed, wire.block_context(unlocked.repository, Kind(kind), key_id, block_id), plain)
+        except NotAuthentic:
+            raise damaged_block("it was changed after it was written") from None
+        return compression.decompress(plain[:size], limit=layout.CONTENT_MAX, checksum=True)
 
 
 def damaged_block(why: str) -> Damaged:

@@ -135,12 +135,12 @@ class Target:
             except OSError as error:
                 self._failed(entry.path, error, entry.stored)
 
-    def part(self, entry: Entry, offset: int, data: memoryview) -> None:
-        """Write a part of a file's stored content."""
+    def parts(self, entry: Entry, pieces: list[tuple[int, memoryview]]) -> None:
+        """Write parts of a file's stored content, each at its offset there."""
         place = self._place(entry.path)
         if place is not None:
             try:
-                self._growing.part(entry, place[1], offset, data)
+                self._growing.parts(entry, place[1], pieces)
             except OSError as error:
                 self._failed(entry.path, error, entry.stored)
 

@@ -127,19 +127,23 @@ class GrowingFiles:
     def begin(self, entry: Entry, name: bytes) -> None:
         self._begun(entry, name)
 
-    def part(self, entry: Entry, name: bytes, offset: int, data: memoryview) -> None:
+    def parts(self, entry: Entry, name: bytes, pieces: list[tuple[int, memoryview]]) -> None:
         state = self._begun(entry, name)
         try:
             with state.lock:
                 if state.failed:
                     return
-                state.got += len(data)
+                state.got += sum([len(data) for _, data in pieces])
                 if state.comparing:
-                    if self._equals(state, offset, data):
+                    same = 0
+                    while same < len(pieces) and self._equals(state, *pieces[same]):
+                        same += 1
+                    pieces = pieces[same:]
+                    if not pieces:
                         return
                     self._diverge(state)
                 file = self._reach(state)
-            state.layout.write(file.fd, data, offset)
+            state.layout.write_pieces(file.fd, pieces)
         except BaseException:
             self._fail(state)
             raise

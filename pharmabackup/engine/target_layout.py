@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 PIECE = 1 << 20
+HAS_PWRITE = hasattr(os, "pwrite")
 _ZEROS = bytes(PIECE)
 _seek_lock = threading.Lock()
 
@@ -20,7 +21,7 @@ def write_all(fd: int, data: memoryview) -> None:
 
 
 def write_at(fd: int, data: memoryview, offset: int) -> None:
-    if not hasattr(os, "pwrite"):
+    if not HAS_PWRITE:
         with _seek_lock:
             os.lseek(fd, offset, os.SEEK_SET)
             write_all(fd, data)
@@ -67,6 +68,17 @@ class Layout:
     def write(self, fd: int, data: memoryview, offset: int = 0) -> None:
         for place, begin, end in self.spans(offset, len(data)):
             write_at(fd, data[begin:end], place)
+
+    def write_pieces(self, fd: int, pieces: list[tuple[int, memoryview]]) -> None:
+        """Write each at its offset. There may be many: of a database's pages, most lie alone."""
+        if self.extents is None and HAS_PWRITE:
+            for offset, data in pieces:
+                done = os.pwrite(fd, data, offset)
+                if done < len(data):
+                    write_at(fd, data[done:], offset + done)
+        else:
+            for offset, data in pieces:
+                self.write(fd, data, offset)
 
     def equals(self, fd: int, data: memoryview, offset: int = 0) -> bool:
         for place, begin, end in self.spans(offset, len(data)):

@@ -83,8 +83,7 @@ class ManifestFinding(Record, frozen=True):
     remedy: Text
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One name in a dataset. `start` is where its content begins in the recipe's stream, in bytes."""
 
     path: bytes

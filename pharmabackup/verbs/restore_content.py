@@ -1,12 +1,16 @@
-"""Bringing one snapshot's content to a target: block after block in the order of packs, each fetched once."""
+"""Bringing one snapshot's content to a target: block after block in the order of packs.
+
+The calling thread reads names and makes folders; workers fetch, open and write blocks. They go on with one window of
+files while the next is made ready. Within a window each block is fetched once.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from pharmabackup.engine.reading import SnapshotReader, run_range
@@ -18,7 +22,9 @@ from pharmabackup.format.manifest import Entry, EntryKind
 from pharmabackup.verbs.reporter import Reporter
 
 WORKERS = 2
-WINDOW_FILES = 1 << 16  # files whose content is restored in pack order together; bounds memory
+WINDOW_FIRST = 1 << 11  # files whose content is restored in pack order together; the first window is small ...
+WINDOW_MAX = 1 << 15  # ... so that workers begin while names are still read, and each is twice the one before
+WINDOWS_AHEAD = 2  # that are under way while the next is made ready; bounds memory
 LOOK_EVERY_S = 0.1
 
 
@@ -31,12 +37,39 @@ class ContentRestorer:
         self._reporter = reporter
         self.files = 0
         self.bytes = 0
-        self._lock = threading.Lock()
-        self._lost: set[int] = set()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
+        self._changed = threading.Condition()  # guards all that follows, and a window's counters
+        self._failed: BaseException | None = None
+        self._stopped = False
+        self._under_way = 0  # windows
+        self._done_bytes = self._done_files = 0  # since somebody looked
+        self._lost: list[Entry] = []
 
     def run(self, wanted: Callable[[bytes], bool] | None) -> None:
+        """Folders first, content as it is found, then what has no content."""
+        try:
+            later = self._names(wanted)
+            self._wait(windows=0)
+        except BaseException:
+            self._stopped = True
+            raise
+        finally:
+            for _ in self._workers:
+                self._jobs.put(None)
+            for worker in self._workers:
+                worker.join()
+            self._look()
+        for entry in sorted(self._lost, key=lambda entry: entry.path):
+            self._reporter.find(_lost_file(entry))
+        for entry in later:
+            self._target.special(entry)
+
+    def _names(self, wanted: Callable[[bytes], bool] | None) -> list[Entry]:
+        """Go through the manifest; what is to be made when all content is there."""
         later: list[Entry] = []
         window: list[Entry] = []
+        size = WINDOW_FIRST
         for folder in self._reader.entries():
             for entry in folder:
                 if entry.kind == EntryKind.FOLDER:
@@ -44,69 +77,92 @@ class ContentRestorer:
                         self._target.folder(entry)
                 elif wanted is not None and not wanted(entry.path):
                     continue
-                elif entry.stored:
-                    if wanted is not None:
-                        self._target.parents(entry)
-                    window.append(entry)
                 else:
                     if wanted is not None:
                         self._target.parents(entry)
-                    later.append(entry)
+                    (window if entry.stored else later).append(entry)
                 self.files += entry.kind == EntryKind.FILE
-            if len(window) >= WINDOW_FILES:
-                self._content(window)
-                window = []
+            if len(window) >= size:
+                self._begin(window)
+                window, size = [], min(2 * size, WINDOW_MAX)
+            self._look()
             self._reporter.look()
-        self._content(window)
-        for entry in later:
-            self._target.special(entry)
+        self._begin(window)
+        return later
 
-    # ------------------------------------------------------------ content, in the order of packs
+    # ------------------------------------------------------------ windows
 
-    def _content(self, window: list[Entry]) -> None:
-        if not window:
+    def _begin(self, entries: list[Entry]) -> None:
+        if not entries:
             return
-        jobs = self._jobs(window)
-        starts = array("Q", [entry.start for entry in window])
-        left = [entry.stored for entry in window]
-        self._lost.clear()
-        done = _Done()
-        queue = iter(jobs)
-        stop = threading.Event()
+        window = _Window(entries)
+        jobs = self._jobs_of(window)
+        self._wait(windows=WINDOWS_AHEAD - 1)
+        while len(self._workers) < WORKERS:
+            worker = threading.Thread(target=self._work, name="pharmabackup-restore", daemon=True)
+            self._workers.append(worker)
+            worker.start()
+        window.jobs = len(jobs)
+        with self._changed:
+            self._under_way += 1
+        for job in jobs:
+            self._jobs.put(job)
 
-        def work() -> None:
-            while not stop.is_set():
-                with self._lock:
-                    job = next(queue, None)
-                if job is None:
-                    return
-                self._job(job, window, starts, left, done)
+    def _wait(self, *, windows: int) -> None:
+        """Until at most so many windows are under way. Raises what a worker raised, and Cancelled."""
+        while True:
+            with self._changed:
+                if self._under_way > windows and self._failed is None:
+                    self._changed.wait(LOOK_EVERY_S)
+                if self._failed is not None:
+                    raise self._failed
+                ready = self._under_way <= windows
+            self._look()
+            if ready:
+                return
+            self._reporter.look()
 
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-restore") as pool:
-            futures = [pool.submit(work) for _ in range(WORKERS)]
+    def _look(self) -> None:
+        """Tell what has been done since the last look."""
+        with self._changed:
+            size, files = self._done_bytes, self._done_files
+            self._done_bytes = self._done_files = 0
+        self.bytes += size
+        if size or files:
+            self._reporter.bytes += size
+            self._reporter.files += files
+
+    def _work(self) -> None:
+        """What each worker does until there is nothing more to do."""
+        while (job := self._jobs.get()) is not None:
+            if self._stopped:
+                continue
+            size = files = 0
+            lost: set[int] = set()
             try:
-                pending = set(futures)
-                while pending:
-                    finished, pending = wait(pending, timeout=LOOK_EVERY_S, return_when=FIRST_EXCEPTION)
-                    for future in finished:
-                        future.result()
-                    size, files = done.take()
-                    self._reporter.step(size, files)
-                    self._reporter.look()
-            finally:
-                stop.set()
-        size, files = done.take()
-        self.bytes += done.total
-        self._reporter.step(size, files)
-        for number in sorted(self._lost):
-            self._reporter.find(_lost_file(window[number]))
+                size, files = self._restore(job, lost)
+            except BaseException as error:  # noqa: BLE001  (carried over to the thread that waits)
+                self._stopped = True
+                with self._changed:
+                    self._failed = self._failed or error
+            window = job.window
+            with self._changed:
+                self._done_bytes += size
+                self._done_files += files
+                window.lost |= lost
+                window.jobs -= 1
+                if not window.jobs:
+                    self._under_way -= 1
+                    self._lost += [window.entries[number] for number in window.lost]
+                if not window.jobs or self._failed is not None:
+                    self._changed.notify()
 
-    def _jobs(self, window: list[Entry]) -> list[_Job]:
+    def _jobs_of(self, window: _Window) -> list[_Job]:
         """One job a block, with all its runs that the window needs."""
         runs, table = self._reader.recipe()
         starts = self._reader.run_starts
         by_block: dict[int, list[tuple[int, int, int]]] = {}
-        for begin, end in _stretches(window):
+        for begin, end in _stretches(window.entries):
             if end > starts[-1]:
                 raise Damaged(
                     "A snapshot's recipe is shorter than its manifest says.",
@@ -120,25 +176,61 @@ class ContentRestorer:
         for slot, pieces in by_block.items():
             number = index.find(table[slot], self._reader.snapshot.domain)
             order = (index.pack[number], index.offset[number]) if number is not None else (0, 0)
-            jobs.append(_Job(order, number, table[slot], pieces))
+            jobs.append(_Job(window, order, number, table[slot], pieces))
         jobs.sort(key=lambda job: job.order)
         return jobs
 
-    def _job(self, job: _Job, window: list[Entry], starts: array[int], left: list[int], done: _Done) -> None:
-        runs, _ = self._reader.recipe()
-        run_starts = self._reader.run_starts
+    # ------------------------------------------------------------ one block
+
+    def _restore(self, job: _Job, lost: set[int]) -> tuple[int, int]:
+        """Fetch a block and give each file its parts of it; bytes, and files that are whole now."""
+        window, starts = job.window, job.window.starts
         try:
             content, ends = self._fetch(job)
-            view = memoryview(content)
-            for i, begin, end in job.pieces:
-                at, _ = run_range(ends, runs.first[i], runs.count[i], runs.sizes[i])
-                at += begin - run_starts[i]
-                self._write(view[at : at + end - begin], begin, window, starts, left, done)
+            pieces = self._pieces(job, memoryview(content), ends)
         except Damaged:
-            with self._lock:
-                for _, begin, end in job.pieces:
-                    first = max(0, bisect_right(starts, begin) - 1)
-                    self._lost.update(range(first, bisect_left(starts, end)))
+            for _, begin, end in job.pieces:
+                first = max(0, bisect_right(starts, begin) - 1)
+                lost.update(range(first, bisect_left(starts, end)))
+            return 0, 0
+        target, size, files = self._target, 0, 0
+        parts: dict[int, list[tuple[int, memoryview]]] = {}
+        i, entry, beyond = -1, window.entries[0], -1  # the file that was written to last, and where its content ends
+        for position, data in pieces:
+            size += len(data)
+            while True:
+                if not (i >= 0 and entry.start <= position < beyond):
+                    i = bisect_right(starts, position) - 1
+                    entry = window.entries[i]
+                    beyond = entry.start + entry.stored
+                part = data if position + len(data) <= beyond else data[: beyond - position]
+                if len(part) == entry.stored:
+                    target.whole(entry, part)
+                    files += 1
+                else:
+                    parts.setdefault(i, []).append((position - entry.start, part))
+                if len(part) == len(data):
+                    break
+                position, data = position + len(part), data[len(part) :]
+        for i, written in parts.items():
+            target.parts(window.entries[i], written)
+            with self._changed:
+                window.left[i] -= sum([len(part) for _, part in written])
+                last = window.left[i] == 0
+            if last:
+                target.finish(window.entries[i])
+                files += 1
+        return size, files
+
+    def _pieces(self, job: _Job, view: memoryview, ends: list[int]) -> list[tuple[int, memoryview]]:
+        """Where in the content stream each of the block's pieces belongs, and its bytes. Damaged."""
+        runs, _ = self._reader.recipe()
+        run_starts, found = self._reader.run_starts, []
+        for i, begin, end in job.pieces:
+            at, _ = run_range(ends, runs.first[i], runs.count[i], runs.sizes[i])
+            at += begin - run_starts[i]
+            found.append((begin, view[at : at + end - begin]))
+        return found
 
     def _fetch(self, job: _Job) -> tuple[bytes, list[int]]:
         domain = self._reader.snapshot.domain
@@ -151,60 +243,25 @@ class ContentRestorer:
                 pass  # another pack may hold a whole one
         return self._reader.blocks.block(job.block, domain)
 
-    def _write(
-        self, data: memoryview, position: int, window: list[Entry], starts: array[int], left: list[int], done: _Done
-    ) -> None:
-        """Give each file its part of a stretch of the content stream."""
-        target = self._target
-        i = bisect_right(starts, position) - 1
-        offset, files = 0, 0
-        while offset < len(data):
-            entry = window[i]
-            begin = position + offset - entry.start
-            part = min(entry.stored - begin, len(data) - offset)
-            if part == entry.stored:
-                target.whole(entry, data[offset : offset + part])
-                files += 1
-            else:
-                target.part(entry, begin, data[offset : offset + part])
-                with self._lock:
-                    left[i] -= part
-                    last = left[i] == 0
-                if last:
-                    target.finish(entry)
-                    files += 1
-            offset += part
-            i += 1
-        done.add(offset, files)
+
+class _Window:
+    """Files whose content is restored together."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.starts = array("Q", [entry.start for entry in entries])
+        self.left = [entry.stored for entry in entries]
+        self.lost: set[int] = set()
+        self.jobs = 0  # that are not done
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    window: _Window
     order: tuple[int, int]
     number: int | None
     block: bytes
     pieces: list[tuple[int, int, int]]  # run, begin and end in the content stream
-
-
-class _Done:
-    """What workers have done since somebody looked."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes = self._files = 0
-        self.total = 0
-
-    def add(self, size: int, files: int) -> None:
-        with self._lock:
-            self._bytes += size
-            self._files += files
-            self.total += size
-
-    def take(self) -> tuple[int, int]:
-        with self._lock:
-            taken = self._bytes, self._files
-            self._bytes = self._files = 0
-            return taken
 
 
 def _stretches(window: list[Entry]) -> Iterator[tuple[int, int]]:

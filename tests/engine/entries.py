@@ -60,7 +60,7 @@ def put_parts(target: Target, item: Entry, data: bytes, size: int, *, backwards:
     offsets = range(0, len(data), size)
     target.begin(item)
     for offset in reversed(offsets) if backwards else offsets:
-        target.part(item, offset, memoryview(data)[offset : offset + size])
+        target.parts(item, [(offset, memoryview(data)[offset : offset + size])])
     target.finish(item)
 
 

@@ -76,9 +76,9 @@ def test_parts_come_in_any_order(fresh: Target, tmp_path: Path) -> None:
 
 def test_a_file_has_its_name_only_when_it_is_whole(fresh: Target, tmp_path: Path) -> None:
     big = entry(b"big", size=10)
-    fresh.part(big, 0, memoryview(b"01234"))
+    fresh.parts(big, [(0, memoryview(b"01234"))])
     assert not (tmp_path / "root/big").exists()
-    fresh.part(big, 5, memoryview(b"56789"))
+    fresh.parts(big, [(5, memoryview(b"56789"))])
     fresh.finish(big)
     assert (tmp_path / "root/big").read_bytes() == b"0123456789"
 
@@ -88,7 +88,7 @@ def test_more_files_grow_at_once_than_may_be_open(fresh: Target, tmp_path: Path)
     items = [entry(b"%d" % i, size=6) for i in range(count)]
     for begin in (0, 3):
         for i, item in enumerate(items):
-            fresh.part(item, begin, memoryview(b"%03d" % i))
+            fresh.parts(item, [(begin, memoryview(b"%03d" % i))])
     if sys.platform == "linux":
         assert len(os.listdir("/proc/self/fd")) < count + 20
     for item in items:
@@ -136,7 +136,7 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
         for i in range(20):
             target.folder(folder(b"%d" % i))
             put(target, b"%d/file" % i, b"x")
-            target.part(entry(b"%d/big" % i, size=2), 0, memoryview(b"x"))
+            target.parts(entry(b"%d/big" % i, size=2), [(0, memoryview(b"x"))])
         if finish:
             target.close()
         else:
@@ -299,7 +299,7 @@ def test_four_threads_at_once(fresh: Target, tmp_path: Path) -> None:
             for path in paths[mine::4]:
                 put(fresh, path, path * 9)
             for item, offset in pieces[mine::4]:
-                fresh.part(item, offset, memoryview(data)[offset : offset + 1000])
+                fresh.parts(item, [(offset, memoryview(data)[offset : offset + 1000])])
         except BaseException as error:  # noqa: BLE001
             failed.append(error)
 
@@ -333,7 +333,7 @@ def test_synced_files_are_the_same(tmp_path: Path) -> None:
 def test_abandoned_whole_files_stay_and_half_ones_go(fresh: Target, tmp_path: Path) -> None:
     fresh.folder(folder(b"a"))
     put(fresh, b"a/whole", b"x")
-    fresh.part(entry(b"a/half", size=2), 0, memoryview(b"x"))
+    fresh.parts(entry(b"a/half", size=2), [(0, memoryview(b"x"))])
     fresh.abandon()
     assert set(tree(tmp_path / "root")) == {b"a", b"a/whole"}
 
@@ -341,6 +341,6 @@ def test_abandoned_whole_files_stay_and_half_ones_go(fresh: Target, tmp_path: Pa
 def test_what_never_became_whole_is_removed_at_the_end(fresh: Target, tmp_path: Path) -> None:
     """As when a stored block is lost: the other files are complete."""
     put(fresh, b"whole", b"x")
-    fresh.part(entry(b"half", size=2), 0, memoryview(b"x"))
+    fresh.parts(entry(b"half", size=2), [(0, memoryview(b"x"))])
     fresh.close()
     assert set(tree(tmp_path / "root")) == {b"whole"}

@@ -52,7 +52,7 @@ CALLS: dict[str, Callable[[Target, bytes], None]] = {
     "whole": lambda target, path: put(target, path, b"evil"),
     "empty": lambda target, path: target.special(entry(path)),
     "begin": lambda target, path: target.begin(entry(path, size=4)),
-    "part": lambda target, path: target.part(entry(path, size=4), 0, memoryview(b"evil")),
+    "part": lambda target, path: target.parts(entry(path, size=4), [(0, memoryview(b"evil"))]),
     "finish": lambda target, path: target.finish(entry(path)),
     "folder": lambda target, path: target.folder(folder(path, 0o777)),
     "link": lambda target, path: target.special(link(path, b"/")),
