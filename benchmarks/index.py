@@ -60,7 +60,7 @@ class RowFile:
         from pharmabackup.engine.rowfile import write_run
 
         groups = ([name_of(n) + n.to_bytes(8, "big") for n in range(group, count, GROUPS)] for group in range(GROUPS))
-        self.run, _ = write_run(self.path, groups, 15, count)
+        self.run = write_run(self.path, groups, 15, count)
         self.lookup = self.run.get  # type: ignore[method-assign, assignment]
 
     def lookup(self, name: bytes) -> object | None:

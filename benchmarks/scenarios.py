@@ -94,6 +94,7 @@ class Lab:
 
     def check(self) -> None:
         self._need_days()
+        warm([tool.repository for tool in self.site.values()])
         self._turns("check", self.site, lambda tool: tool.check_all_data())
 
     def rehearse(self) -> None:
@@ -150,6 +151,7 @@ class Lab:
         files, size = usage_of(source.paths)
         for _ in range(self.rounds):
             for tool in tools.values():
+                warm([tool.repository])
                 with self.targets.fresh(files, size) as target:
                     self._measure(key, tool, partial(tool.restore, target))
                     pairs = [(source.folder / item, tool.restored(target, item)) for item in source.items]

@@ -121,18 +121,17 @@ class Index:
         found = self._fresh.get(name)
         if found is None:
             for run in self._runs:
-                found = run.get(name)
-                if found is not None:
+                if (found := run.get(name)) is not None:
                     break
             else:
                 return None
         return self._where(found)
 
     def _where(self, found: bytes) -> tuple[int, int] | None:
-        number, ordinal = LOCATION.unpack(found)
+        number, ordinal = place = LOCATION.unpack(found)
         blocks = self.blocks
         if blocks.may_rely(number):
-            return number, ordinal
+            return place
         again = blocks.find(blocks.ids[number], self._unlocked.domain)
         return None if again is None else (again, ordinal)
 

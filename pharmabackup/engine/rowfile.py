@@ -85,7 +85,7 @@ class Fresh:
         return self._count
 
     def get(self, key: bytes) -> bytes | None:
-        rows = self.buckets_by_prefix[int.from_bytes(key[:2], "big") >> 1]
+        rows = self.buckets_by_prefix[(key[0] << 8 | key[1]) >> 1]
         at = rows.rfind(key)
         while at >= 0:
             if at % ROW == 0:
@@ -95,7 +95,7 @@ class Fresh:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add a key that is not there, or that has moved: the newest value is found first."""
-        self.buckets_by_prefix[int.from_bytes(key[:2], "big") >> 1] += key + value
+        self.buckets_by_prefix[(key[0] << 8 | key[1]) >> 1] += key + value
         self._count += 1
 
     def added(self, count: int) -> None:
