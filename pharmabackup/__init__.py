@@ -10,6 +10,9 @@ What you construct, call, catch or write in an annotation is here. What you are 
 conformance suites in `pharmabackup.testing`. Nothing else is public.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import (
     Cancelled,
@@ -28,7 +31,9 @@ from pharmabackup.errors import (
 from pharmabackup.events import Event, Finding
 from pharmabackup.repository import Repository, Snapshot
 from pharmabackup.results import Report
-from pharmabackup.sources import Files, Source, SQLite
+
+if TYPE_CHECKING:
+    from pharmabackup.sources import Files, Source, SQLite
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,3 +60,11 @@ __all__ = [
     "Unsupported",
     "WrongCredential",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Sources are imported when they are first named: opening a repository, or looking into it, does not wait."""
+    if name not in ("Files", "SQLite", "Source"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing = globals()[name] = getattr(import_module("pharmabackup.sources"), name)
+    return thing

@@ -17,7 +17,6 @@ from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Entry, Report, sized
-from pharmabackup.sources.base import Source, StrPath
 
 # The engine and the verbs are imported when they are called for: whoever imports the library, or lists snapshots,
 # does not wait for what backs up.
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pharmabackup.engine.reading import BlockReader, SnapshotReader
     from pharmabackup.engine.unlocked import Unlocked
     from pharmabackup.format.keys import Role
+    from pharmabackup.sources.base import Source, StrPath
 
 KINDS_WITH_TABLES = ("sqlite",)
 
@@ -335,7 +335,8 @@ class Repository:
 
 def _import_verbs() -> None:
     """While the passphrase is stretched, which takes a while and one core: what will be called next."""
-    import_module("pharmabackup.verbs.backup")
+    for name in ("sources", "verbs.backup"):
+        import_module(f"pharmabackup.{name}")
 
 
 def _nanoseconds(moment: datetime) -> int:

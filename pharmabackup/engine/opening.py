@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.engine.roster import find_keyring, found, read_rosters
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.keyrings import find_keyring
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Keyring
 from pharmabackup.format.repository import (
@@ -25,6 +25,9 @@ from pharmabackup.format.repository import (
 from pharmabackup.storage import connect
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.probe import probe
+
+if TYPE_CHECKING:
+    from pharmabackup.engine.unlocked import Unlocked
 
 REPOSITORY = "repository"
 StrPath = str | os.PathLike[str]
@@ -48,6 +51,8 @@ def create(
             if _exists(storage)
             else "Choose a new or empty folder for the repository.",
         )
+    from pharmabackup.engine.roster import found
+
     capabilities = probe(storage)
     founding = found(credential)
     storage.put_new(ids.roster_name(0), founding.roster)
@@ -120,6 +125,9 @@ def _unlock(
     repository = bytes.fromhex(record.id)
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find_keyring, storage, repository, credential)
+        from pharmabackup.engine.roster import read_rosters
+        from pharmabackup.engine.unlocked import Unlocked
+
         meanwhile()
         rosters = read_rosters(storage, repository)
         keyring = finding.result()

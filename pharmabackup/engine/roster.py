@@ -1,21 +1,20 @@
-"""Making a repository's first roster and keyring; finding the keyring that a credential opens; reading rosters."""
+"""Making a repository's first roster and keyring; reading rosters."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.crypto import hashing, passphrases, signatures
+from pharmabackup.credentials import Passphrase
+from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey
-from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.errors import Damaged, NotFound, Unsupported, WrongCredential
+from pharmabackup.engine.keyrings import numbered, seal_keyring
+from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, Roster, SealedKeyring, SignedRoster
+from pharmabackup.format.keys import Keyring, Roster, SignedRoster
 from pharmabackup.format.repository import check_features
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
@@ -24,8 +23,6 @@ CHUNKER = keys.ContentChunker(minimum=16 << 10, average=64 << 10, maximum=256 <<
 FORGET_DELAY_S = 14 * 86400
 FIRST_DOMAIN = "main"
 FIRST_SLOT = "owner"
-KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
-NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 NO_REPOSITORY = bytes(32)  # roster/0 is signed before its hash, the repository's id, is known
 
 
@@ -73,102 +70,13 @@ def found(credential: Passphrase) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    return Founding(repository, stored, ids.keyring_name(slot, 0), _seal_keyring(keyring, 0, credential))
+    return Founding(repository, stored, ids.keyring_name(slot, 0), seal_keyring(keyring, 0, credential))
 
 
 def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
     return wire.signed_message(
         repository, Kind.ROSTER, ids.roster_name(number), slot, max(number - 1, 0), previous, content
     )
-
-
-def _seal_keyring(keyring: Keyring, number: int, credential: Passphrase) -> bytes:
-    setting = Argon2id(
-        os.urandom(passphrases.SALT_SIZE), passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES
-    )
-    kek = _stretch(credential, setting)
-    key_id = hashing.key_id(kek)
-    context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
-    sealed = SealingKey(kek).seal(wire.pad(wire.encode(keyring)), context)
-    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, setting, key_id, sealed))
-
-
-def _stretch(credential: Passphrase, setting: Argon2id) -> bytes:
-    return passphrases.stretch(
-        credential.reveal(),
-        salt=setting.salt,
-        memory_kib=setting.memory_kib,
-        iterations=setting.iterations,
-        lanes=setting.lanes,
-    )
-
-
-def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> Keyring:
-    """The keyring that this credential opens. WrongCredential("no-slot"), Damaged, StorageFailed."""
-    if not isinstance(credential, Passphrase):
-        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
-    newest: dict[str, int] = {}
-    for info in storage.list("keys"):
-        if not KEYRING.fullmatch(info.name):
-            raise wire.malformed("object name", f"{info.name} is no name of a keyring")
-        slot = info.name.split("/")[1]
-        newest[slot] = max(newest.get(slot, 0), numbered(info.name))
-    if not newest:
-        raise Damaged(
-            "This repository holds no keys: its folder keys/ is empty.",
-            kind="keys-missing",
-            remedy="Restore from another location; without keys nothing here can be read.",
-        )
-    unreadable: Damaged | None = None
-    tried = 0
-    for slot_hex, number in sorted(newest.items()):
-        try:
-            sealed = _read_sealed(storage, f"keys/{slot_hex}/{number}", slot_hex)
-        except Damaged as error:
-            unreadable = error
-            continue
-        if sealed.argon2id is None or tried == keys.PASSPHRASE_SLOTS_MAX:
-            continue
-        tried += 1
-        kek = _stretch(credential, sealed.argon2id)
-        key_id = hashing.key_id(kek)
-        if key_id != sealed.key_id:
-            continue
-        try:
-            context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
-            opened = SealingKey(kek).open(sealed.sealed, context)
-        except NotAuthentic:
-            unreadable = wire.malformed("keyring", "it was changed after it was written")
-            continue
-        keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
-        if keyring.slot != sealed.slot or keyring.repository != repository:
-            raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
-        return keyring
-    if unreadable is not None:
-        raise unreadable
-    raise WrongCredential(
-        "This passphrase does not open this repository.",
-        remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
-    )
-
-
-def numbered(name: str) -> int:
-    """The number that an object's name ends with. Damaged when it ends with none, or with zeros before it."""
-    last = name.rpartition("/")[2]
-    if not NUMBER.fullmatch(last):
-        raise wire.malformed("object name", f"{name} does not end with a number")
-    return int(last)
-
-
-def _read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
-    data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
-    wire.check_header(data, Kind.KEYRING)
-    sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)
-    if sealed.slot.hex() != slot or sealed.number != numbered(name):
-        raise wire.malformed("keyring", "it lies under another name than its own")
-    if sealed.argon2id is not None and sealed.argon2id.memory_kib < 8 * sealed.argon2id.lanes:
-        raise wire.malformed("keyring", "its Argon2id setting is impossible")
-    return sealed
 
 
 @dataclass(frozen=True, slots=True)

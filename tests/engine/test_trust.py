@@ -18,7 +18,7 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import compression, ids
 from pharmabackup.crypto import signatures
-from pharmabackup.engine import roster
+from pharmabackup.engine import keyrings, roster
 from pharmabackup.engine.blocks import open_block
 from pharmabackup.engine.index import Index, read_segment
 from pharmabackup.engine.transaction import Transaction
@@ -244,9 +244,9 @@ def test_a_roster_that_follows_is_taken(make_repo: MakeRepo) -> None:
 
 @pytest.mark.parametrize("name", ["roster/01", "roster/00", "roster/1x", "roster/1000000000000000000"])
 def test_a_number_has_one_spelling(name: str) -> None:
-    assert [roster.numbered(f"roster/{number}") for number in ("0", "7", "10", "9" * 18)] == [0, 7, 10, 10**18 - 1]
+    assert [keyrings.numbered(f"roster/{number}") for number in ("0", "7", "10", "9" * 18)] == [0, 7, 10, 10**18 - 1]
     with pytest.raises(pb.Damaged):
-        roster.numbered(name)
+        keyrings.numbered(name)
 
 
 # ---------------------------------------------------------------- blocks' ids
