@@ -45,6 +45,10 @@ class EntryKind(IntEnum):
     UNREAD = 7  # a file whose content could not be read: named, without content
 
 
+_KINDS = tuple(EntryKind)
+_SPECIAL = frozenset((b"", b".", b".."))
+
+
 class Extra(IntEnum):
     LINK_TARGET = 1  # bytes
     SAME_FILE = 2  # path, from the dataset's root, of the entry whose content this hard link shares
@@ -200,42 +204,40 @@ def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
         if extra.key in extras.setdefault(extra.entry, {}):
             raise malformed("manifest", "an entry has an additional field twice")
         extras[extra.entry][extra.key] = extra.value
+    _check_names(names, folder)
+    modes, sizes = struct.unpack(f"<{n}I", folder.modes), struct.unpack(f"<{n}Q", folder.sizes)
+    if n and (max(folder.kinds) > EntryKind.UNREAD or max(modes) > 0o7777 or max(sizes) > SIZE_MAX):
+        raise malformed("manifest", "an entry has an impossible kind, mode or size")
+    uids, gids = struct.unpack(f"<{n}I", folder.uids), struct.unpack(f"<{n}I", folder.gids)
+    mtimes, counts = struct.unpack(f"<{n}q", folder.mtimes), struct.unpack(f"<{n}I", folder.chunks)
     prefix = folder.path + b"/" if folder.path else b""
-    rows = zip(
-        names,
-        folder.kinds,
-        struct.unpack(f"<{n}I", folder.modes),
-        struct.unpack(f"<{n}I", folder.uids),
-        struct.unpack(f"<{n}I", folder.gids),
-        struct.unpack(f"<{n}q", folder.mtimes),
-        struct.unpack(f"<{n}Q", folder.sizes),
-        struct.unpack(f"<{n}I", folder.chunks),
-        strict=True,
-    )
     found: list[Entry] = []
-    position, before, count = start, None, 0
-    for i, (name, kind, mode, uid, gid, mtime, size, chunks) in enumerate(rows):
-        if before is not None and name <= before:
-            raise malformed("manifest", "a folder's names are not in order")
-        before = name
-        check_name(name, root=not folder.path)
-        if name == b"." and kind != EntryKind.FOLDER:
-            raise malformed("manifest", "the root is no folder")
-        if kind > EntryKind.UNREAD or mode > 0o7777 or size > SIZE_MAX:
-            raise malformed("manifest", "an entry has an impossible kind, mode or size")
+    position, count = start, sum(counts)
+    columns = zip(names, folder.kinds, modes, uids, gids, mtimes, sizes, counts, strict=True)
+    for i, (name, kind, mode, uid, gid, mtime, size, chunks) in enumerate(columns):
         fields = extras.get(i, {})
-        stored = _stored(kind, size, fields)
+        stored = size if kind == EntryKind.FILE and not fields else _stored(kind, size, fields)
         if Extra.SAME_FILE in fields:
             check_path(fields[Extra.SAME_FILE])
             if kind != EntryKind.FILE or not fields[Extra.SAME_FILE]:
                 raise malformed("manifest", "a further name of a file is no file")
         path = prefix + name if name != b"." else b""
-        found.append(Entry(path, EntryKind(kind), mode, uid, gid, mtime, size, chunks, position, stored, fields))
+        found.append(Entry(path, _KINDS[kind], mode, uid, gid, mtime, size, chunks, position, stored, fields))
         position += stored
-        count += chunks
     if position - start != frame.size or count != frame.chunks:
         raise malformed("manifest", "a folder's content is not as large as it says")
     return found
+
+
+def _check_names(names: list[bytes], folder: Folder) -> None:
+    """Damaged when they are not in order, or one is none. Columns are looked at whole: it is asked for every file."""
+    if sorted(names) != names or len(set(names)) != len(names):
+        raise malformed("manifest", "a folder's names are not in order")
+    if b"/" in folder.names or not _SPECIAL.isdisjoint(names) or (names and max(map(len, names)) > NAME_MAX):
+        for name, kind in zip(names, folder.kinds, strict=True):
+            check_name(name, root=not folder.path)
+            if name == b"." and kind != EntryKind.FOLDER:
+                raise malformed("manifest", "the root is no folder")
 
 
 def _stored(kind: int, size: int, extra: dict[int, bytes]) -> int:

@@ -22,8 +22,7 @@ from pharmabackup.format.manifest import Entry, EntryKind
 from pharmabackup.verbs.reporter import Reporter
 
 WORKERS = 2
-WINDOW_FIRST = 1 << 11  # files whose content is restored in pack order together; the first window is small ...
-WINDOW_MAX = 1 << 15  # ... so that workers begin while names are still read, and each is twice the one before
+WINDOW_FILES = 1 << 15  # whose content is restored in pack order together
 WINDOWS_AHEAD = 2  # that are under way while the next is made ready; bounds memory
 LOOK_EVERY_S = 0.1
 
@@ -69,7 +68,6 @@ class ContentRestorer:
         """Go through the manifest; what is to be made when all content is there."""
         later: list[Entry] = []
         window: list[Entry] = []
-        size = WINDOW_FIRST
         for folder in self._reader.entries():
             for entry in folder:
                 if entry.kind == EntryKind.FOLDER:
@@ -82,9 +80,9 @@ class ContentRestorer:
                         self._target.parents(entry)
                     (window if entry.stored else later).append(entry)
                 self.files += entry.kind == EntryKind.FILE
-            if len(window) >= size:
+            if len(window) >= WINDOW_FILES:
                 self._begin(window)
-                window, size = [], min(2 * size, WINDOW_MAX)
+                window = []
             self._look()
             self._reporter.look()
         self._begin(window)
