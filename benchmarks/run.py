@@ -131,8 +131,8 @@ def conditions(lab: Lab) -> list[str]:
         "All tools encrypt and compress, write to the same local disk and keep their caches on it. A cold cache is "
         "one that the system was told to empty, the programs themselves included.",
         f"Restores go into {lab.targets.kind}. Restores and checks find the repository in the page cache: it is read "
-        "once before. After a restore every byte is compared with the source, except the counters that SQLite raises in the header of a database it copies. A "
-        "repository's size is the sum of its files' sizes.",
+        "once before. After a restore every byte is compared with the source, except the counters that SQLite raises "
+        "in the header of a database it copies. A repository's size is the sum of its files' sizes.",
         f"No process can be seen to use less memory than the harness that starts it: {own_peak() / 1e6:.0f} MB.",
     ]
 

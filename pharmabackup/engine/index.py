@@ -56,7 +56,7 @@ class Index:
 
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""
-        self.damaged: list[Damaged] = []  # packs whose chunks cannot be relied on, for that reason
+        self.damaged: dict[bytes, Damaged] = {}  # packs that are not relied on, and why
         self._unlocked = unlocked
         self._chunks = chunks
         self._folder = unlocked.state / "index"
@@ -198,7 +198,7 @@ class Index:
             except (Damaged, NotFound) as error:
                 self._partial = True
                 if isinstance(error, Damaged):
-                    self.damaged.append(error)
+                    self.damaged[pack] = error
                 continue
             for number, names in enumerate(found, first):
                 for ordinal in range(len(names) // KEY):

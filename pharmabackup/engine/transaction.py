@@ -76,7 +76,7 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -
     except NotFound:
         return None
     except Damaged as error:
-        index.damaged.append(error)
+        index.damaged[digest] = error
         return None
     return entry
 

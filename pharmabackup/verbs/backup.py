@@ -287,12 +287,12 @@ class _Run:
 
     def result(self) -> Report:
         """The report. Incomplete when a dataset is missing or not whole."""
-        for error in self._index.damaged:
+        for pack, error in sorted(self._index.damaged.items()):
             self._reporter.find(
                 Finding(
                     code="pack-damaged",
                     severity="warning",
-                    subject=self._unlocked.storage.location,
+                    subject=ids.pack_name(pack),
                     message=f"{error.message} This backup does not rely on it; earlier ones may.",
                     remedy="Run check to see what is affected.",
                     location=self._unlocked.storage.location,

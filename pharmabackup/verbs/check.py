@@ -5,11 +5,9 @@ It judges and does not raise for what it finds: every damage is a finding that s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
@@ -17,7 +15,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index, read_segment
-from pharmabackup.engine.packs import read_directory, read_names
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
@@ -27,11 +25,10 @@ from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.backup import history_findings
+from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.reporter import Reporter
 
-WORKERS = 2
-COPY_SIZE = 4 << 20
 REPAIR = "Restore from another location, then run check and propose_repair."
 
 
@@ -66,7 +63,6 @@ class _Checker:
         self._unlocked = unlocked
         self._reporter = reporter
         self._state = _State()
-        self._lock = threading.Lock()
         self._location = unlocked.storage.location
         self._unindexed_packs: list[bytes] = []
 
@@ -288,49 +284,14 @@ class _Checker:
                 chosen.append(number)
                 budget -= table.pack_sizes[number]
             there = chosen
-        blocks_of: dict[int, list[int]] = {number: [] for number in there}
-        for number, pack in enumerate(table.pack):
-            if pack in blocks_of:
-                blocks_of[pack].append(number)
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
-        reader = BlockReader(self._unlocked, self.index)
-        problems: list[tuple[int, str]] = []
-        steps: list[int] = []
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
-            queue = iter(there)
-            stop = threading.Event()
-
-            def work() -> None:
-                while not stop.is_set():
-                    with self._lock:
-                        pack = next(queue, None)
-                    if pack is None:
-                        return
-                    problem = self._read_pack(reader, pack, blocks_of[pack], steps)
-                    with self._lock:
-                        if problem is None:
-                            self._state.sound.add(table.packs[pack])
-                        else:
-                            problems.append((pack, problem))
-
-            futures = {pool.submit(work) for _ in range(WORKERS)}
-            try:
-                while futures:
-                    finished, futures = wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION)
-                    for future in finished:
-                        future.result()
-                    self._take(steps)
-                    self._reporter.look()
-            finally:
-                stop.set()
-        self._take(steps)
-        for pack, problem in sorted(problems):
-            self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+        problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        for pack, problem in sorted(problems.items()):
+            if problem is None:
+                self._state.sound.add(table.packs[pack])
+            else:
+                self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
-
-    def _take(self, steps: list[int]) -> None:
-        while steps:
-            self._reporter.step(steps.pop(), 0)
 
     def _affected(self, pack: int) -> str:
         """Which snapshots a damaged pack hurts, in words; they are noted as hurt."""
@@ -340,38 +301,6 @@ class _Checker:
             return "No snapshot needs it."
         datasets = sorted({item.snapshot.dataset for item in hurt})
         return f"{len(hurt)} snapshots of {', '.join(datasets)} need it."
-
-    def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> str | None:
-        """What is wrong with a pack, read once from beginning to end; None when nothing is."""
-        table, storage = self.index.blocks, self._unlocked.storage
-        digest, size = table.packs[pack], table.pack_sizes[pack]
-        name = ids.pack_name(digest)
-        hasher, position, problem = hashlib.sha256(), 0, None
-        may_open = bool(self._unlocked.keyring.readers)
-        try:
-            for number in sorted(numbers, key=lambda number: table.offset[number]):
-                if table.offset[number] > position:
-                    hasher.update(storage.get_range(name, position, table.offset[number] - position))
-                sealed = storage.get_range(name, table.offset[number], table.length[number])
-                position = table.offset[number] + table.length[number]
-                hasher.update(sealed)
-                if may_open and problem is None:
-                    try:
-                        reader.open(number, sealed, self._unlocked.domain, names=True)
-                    except Damaged as error:
-                        problem = f"In the pack {name}: {error.message}"
-                steps.append(len(sealed))
-            while position < size:
-                piece = storage.get_range(name, position, min(COPY_SIZE, size - position))
-                hasher.update(piece)
-                position += len(piece)
-                steps.append(len(piece))
-            if hasher.digest() != digest:
-                return f"The pack {name} is not what was written: its bytes have changed."
-            read_names(self._unlocked, digest, read_directory(self._unlocked, digest, size)[1])
-        except (Damaged, NotFound) as error:
-            return f"The pack {name} cannot be read: {error.message}"
-        return problem
 
     # ------------------------------------------------------------ the end
 
