@@ -68,3 +68,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     thing = globals()[name] = getattr(import_module("pharmabackup.sources"), name)
     return thing
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pharmabackup import compression
@@ -66,13 +67,12 @@ class BlockWriter:
         self._session = session
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers = 0
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()  # as many at most as there are buffers
         self._threads: list[threading.Thread] = []
         self._failed: BaseException | None = None
-        self._idle = threading.Semaphore(BUFFERS)  # as many as there are jobs under way
 
     def begin(self, kind: Kind, level: int) -> Buffer:
-        """An empty buffer for a new block. Raises what sealing or publishing raised."""
+        """An empty buffer for a new block. Raises what sealing raised."""
         self.check()
         if self._buffers < BUFFERS and self._free.empty():
             self._buffers += 1
@@ -97,15 +97,14 @@ class BlockWriter:
         self._index.blocks.name(buffer.number, identity, buffer.kind, len(buffer.names))
         if len(self._threads) < SEALERS:
             thread = threading.Thread(target=self._work, name="pharmabackup-seal", daemon=True)
-            self._threads.append(thread)
             thread.start()
-        self._idle.acquire()
+            self._threads.append(thread)
         self._jobs.put(_Job(buffer, identity, names))
 
     def _work(self) -> None:
         """What each sealing thread does until it is told to end."""
         _give_way()
-        out = bytearray(self.target + TRAILER_ROOM + OVERHEAD)
+        out = bytearray()
         while (job := self._jobs.get()) is not None:
             try:
                 if self._failed is None:
@@ -115,7 +114,7 @@ class BlockWriter:
             except BaseException as error:  # noqa: BLE001  (carried over to the thread that fills)
                 self._failed = self._failed or error
             finally:
-                self._idle.release()
+                self._jobs.task_done()
 
     def _seal(self, job: _Job, out: bytearray) -> bytearray:
         """Compress, seal, and put into a pack. The output buffer, a larger one if it had to be."""
@@ -128,7 +127,7 @@ class BlockWriter:
         finally:
             self._free.put(buffer)
         if len(out) < len(plain) + OVERHEAD:
-            out = bytearray(len(plain) + OVERHEAD)
+            out = bytearray(max(len(plain), self.target) + OVERHEAD)
         key, key_id = self._key(kind)
         with memoryview(out) as view:
             context = wire.block_context(self._unlocked.repository, kind, key_id, job.block_id)
@@ -148,10 +147,7 @@ class BlockWriter:
 
     def drain(self) -> None:
         """Wait until all finished blocks are in packs. Raises what went wrong."""
-        for _ in range(BUFFERS):
-            self._idle.acquire()
-        for _ in range(BUFFERS):
-            self._idle.release()
+        self._jobs.join()
         self.check()
 
     def close(self) -> None:
@@ -166,7 +162,9 @@ class BlockWriter:
 def _give_way() -> None:
     """Let the thread that fills blocks run first where processors are few: everything waits for that one."""
     if sys.platform == "linux":  # elsewhere the call is about the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5))
+        with suppress(OSError):  # a sandbox may forbid it, and it only makes things faster
+            now = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, now + 5))
 
 
 def open_block(

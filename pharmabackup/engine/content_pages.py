@@ -18,7 +18,7 @@ from pharmabackup.engine.index import Index
 from pharmabackup.engine.readahead import ReadAt, read_parts, read_parts_ahead
 from pharmabackup.format.recipe import Runs
 
-EXTENT = 32 << 10  # unchanged ones are not cut into pages; half of it would cost more calls than it saves
+EXTENT = 32 << 10  # unchanged ones are not cut into pages; half of that would cost more calls than it saves
 EXTENT_HASH = 16
 FEW_BYTES = 64 << 20  # so many new pages of a later backup are compressed better
 SPARSE_USE = 4  # pages in blocks of which less than a quarter is used are written again
@@ -33,6 +33,7 @@ class PageContents:
         self._index = index
         self._naming_key = naming_key
         self._extent_key = extent_key
+        self._extent = EXTENT
         self._remembers = False
         self._new = 0  # bytes of new pages
         self._scarce: list[tuple[int, int]] = []
@@ -42,6 +43,7 @@ class PageContents:
     def pages(self, read_at: ReadAt, *, size: int, page_size: int, step: Callable[[int], None]) -> tuple[int, int]:
         """A database file; (chunks, bytes). `step` hears of each part that is done, in bytes."""
         contents = self._contents
+        self._extent = max(EXTENT, page_size)  # whole pages, and a part is whole extents: all are powers of two
         before, old_size = b"", 0
         old = contents.old
         if old is not None and old.page_size == page_size and contents.total_bytes == 0:
@@ -63,17 +65,17 @@ class PageContents:
 
     def _hashes(self, part: memoryview) -> bytes:
         """The joined hashes of a part's extents."""
-        key = self._extent_key
+        key, extent = self._extent_key, self._extent
         return b"".join(
-            [blake3(part[at : at + EXTENT], key=key).digest(EXTENT_HASH) for at in range(0, len(part), EXTENT)]
+            [blake3(part[at : at + extent], key=key).digest(EXTENT_HASH) for at in range(0, len(part), extent)]
         )
 
     def _part(self, offset: int, part: memoryview, hashes: bytes, was: bytes, page_size: int) -> None:
         """Take over the extents that are as they were; name the pages of each stretch between them."""
-        contents = self._contents
+        contents, extent = self._contents, self._extent
         new_from = -1  # where a stretch of changed extents began
-        for at in range(0, len(part), EXTENT):
-            place, size = at // EXTENT * EXTENT_HASH, min(EXTENT, len(part) - at)
+        for at in range(0, len(part), extent):
+            place, size = at // extent * EXTENT_HASH, min(extent, len(part) - at)
             same = was[place : place + EXTENT_HASH] == hashes[place : place + EXTENT_HASH]
             page = (offset + at) // page_size
             if same and not self._is_scarce(page, page + size // page_size):

@@ -15,6 +15,7 @@ from pharmabackup.engine.filecache import FileCache, FolderRecord, Remembered, R
 from pharmabackup.engine.pieces import ManifestWriter, PieceWriter, put_recipe, put_table, refs
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import SourceFailed
 from pharmabackup.events import Finding, Severity
 from pharmabackup.format.manifest import ExtraField, Folder, FrameType, ManifestFinding, frame
 from pharmabackup.format.transaction import FindingCount, Refs
@@ -51,6 +52,8 @@ class Dumped:
 class _Counts:
     files: int = 0
     size: int = 0
+    chunks: int = 0
+    stored: int = 0  # bytes of content
     findings: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
@@ -67,6 +70,7 @@ class DatasetSink(Sink):
         self._files = FileContents(contents, index=index, naming_key=naming, cutter=transaction.cutter)
         self._pages = PageContents(contents, index=index, naming_key=naming, extent_key=extents)
         self.cache = open_cache(unlocked, dataset)
+        self._dataset = dataset
         self.told: list[Finding] = []
         self.complete = True
         self._transaction = transaction
@@ -164,6 +168,8 @@ class DatasetSink(Sink):
         self.cache.add(record)
         self._counts.files += record.files
         self._counts.size += record.logical
+        self._counts.chunks += record.chunks
+        self._counts.stored += record.size
 
     def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
         counts = self._counts.findings
@@ -215,6 +221,13 @@ class DatasetSink(Sink):
         self._manifest_pieces.finish()
         manifest_places = self._manifest_pieces.take_places()
         runs, table = contents.runs, contents.table
+        if (sum(runs.count), sum(runs.sizes)) != (self._counts.chunks, self._counts.stored):
+            raise SourceFailed(
+                "Its names and its content do not fit together, so it could not be restored.",
+                kind="inconsistent",
+                remedy="Back it up again; if that fails too, report it as a fault of this software.",
+                dataset=self._dataset,
+            )
         used = set(runs.block)
         put_recipe(self._recipe_pieces, runs)
         recipe_places = self._recipe_pieces.take_places()

@@ -21,7 +21,7 @@ from pharmabackup.format.manifest import Entry, decode_folder, entries, read_fra
 from pharmabackup.format.recipe import Runs
 from pharmabackup.sources.base import Kept, PreviousFolder
 
-VERSION = 1
+VERSION = 2
 FRAME_TARGET = 1 << 20
 LENGTH = struct.Struct("<I")
 

@@ -19,10 +19,10 @@ from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.packs import read_names
+from pharmabackup.engine.packs import read_directory, read_names
 from pharmabackup.engine.rowfile import FRESH_BITS, KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
 from pharmabackup.engine.unlocked import Statement, Unlocked, read_back
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
@@ -32,7 +32,7 @@ LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -49,10 +49,11 @@ class _Cache(msgspec.Struct, array_like=True):
     columns: dict[str, bytes]
     keys: list[WrappedKey]
     runs: list[_RunFacts]
+    nameless: list[bytes]
 
 
 class Index:
-    """Chunks and blocks of one repository. One thread looks up; a directory may be added at any time."""
+    """Chunks and blocks of one repository. Used by one thread; its table of blocks is also read by others."""
 
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""
@@ -72,7 +73,7 @@ class Index:
         self.segments: set[bytes] = set()
         self._pending: list[tuple[bytes, Directory, int]] = []  # packs whose names are not read yet; first block
         self._pending_rows = 0
-        self._partial = False  # the names of a pack are left out
+        self._nameless: set[bytes] = set()  # packs whose names could not be had; the next run tries again
         self._fresh = Fresh()
         self._spill_at = SPILL_ROWS
         self._runs: list[Run] = []
@@ -187,19 +188,22 @@ class Index:
         return found
 
     def _take_pending(self) -> None:
-        """Read the names in packs that are new here. A pack whose names cannot be had is not relied on for chunks."""
-        pending, self._pending, self._pending_rows = self._pending, [], 0
-        for pack, directory, first in pending:
+        """Read the names in packs that are new here. StorageFailed: what was not read yet stays pending."""
+        while self._pending:
+            pack, directory, first = self._pending[-1]
+            found: list[bytes] = []
             try:
-                if not self.blocks.may_rely(first):
-                    self._partial = True
-                    continue
-                found = read_names(self._unlocked, pack, directory)
-            except (Damaged, NotFound) as error:
-                self._partial = True
-                if isinstance(error, Damaged):
-                    self.damaged[pack] = error
-                continue
+                if self.blocks.may_rely(first):
+                    found = read_names(self._unlocked, pack, directory)
+                else:
+                    self._nameless.add(pack)
+            except NotFound:
+                self._nameless.add(pack)
+            except Damaged as error:
+                self._nameless.add(pack)
+                self.damaged[pack] = error
+            self._pending.pop()
+            self._pending_rows -= sum(block.count for block in directory.blocks)
             for number, names in enumerate(found, first):
                 for ordinal in range(len(names) // KEY):
                     self.put(names[ordinal * KEY : ordinal * KEY + KEY], number, ordinal)
@@ -230,27 +234,27 @@ class Index:
         self._runs = []
 
     def save(self) -> None:
-        """Keep what was loaded for the next time; losing it costs time, never data. StorageFailed."""
+        """Keep what was loaded for the next time; losing it costs time, never data."""
         if self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
             return
-        if self._pending:
-            self._take_pending()
-        if self._partial:
-            return
         try:
+            if self._pending:
+                self._take_pending()
             if len(self._fresh):
                 self._write_run()
             facts = [_RunFacts(Path(run.path).name, len(run), run.bits, run.digest) for run in self._runs]
             segments = sorted(self.segments)
-            cache = _Cache(CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts)
+            cache = _Cache(
+                CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts, sorted(self._nameless)
+            )
             sealed = self._cache_key().seal(msgspec.msgpack.encode(cache), b"index cache")
             replace(self._folder / "cache", sealed)
             keep = {fact.file for fact in facts} | {"cache"}
             for file in self._folder.iterdir():
                 if file.name not in keep and time.time() - file.stat().st_mtime > STALE_S:
                     file.unlink(missing_ok=True)
-        except OSError:
-            return  # a full or read-only state folder: the next backup reads the segments again
+        except (OSError, StorageFailed):
+            return  # a full or read-only state folder, or names that cannot be read now: the next backup reads again
 
     def _load_cache(self, listed: set[bytes]) -> None:
         try:
@@ -269,6 +273,23 @@ class Index:
             runs.append(run)
         self.blocks = BlockTable.from_columns(cache.columns, cache.keys)
         self.segments, self._runs = segments, runs
+        if self._chunks:
+            self._try_again(cache.nameless)
+
+    def _try_again(self, packs: list[bytes]) -> None:
+        """Packs whose names could not be had before: they may have been mended, or a collection has ended."""
+        for pack in packs:
+            number = self.blocks.packs.index(pack)
+            try:
+                _, directory = read_directory(self._unlocked, pack, self.blocks.pack_sizes[number])
+            except NotFound:
+                self._nameless.add(pack)
+            except Damaged as error:
+                self._nameless.add(pack)
+                self.damaged[pack] = error
+            else:
+                self._pending.append((pack, directory, self.blocks.pack.index(number)))
+                self._pending_rows += sum(block.count for block in directory.blocks)
 
     def _cache_key(self) -> SealingKey:
         return SealingKey(self._unlocked.purpose_key("index cache"))

@@ -90,7 +90,12 @@ class PackWriter:
             filling.numbers.append(number)
             filling.names.append(names)
             filling.chunks += count
-            filling.write(sealed)
+            try:
+                filling.write(sealed)
+            except BaseException:
+                self._filling = None  # nobody may add to it, or publish it
+                filling.upload.discard()
+                raise
             if filling.is_full():
                 full, self._filling = filling, None
         if full is not None:
@@ -98,8 +103,12 @@ class PackWriter:
 
     def _commit(self, filling: _Filling) -> None:
         self._ahead.acquire()
-        future = self._committer.submit(self._publish, filling)
-        self._commits.append(future)
+        try:
+            self._commits.append(self._committer.submit(self._publish, filling))
+        except BaseException:
+            self._ahead.release()
+            filling.upload.discard()
+            raise
 
     def _publish(self, filling: _Filling) -> WrittenPack:
         try:

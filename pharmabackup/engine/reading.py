@@ -14,6 +14,7 @@ from blake3 import blake3
 from pharmabackup import ids
 from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.blocks import damaged_block, open_block
+from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
@@ -36,25 +37,39 @@ NAME_KEYS = {
 
 
 class BlockReader:
-    """Opens blocks of one repository. Any thread; keeps the last few."""
+    """Opens blocks of one repository. Any thread; keeps the last few.
+
+    `index` is replaced as a whole when storage has changed, since another collection gives blocks other numbers: who
+    holds a number holds the table it is of.
+    """
 
     def __init__(self, unlocked: Unlocked, index: Index) -> None:
         self.index = index
         self._unlocked = unlocked
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
 
-    def refresh(self, *, orphans: bool = False) -> None:
-        """Learn what storage holds now; `orphans`: also from packs that no index segment names."""
-        read_condemned(self._unlocked)
-        self.index.load()
-        listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
-        if orphans:
-            for pack in sorted(set(listed) - set(self.index.blocks.packs)):
-                with suppress(Damaged, NotFound):
-                    self.index.add_entry(read_directory(self._unlocked, pack, listed[pack])[0])
-        # A condemned pack may still be read: only writers must not rely on it.
-        self.index.blocks.restrict(listed, frozenset())
+    def refresh(self, *, seen: Index | None = None) -> None:
+        """Learn what storage holds now.
+
+        `seen`: the index in which a block was not found; if it is not the newest any more, another thread has done
+        this meanwhile. Then packs that no segment names are looked into as well.
+        """
+        with self._refreshing:
+            if seen is not None and self.index is not seen:
+                return
+            read_condemned(self._unlocked)
+            index = Index(self._unlocked, chunks=False)
+            index.load()
+            listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
+            if seen is not None:
+                for pack in sorted(set(listed) - set(index.blocks.packs)):
+                    with suppress(Damaged, NotFound):
+                        index.add_entry(read_directory(self._unlocked, pack, listed[pack])[0])
+            # A condemned pack may still be read: only writers must not rely on it.
+            index.blocks.restrict(listed, frozenset())
+            self.index = index
 
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
         """A block's content and where its chunks end. Damaged when no whole instance is to be had."""
@@ -63,7 +78,7 @@ class BlockReader:
             if found is not None:
                 self._cache.move_to_end(wanted)
                 return found
-        content = self._load(wanted, domain)
+        content = self.fetch(wanted, domain)
         result = content, layout.chunk_ends(content)
         with self._lock:
             self._cache[wanted] = result
@@ -71,34 +86,37 @@ class BlockReader:
                 self._cache.popitem(last=False)
         return result
 
-    def _load(self, wanted: bytes, domain: bytes) -> bytes:
+    def fetch(self, wanted: bytes, domain: bytes) -> bytes:
+        """As `block`, the content alone, and it is not kept."""
         problem: Damaged | NotFound | None = None
         for attempt in (1, 2):
-            for number in list(self.index.blocks.instances(wanted)):
+            index = self.index
+            table = index.blocks
+            for number in table.instances(wanted):
                 try:
-                    return self.open(number, self.sealed(number), domain)
+                    return self.open(table, number, self._sealed(table, number), domain)
                 except (Damaged, NotFound) as error:
                     problem = error
             if attempt == 1 and not isinstance(problem, Damaged):
-                self.refresh(orphans=True)  # a collection may have moved it, or a segment is lost
+                self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
         if isinstance(problem, Damaged):
             raise problem
         raise damaged_block("no pack that is here holds it")
 
-    def sealed(self, number: int) -> bytes:
+    def _sealed(self, table: BlockTable, number: int) -> bytes:
         """A block's sealed bytes. NotFound, Damaged, StorageFailed."""
-        table = self.index.blocks
         name = ids.pack_name(table.packs[table.pack[number]])
         return self._unlocked.storage.get_range(name, table.offset[number], table.length[number])
 
-    def open(self, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False) -> bytes:
-        """The content of a sealed block.
+    def open(
+        self, table: BlockTable, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False
+    ) -> bytes:
+        """The content of the sealed block that has this number in that table.
 
         Its chunks' names are computed again where the seal proves too little: a recipe's, whose key every role
         holds, one that a maintainer says he copied, and any of another domain; and on demand. Who has no naming
         key of the domain cannot do that.
         """
-        table = self.index.blocks
         wrapped = table.keys[table.key[number]]
         key = self._unlocked.block_key(wrapped)
         content = open_block(
@@ -113,17 +131,17 @@ class BlockReader:
         own, weak = table.domains[pack], table.copied[pack] or table.kind[number] == Kind.RECIPE_BLOCK
         naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == own), None)
         if naming is not None and (names or own != domain or weak):
-            self._check_names(number, content, naming)
+            self._check_names(table, number, content, naming)
         elif names or own != domain:
             raise damaged_block("it is of a domain whose names this credential cannot check")
         return content
 
-    def _check_names(self, number: int, content: bytes, naming: bytes) -> None:
+    def _check_names(self, table: BlockTable, number: int, content: bytes, naming: bytes) -> None:
         """A block's id is the keyed hash of its chunks' names, and these are keyed hashes of the chunks."""
-        kind = Kind(self.index.blocks.kind[number])
+        kind = Kind(table.kind[number])
         key, ends, view = derive(NAME_KEYS[kind], naming), layout.chunk_ends(content), memoryview(content)
         names = b"".join(blake3(view[start:end], key=key).digest() for start, end in pairwise(ends))
-        if block_id(self._unlocked.keyring.block_names, kind, names) != self.index.blocks.ids[number]:
+        if block_id(self._unlocked.keyring.block_names, kind, names) != table.ids[number]:
             raise damaged_block("its chunks are not those that its id names")
 
     def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:

@@ -156,13 +156,14 @@ class Transaction:
             raise Overtaken from None
 
     def abandon(self) -> None:
-        """Not committed. What was uploaded whole stays, indexed, for the next attempt. Never raises."""
+        """Not committed. What was uploaded whole stays, indexed, for the next attempt. Raises no Exception."""
         try:
             self.publish()
         except Exception:  # noqa: BLE001, S110  (the first error is on its way up already)
             pass
-        self.index.blocks.give_up()
-        self.close()
+        finally:
+            self.index.blocks.give_up()
+            self.close()
 
     def close(self) -> None:
         self.blocks.close()

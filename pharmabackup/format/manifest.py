@@ -189,7 +189,7 @@ def decode_folder(frame: Frame) -> Folder:
 
 def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
     """The folder's entries; `start` is where its content begins in the stream. Damaged."""
-    names = folder.names.split(b"\0") if folder.kinds else []
+    names = folder.names.split(b"\0") if folder.kinds or folder.names else []
     n = len(folder.kinds)
     widths = ((folder.modes, 4), (folder.uids, 4), (folder.gids, 4), (folder.mtimes, 8), (folder.sizes, 8))
     if len(names) != n or n > FOLDER_ENTRIES_MAX or len(folder.chunks) != 4 * n:

@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -48,7 +49,8 @@ if hasattr(os, "posix_fadvise"):
 
     def fetch(fd: int) -> None:
         """Ask for a file's beginning, to be read later."""
-        os.posix_fadvise(fd, 0, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError):  # it is no file any more: reading it will say so
+            os.posix_fadvise(fd, 0, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 else:
 

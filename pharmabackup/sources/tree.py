@@ -42,7 +42,7 @@ from pharmabackup.sources.reading import (
     open_file,
     pack_extents,
 )
-from pharmabackup.sources.walk import ENCODING, ERRORS, GONE, KINDS, ROW, Listed, unreadable, vanished
+from pharmabackup.sources.walk import ENCODING, ERRORS, GONE, KINDS, ROW, Listed, clamped, unreadable, vanished
 
 FILES_AHEAD = 128 if hasattr(os, "posix_fadvise") else 1
 FOLDERS_AHEAD = 256
@@ -315,7 +315,7 @@ class TreeDump:
             self._failed(folder, entry, error)
             return
         columns.chunks[entry], columns.stored[entry] = chunks, stored
-        if stored != size or after.st_mtime_ns != columns.mtimes[entry]:
+        if stored != size or clamped(after.st_mtime_ns) != columns.mtimes[entry]:
             columns.sizes[entry] = stored
             self._changed(folder, entry)
         if READ_ATTRIBUTES is not None and has_attributes(fd):
@@ -348,7 +348,7 @@ class TreeDump:
         if reader.error is not None:
             unreadable(self._sink, self._path(folder, entry), reader.error, stored=stored)
             folder.listed.unsure.append(entry)
-        elif not whole or (after.st_size, after.st_mtime_ns) != (size, columns.mtimes[entry]):
+        elif not whole or (after.st_size, clamped(after.st_mtime_ns)) != (size, columns.mtimes[entry]):
             self._changed(folder, entry)
         if READ_ATTRIBUTES is not None and has_attributes(fd):
             self._note_attributes(folder, entry, fd)

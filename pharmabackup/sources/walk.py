@@ -42,6 +42,7 @@ ROW_SIZE = ROW.size
 NEVER = bytes(ROW_SIZE)  # a row that equals no other: no file has the mode 0
 BLOB_VERSION = b"\1"  # of how names and rows are joined
 RACY = 2_000_000_000  # ns; FAT's clock ticks every two seconds
+TIME_MAX = (1 << 63) - 1
 FOLDERS_OPEN = 32  # of those that lead to the current one
 DEEPEST = PATH_MAX - NAME_MAX - 1  # bytes of a folder's path, so that what lies in it can be named
 
@@ -237,7 +238,7 @@ class Walk:
             found[b"."] = None
         prefix = listed.path + b"/" if listed.path else b""
         names = listed.names = sorted(found)
-        add_row, pack, lost = listed.rows.append, ROW.pack, list[bytes]()
+        add_row, pack, lost = listed.rows.append, ROW.pack, set[bytes]()
         for name, known in zip(names, map(found.__getitem__, names), strict=True):
             try:
                 if known is None:
@@ -247,7 +248,7 @@ class Walk:
             except OSError as error:
                 if error.errno in GONE:
                     vanished(self._sink, prefix + name)
-                    lost.append(name)
+                    lost.add(name)
                 else:
                     unreadable(self._sink, prefix + name, error)
                     add_row(NEVER)
@@ -261,7 +262,12 @@ class Walk:
                 listed.linked = True
             if changed >= recent or (WINDOWS and status.st_mtime_ns >= recent):
                 listed.unsure.append(len(listed.rows))
-            add_row(pack(mode, uid, gid, size, status.st_mtime_ns, changed, inode, links))
+            try:
+                row = pack(mode, uid, gid, size, status.st_mtime_ns, changed, inode, links)
+            except struct.error:  # a time that no i64 holds
+                row = _row(status, mode)
+                listed.unsure.append(len(listed.rows))
+            add_row(row)
         if lost:
             listed.names = [name for name in names if name not in lost]
         if len(prefix) + NAME_MAX > DEEPEST and listed.folders:
@@ -359,6 +365,11 @@ def unreadable(sink: Sink, path: bytes, error: OSError, *, stored: int = 0) -> N
     sink.finding("file-unreadable", path, f"It could not be read{part} ({reason(error)}).", _remedy(error))
 
 
+def clamped(time: int) -> int:
+    """A time in ns as near as i64 comes: from 1677 to 2262. Some file systems hold more."""
+    return max(-TIME_MAX, min(TIME_MAX, time))
+
+
 def list_file(path: str) -> Iterator[Listed]:
     """One file, as if it were alone in a folder. RootUnreadable."""
     recent = time_ns() - RACY
@@ -378,5 +389,5 @@ def list_file(path: str) -> Iterator[Listed]:
 
 
 def _row(status: os.stat_result, mode: int) -> bytes:
-    times = status.st_mtime_ns, status.st_ctime_ns
+    times = clamped(status.st_mtime_ns), clamped(status.st_ctime_ns)
     return ROW.pack(mode, status.st_uid, status.st_gid, status.st_size, *times, status.st_ino, status.st_nlink)

@@ -23,6 +23,7 @@ from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound
 from pharmabackup.storage.base import NAME, NAME_MAX, READ_BACK, Capabilities, ObjectInfo, Storage, Upload, checked
 from pharmabackup.storage.local_os import (
     Way,
+    drop_from_memory,
     failed,
     find_way,
     is_disk,
@@ -34,7 +35,7 @@ from pharmabackup.storage.local_os import (
 from pharmabackup.storage.local_uploads import LocalUpload, Workspace
 
 READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-DROP_FROM = 1 << 20
+DROP_FROM = 1 << 20  # bytes; smaller objects are read again soon
 NOT_AN_OBJECT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -133,15 +134,18 @@ class LocalStorage(Storage):
         return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime_ns)
 
     def checksum(self, name: str) -> tuple[int, int]:
+        # Asked of the disk itself where the system can be told to: what it has in memory is what was written, whatever
+        # became of that on a stick that is smaller than it says. Afterwards the room is left to others.
         checksum = size = 0
         try:
             with open(self._path(name), "rb", buffering=0) as file:
+                drop_from_memory(file.fileno())
                 buffer = memoryview(bytearray(min(READ_BACK, os.fstat(file.fileno()).st_size + 1)))
                 while got := file.readinto(buffer):
                     checksum = crc32(buffer[:got], checksum)
                     size += got
-                if size >= DROP_FROM and hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if size >= DROP_FROM:
+                    drop_from_memory(file.fileno())
         except OSError as error:
             raise self._why(error, name) from error
         return size, checksum

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from pharmabackup.errors import StorageFailed, Unsupported
 
@@ -125,6 +126,13 @@ def sync(file: int) -> None:
         except OSError:
             pass  # network shares only know fsync
     os.fsync(file)
+
+
+def drop_from_memory(file: int) -> None:
+    """Have the system forget what it keeps of a synced file in memory, where it can be asked to (Linux)."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: str) -> None:

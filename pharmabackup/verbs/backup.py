@@ -293,7 +293,7 @@ class _Run:
                     code="pack-damaged",
                     severity="warning",
                     subject=ids.pack_name(pack),
-                    message=f"{error.message} This backup does not rely on it; earlier ones may.",
+                    message=f"{error.message} What it holds was not looked for; snapshots that need it may be hurt.",
                     remedy="Run check to see what is affected.",
                     location=self._unlocked.storage.location,
                 )

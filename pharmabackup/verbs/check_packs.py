@@ -20,16 +20,18 @@ COPY_SIZE = 4 << 20
 
 
 class PackReading:
-    """Several packs at once, each read once from beginning to end."""
+    """Several packs at once, each read from beginning to end."""
 
     def __init__(self, unlocked: Unlocked, index: Index, reporter: Reporter) -> None:
         self._unlocked = unlocked
         self._index = index
         self._reporter = reporter
         self._lock = threading.Lock()
+        self._stop = threading.Event()
 
     def read(self, packs: Sequence[int]) -> dict[int, str | None]:
         """What is wrong with each of these packs of the index; None: nothing is. StorageFailed, Cancelled."""
+        self._stop.clear()
         blocks_of: dict[int, list[int]] = {number: [] for number in packs}
         for number, pack in enumerate(self._index.blocks.pack):
             if pack in blocks_of:
@@ -39,10 +41,9 @@ class PackReading:
         steps: list[int] = []
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
             queue = iter(packs)
-            stop = threading.Event()
 
             def work() -> None:
-                while not stop.is_set():
+                while not self._stop.is_set():
                     with self._lock:
                         pack = next(queue, None)
                     if pack is None:
@@ -60,7 +61,7 @@ class PackReading:
                     self._take(steps)
                     self._reporter.look()
             finally:
-                stop.set()
+                self._stop.set()
         self._take(steps)
         return problems
 
@@ -73,26 +74,34 @@ class PackReading:
         table, storage = self._index.blocks, self._unlocked.storage
         digest, size = table.packs[pack], table.pack_sizes[pack]
         name = ids.pack_name(digest)
-        hasher, position, problem = hashlib.sha256(), 0, None
+        hasher = hashlib.sha256()
         may_open = bool(self._unlocked.keyring.readers)
+        position, problem = 0, None
+
+        def skip(end: int) -> None:
+            """Hash what lies between blocks."""
+            nonlocal position
+            while position < end and not self._stop.is_set():
+                piece = storage.get_range(name, position, min(COPY_SIZE, end - position))
+                hasher.update(piece)
+                position += len(piece)
+                steps.append(len(piece))
+
         try:
             for number in sorted(numbers, key=lambda number: table.offset[number]):
-                if table.offset[number] > position:
-                    hasher.update(storage.get_range(name, position, table.offset[number] - position))
+                skip(table.offset[number])
+                if self._stop.is_set():
+                    return "It was not read to its end."
                 sealed = storage.get_range(name, table.offset[number], table.length[number])
                 position = table.offset[number] + table.length[number]
                 hasher.update(sealed)
                 if may_open and problem is None:
                     try:
-                        reader.open(number, sealed, self._unlocked.domain, names=True)
+                        reader.open(table, number, sealed, self._unlocked.domain, names=True)
                     except Damaged as error:
                         problem = f"In the pack {name}: {error.message}"
                 steps.append(len(sealed))
-            while position < size:
-                piece = storage.get_range(name, position, min(COPY_SIZE, size - position))
-                hasher.update(piece)
-                position += len(piece)
-                steps.append(len(piece))
+            skip(size)
             if hasher.digest() != digest:
                 return f"The pack {name} is not what was written: its bytes have changed."
             read_names(self._unlocked, digest, read_directory(self._unlocked, digest, size)[1])

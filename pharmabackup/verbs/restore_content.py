@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pharmabackup.engine.reading import SnapshotReader, run_range
 from pharmabackup.engine.target import Target
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, EntryKind
@@ -174,7 +174,7 @@ class ContentRestorer:
         for slot, pieces in by_block.items():
             number = index.find(table[slot], self._reader.snapshot.domain)
             order = (index.pack[number], index.offset[number]) if number is not None else (0, 0)
-            jobs.append(_Job(window, order, number, table[slot], pieces))
+            jobs.append(_Job(window, order, table[slot], pieces))
         jobs.sort(key=lambda job: job.order)
         return jobs
 
@@ -184,8 +184,8 @@ class ContentRestorer:
         """Fetch a block and give each file its parts of it; bytes, and files that are whole now."""
         window, starts = job.window, job.window.starts
         try:
-            content, ends = self._fetch(job)
-            pieces = self._pieces(job, memoryview(content), ends)
+            content = self._reader.blocks.fetch(job.block, self._reader.snapshot.domain)
+            pieces = self._pieces(job, memoryview(content), layout.chunk_ends(content))
         except Damaged:
             for _, begin, end in job.pieces:
                 first = max(0, bisect_right(starts, begin) - 1)
@@ -230,17 +230,6 @@ class ContentRestorer:
             found.append((begin, view[at : at + end - begin]))
         return found
 
-    def _fetch(self, job: _Job) -> tuple[bytes, list[int]]:
-        domain = self._reader.snapshot.domain
-        if job.number is not None:
-            try:
-                blocks = self._reader.blocks
-                content = blocks.open(job.number, blocks.sealed(job.number), domain)
-                return content, layout.chunk_ends(content)
-            except (Damaged, NotFound):
-                pass  # another pack may hold a whole one
-        return self._reader.blocks.block(job.block, domain)
-
 
 class _Window:
     """Files whose content is restored together."""
@@ -257,7 +246,6 @@ class _Window:
 class _Job:
     window: _Window
     order: tuple[int, int]
-    number: int | None
     block: bytes
     pieces: list[tuple[int, int, int]]  # run, begin and end in the content stream
 
