@@ -134,7 +134,7 @@ class LocalStorage(Storage):
         return ObjectInfo(name=name, size=status.st_size, modified=status.st_mtime_ns)
 
     def checksum(self, name: str) -> tuple[int, int]:
-        # Asked of the disk itself where the system can be told to: what it has in memory is what was written, whatever
+        # Asked of the disk itself where the system can be told to: what memory has is what was written, whatever
         # became of that on a stick that is smaller than it says. Afterwards the room is left to others.
         checksum = size = 0
         try:
