@@ -4,6 +4,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+SECONDS = 20
 
 .PHONY: demo test check fix bench fuzz clean
 
@@ -34,6 +35,11 @@ fix: $(VENV)/.ready
 
 bench: $(VENV)/.ready  ## side by side with restic and Borg; writes docs/performance.md
 	$(BIN)/python benchmarks/run.py
+
+fuzz: $(VENV)/.ready  ## every parser of the storage format; SECONDS for each, only the TARGETS that are named
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris || { \
+		echo "make fuzz needs atheris, which has no wheel for this system and Python: use Linux on x86-64."; exit 1; }
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(TARGETS)
 
 clean:
 	rm -rf $(VENV) build dist demo-pharmacy .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -53,8 +53,10 @@ def audit_name(slot: bytes, number: int) -> str:
 
 
 def hex_tail(name: str) -> bytes | None:
-    """The bytes that the last part of an object's name spells; None when it spells none."""
+    """The bytes that the last part of an object's name spells; None when it spells none. There is one spelling."""
+    tail = name.rpartition("/")[2]
     try:
-        return bytes.fromhex(name.rpartition("/")[2])
+        found = bytes.fromhex(tail)
     except ValueError:
         return None
+    return found if found.hex() == tail else None

@@ -241,12 +241,11 @@ def _check_names(names: list[bytes], folder: Folder) -> None:
 
 
 def _stored(kind: int, size: int, extra: dict[int, bytes]) -> int:
-    if kind != EntryKind.FILE or Extra.SAME_FILE in extra:
-        return 0
+    own = kind == EntryKind.FILE and Extra.SAME_FILE not in extra
     raw = extra.get(Extra.EXTENTS)
     if raw is None:
-        return size
-    if len(raw) % 16:
+        return size if own else 0
+    if kind != EntryKind.FILE or len(raw) % 16:
         raise malformed("manifest", "a sparse file's extents cannot be read")
     total = end = 0
     for offset, length in struct.iter_unpack("<QQ", raw):
@@ -254,7 +253,7 @@ def _stored(kind: int, size: int, extra: dict[int, bytes]) -> int:
             raise malformed("manifest", "a sparse file's extents are not in order")
         end = offset + length
         total += length
-    return total
+    return total if own else 0
 
 
 def check_name(name: bytes, *, root: bool) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from pharmabackup.format.wire import VERSION, malformed, newer_format
 
 REPOSITORY_MAX = 1 << 16
+ID = re.compile(r"[0-9A-Fa-f]{64}")  # bytes.fromhex would pass over white space
 FEATURES: frozenset[str] = frozenset()  # the required features that this version knows; the first format has none
 
 
@@ -33,12 +36,8 @@ def decode_repository(data: bytes) -> RepositoryRecord:
         record = msgspec.json.decode(data, type=RepositoryRecord)
     except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
         raise malformed("repository record", "it cannot be read") from None
-    if record.pharmabackup != VERSION or len(record.id) != 64:
+    if record.pharmabackup != VERSION or not ID.fullmatch(record.id):
         raise malformed("repository record", "its version or id is impossible")
-    try:
-        bytes.fromhex(record.id)
-    except ValueError:
-        raise malformed("repository record", "its id is impossible") from None
     check_features(record.required_features)
     return record
 

@@ -261,6 +261,19 @@ def test_extents_out_of_order_or_out_of_bounds(raw: bytes) -> None:
         refused(with_extra(Extra.EXTENTS, raw), size=size)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in EntryKind if kind != EntryKind.FILE])
+@pytest.mark.parametrize("raw", [b"", bytes(5), extents((0, 1))])
+def test_only_a_file_has_extents(kind: EntryKind, raw: bytes) -> None:
+    refused(replace(with_extra(Extra.EXTENTS, raw), kinds=bytes((kind,))))
+
+
+def test_a_further_names_extents_are_judged_too() -> None:
+    same = ExtraField(0, Extra.SAME_FILE, b"first")
+    for raw in (bytes(5), extents((0, 101)), extents((5, 5), (0, 1))):
+        body = with_extra(Extra.EXTENTS, raw)
+        refused(replace(body, extras=(*body.extras, same)))
+
+
 def test_a_further_name_has_no_content_of_its_own() -> None:
     (entry,) = read(with_extra(Extra.SAME_FILE, b"first"))
     assert (entry.same_file, entry.stored, entry.size) == (b"first", 0, 100)

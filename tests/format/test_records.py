@@ -330,6 +330,10 @@ def test_the_repository_record() -> None:
 @pytest.mark.parametrize(
     "raw",
     [b"", b"{", b"[]", b"1", b"\xff", b"{}", as_json(id="ab" * 31), as_json(id="zz" * 32), as_json(id=5)]
+    + [
+        as_json(id=value)
+        for value in (" " * 64, "ab" * 31 + "  ", "ab\n" * 21 + " ", "ab" * 32 + "\n", "\u0660" * 64)
+    ]
     + [as_json(pharmabackup=value) for value in (0, -1, "1", None, 1.5, [])]
     + [as_json(capabilities=[]), as_json(required_features="x"), b"[" * 100_000, b'{"id":' * 100_000],
 )
