@@ -6,6 +6,8 @@ import inspect
 import json
 import logging
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -187,3 +189,14 @@ def test_no_key_shows_in_what_is_printed(repo: pb.Repository) -> None:
         for key in keys:
             assert key.hex() not in text
             assert repr(key)[2:-1] not in text
+
+
+def test_names_that_are_imported_late_are_seen_all_the_same() -> None:
+    assert set(pb.__all__) <= set(dir(pb))
+    with pytest.raises(AttributeError, match="Fils"):
+        pb.Fils  # noqa: B018
+
+
+def test_looking_into_a_repository_does_not_wait_for_sources() -> None:
+    program = "import sys, pharmabackup; sys.exit('pharmabackup.sources' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -22,7 +22,7 @@ from pharmabackup.engine.packs import block_id, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
-from pharmabackup.format.manifest import Entry, Frame, FrameType, decode_folder, entries, read_frames
+from pharmabackup.format.manifest import SIZE_MAX, Entry, Frame, FrameType, decode_folder, entries, read_frames
 from pharmabackup.format.recipe import Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
@@ -192,6 +192,8 @@ class SnapshotReader:
         position = 0
         for frame in self.frames():
             if frame.kind == FrameType.FOLDER:
+                if position > SIZE_MAX:
+                    raise malformed("manifest", "its content is larger than any can be")
                 yield entries(decode_folder(frame), frame, position)
                 position += frame.size
 

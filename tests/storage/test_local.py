@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zlib
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -267,3 +268,27 @@ class TestAnotherUser:
             self.denied(lambda: storage.get_range("b", 0, 1))
             self.denied(lambda: storage.info("secret/a"))
             self.denied(lambda: storage.checksum("b"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told to forget")
+@pytest.mark.parametrize(("size", "times"), [(100, 1), (2 << 20, 2)])
+def test_reading_back_asks_the_disk_and_leaves_large_objects_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, times: int
+) -> None:
+    storage, told = LocalStorage.create(tmp_path / "storage"), []
+    data = os.urandom(size)
+    storage.put_new("packs/ab/x", data)
+    monkeypatch.setattr("os.posix_fadvise", lambda *arguments: told.append(arguments[1:]))
+    assert storage.checksum("packs/ab/x") == (size, zlib.crc32(data))
+    assert told == [(0, 0, os.POSIX_FADV_DONTNEED)] * times
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told to forget")
+def test_a_file_system_that_cannot_forget_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("os.posix_fadvise", refuse)
+    storage = LocalStorage.create(tmp_path / "storage")
+    storage.put_new("a", b"data")
+    assert storage.checksum("a") == (4, zlib.crc32(b"data"))

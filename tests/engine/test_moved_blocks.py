@@ -1,0 +1,133 @@
+"""A collection moves blocks while they are read: numbers change, content does not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.engine.index import Index, read_segment, write_segment
+from pharmabackup.errors import NotFound
+from pharmabackup.storage.local import LocalStorage
+
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture
+def repo(tmp_path: Path, make_repo: MakeRepo) -> pb.Repository:
+    """Several packs with one block of data each, all of the same shape."""
+    made = make_repo()
+    for number in range(4):
+        root = tmp_path / f"scans-{number}"
+        root.mkdir()
+        for name in "abc":
+            (root / name).write_bytes(os.urandom(150_000))
+        made.backup([pb.Files(root)])
+    return made
+
+
+def _renumber(repo: pb.Repository) -> None:
+    """What a collection does to segments: one with the same entries in another order takes their place."""
+    unlocked = repo._unlocked
+    names = [info.name for info in unlocked.storage.list("index")]
+    entries = [
+        entry for name in sorted(names) for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs
+    ]
+    write_segment(unlocked, entries[::-1])
+    assert not any(unlocked.storage.delete(names).values())
+
+
+def test_a_restore_goes_on_when_blocks_get_other_numbers(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, moved = LocalStorage.get_range, threading.Event()
+
+    def get_range(self: LocalStorage, name: str, offset: int, length: int) -> bytes:
+        if name.startswith("packs/") and length > 100_000 and not moved.is_set():
+            moved.set()
+            _renumber(repo)
+            raise NotFound("It is not there any more.", kind="object", remedy="Look again.")
+        return real(self, name, offset, length)
+
+    monkeypatch.setattr(LocalStorage, "get_range", get_range)
+    repo.restore(tmp_path / "out")
+    assert moved.is_set()
+    for number in range(4):
+        for name in "abc":
+            was = (tmp_path / f"scans-{number}" / name).read_bytes()
+            assert (tmp_path / "out" / f"scans-{number}" / name).read_bytes() == was
+
+
+def test_two_readers_that_miss_a_block_look_again_once(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = repo._block_reader()
+    seen, loads = reader.index, []
+    real = Index.load
+    monkeypatch.setattr(Index, "load", lambda self: (loads.append(self), real(self))[1])
+    threads = [threading.Thread(target=lambda: reader.refresh(seen=seen)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+    assert reader.index is loads[0]
+
+
+def test_a_cache_is_kept_although_one_pack_cannot_be_looked_into(tmp_path: Path, repo: pb.Repository) -> None:
+    """And the names in that pack are found once it is whole again."""
+    unlocked = repo._unlocked
+    index = Index(unlocked)
+    index.load()
+    pack = index.blocks.packs[0]
+    path = Path(unlocked.storage.local_root() or "") / ids.pack_name(pack)
+    whole = path.read_bytes()
+    for digest in list(index.segments):
+        for entry in read_segment(unlocked, digest).record.packs:
+            if entry.pack == pack:
+                path.write_bytes(whole[:1] + bytes(len(whole) - 1001) + whole[-1000:])
+    fresh = _saved(repo)
+    assert list(fresh.damaged) == [pack]
+    index.close()
+    again = Index(unlocked)
+    again.load()
+    again.close()
+    assert again.segments == fresh.segments
+    path.write_bytes(whole)
+    mended = _saved(repo)
+    assert not mended.damaged
+    assert mended._nameless == set()
+
+
+def _saved(repo: pb.Repository) -> Index:
+    index = Index(repo._unlocked)
+    index.load()
+    listed = {ids.hex_tail(info.name) or b"": info.size for info in repo._unlocked.storage.list("packs")}
+    index.blocks.restrict(listed, frozenset())
+    index.find(bytes(32))
+    for number in range(5000):  # enough to be worth keeping
+        index.put(number.to_bytes(32, "big"), index.blocks.reserve(), 0)
+    index.save()
+    index.close()
+    return index
+
+
+def test_a_line_that_drops_after_the_commit_costs_nothing_but_time(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drop(*_: object) -> list[bytes]:
+        raise pb.StorageFailed("The line dropped.", kind="unreachable", remedy="Try again.", location="there")
+
+    monkeypatch.setattr("pharmabackup.engine.index.read_names", drop)
+    monkeypatch.setattr("pharmabackup.engine.index.CACHE_AFTER_ROWS", 1)
+    index = Index(repo._unlocked)
+    index.load()
+    assert index._pending
+    index.save()
+    index.close()
+    assert index._pending
