@@ -10,6 +10,7 @@ import hashlib
 import os
 import struct
 import time
+from collections import deque
 from pathlib import Path
 from zlib import crc32
 
@@ -71,7 +72,7 @@ class Index:
     def _forget(self) -> None:
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
-        self._pending: list[tuple[bytes, Directory, int]] = []  # packs whose names are not read yet; first block
+        self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are to be read; first block
         self._pending_rows = 0
         self._nameless: set[bytes] = set()  # packs whose names could not be had; the next run tries again
         self._fresh = Fresh()
@@ -81,17 +82,21 @@ class Index:
     # ------------------------------------------------------------ reading
 
     def load(self) -> None:
-        """Learn all segments that storage lists. Damaged, StorageFailed."""
-        listed: set[bytes] = set()
+        """Learn all segments that storage lists. Damaged, StorageFailed.
+
+        The oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
+        moved to from blocks that are hardly used.
+        """
+        listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
             if digest is not None and ids.index_name(digest) == info.name and len(digest) == 32:
-                listed.add(digest)  # what has another name is not ours: check names it
+                listed[digest] = info.modified  # another name is not ours: check tells of it
         if not self.segments:
-            self._load_cache(listed)
-        if not self.segments <= listed:  # a collection has replaced segments: what is in memory may name what is gone
+            self._load_cache(set(listed))
+        if not self.segments <= set(listed):  # a collection has replaced segments: what is in memory may name what is gone
             self._forget()
-        for digest in sorted(listed - self.segments):
+        for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
             self.add_segment(digest, read_segment(self._unlocked, digest))
 
     def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
@@ -190,7 +195,7 @@ class Index:
     def _take_pending(self) -> None:
         """Read the names in packs that are new here. StorageFailed: what was not read yet stays pending."""
         while self._pending:
-            pack, directory, first = self._pending[-1]
+            pack, directory, first = self._pending[0]
             found: list[bytes] = []
             try:
                 if self.blocks.may_rely(first):
@@ -202,7 +207,7 @@ class Index:
             except Damaged as error:
                 self._nameless.add(pack)
                 self.damaged[pack] = error
-            self._pending.pop()
+            self._pending.popleft()
             self._pending_rows -= sum(block.count for block in directory.blocks)
             for number, names in enumerate(found, first):
                 for ordinal in range(len(names) // KEY):

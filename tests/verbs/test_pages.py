@@ -50,7 +50,7 @@ def test_changed_pages_are_added_and_all_come_back(tmp_path: Path, make_repo: Ma
             found = db.execute("SELECT id, name FROM patient").fetchall()
         with closing(sqlite3.connect(path)) as db:
             assert found == db.execute("SELECT id, name FROM patient").fetchall()
-    added = [repo.backup([pb.SQLite(path)]).datasets["pmr"].added for _ in range(4)]
+    added = [repo.backup([pb.SQLite(path)]).datasets["pmr"].added for _ in range(3)]
     assert added[-1] == 0, added  # the first may still write pages anew that lie in hardly used blocks
     assert {finding.code for finding in repo.check(read_data=1.0).findings} <= {"same-device"}
 
