@@ -72,7 +72,7 @@ class Index:
     def _forget(self) -> None:
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
-        self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are to be read; first block
+        self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are not read; first block
         self._pending_rows = 0
         self._nameless: set[bytes] = set()  # packs whose names could not be had; the next run tries again
         self._fresh = Fresh()
@@ -91,10 +91,10 @@ class Index:
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
             if digest is not None and ids.index_name(digest) == info.name and len(digest) == 32:
-                listed[digest] = info.modified  # another name is not ours: check tells of it
+                listed[digest] = info.modified
         if not self.segments:
             self._load_cache(set(listed))
-        if not self.segments <= set(listed):  # a collection has replaced segments: what is in memory may name what is gone
+        if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
             self._forget()
         for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
             self.add_segment(digest, read_segment(self._unlocked, digest))
