@@ -239,7 +239,7 @@ class Walk:
         prefix = listed.path + b"/" if listed.path else b""
         names = listed.names = sorted(found)
         add_row, pack, lost = listed.rows.append, ROW.pack, set[bytes]()
-        for name, known in zip(names, map(found.__getitem__, names), strict=True):
+        for name, known in zip(names, map(found.pop, names), strict=True):
             try:
                 if known is None:
                     status = own
