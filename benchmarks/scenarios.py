@@ -75,8 +75,8 @@ class Lab:
         for _ in range(self.days):
             self.pharmacy.trade()
             source = self.pharmacy.source
-            warm(source.paths)
             for name, tool in self.site.items():
+                warm(source.paths)
                 before = tool.size()
                 self._measure("day", tool, partial(tool.backup, source))
                 self._note("added", name, "bytes", tool.size() - before)
@@ -132,11 +132,12 @@ class Lab:
     def _first(self, key: str, source: Source, *, cold: bool = False) -> dict[str, Tool]:
         """First backups, each into a new repository; the last round's repositories are kept."""
         newest: dict[str, Tool] = {}
-        warm(source.paths)
         for _ in range(self.rounds):
             for kind in self.tools:
                 tool = newest[kind.name] = self._open(kind)
                 tool.init()
+                if not cold:
+                    warm(source.paths)  # each time: Borg takes what it has read out of the page cache
                 self._measure(key, tool, partial(tool.backup, source), cold=cold)
         if cold:
             warm(source.paths)
