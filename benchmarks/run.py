@@ -128,8 +128,8 @@ def conditions(lab: Lab) -> list[str]:
     return [
         f"Every run is a whole process, its start included; {rounds}, the tools in turn; the {lab.days} "
         "trading days are one backup a day for each tool. A rehearsal is discarded. Between runs all is synced.",
-        "Before a backup with a warm cache every source file is read once, because Borg takes what it has read out of "
-        "the cache; else the tool after it would read from the disk.",
+        "Before a backup with a warm cache every source file is read once, because Borg takes what it has read out "
+        "of the cache; else the tool after it would read from the disk.",
         "All tools encrypt and compress, write to the same local disk and keep their caches on it. A cold cache is "
         "one that the system was told to empty, the programs themselves included.",
         f"Restores go into {lab.targets.kind}. Restores and checks find the repository in the page cache: it is read "
