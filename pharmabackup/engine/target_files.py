@@ -153,10 +153,11 @@ class GrowingFiles:
         state = self._begun(entry, name)
         with self._lock:
             del self._files[entry.path]
+        if state.got < entry.stored:  # its folder could not be reached for a part, which was told then
+            self._fail(state)
         if state.failed:
             return None
         try:
-            assert state.got >= entry.stored, "a part is missing"
             if state.comparing and not state.layout.holes_are_empty(self._reach(state).fd, entry.size):
                 self._diverge(state)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -344,3 +345,23 @@ def test_what_never_became_whole_is_removed_at_the_end(fresh: Target, tmp_path: 
     fresh.parts(entry(b"half", size=2), [(0, memoryview(b"x"))])
     fresh.close()
     assert set(tree(tmp_path / "root")) == {b"whole"}
+
+
+def test_a_file_that_lacks_a_part_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder could not be reached for a moment: whatever else of it was written, it has no name."""
+    target = Target(tmp_path / "out", merge=False)
+    target.folder(folder(b"a"))
+    file = entry(b"a/scan", size=8)
+    target.parts(file, [(0, memoryview(b"0123"))])
+
+    def gone(path: bytes) -> object:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+    monkeypatch.setattr(target._folders, "get", gone)
+    target.parts(file, [(4, memoryview(b"4567"))])
+    monkeypatch.undo()
+    target.finish(file)
+    target.close()
+    assert (target.missing, target.written) == (1, 0)
+    assert [finding.severity for finding in target.findings] == ["critical"]
+    assert os.listdir(tmp_path / "out" / "a") == []
