@@ -70,7 +70,7 @@ class PackReading:
             self._reporter.step(steps.pop(), 0)
 
     def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> str | None:
-        """What is wrong with a pack, read once from beginning to end; None when nothing is."""
+        """What is wrong with a pack, read from beginning to end; None when nothing is."""
         table, storage = self._index.blocks, self._unlocked.storage
         digest, size = table.packs[pack], table.pack_sizes[pack]
         name = ids.pack_name(digest)

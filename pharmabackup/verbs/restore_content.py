@@ -98,8 +98,8 @@ class ContentRestorer:
         self._wait(windows=WINDOWS_AHEAD - 1)
         while len(self._workers) < WORKERS:
             worker = threading.Thread(target=self._work, name="pharmabackup-restore", daemon=True)
-            self._workers.append(worker)
             worker.start()
+            self._workers.append(worker)
         window.jobs = len(jobs)
         with self._changed:
             self._under_way += 1
