@@ -320,7 +320,7 @@ class Walk:
         with suppress(OSError):
             fd = os.open("..", FOLDER_FLAGS, dir_fd=below)
             if identity(os.fstat(fd)) == level.identity:
-                level.fd = fd
+                level.fd, level.identity = fd, None
             else:
                 os.close(fd)
 

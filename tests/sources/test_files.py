@@ -138,12 +138,14 @@ def test_deeper_than_the_system_names_paths(tmp_path: Path, monkeypatch: pytest.
         os.close(folder)
         folder = deeper
     os.close(folder)
-    most = len(os.listdir("/proc/self/fd")) + walk.FOLDERS_OPEN + 10
+    before = len(os.listdir("/proc/self/fd"))
+    most = before + walk.FOLDERS_OPEN + 10
     open_now: list[int] = []
     recorder = dump(Files(tmp_path), hook=lambda what, path: open_now.append(len(os.listdir("/proc/self/fd"))))
     assert recorder.findings == []
     assert len(recorder.tree()) == 3 * depth + 1
     assert max(open_now) <= most + tree.FILES_AHEAD
+    assert len(os.listdir("/proc/self/fd")) == before
     monkeypatch.setattr(walk, "DEEPEST", 2000)
     shallow = dump(Files(tmp_path))
     assert [code for code, _ in shallow.codes()] == ["folder-unreadable"]
