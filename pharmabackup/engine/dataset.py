@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
 
 from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.content_files import FileContents
@@ -13,6 +12,7 @@ from pharmabackup.engine.content_pages import PageContents
 from pharmabackup.engine.contents import Contents
 from pharmabackup.engine.filecache import FileCache, FolderRecord, Remembered, RememberedFolder
 from pharmabackup.engine.pieces import ManifestWriter, PieceWriter, put_recipe, put_table, refs
+from pharmabackup.engine.previous import PreviousFolders
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import SourceFailed
@@ -22,11 +22,9 @@ from pharmabackup.format.transaction import FindingCount, Refs
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink
 from pharmabackup.sources.files import ROW_SIZE
+from pharmabackup.sources.parts import part_end
 
-FOLDER_MIN = 256  # entries; a larger folder's record ends after a name that says so, or at the maximum
-FOLDER_MAX = 4096
-FOLDER_CUT = 1024
-FOLDER_WEIGHT_MAX = 1 << 20
+RECORD_WEIGHT_MAX = 1 << 20  # bytes of additional fields
 FINDINGS_MAX = 10_000  # of one snapshot; more are counted and not told one by one
 FILE = 0
 TELL_FILES = 64
@@ -81,25 +79,14 @@ class DatasetSink(Sink):
         self._untold_files = self._untold_bytes = 0
         self._finding_frames: list[bytes] = []
         self._step = step
-        self._old: Iterator[RememberedFolder] = iter(())
-        if remembered is not None and self.contents.remembers:
-            self._old = remembered.folders(ROW_SIZE)
-        self._next: RememberedFolder | None = next(self._old, None)
+        usable = remembered if self.contents.remembers else None
+        self._previous = PreviousFolders(iter(()) if usable is None else usable.folders(ROW_SIZE))
         self._page_size = 0
 
     # ------------------------------------------------------------ what was
 
-    def previous(self, path: bytes) -> PreviousFolder | None:
-        if self._next is not None and self._next.path == path:  # as a rule
-            return self._next
-        wanted = path.split(b"/") if path else []
-        while self._next is not None:
-            have = self._next.path.split(b"/") if self._next.path else []
-            if have >= wanted:
-                break
-            self._next = next(self._old, None)
-        found = self._next
-        return found if found is not None and found.path == path else None
+    def previous(self, path: bytes, names: Sequence[bytes]) -> PreviousFolder | None:
+        return self._previous.find(path, names)
 
     def keep_folder(self, folder: PreviousFolder) -> None:
         assert isinstance(folder, RememberedFolder)
@@ -160,9 +147,10 @@ class DatasetSink(Sink):
             frames.append(_folder_frame(path, columns, 0, 0))
         data = b"".join(frames)
         self._manifest.add(data, path)
+        last = columns.names[-1] if n else b""
         files = columns.kinds.count(FILE)
         logical = sum(columns.sizes)
-        self._remember(FolderRecord(path, rows, data, sum(columns.chunks), sum(columns.stored), files, logical))
+        self._remember(FolderRecord(path, last, rows, data, sum(columns.chunks), sum(columns.stored), files, logical))
 
     def _remember(self, record: FolderRecord) -> None:
         self.cache.add(record)
@@ -273,20 +261,20 @@ def _severity(text: str) -> Severity:
 
 
 def _record_ends(names: list[bytes], weights: dict[int, int]) -> Iterator[int]:
-    """Where a folder's records end. Names decide, so that one more file changes one record.
+    """Where a folder's records end: where parts do, so that one more file changes one record.
 
     `weights`: bytes of the entries' additional fields, which may be so large that a record has to end before.
     """
-    start = weight = 0
-    for i, name in enumerate(names):
-        length = i + 1 - start
-        weight += weights.get(i, 0)
-        by_name = length >= FOLDER_MIN and crc32(name) % FOLDER_CUT == 0
-        if by_name or length == FOLDER_MAX or weight >= FOLDER_WEIGHT_MAX:
-            yield i + 1
-            start, weight = i + 1, 0
-    if start < len(names):
-        yield len(names)
+    start = 0
+    while start < len(names):
+        end, weight = part_end(names, start), 0
+        for i in range(start, end) if weights else ():
+            weight += weights.get(i, 0)
+            if weight >= RECORD_WEIGHT_MAX:
+                end = i + 1
+                break
+        yield end
+        start = end
 
 
 def _folder_frame(path: bytes, columns: FolderColumns, start: int, end: int) -> bytes:

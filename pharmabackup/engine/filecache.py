@@ -1,7 +1,8 @@
 """What this machine remembers of a dataset's last snapshot, so that what has not changed is not read.
 
 Two sealed files a dataset: `state` (which snapshot, its recipe, hashes of a database's extents) and `folders`
-(one record a folder, in the order of the dump, read in step with it so that memory stays small).
+(one record a folder, or a part of a large one, in the order of the dump, read in step with it so that memory stays
+small).
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from pharmabackup.format.manifest import Entry, decode_folder, entries, read_fra
 from pharmabackup.format.recipe import Runs
 from pharmabackup.sources.base import Kept, PreviousFolder
 
-VERSION = 2
+VERSION = 3
 FRAME_TARGET = 1 << 20
 LENGTH = struct.Struct("<I")
 
 
 class FolderRecord(msgspec.Struct, array_like=True):
     path: bytes
+    last: bytes  # name; empty when it has none
     rows: bytes
     frames: bytes  # of the manifest
     chunks: int
@@ -50,10 +52,11 @@ class _State(msgspec.Struct, array_like=True):
 
 
 class RememberedFolder(PreviousFolder):
-    """A folder as it was, and where its content begins in the last recipe."""
+    """A folder as it was, or a part of it, and where its content begins in the last recipe."""
 
     def __init__(self, record: FolderRecord, first_chunk: int, first_byte: int, row_size: int) -> None:
         self.path = record.path
+        self.last = record.last
         self.rows = record.rows
         self.record = record
         self.first_chunk = first_chunk

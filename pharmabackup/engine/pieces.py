@@ -72,12 +72,18 @@ class ManifestWriter:
         self._pieces = pieces
         self._frames: list[bytes] = []
         self._size = 0
+        self._path: bytes | None = None  # of the last frames
 
     def add(self, frames: bytes, path: bytes) -> None:
-        """Whole frames. Whether a piece ends after them depends on their path alone."""
+        """Whole frames. Whether a piece ends after them depends on their path alone.
+
+        Within a large folder it does each time, so that what follows a changed part is cut as before.
+        """
         self._frames.append(frames)
         self._size += len(frames)
-        if (self._size >= PIECE_MIN and crc32(path) % PIECE_CUT == 0) or self._size >= PIECE_MAX:
+        ends = path == self._path or crc32(path) % PIECE_CUT == 0
+        self._path = path
+        if (self._size >= PIECE_MIN and ends) or self._size >= PIECE_MAX:
             self.flush()
 
     def flush(self) -> None:

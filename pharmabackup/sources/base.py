@@ -42,18 +42,18 @@ class Kept:
 
 
 class PreviousFolder(ABC):
-    """A folder of the dataset's last snapshot, from the cache on this machine."""
+    """A folder of the dataset's last snapshot, or a part of it, from the cache on this machine."""
 
     rows: bytes  # what `Sink.folder` was given then
 
     @abstractmethod
     def entries(self) -> Mapping[bytes, Kept]:
-        """By name; only files."""
+        """By name; only files. There may be others than were asked for."""
 
 
 @dataclass(slots=True)
 class FolderColumns:
-    """One folder's entries, sorted by name, as the manifest has them (docs/format.md)."""
+    """A folder's entries, or those of a part of it, sorted by name, as the manifest has them (docs/format.md)."""
 
     names: list[bytes] = field(default_factory=list)
     kinds: bytearray = field(default_factory=bytearray)
@@ -71,12 +71,15 @@ class Sink(ABC):
     """Takes a dataset's content and entries, in order: first a folder's files' contents, then the folder."""
 
     @abstractmethod
-    def previous(self, path: bytes) -> PreviousFolder | None:
-        """The folder in the last snapshot; ask in the order in which folders are dumped, ahead of that or not."""
+    def previous(self, path: bytes, names: Sequence[bytes]) -> PreviousFolder | None:
+        """What the last snapshot has of these entries of a folder, which are all of it or one part, sorted.
+
+        Ask in the order in which folders and their parts are dumped, ahead of that or not.
+        """
 
     @abstractmethod
     def keep_folder(self, folder: PreviousFolder) -> None:
-        """The folder is as it was: its entries and their content are taken over without reading them."""
+        """It is as it was, by its `rows`: its entries and their content are taken over without reading them."""
 
     @abstractmethod
     def keep_file(self, kept: Kept) -> None:
@@ -103,7 +106,10 @@ class Sink(ABC):
 
     @abstractmethod
     def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
-        """The folder's entries. `rows` is kept on this machine; the next run compares it. Empty: never equal."""
+        """The folder's entries, of a large one part after part. A folder without entries is handed over too.
+
+        `rows` is kept on this machine; the next run compares it. Empty: never equal.
+        """
 
     @abstractmethod
     def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from pharmabackup.sources.base import Sink
 from pharmabackup.sources.descriptors import pread_into
-from pharmabackup.sources.walk import reason
+from pharmabackup.sources.trouble import reason
 
 READ_FLAGS = os.O_RDONLY
 for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_SEQUENTIAL"):  # NONBLOCK: it may be a FIFO now

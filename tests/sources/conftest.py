@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from pharmabackup.sources import tree, walk
+from pharmabackup.sources import listing, tree, walk
 
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dumps happen ten seconds later, when nothing has just changed."""
-    monkeypatch.setattr(walk, "time_ns", lambda: time.time_ns() + 10**10)
+    monkeypatch.setattr(listing, "time_ns", lambda: time.time_ns() + 10**10)
 
 
 @pytest.fixture(params=["descriptors", "paths"])

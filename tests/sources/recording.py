@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ COUNTED_ONLY = 64 << 20  # larger contents are counted, not remembered
 
 @dataclass
 class Remembered(PreviousFolder):
-    """A folder of the last dump, with what the cache of the engine would know of it."""
+    """A folder of the last dump, or a part of it, with what the cache of the engine would know of it."""
 
     path: bytes
     rows: bytes
@@ -44,13 +44,25 @@ class Remembered(PreviousFolder):
         return kept
 
 
+class Together(PreviousFolder):
+    """What several parts hold."""
+
+    rows = b""
+
+    def __init__(self, parts: list[Remembered]) -> None:
+        self._parts = parts
+
+    def entries(self) -> Mapping[bytes, Kept]:
+        return {name: kept for part in self._parts for name, kept in part.entries().items()}
+
+
 @dataclass
 class Recorder(Sink):
     """`before` is the recorder of the last dump. `hook` is called with the path of what happens next."""
 
     before: Recorder | None = None
     hook: Callable[[str, bytes], None] = lambda what, path: None
-    folders: dict[bytes, Remembered] = field(default_factory=dict)
+    parts: list[Remembered] = field(default_factory=list)  # of all folders, in order
     findings: list[tuple[str, bytes, str]] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
     counted: int = 0
@@ -58,13 +70,22 @@ class Recorder(Sink):
     kept_files: int = 0
     read_files: int = 0
     checks: int = 0
-    asked: list[bytes] = field(default_factory=list)
+    asked: list[tuple[bytes, list[bytes]]] = field(default_factory=list)
     _from: int = 0
 
-    def previous(self, path: bytes) -> PreviousFolder | None:
-        assert all(parts(path) > parts(other) for other in self.asked[-1:]), "asked out of order"
-        self.asked.append(path)
-        return self.before.folders.get(path) if self.before is not None else None
+    @property
+    def folders(self) -> dict[bytes, Remembered]:
+        """By path; of a large folder the last part."""
+        return {part.path: part for part in self.parts}
+
+    def previous(self, path: bytes, names: Sequence[bytes]) -> PreviousFolder | None:
+        assert all(follows(path, names, *other) for other in self.asked[-1:]), "asked out of order"
+        self.asked.append((path, list(names)))
+        known = [part for part in self.before.parts if part.path == path] if self.before is not None else []
+        for part in known:
+            if len(known) == 1 or part.columns.names[-1:] == list(names[-1:]):
+                return part
+        return Together(known) if known else None
 
     def keep_folder(self, folder: PreviousFolder) -> None:
         assert isinstance(folder, Remembered)
@@ -122,13 +143,14 @@ class Recorder(Sink):
         self._put(path, columns, rows)
 
     def _put(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
-        assert all(parts(path) > parts(other) for other in list(self.folders)[-1:]), "folders out of order"
+        last = [(part.path, part.columns.names) for part in self.parts[-1:]]
+        assert all(follows(path, columns.names, *other) for other in last), "folders out of order"
         decoded = decode(path, columns)
         mine, self._from, first = self.contents[self._from :], len(self.contents), self._from
         stored = [size for size in columns.stored if size]
         assert [len(data) for data in mine if data != b"counted"] == [s for s in stored if s <= COUNTED_ONLY]
         assert len(mine) == len(stored)
-        self.folders[path] = Remembered(path, rows, columns, first, mine, decoded)
+        self.parts.append(Remembered(path, rows, columns, first, mine, decoded))
 
     def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
         assert message.endswith(".")
@@ -142,7 +164,7 @@ class Recorder(Sink):
     # ------------------------------------------------------------ what came of it
 
     def tree(self) -> dict[bytes, Entry]:
-        return {entry.path: entry for folder in self.folders.values() for entry in folder.decoded}
+        return {entry.path: entry for part in self.parts for entry in part.decoded}
 
     def codes(self) -> list[tuple[str, bytes]]:
         return sorted((code, path) for code, path, _ in self.findings)
@@ -153,7 +175,7 @@ class Recorder(Sink):
         if entry.same_file is not None:
             return self.content(entry.same_file)
         folder, _, name = path.rpartition(b"/")
-        record = self.folders[folder]
+        record = next(part for part in self.parts if part.path == folder and name in part.columns.names)
         place = record.columns.names.index(name)
         if not entry.stored:
             return bytes(entry.size)
@@ -167,8 +189,10 @@ class Recorder(Sink):
         return bytes(whole)
 
 
-def parts(path: bytes) -> list[bytes]:
-    return path.split(b"/") if path else []
+def follows(path: bytes, names: Sequence[bytes], other: bytes, others: Sequence[bytes]) -> bool:
+    """Whether these are entries of a folder that comes after the other one, or of its next part."""
+    mine, before = (where.split(b"/") if where else [] for where in (path, other))
+    return mine > before or (mine == before and list(names[:1]) > list(others[-1:]))
 
 
 def decode(path: bytes, columns: FolderColumns) -> list[Entry]:

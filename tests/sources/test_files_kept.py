@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pharmabackup.sources import walk
+from pharmabackup.sources import listing
 from pharmabackup.sources.files import Files
 from tests.sources.recording import check_same, dump
 from tests.sources.trees import make, opened, posix
@@ -109,13 +109,13 @@ def test_just_changed_files_are_read_again(tmp_path: Path, monkeypatch: pytest.M
     old = (tmp_path / "old").stat().st_ctime_ns
     (tmp_path / "new").chmod(0o640)
     ctime = (tmp_path / "new").stat().st_ctime_ns
-    monkeypatch.setattr(walk, "RACY", 10**9)
-    monkeypatch.setattr(walk, "time_ns", lambda: max(old + 1, ctime) + 10**9)
+    monkeypatch.setattr(listing, "RACY", 10**9)
+    monkeypatch.setattr(listing, "time_ns", lambda: max(old + 1, ctime) + 10**9)
     first = dump(Files(tmp_path))
     names = opened(monkeypatch)
     dump(Files(tmp_path), first)
     assert names == ["new"]
-    monkeypatch.setattr(walk, "time_ns", lambda: ctime + 10**10)
+    monkeypatch.setattr(listing, "time_ns", lambda: ctime + 10**10)
     second = dump(Files(tmp_path), first)
     names.clear()
     assert dump(Files(tmp_path), second).kept_folders == 1

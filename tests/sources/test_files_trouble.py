@@ -16,7 +16,7 @@ import pytest
 
 from pharmabackup.errors import SourceFailed
 from pharmabackup.format.manifest import EntryKind
-from pharmabackup.sources import reading, tree, walk
+from pharmabackup.sources import listing, pending, reading, tree, walk
 from pharmabackup.sources.files import Files
 from tests.sources.databases import other_process
 from tests.sources.recording import Recorder, check_same, dump
@@ -58,7 +58,7 @@ def test_entries_that_change_between_listing_and_looking(
     fill(tmp_path, "a b/x")
     real = tree.TreeDump._add
 
-    def change(self: Any, listed: walk.Listed) -> None:
+    def change(self: Any, listed: listing.Listed) -> None:
         if not listed.path:
             (tmp_path / "a").unlink()
             (tmp_path / "b/x").unlink()
@@ -81,14 +81,14 @@ def test_entries_that_change_between_listing_and_looking(
 
 def test_link_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("x")
-    real = tree.TreeDump._describe_link
+    real = pending.Pending._describe_link
 
-    def change(self: Any, folder: Any, entry: int) -> None:
+    def change(self: Any, entry: int) -> None:
         (tmp_path / "link").unlink()
         (tmp_path / "link").write_text("a file now")
-        real(self, folder, entry)
+        real(self, entry)
 
-    monkeypatch.setattr(tree.TreeDump, "_describe_link", change)
+    monkeypatch.setattr(pending.Pending, "_describe_link", change)
     assert dump(Files(tmp_path)).findings == [("file-vanished", b"link", "warning")]
 
 
@@ -162,8 +162,8 @@ def test_change_within_one_tick_is_seen_next_time(tmp_path: Path, later: None) -
     recorder = dump(Files(tmp_path), hook=once(b"", act))
     assert recorder.codes() == [("file-changed", b"b")]
     record = recorder.folders[b""]
-    assert record.entries()[b"b"].row == walk.NEVER
-    assert record.entries()[b"a"].row != walk.NEVER
+    assert record.entries()[b"b"].row == listing.NEVER
+    assert record.entries()[b"a"].row != listing.NEVER
 
 
 def test_sparse_file_that_shrinks(tmp_path: Path) -> None:
@@ -260,6 +260,8 @@ def test_what_another_user_may_not_read(tmp_path: Path) -> None:
             recorder = dump(Files(sys.argv[1]))
             print(recorder.codes())
             print(sorted((p, int(e.kind), e.size) for p, e in recorder.tree().items() if e.kind != 1))
+            inner = dump(Files(sys.argv[1] + "/unsearchable"))
+            print({path: int(entry.kind) for path, entry in inner.tree().items()})
         try:
             dump(Files(sys.argv[1] + "/closed"))
         except SourceFailed as error:
@@ -272,7 +274,8 @@ def test_what_another_user_may_not_read(tmp_path: Path) -> None:
     ]
     entries = [(b"a", 0, 100), (b"fine/z", 0, 600), (b"secret", 7, 0), (b"unsearchable/y", 7, 0)]
     here = Path(__file__).parents[2]
-    assert other_process(code, tmp_path, here).splitlines() == [str(expected), str(entries)] * 2 + [
+    inner = {b"": 1, b"y": 7}
+    assert other_process(code, tmp_path, here).splitlines() == [str(expected), str(entries), str(inner)] * 2 + [
         "permission closed"
     ]
 

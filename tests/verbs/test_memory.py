@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ pytestmark = [
 SECRET = "correct horse battery staple"
 SIZE = 300 << 20  # bytes
 PEAK = 150 << 20  # bytes
+FLAT_FILES = 60_000
+FLAT_PEAK = 90 << 20  # bytes
 RUN = """
 import sys
 import pharmabackup as pb
@@ -47,6 +51,24 @@ def test_a_large_stream_needs_little_memory(tmp_path: Path, cheap_kdf: None) -> 
         while piece := one.read(1 << 20):
             assert other.read(1 << 20) == piece
         assert not other.read(1)
+
+
+def test_one_folder_with_very_many_files_needs_little_memory(tmp_path: Path, cheap_kdf: None) -> None:
+    source, where = tmp_path / "source", tmp_path / "repository"
+    source.mkdir()
+    for number in range(FLAT_FILES):
+        os.close(os.open(source / f"document {number:06} of a patient.txt", os.O_CREAT | os.O_WRONLY))
+    (source / "document 000000 of a patient.txt").write_text("changed")
+    pb.Repository.create(where, pb.Passphrase(SECRET)).close()
+    assert _peak(where, tmp_path, source, "") < FLAT_PEAK, "the first backup"
+    time.sleep(2.1)  # else all files have just changed
+    assert _peak(where, tmp_path, source, "") < FLAT_PEAK, "everything is read again"
+    for number in range(0, FLAT_FILES, FLAT_FILES // 5):
+        (source / f"document {number:06} of a patient.txt").write_text("changed")
+        (source / f"document {number + 1:06} of a patient.txt").unlink()
+        (source / f"document {number + 1:06} is new.txt").touch()
+    assert _peak(where, tmp_path, source, "") < FLAT_PEAK, "some files have changed"
+    assert _peak(where, tmp_path, source, "") < FLAT_PEAK, "nothing has changed"
 
 
 def _generate(path: Path) -> None:

@@ -1,0 +1,210 @@
+"""Listing one folder, and looking at what lies in it: what entries are like is packed into one row each.
+
+The rows are what the next run compares. A row that must not be taken as proof then is stored as zeros: of an entry
+that changed less than two seconds before it was looked at, for instance, since it may change again within the same
+tick of the file system's clock (Git calls that "racily clean"). A file system whose clock is behind this machine's by
+more than that is not covered.
+
+Of a large folder only the names are held, those of parts to come joined; rows are made part by part.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from operator import eq
+from time import time_ns
+
+from pharmabackup.sources.base import (
+    BLOCK_DEVICE,
+    CHARACTER_DEVICE,
+    FIFO,
+    FILE,
+    FOLDER,
+    LINK,
+    SOCKET,
+    UNREAD,
+    Sink,
+)
+from pharmabackup.sources.parts import part_end
+from pharmabackup.sources.trouble import GONE, unreadable, unreadable_folder, vanished
+
+ROW = struct.Struct("<IIIQqqQI")  # st_mode, uid, gid, size, mtime, ctime, inode, links
+ROW_SIZE = ROW.size
+NEVER = bytes(ROW_SIZE)  # a row that equals no other: no file has the mode 0
+BLOB_VERSION = b"\1"  # of how names and rows are joined
+RACY = 2_000_000_000  # ns; FAT's clock ticks every two seconds
+TIME_MAX = (1 << 63) - 1
+
+WINDOWS = sys.platform == "win32"
+ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+NAME_SURROGATE = 0x20000000  # a Windows reparse point that leads elsewhere: link, junction, mounted volume
+
+_KINDS = bytearray([UNREAD]) * 256  # by the file type in st_mode
+for _type, _kind in (
+    (stat.S_IFREG, FILE),
+    (stat.S_IFDIR, FOLDER),
+    (stat.S_IFLNK, LINK),
+    (stat.S_IFIFO, FIFO),
+    (stat.S_IFSOCK, SOCKET),
+    (stat.S_IFCHR, CHARACTER_DEVICE),
+    (stat.S_IFBLK, BLOCK_DEVICE),
+):
+    _KINDS[_type >> 12] = _kind
+KINDS = bytes(_KINDS)
+
+
+class RootUnreadable(Exception):
+    """The whole tree cannot be read."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Listed:
+    """A folder and what lies in it, or a part of that."""
+
+    __slots__ = ("device", "fd", "folders", "linked", "names", "path", "rest", "root", "rows", "unsure", "whole")
+
+    def __init__(self, root: str, path: bytes) -> None:
+        self.root = root
+        self.path = path  # from the root
+        self.fd = -1  # open until the walk goes on; -1: it has to be reached by its path
+        self.device = 0
+        self.names: list[bytes] = []  # sorted
+        self.rest: list[bytes] = []  # the names of each part to come, joined; the next part last
+        self.rows: list[bytes] = []
+        self.folders: list[bytes] = []  # names to go into
+        self.unsure: list[int] = []  # entries whose rows must not be taken as proof
+        self.linked = False  # a file in it has several names
+        self.whole = True  # all of the folder was listed
+
+    def place(self, name: bytes = b"") -> str:
+        """The whole path of what lies in it, or its own."""
+        below = b"/".join(filter(None, (self.path, name))).decode(ENCODING, ERRORS)
+        return os.path.join(self.root, below.replace("/", os.sep) if WINDOWS else below) if below else self.root
+
+    def divide(self, names: list[bytes]) -> None:
+        """These are the folder's names: the first part's are its own from now on."""
+        end = part_end(names, 0)
+        self.names = names if end == len(names) else names[:end]
+        while end < len(names):
+            start, end = end, part_end(names, end)
+            self.rest.append(b"\0".join(names[start:end]))
+        self.rest.reverse()
+
+    def next_part(self) -> Listed:
+        """What comes after this part. It is in `rest`, which both share from then on."""
+        part = Listed(self.root, self.path)
+        part.fd, part.device, part.whole, part.rest = self.fd, self.device, self.whole, self.rest
+        part.names = part.rest.pop().split(b"\0")
+        return part
+
+    def blob(self) -> bytes:
+        """The rows as they are, to be compared."""
+        return b"".join((BLOB_VERSION, b"\0".join(self.names), *self.rows))
+
+    def proof(self) -> bytes:
+        """The rows for the next run."""
+        if not self.whole:
+            return b""
+        for i in self.unsure:
+            self.rows[i] = NEVER
+        return self.blob()
+
+
+def list_names(listed: Listed, wanted: Callable[[os.DirEntry[str]], bool] | None, sink: Sink) -> list[bytes]:
+    """The names in a folder that are wanted, sorted. OSError when nothing of it can be listed."""
+    names: list[bytes] = []
+    with os.scandir(listed.fd if listed.fd >= 0 else listed.place()) as entries:
+        try:
+            for entry in entries if wanted is None else filter(wanted, entries):
+                names.append(entry.name.encode(ENCODING, ERRORS))
+        except OSError as error:
+            listed.whole = False
+            unreadable_folder(sink, listed.path, error)
+    names.sort()
+    if any(map(eq, names, islice(names, 1, None))):  # the system may tell one twice when the folder changes meanwhile
+        names = sorted(set(names))
+    return names
+
+
+def look(listed: Listed, sink: Sink) -> None:
+    """Make the rows of what was listed. What is gone is left out."""
+    recent = time_ns() - RACY
+    fd, lstat, prefix = listed.fd, os.lstat, listed.path + b"/" if listed.path else b""
+    add_row, pack, lost = listed.rows.append, ROW.pack, set[bytes]()
+    for name in listed.names:
+        try:
+            status = lstat(name, dir_fd=fd) if fd >= 0 and name != b"." else _look_otherwise(listed, name)
+        except OSError as error:
+            if error.errno in GONE:
+                vanished(sink, prefix + name)
+                lost.add(name)
+            else:
+                unreadable(sink, prefix + name, error)
+                add_row(NEVER)
+            continue
+        mode, inode, _, links, uid, gid, size, _, _, _ = status
+        changed = status.st_ctime_ns
+        if mode & 0o170000 == 0o040000:
+            if name != b".":
+                listed.folders.append(name)
+        elif links > 1:
+            listed.linked = True
+        if changed >= recent or (WINDOWS and status.st_mtime_ns >= recent):
+            listed.unsure.append(len(listed.rows))
+        try:
+            row = pack(mode, uid, gid, size, status.st_mtime_ns, changed, inode, links)
+        except struct.error:  # a time that no i64 holds
+            row = _row(status, mode)
+            listed.unsure.append(len(listed.rows))
+        add_row(row)
+    if lost:
+        listed.names = [name for name in listed.names if name not in lost]
+
+
+def _look_otherwise(listed: Listed, name: bytes) -> os.stat_result:
+    """The root itself, which need not be searchable for that, or what has to be reached by its path."""
+    root = listed.fd if listed.fd >= 0 else listed.root
+    status = os.stat(root) if name == b"." else os.lstat(listed.place(name))
+    if not WINDOWS:
+        return status
+    mode, inode = status.st_mode, status.st_ino & 0xFFFF_FFFF_FFFF_FFFF
+    if getattr(status, "st_reparse_tag", 0) & NAME_SURROGATE:
+        mode = stat.S_IFLNK | stat.S_IMODE(mode)
+    fields = {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": status.st_ctime_ns}
+    return os.stat_result((mode, inode, *status[2:]), fields)
+
+
+def clamped(time: int) -> int:
+    """A time in ns as near as i64 comes: from 1677 to 2262. Some file systems hold more."""
+    return max(-TIME_MAX, min(TIME_MAX, time))
+
+
+def list_file(path: str) -> Iterator[Listed]:
+    """One file, as if it were alone in a folder. RootUnreadable."""
+    recent = time_ns() - RACY
+    folder, name = os.path.split(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise RootUnreadable(error) from error
+    listed = Listed(folder, b"")
+    listed.device = status.st_dev
+    listed.names.append(name.encode(ENCODING, ERRORS))
+    listed.rows.append(_row(status, status.st_mode))
+    listed.linked = status.st_nlink > 1
+    if max(status.st_ctime_ns, status.st_mtime_ns if WINDOWS else 0) >= recent:
+        listed.unsure.append(0)
+    yield listed
+
+
+def _row(status: os.stat_result, mode: int) -> bytes:
+    times = clamped(status.st_mtime_ns), clamped(status.st_ctime_ns)
+    return ROW.pack(mode, status.st_uid, status.st_gid, status.st_size, *times, status.st_ino, status.st_nlink)
