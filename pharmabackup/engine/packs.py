@@ -21,6 +21,7 @@ from pharmabackup.storage.base import Storage, Upload
 
 PACK_TARGET = 32 << 20
 PACK_SLACK = 2 << 20  # how far past its target a pack may grow to waste less padding
+NAMES_TARGET = 8 << 20  # bytes of chunks' names: they are sealed in one go, so that tiny chunks end a pack sooner
 WASTE_MAX = 96 << 10
 DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for each block
 BLOCK_BYTES = 40
@@ -55,8 +56,11 @@ class _Filling:
         self.size += len(data)
 
     def is_full(self) -> bool:
-        """Whether it should end here: it has its size, and little padding would follow."""
-        total = self.size + pack.names_size(self.chunks)
+        """Whether it should end here: it has its size, and little padding would follow; or it has many names."""
+        names = pack.names_size(self.chunks)
+        if names >= NAMES_TARGET:
+            return True
+        total = self.size + names
         if total < PACK_TARGET:
             return False
         total += wire.padded_size(DIRECTORY_BYTES + BLOCK_BYTES * len(self.blocks))

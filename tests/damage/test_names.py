@@ -230,3 +230,24 @@ def test_packs_end_where_blocks_and_names_reach_their_size(place: Place) -> None
     one_block = 100 * (40 + 4 + 32) + 4096
     assert len(sizes) > 3
     assert sizes[-1] < (target + one_block) * 1.12
+
+
+def test_packs_end_where_names_alone_are_many(place: Place) -> None:
+    """They are held and sealed in one go: a pack of tiny files must not need more memory than one of large ones."""
+    noise = random.Random(2)
+    for number in range(1000):
+        (place.documents / f"{number}").write_bytes(noise.randbytes(40))
+    with (
+        mock.patch.object(packs, "NAMES_TARGET", 200 * 32),
+        mock.patch("pharmabackup.engine.contents.BLOCK_CHUNKS", 100),
+    ):
+        place.back_up()
+    with place.open() as repo:
+        assert _codes(repo.check(read_data=1.0)) == []
+        found = {path.name: path.stat().st_size for path in (place.path / "packs").rglob("*") if path.is_file()}
+        directories = [
+            packs.read_directory(repo._unlocked, bytes.fromhex(name), size)[1] for name, size in found.items()
+        ]
+    chunks = [sum(block.count for block in directory.blocks) for directory in directories]
+    assert sum(chunks) > 1000
+    assert max(chunks) < 300
