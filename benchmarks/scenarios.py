@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data import Pharmacy, SmallFiles
-from measure import Run, drop_caches, run, settle, spread, usage_of, warm
+from measure import Run, drop_caches, give_memory, run, settle, spread, usage_of, warm
 from targets import Targets
 from tools import Source, Tool
 
@@ -161,6 +161,7 @@ class Lab:
 
     def _measure(self, key: str, tool: Tool, job: Callable[[], Run], *, cold: bool = False) -> None:
         settle(self.pause)
+        give_memory()
         if cold:
             drop_caches()
         cost = job()

@@ -78,6 +78,7 @@ class Index:
         self._fresh = Fresh()
         self._spill_at = SPILL_ROWS
         self._runs: list[Run] = []
+        self._unsaved = False  # whether there are runs that the cache does not name
 
     # ------------------------------------------------------------ reading
 
@@ -226,6 +227,7 @@ class Index:
         path = str(self._folder / f"{os.urandom(8).hex()}.rows")
         self._runs.append(write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
         self._fresh = Fresh()
+        self._unsaved = True
         if len(self._runs) > RUNS_MAX:
             merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), self._runs)
             self._drop_runs()
@@ -240,7 +242,7 @@ class Index:
 
     def save(self) -> None:
         """Keep what was loaded for the next time; losing it costs time, never data."""
-        if self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
+        if not self._unsaved and self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
             return
         try:
             if self._pending:
@@ -260,6 +262,7 @@ class Index:
                     file.unlink(missing_ok=True)
         except (OSError, StorageFailed):
             return  # a full or read-only state folder, or names that cannot be read now: the next backup reads again
+        self._unsaved = False
 
     def _load_cache(self, listed: set[bytes]) -> None:
         try:

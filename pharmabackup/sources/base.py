@@ -125,7 +125,10 @@ class View(ABC):
 
     @abstractmethod
     def dump(self, sink: Sink) -> Mapping[str, object]:
-        """Put everything into the sink; facts about it (rows counted, versions). SourceFailed."""
+        """Put everything into the sink; facts about it (rows counted, versions). SourceFailed.
+
+        What is wrong with the data has to be found here: the snapshot is committed before the view is closed.
+        """
 
 
 class Source(ABC):

@@ -81,4 +81,5 @@ class _DatabaseView(View):
             stored=[stored],
         )
         sink.folder(b"", columns, b"")
+        view.check()
         return dict(view.facts)

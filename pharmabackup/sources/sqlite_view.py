@@ -66,6 +66,9 @@ class SQLiteView:
     facts: Facts
     dataset: str
     _fd: int = field(repr=False)
+    _written: int | None = field(
+        repr=False
+    )  # when the file that is read was last written to, if that must not change
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`. Returns the number of bytes, less than asked only at the end.
@@ -82,6 +85,11 @@ class SQLiteView:
         else:
             self._fill(offset, buffer[: end - offset])
         return end - offset
+
+    def check(self) -> None:
+        """All was read: that nobody wrote meanwhile who ignores SQLite's locks. SourceFailed."""
+        if self._written is not None and os.fstat(self._fd).st_mtime_ns != self._written:
+            raise source_error("changed", self.dataset, "file written")
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         done = 0
@@ -133,10 +141,12 @@ def view(
             if start.st_size < size:
                 raise source_error("damaged", dataset, "file shorter than its header says")
         mode: Literal["frozen", "copied"] = "frozen" if frozen else "copied"
-        yield SQLiteView(size=size, page_size=facts["page_size"], mode=mode, facts=facts, dataset=dataset, _fd=fd)
-        # Defence in depth against programs that ignore SQLite's locks. Windows sets times late.
-        if frozen and sys.platform != "win32" and os.fstat(fd).st_mtime_ns != start.st_mtime_ns:
-            raise source_error("changed", dataset, "file written")
+        # Windows sets times late.
+        written = start.st_mtime_ns if frozen and sys.platform != "win32" else None
+        page_size = facts["page_size"]
+        yield SQLiteView(
+            size=size, page_size=page_size, mode=mode, facts=facts, dataset=dataset, _fd=fd, _written=written
+        )
 
 
 def _open(stack: ExitStack, path: str, dataset: str, timeout: float) -> tuple[sqlite3.Connection, bool]:

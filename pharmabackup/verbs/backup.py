@@ -14,7 +14,7 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns, steady_ns
 from pharmabackup.engine.dataset import DatasetSink, open_cache
 from pharmabackup.engine.filecache import Remembered
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
@@ -23,6 +23,7 @@ from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
+from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REASON_MAX = 4000  # characters, as the format has it
@@ -329,30 +330,3 @@ def on_same_device(unlocked: Unlocked, source: Source) -> bool:
         return os.stat(root).st_dev == os.stat(location).st_dev
     except OSError:
         return False
-
-
-def history_findings(history: History, location: str) -> list[Finding]:
-    """What is wrong with a repository's history: it goes on, and says so."""
-    found = [
-        Finding(
-            code="snapshot-damaged",
-            severity="critical",
-            subject=name,
-            message=error.message,
-            remedy="Run check. Restore that snapshot from another location.",
-            location=location,
-        )
-        for name, error in sorted(history.damaged.items())
-    ]
-    if history.vanished:
-        found.append(
-            Finding(
-                code="history-forked",
-                severity="critical",
-                subject=history.vanished[0],
-                message=f"{len(history.vanished)} snapshots or marks that this machine has seen are gone.",
-                remedy="Somebody deleted them or turned the storage back: find out who, and why.",
-                location=location,
-            )
-        )
-    return found

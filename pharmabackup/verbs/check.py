@@ -24,9 +24,9 @@ from pharmabackup.format.manifest import EntryKind, FrameType, decode_folder, en
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
-from pharmabackup.verbs.backup import history_findings
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
+from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."

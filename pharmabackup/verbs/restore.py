@@ -21,7 +21,7 @@ from pharmabackup.events import Finding, Progress
 from pharmabackup.results import DatasetResult, Report
 from pharmabackup.sources.base import Source
 from pharmabackup.sources.sqlite import SQLite
-from pharmabackup.verbs.backup import history_findings
+from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark, marker_of
 from pharmabackup.verbs.restore_content import ContentRestorer

@@ -156,9 +156,12 @@ def test_write_past_sqlite_is_noticed(tmp_path: Path) -> None:
     path = make(tmp_path / "db")
     fd = os.open(path, os.O_RDWR)
     try:
-        with pytest.raises(SourceFailed) as caught, view(path, dataset="till"):
+        with view(path, dataset="till") as v:
+            v.check()
             time.sleep(0.02)
             os.pwrite(fd, b"x", 3000)
+            with pytest.raises(SourceFailed) as caught:
+                v.check()
     finally:
         os.close(fd)
     assert caught.value.kind == "changed"

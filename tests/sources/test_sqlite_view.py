@@ -190,7 +190,15 @@ def test_lock_byte_page_is_zeros(tmp_path: Path) -> None:
         f.seek(start - 4096)
         f.write(b"\1" * 3 * 4096)
         facts: Any = {}
-        v = SQLiteView(size=start + 8192, page_size=4096, mode="frozen", facts=facts, dataset="till", _fd=f.fileno())
+        v = SQLiteView(
+            size=start + 8192,
+            page_size=4096,
+            mode="frozen",
+            facts=facts,
+            dataset="till",
+            _fd=f.fileno(),
+            _written=None,
+        )
         expected = b"\1" * 4096 + bytes(4096) + b"\1" * 4096
         for first, last in [(0, 12288), (100, 12288), (4096, 8192), (5000, 5100), (5000, 9000), (0, 4097)]:
             buffer = bytearray(b"\7" * (last - first))

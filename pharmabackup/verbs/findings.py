@@ -1,0 +1,33 @@
+"""Findings that several verbs make."""
+
+from __future__ import annotations
+
+from pharmabackup.engine.history import History
+from pharmabackup.events import Finding
+
+
+def history_findings(history: History, location: str) -> list[Finding]:
+    """What is wrong with a repository's history: it goes on, and says so."""
+    found = [
+        Finding(
+            code="snapshot-damaged",
+            severity="critical",
+            subject=name,
+            message=error.message,
+            remedy="Run check. Restore that snapshot from another location.",
+            location=location,
+        )
+        for name, error in sorted(history.damaged.items())
+    ]
+    if history.vanished:
+        found.append(
+            Finding(
+                code="history-forked",
+                severity="critical",
+                subject=history.vanished[0],
+                message=f"{len(history.vanished)} snapshots or marks that this machine has seen are gone.",
+                remedy="Somebody deleted them or turned the storage back: find out who, and why.",
+                location=location,
+            )
+        )
+    return found
