@@ -149,11 +149,11 @@ class Lab:
                 self._measure(key, tool, partial(job, tool))
 
     def _restore(self, key: str, tools: Mapping[str, Tool], source: Source) -> None:
-        files, size = usage_of(source.paths)
+        files = usage_of(source.paths)[0]
         for _ in range(self.rounds):
             for tool in tools.values():
                 warm([tool.repository])
-                with self.targets.fresh(files, size) as target:
+                with self.targets.fresh(files) as target:
                     self._measure(key, tool, partial(tool.restore, target))
                     pairs = [(source.folder / item, tool.restored(target, item)) for item in source.items]
                     compare: list[str | Path] = [sys.executable, COMPARE, *(path for pair in pairs for path in pair)]
