@@ -21,8 +21,8 @@ from pharmabackup.format.manifest import ExtraField, Folder, FrameType, Manifest
 from pharmabackup.format.transaction import FindingCount, Refs
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink
-from pharmabackup.sources.files import ROW_SIZE
 from pharmabackup.sources.parts import part_end
+from pharmabackup.sources.rows import ROW_SIZE
 
 RECORD_WEIGHT_MAX = 1 << 20  # bytes of additional fields
 FINDINGS_MAX = 10_000  # of one snapshot; more are counted and not told one by one

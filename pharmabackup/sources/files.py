@@ -11,12 +11,10 @@ from pathlib import Path
 from pharmabackup.errors import InvalidInput, SourceFailed, Unsupported
 from pharmabackup.patterns import compile_ancestors, compile_patterns
 from pharmabackup.sources.base import Sink, Source, StrPath, View
-from pharmabackup.sources.listing import ROW_SIZE, WINDOWS, Listed, RootUnreadable, list_file
+from pharmabackup.sources.listing import WINDOWS, Listed, RootUnreadable, list_file
 from pharmabackup.sources.tree import TreeDump
 from pharmabackup.sources.trouble import reason
 from pharmabackup.sources.walk import Walk
-
-__all__ = ["ROW_SIZE", "Files"]
 
 
 class Files(Source):

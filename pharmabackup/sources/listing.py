@@ -31,14 +31,11 @@ from pharmabackup.sources.base import (
     Sink,
 )
 from pharmabackup.sources.parts import part_end
+from pharmabackup.sources.rows import NEVER, ROW, clamped_row
 from pharmabackup.sources.trouble import GONE, unreadable, unreadable_folder, vanished
 
-ROW = struct.Struct("<IIIQqqQI")  # st_mode, uid, gid, size, mtime, ctime, inode, links
-ROW_SIZE = ROW.size
-NEVER = bytes(ROW_SIZE)  # a row that equals no other: no file has the mode 0
 BLOB_VERSION = b"\1"  # of how names and rows are joined
 RACY = 2_000_000_000  # ns; FAT's clock ticks every two seconds
-TIME_MAX = (1 << 63) - 1
 
 WINDOWS = sys.platform == "win32"
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
@@ -162,7 +159,7 @@ def look(listed: Listed, sink: Sink) -> None:
         try:
             row = pack(mode, uid, gid, size, status.st_mtime_ns, changed, inode, links)
         except struct.error:  # a time that no i64 holds
-            row = _row(status, mode)
+            row = clamped_row(status)
             listed.unsure.append(len(listed.rows))
         add_row(row)
     if lost:
@@ -182,11 +179,6 @@ def _look_otherwise(listed: Listed, name: bytes) -> os.stat_result:
     return os.stat_result((mode, inode, *status[2:]), fields)
 
 
-def clamped(time: int) -> int:
-    """A time in ns as near as i64 comes: from 1677 to 2262. Some file systems hold more."""
-    return max(-TIME_MAX, min(TIME_MAX, time))
-
-
 def list_file(path: str) -> Iterator[Listed]:
     """One file, as if it were alone in a folder. RootUnreadable."""
     recent = time_ns() - RACY
@@ -198,13 +190,8 @@ def list_file(path: str) -> Iterator[Listed]:
     listed = Listed(folder, b"")
     listed.device = status.st_dev
     listed.names.append(name.encode(ENCODING, ERRORS))
-    listed.rows.append(_row(status, status.st_mode))
+    listed.rows.append(clamped_row(status))
     listed.linked = status.st_nlink > 1
     if max(status.st_ctime_ns, status.st_mtime_ns if WINDOWS else 0) >= recent:
         listed.unsure.append(0)
     yield listed
-
-
-def _row(status: os.stat_result, mode: int) -> bytes:
-    times = clamped(status.st_mtime_ns), clamped(status.st_ctime_ns)
-    return ROW.pack(mode, status.st_uid, status.st_gid, status.st_size, *times, status.st_ino, status.st_nlink)

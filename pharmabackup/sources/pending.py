@@ -19,8 +19,9 @@ from pharmabackup.sources.base import (
     Sink,
 )
 from pharmabackup.sources.descriptors import Identity
-from pharmabackup.sources.listing import ENCODING, ERRORS, KINDS, ROW, Listed
+from pharmabackup.sources.listing import ENCODING, ERRORS, KINDS, Listed
 from pharmabackup.sources.reading import READ_ATTRIBUTES
+from pharmabackup.sources.rows import ROW
 from pharmabackup.sources.trouble import GONE, unreadable, vanished
 
 OWN_PROC = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from pharmabackup.sources.base import (
     Sink,
 )
 from pharmabackup.sources.descriptors import Identity
-from pharmabackup.sources.listing import ENCODING, ERRORS, ROW, Listed, clamped
+from pharmabackup.sources.listing import ENCODING, ERRORS, Listed
 from pharmabackup.sources.pending import Pending, PendingFile
 from pharmabackup.sources.reading import (
     READ_ATTRIBUTES,
@@ -38,6 +37,7 @@ from pharmabackup.sources.reading import (
     open_file,
     pack_extents,
 )
+from pharmabackup.sources.rows import clamped, inode_and_links
 from pharmabackup.sources.trouble import unreadable
 
 FILES_AHEAD = 128 if hasattr(os, "posix_fadvise") else 1
@@ -46,8 +46,6 @@ ENTRIES_AHEAD = 4096  # of these folders; bounds memory
 QUEUED = 1024  # files waiting for their turn, those kept included
 SMALL = 16 << 10  # up to here a file is read in one go
 CHECK_FILES = 64
-_INODE_LINKS = struct.Struct("<QI")  # the end of a row
-_INODE_AT = ROW.size - _INODE_LINKS.size
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 if sys.platform == "win32":
@@ -69,7 +67,7 @@ class _Unchanged:
     """A folder, or a part of it, that is as it was."""
 
     previous: PreviousFolder
-    entries: int
+    count: int  # of its entries
 
 
 class TreeDump:
@@ -135,7 +133,7 @@ class TreeDump:
             file = PendingFile(entry)
             inode = 0
             if special:
-                inode, links = _INODE_LINKS.unpack_from(rows[entry], _INODE_AT)
+                inode, links = inode_and_links(rows[entry])
                 if links > 1:
                     file.key = device, inode
             kept = known.get(names[entry]) if known else None
@@ -181,7 +179,7 @@ class TreeDump:
         if isinstance(folder, _Unchanged):
             self._sink.keep_folder(folder.previous)
             self._folders.popleft()
-            self._entries -= folder.entries
+            self._entries -= folder.count
         elif folder.files:
             file = folder.files.popleft()
             self._queued -= 1

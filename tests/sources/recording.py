@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pharmabackup.format.manifest import Entry, ExtraField, Folder, Frame, FrameType, entries
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink, Source
-from pharmabackup.sources.files import ROW_SIZE
+from pharmabackup.sources.rows import ROW_SIZE
 
 CHUNK = 4096
 COUNTED_ONLY = 64 << 20  # larger contents are counted, not remembered

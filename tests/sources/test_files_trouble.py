@@ -16,7 +16,7 @@ import pytest
 
 from pharmabackup.errors import SourceFailed
 from pharmabackup.format.manifest import EntryKind
-from pharmabackup.sources import listing, pending, reading, tree, walk
+from pharmabackup.sources import listing, pending, reading, rows, tree, walk
 from pharmabackup.sources.files import Files
 from tests.sources.databases import other_process
 from tests.sources.recording import Recorder, check_same, dump
@@ -162,8 +162,8 @@ def test_change_within_one_tick_is_seen_next_time(tmp_path: Path, later: None) -
     recorder = dump(Files(tmp_path), hook=once(b"", act))
     assert recorder.codes() == [("file-changed", b"b")]
     record = recorder.folders[b""]
-    assert record.entries()[b"b"].row == listing.NEVER
-    assert record.entries()[b"a"].row != listing.NEVER
+    assert record.entries()[b"b"].row == rows.NEVER
+    assert record.entries()[b"a"].row != rows.NEVER
 
 
 def test_sparse_file_that_shrinks(tmp_path: Path) -> None:
