@@ -10,6 +10,7 @@ Of a large folder only the names are held, those of parts to come joined; rows a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -132,7 +133,7 @@ def list_names(listed: Listed, wanted: Callable[[os.DirEntry[str]], bool] | None
 
 
 def look(listed: Listed, sink: Sink) -> None:
-    """Make the rows of what was listed. What is gone is left out."""
+    """Make the rows of what was listed. What is gone is left out. RootUnreadable."""
     recent = time_ns() - RACY
     fd, lstat, prefix = listed.fd, os.lstat, listed.path + b"/" if listed.path else b""
     add_row, pack, lost = listed.rows.append, ROW.pack, set[bytes]()
@@ -140,6 +141,8 @@ def look(listed: Listed, sink: Sink) -> None:
         try:
             status = lstat(name, dir_fd=fd) if fd >= 0 and name != b"." else _look_otherwise(listed, name)
         except OSError as error:
+            if name == b".":  # nothing is where the root is not
+                raise RootUnreadable(error) from error
             if error.errno in GONE:
                 vanished(sink, prefix + name)
                 lost.add(name)
@@ -168,8 +171,12 @@ def look(listed: Listed, sink: Sink) -> None:
 
 def _look_otherwise(listed: Listed, name: bytes) -> os.stat_result:
     """The root itself, which need not be searchable for that, or what has to be reached by its path."""
-    root = listed.fd if listed.fd >= 0 else listed.root
-    status = os.stat(root) if name == b"." else os.lstat(listed.place(name))
+    if name == b".":
+        status = os.stat(listed.fd if listed.fd >= 0 else listed.root)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    else:
+        status = os.lstat(listed.place(name))
     if not WINDOWS:
         return status
     mode, inode = status.st_mode, status.st_ino & 0xFFFF_FFFF_FFFF_FFFF

@@ -11,7 +11,7 @@ import errno
 import os
 from bisect import insort
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,15 +97,14 @@ class Walk:
 
     def _open_root(self) -> Listed:
         root = Listed(self._root, b"")
-        try:
-            if BY_DESCRIPTOR:
-                root.fd = os.open(self._root, FOLDER_FLAGS)
-            root.device = os.stat(root.fd if BY_DESCRIPTOR else self._root).st_dev
-            self._list(root)
-        except OSError as error:
-            if root.fd >= 0:
-                os.close(root.fd)
-            raise RootUnreadable(error) from error
+        with _closed_on_error(root):
+            try:
+                if BY_DESCRIPTOR:
+                    root.fd = os.open(self._root, FOLDER_FLAGS)
+                root.device = os.stat(root.fd if BY_DESCRIPTOR else self._root).st_dev
+                self._list(root)
+            except OSError as error:
+                raise RootUnreadable(error) from error
         return root
 
     def _enter(self, parent: _Level, name: bytes) -> Listed:
@@ -204,6 +203,17 @@ class Walk:
                 level.fd, level.identity = fd, None
             else:
                 os.close(fd)
+
+
+@contextmanager
+def _closed_on_error(listed: Listed) -> Iterator[None]:
+    """Nobody else knows of a folder that is being opened and listed."""
+    try:
+        yield
+    except BaseException:
+        if listed.fd >= 0:
+            os.close(listed.fd)
+        raise
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
