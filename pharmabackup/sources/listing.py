@@ -32,7 +32,7 @@ from pharmabackup.sources.base import (
     Sink,
 )
 from pharmabackup.sources.parts import part_end
-from pharmabackup.sources.rows import NEVER, ROW, clamped_row
+from pharmabackup.sources.rows import NEVER, ROW, UNSEEN, clamped_row
 from pharmabackup.sources.trouble import GONE, unreadable, unreadable_folder, vanished
 
 BLOB_VERSION = b"\1"  # of how names and rows are joined
@@ -148,7 +148,8 @@ def look(listed: Listed, sink: Sink) -> None:
                 lost.add(name)
             else:
                 unreadable(sink, prefix + name, error)
-                add_row(NEVER)
+                listed.unsure.append(len(listed.rows))
+                add_row(UNSEEN)
             continue
         mode, inode, _, links, uid, gid, size, _, _, _ = status
         changed = status.st_ctime_ns
