@@ -75,7 +75,7 @@ class Walk:
                 while listed.rest:
                     self._sink.check()
                     listed = listed.next_part()
-                    self._look(listed)
+                    look(listed, self._sink)
                     level.left += listed.folders
                     if listed.names:
                         yield listed
@@ -110,34 +110,46 @@ class Walk:
     def _enter(self, parent: _Level, name: bytes) -> Listed:
         """Open and list a folder. One that cannot be has a record all the same, and a finding."""
         listed = Listed(self._root, parent.path + b"/" + name if parent.path else name)
-        try:
-            if not BY_DESCRIPTOR:
-                status = os.lstat(listed.place())
-            elif parent.fd < 0:
-                raise FileNotFoundError(errno.ENOENT, "moved")
-            else:
-                decoded = name.decode(ENCODING, ERRORS)
-                listed.fd = os.open(decoded, FOLDER_FLAGS | NO_FOLLOW, dir_fd=parent.fd)
-                status = os.fstat(listed.fd)
-            listed.device = status.st_dev
-            if status.st_dev != parent.device and self._stay:
-                listed.whole = False
-                self._sink.finding(
-                    "mount-not-entered",
-                    listed.path,
-                    "Another file system is mounted here; what lies in it was not read.",
-                    "Back it up as a dataset of its own, or pass one_file_system=False.",
-                    severity="info",
-                )
-            else:
-                self._list(listed)
-        except OSError as error:
+        if len(listed.path) > DEEPEST:
             listed.whole = False
-            if error.errno in GONE:
-                vanished(self._sink, listed.path)
-            else:
-                unreadable_folder(self._sink, listed.path, error)
+            self._sink.finding(
+                "folder-unreadable",
+                listed.path,
+                "The folder lies too deep: its path is longer than 60,000 bytes.",
+                "Back up a folder further down as a dataset of its own.",
+            )
+            return listed
+        with _closed_on_error(listed):
+            try:
+                self._open(listed, parent, name)
+                if listed.device != parent.device and self._stay:
+                    listed.whole = False
+                    self._sink.finding(
+                        "mount-not-entered",
+                        listed.path,
+                        "Another file system is mounted here; what lies in it was not read.",
+                        "Back it up as a dataset of its own, or pass one_file_system=False.",
+                        severity="info",
+                    )
+                else:
+                    self._list(listed)
+            except OSError as error:
+                listed.whole = False
+                if error.errno in GONE:
+                    vanished(self._sink, listed.path)
+                else:
+                    unreadable_folder(self._sink, listed.path, error)
         return listed
+
+    def _open(self, listed: Listed, parent: _Level, name: bytes) -> None:
+        if not BY_DESCRIPTOR:
+            status = os.lstat(listed.place())
+        elif parent.fd < 0:
+            raise FileNotFoundError(errno.ENOENT, "moved")
+        else:
+            listed.fd = os.open(name.decode(ENCODING, ERRORS), FOLDER_FLAGS | NO_FOLLOW, dir_fd=parent.fd)
+            status = os.fstat(listed.fd)
+        listed.device = status.st_dev
 
     def _list(self, listed: Listed) -> None:
         """List a folder and look at its first part. OSError when nothing of it can be listed."""
@@ -146,13 +158,7 @@ class Walk:
         if not listed.path:
             insort(names, b".")
         listed.divide(names)
-        self._look(listed)
-
-    def _look(self, listed: Listed) -> None:
         look(listed, self._sink)
-        if listed.folders and len(listed.path) + 1 + NAME_MAX > DEEPEST:
-            prefix = listed.path + b"/"
-            listed.folders = [name for name in listed.folders if self._short_enough(prefix + name)]
 
     def _is_wanted(self, folder: bytes, entry: os.DirEntry[str]) -> bool:
         """What the patterns say. A folder that may hold something included is wanted."""
@@ -165,17 +171,6 @@ class Walk:
             return True
         assert leads_on is not None
         return leads_on(path) and _is_folder(entry)
-
-    def _short_enough(self, path: bytes) -> bool:
-        if len(path) <= DEEPEST:
-            return True
-        self._sink.finding(
-            "folder-unreadable",
-            path[:PATH_MAX],
-            "The folder lies too deep: its path is longer than 60,000 bytes.",
-            "Back up a folder further down as a dataset of its own.",
-        )
-        return False
 
     # ------------------------------------------------------------ descriptors of the folders above
 
