@@ -120,6 +120,11 @@ class Pending:
         self.columns.sizes[entry] = 0
         self.listed.unsure.append(entry)
 
+    def broken_off(self, entry: int, error: OSError) -> None:
+        """What was stored of it cannot be taken back; whether that is all of it, or as it was, nobody knows."""
+        unreadable(self.sink, self.path(entry), error, stored=self.columns.stored[entry])
+        self.listed.unsure.append(entry)
+
     def changed(self, entry: int) -> None:
         self.sink.finding(
             "file-changed",

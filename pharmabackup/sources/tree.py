@@ -38,7 +38,6 @@ from pharmabackup.sources.reading import (
     pack_extents,
 )
 from pharmabackup.sources.rows import clamped, inode_and_links
-from pharmabackup.sources.trouble import unreadable
 
 FILES_AHEAD = 128 if hasattr(os, "posix_fadvise") else 1
 FOLDERS_AHEAD = 256
@@ -246,31 +245,42 @@ class TreeDump:
             return
         try:
             chunks, stored = self._sink.file(fd, size)
-            after = os.fstat(fd)
         except OSError as error:
             folder.failed(entry, error)
             return
-        columns.chunks[entry], columns.stored[entry] = chunks, stored
-        if stored != size or clamped(after.st_mtime_ns) != columns.mtimes[entry]:
-            columns.sizes[entry] = stored
-            folder.changed(entry)
+        columns.chunks[entry], columns.stored[entry], columns.sizes[entry] = chunks, stored, stored
+        try:
+            mtime = clamped(os.fstat(fd).st_mtime_ns)
+        except OSError as error:
+            if not stored:
+                folder.failed(entry, error)
+                return
+            folder.broken_off(entry, error)
+        else:
+            if stored != size or mtime != columns.mtimes[entry]:
+                folder.changed(entry)
         if READ_ATTRIBUTES is not None and has_attributes(fd):
             folder.note_attributes(entry, fd)
 
     def _store_large(self, folder: Pending, entry: int, fd: int) -> None:
         """What was stored of it counts, whatever the folder said before."""
         columns = folder.columns
-        size = columns.sizes[entry]
+        size, mtime = size_after, mtime_after = columns.sizes[entry], columns.mtimes[entry]
         try:
             found = extents(fd, size)
             reader = Reader(fd, found)
             chunks, stored = self._sink.stream(reader.read_into)
-            after = os.fstat(fd)
         except OSError as error:
             folder.failed(entry, error)
             return
-        if reader.error is not None and not stored:
-            folder.failed(entry, reader.error)
+        broken = reader.error
+        try:
+            after = os.fstat(fd)
+            size_after, mtime_after = after.st_size, clamped(after.st_mtime_ns)
+        except OSError as error:
+            broken = broken or error
+        if broken is not None and not stored:
+            folder.failed(entry, broken)
             return
         columns.chunks[entry], columns.stored[entry] = chunks, stored
         whole = stored == (size if found is None else sum(length for _, length in found))
@@ -279,12 +289,11 @@ class TreeDump:
         else:
             if not whole:
                 found = cut_extents(found, stored)
-                columns.sizes[entry] = max(sum(found[-1]) if found else 0, min(size, after.st_size))
+                columns.sizes[entry] = max(sum(found[-1]) if found else 0, min(size, size_after))
             columns.extras.append((entry, EXTENTS, pack_extents(found)))
-        if reader.error is not None:
-            unreadable(self._sink, folder.path(entry), reader.error, stored=stored)
-            folder.listed.unsure.append(entry)
-        elif not whole or (after.st_size, clamped(after.st_mtime_ns)) != (size, columns.mtimes[entry]):
+        if broken is not None:
+            folder.broken_off(entry, broken)
+        elif not whole or (size_after, mtime_after) != (size, mtime):
             folder.changed(entry)
         if READ_ATTRIBUTES is not None and has_attributes(fd):
             folder.note_attributes(entry, fd)
