@@ -79,9 +79,13 @@ def is_known(key: Identity) -> bool:
 
 
 def close(fd: int) -> None:
-    """Close a descriptor, unless its file has become one of those since it was opened."""
+    """Close a descriptor, unless its file has become one of those since it was opened, or may have."""
     with _mutex:
-        if not _known or sys.platform == "win32" or identity(os.fstat(fd)) not in _known:
+        try:
+            closing = not _known or sys.platform == "win32" or identity(os.fstat(fd)) not in _known
+        except OSError:  # one descriptor that stays open does less harm than locks that are dropped
+            closing = False
+        if closing:
             os.close(fd)
 
 

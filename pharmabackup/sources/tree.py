@@ -96,7 +96,7 @@ class TreeDump:
                 if isinstance(folder, Pending):
                     for file in folder.files:
                         if file.fd >= 0:
-                            os.close(file.fd)
+                            descriptors.close(file.fd)
 
     # ------------------------------------------------------------ ahead: comparing and opening
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,50 @@ def test_reader_without_an_error_has_none(tmp_path: Path) -> None:
         buffer = memoryview(bytearray(2))
         assert [reader.read_into(buffer) for _ in range(3)] == [2, 1, 0]
         assert reader.error is None
+
+
+def test_database_that_is_opened_when_the_dump_ends(tmp_path: Path) -> None:
+    """Its file waits to be read, and must not be closed either: that would drop the locks of the view."""
+    fill(tmp_path, "a")
+    path = make_database(tmp_path / "db", rows=100)
+    probe = """
+        import sqlite3, sys
+        try:
+            sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("PRAGMA journal_mode = DELETE")
+            print("it has no lock")
+        except sqlite3.OperationalError as error:
+            print(error)
+    """
+    with ExitStack() as views:
+
+        def cancel() -> None:
+            views.enter_context(SQLite(path).view(scratch=tmp_path))
+            raise Cancelled("The backup was cancelled.")
+
+        with pytest.raises(Cancelled):
+            dump(Files(tmp_path), hook=once(b"/a", cancel))
+        assert other_process(probe, path) == "database is locked"
+
+
+def test_file_of_which_nothing_can_be_told_is_not_closed_beside_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the database's own: closing it could drop SQLite's locks."""
+    fill(tmp_path, "a b")
+    path = make_database(tmp_path / "db", rows=3)
+    real, own = os.fstat, (tmp_path / "a").stat()
+    opened: list[int] = []
+
+    def fail(fd: int) -> os.stat_result:
+        status = real(fd)
+        if os.path.samestat(status, own):
+            opened.append(fd)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return status
+
+    with SQLite(path).view(scratch=tmp_path), monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        recorder = dump(Files(tmp_path, exclude=["db*"]))
+    assert recorder.codes() == [("file-unreadable", b"a")]
+    assert recorder.content(b"b") == b"b" * 100
+    os.close(opened[0])
