@@ -69,6 +69,14 @@ class _Unchanged:
     count: int  # of its entries
 
 
+@dataclass(slots=True)
+class _SeveralNames:
+    """A file with several names."""
+
+    first: bytes = b""  # empty: it waits
+    dumped: int = 0  # names
+
+
 class TreeDump:
     """One dump of one tree."""
 
@@ -76,7 +84,7 @@ class TreeDump:
         self._sink = sink
         self._folders: deque[Pending | _Unchanged] = deque()
         self._entries = 0  # of these
-        self._links: dict[Identity, bytes] = {}  # of files with several names, the first; empty: it waits
+        self._links: dict[Identity, _SeveralNames] = {}  # of which more names are to come, in this tree or elsewhere
         self._open = 0
         self._queued = 0
         self._done = 0
@@ -144,8 +152,8 @@ class TreeDump:
                 file.key = device, inode
             elif file.key is None or file.key not in self._links:
                 self._open_file(listed, names[entry], file, own=user == 0 or user == uids[entry])
-            if file.key is not None:
-                self._links.setdefault(file.key, b"")
+            if file.key is not None and file.key not in self._links:
+                self._links[file.key] = _SeveralNames()
             folder.files.append(file)
             self._queued += 1
             while self._open >= self._ahead or self._queued >= QUEUED:
@@ -204,10 +212,29 @@ class TreeDump:
         self._open -= 1
 
     def _take(self, folder: Pending, file: PendingFile) -> None:
+        if file.key is None:
+            self._take_content(folder, file)
+        else:
+            self._take_name(folder, file, file.key)
+
+    def _take_name(self, folder: Pending, file: PendingFile, key: Identity) -> None:
+        """One of a file's several names. After the last one the file is forgotten: memory would grow with them."""
+        entry = file.entry
+        names = self._links.setdefault(key, _SeveralNames())
+        if names.first:
+            folder.columns.extras.append((entry, SAME_FILE, names.first))
+        else:
+            self._take_content(folder, file)
+            if entry in folder.gone:
+                return
+            if folder.columns.kinds[entry] == FILE:
+                names.first = folder.path(entry)
+        names.dumped += 1
+        if names.dumped >= inode_and_links(folder.listed.rows[entry])[1]:
+            del self._links[key]
+
+    def _take_content(self, folder: Pending, file: PendingFile) -> None:
         columns, entry, key = folder.columns, file.entry, file.key
-        if key is not None and (first := self._links.get(key)):
-            columns.extras.append((entry, SAME_FILE, first))
-            return
         if file.kept is not None:
             kept = file.kept
             self._sink.keep_file(kept)
@@ -219,8 +246,6 @@ class TreeDump:
             folder.failed(entry, file.error)
         elif key is not None:
             self._store_late(folder, file, key)
-        if key is not None and columns.kinds[entry] == FILE and entry not in folder.gone:
-            self._links[key] = folder.path(entry)
 
     def _store_late(self, folder: Pending, file: PendingFile, key: Identity) -> None:
         """A file that must not be opened here, or another name of one of which the first could not be read."""
