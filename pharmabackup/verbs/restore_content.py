@@ -46,7 +46,7 @@ class ContentRestorer:
         self._lost: list[Entry] = []
 
     def run(self, wanted: Callable[[bytes], bool] | None) -> None:
-        """Folders first, content as it is found, then what has no content."""
+        """Folders and empty files first, content as it is found, then links and further names."""
         try:
             later = self._names(wanted)
             self._wait(windows=0)
@@ -65,7 +65,11 @@ class ContentRestorer:
             self._target.special(entry)
 
     def _names(self, wanted: Callable[[bytes], bool] | None) -> list[Entry]:
-        """Go through the manifest; what is to be made when all content is there."""
+        """Go through the manifest; what is to be made when all content is there.
+
+        A further name needs the file that it names. And as long as anything is still written there are no links that
+        it could be led through, though nothing follows any. All else is made at once: there may be a million.
+        """
         later: list[Entry] = []
         window: list[Entry] = []
         for folder in self._reader.entries():
@@ -78,7 +82,12 @@ class ContentRestorer:
                 else:
                     if wanted is not None:
                         self._target.parents(entry)
-                    (window if entry.stored else later).append(entry)
+                    if entry.stored:
+                        window.append(entry)
+                    elif entry.kind == EntryKind.LINK or entry.same_file is not None:
+                        later.append(entry)
+                    else:
+                        self._target.special(entry)
                 self.files += entry.kind == EntryKind.FILE
             if len(window) >= WINDOW_FILES:
                 self._begin(window)
