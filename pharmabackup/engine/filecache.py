@@ -63,7 +63,7 @@ class RememberedFolder(PreviousFolder):
         self.first_byte = first_byte
         self._row_size = row_size
 
-    def manifest_entries(self) -> list[Entry]:
+    def _manifest_entries(self) -> list[Entry]:
         found: list[Entry] = []
         start = self.first_byte
         for frame in read_frames((self.record.frames,)):
@@ -72,7 +72,10 @@ class RememberedFolder(PreviousFolder):
         return found
 
     def entries(self) -> dict[bytes, Kept]:
-        known = self.manifest_entries()
+        try:
+            known = self._manifest_entries()
+        except Damaged:
+            return {}
         rows = self.rows[len(self.rows) - len(known) * self._row_size :] if self.rows else b""
         if not rows:
             return {}

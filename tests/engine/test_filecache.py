@@ -1,0 +1,77 @@
+"""What this machine remembers of a dataset: whatever is wrong with it costs reading, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine.filecache import FileCache, FolderRecord, RememberedFolder
+from pharmabackup.format.manifest import Folder, FrameType, frame
+from pharmabackup.sources import listing
+from pharmabackup.sources.rows import ROW_SIZE
+from tests.sources.trees import opened, posix
+from tests.trees import describe
+
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backups happen ten seconds later, when nothing has just changed."""
+    monkeypatch.setattr(listing, "time_ns", lambda: time.time_ns() + 10**10)
+
+
+def make(root: Path) -> Path:
+    for folder in ("a", "b"):
+        (root / folder).mkdir(parents=True)
+        for name in ("x", "y"):
+            (root / folder / name).write_text(f"{folder}/{name}")
+    return root
+
+
+def undecodable() -> dict[str, bytes]:
+    column = bytes(8)
+    names = Folder(b"", b"a\0a", bytes(2), column, column, column, column * 2, column * 2, column, ())
+    no_folder = Folder(b"", b".", b"\7", bytes(4), bytes(4), bytes(4), column, column, bytes(4), ())
+    whole = frame(FrameType.FOLDER, names)
+    return {
+        "a root that is no folder": frame(FrameType.FOLDER, no_folder),
+        "a name twice": whole,
+        "cut off": whole[:-1],
+        "no record": whole[:21] + b"\xc1" * (len(whole) - 21),
+        "zeros": bytes(100),
+    }
+
+
+@pytest.mark.parametrize("what", undecodable())
+def test_record_that_cannot_be_decoded_holds_nothing(what: str) -> None:
+    record = FolderRecord(b"", b"a", b"\1a\0a" + b"r" * 2 * ROW_SIZE, undecodable()[what], 0, 0, 0, 0)
+    assert RememberedFolder(record, 0, 0, ROW_SIZE).entries() == {}
+
+
+@posix
+def test_folder_whose_record_cannot_be_decoded_is_read_anew(
+    tmp_path: Path, make_repo: MakeRepo, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, root = make_repo(), make(tmp_path / "site")
+    real = FileCache.add
+
+    def spoil(self: FileCache, record: FolderRecord) -> None:
+        if record.path == b"a":
+            record.frames = record.frames[:-1]
+        real(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileCache, "add", spoil)
+        repo.backup([pb.Files(root)])
+    (root / "a/x").write_text("changed")
+    (root / "b/x").write_text("changed")
+    names = opened(monkeypatch)
+    repo.backup([pb.Files(root)])
+    assert sorted(name for name in names if name in "xy") == ["x", "x", "y"], "y of the other folder is known"
+    repo.restore(tmp_path / "out")
+    assert describe(tmp_path / "out/site") == describe(root)
