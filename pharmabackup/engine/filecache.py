@@ -11,7 +11,9 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -113,6 +115,7 @@ class Remembered:
         self.page_size = state.page_size
         self._path = folder / state.folders
         self._key = key
+        self._file: BinaryIO | None = None
 
     def folders(self, row_size: int) -> Iterator[RememberedFolder]:
         """All folders in the order of the dump; fewer when the cache is damaged."""
@@ -120,6 +123,7 @@ class Remembered:
         name = self._path.name.encode()
         try:
             with open(self._path, "rb") as file:
+                self._file = file
                 number = 0
                 while head := file.read(LENGTH.size):
                     sealed = file.read(LENGTH.unpack(head)[0])
@@ -131,6 +135,11 @@ class Remembered:
                     number += 1
         except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError, struct.error, Damaged):
             return
+
+    def close(self) -> None:
+        """No more folders are asked for: Windows does not remove a file that is open."""
+        if self._file is not None:
+            self._file.close()
 
 
 class FileCache:
@@ -194,11 +203,14 @@ class FileCache:
                     page_size=page_size,
                 )
                 replace(self._folder / "state", self._key.seal(msgspec.msgpack.encode(state), b"file cache"))
-            for file in self._folder.iterdir():
-                if file.name not in ("state", self._name) or self._broken:
-                    file.unlink(missing_ok=True)
+            others = [
+                file for file in self._folder.iterdir() if file.name not in ("state", self._name) or self._broken
+            ]
         except OSError:
             return
+        for file in others:
+            with suppress(OSError):  # another process has it open; the next backup tries again
+                file.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """The snapshot was not committed."""

@@ -217,7 +217,8 @@ class _Run:
         transaction = Transaction(unlocked, self._ground)
         sink: DatasetSink | None = None
         try:
-            sink = DatasetSink(unlocked, transaction, source.name, self._remembered(source.name), reporter.step)
+            remembered = self._remembered(source.name)
+            sink = DatasetSink(unlocked, transaction, source.name, remembered, reporter.step)
             assert cut.view is not None
             facts = cut.view.dump(sink)
             dumped = sink.finish()
@@ -254,6 +255,8 @@ class _Run:
             transaction.abandon()
             raise
         transaction.close()
+        if remembered is not None:
+            remembered.close()
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
         self._sequence += 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +78,47 @@ def test_folder_whose_record_cannot_be_decoded_is_read_anew(
     assert sorted(name for name in names if name in "xy") == ["x", "x", "y"], "y of the other folder is known"
     repo.restore(tmp_path / "out")
     assert describe(tmp_path / "out/site") == describe(root)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_nothing_of_it_is_open_when_the_next_one_is_saved(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no open file."""
+    repo, root = make_repo(), make(tmp_path / "site")
+    real, found = FileCache.save, []
+
+    def save(self: FileCache, **what: Any) -> None:
+        for fd in os.listdir("/proc/self/fd"):
+            place = Path("/proc/self/fd", fd)
+            found.extend([os.readlink(place)] if place.exists() else [])
+        real(self, **what)
+
+    monkeypatch.setattr(FileCache, "save", save)
+    repo.backup([pb.Files(root)])
+    (root / "a/x").unlink()
+    repo.backup([pb.Files(root)])
+    assert found
+    assert not [path for path in found if path.startswith(os.environ["PHARMABACKUP_STATE"]) and "datasets" in path]
+
+
+def test_one_file_that_cannot_be_removed_does_not_keep_the_others(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, root = make_repo(), make(tmp_path / "site")
+    repo.backup([pb.Files(root)])
+    folder = next(Path(os.environ["PHARMABACKUP_STATE"]).rglob("*.folders")).parent
+    for number in range(5):
+        (folder / f"{number}.folders").touch()
+    real, refused = Path.unlink, []
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.parent == folder and not refused:
+            refused.append(self.name)
+            raise PermissionError(13, "Another process has it open")
+        real(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    repo.backup([pb.Files(root)])
+    left = {path.name for path in folder.iterdir()} - {"state", *refused}
+    assert len(refused) == len(left) == 1
