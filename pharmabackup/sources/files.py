@@ -101,7 +101,7 @@ class Files(Source):
 
     def _folders(self, sink: Sink) -> Iterator[Listed]:
         if not os.path.isdir(self._path):
-            return list_file(_extended(os.path.realpath(self._path)))
+            return list_file(_extended(os.path.realpath(self._path)), sink)
         return Walk(
             _extended(self._path),
             sink,

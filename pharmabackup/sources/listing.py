@@ -97,7 +97,7 @@ class Listed:
         self.rest.reverse()
 
     def next_part(self) -> Listed:
-        """What comes after this part. It is in `rest`, which both share from then on."""
+        """What comes after this part. Both share `rest`, from which it is taken, and the descriptor."""
         part = Listed(self.root, self.path)
         part.fd, part.device, part.whole, part.rest = self.fd, self.device, self.whole, self.rest
         part.names = part.rest.pop().split(b"\0")
@@ -132,8 +132,8 @@ def list_names(listed: Listed, wanted: Callable[[os.DirEntry[str]], bool] | None
     return names
 
 
-def look(listed: Listed, sink: Sink) -> None:
-    """Make the rows of what was listed. What is gone is left out. RootUnreadable."""
+def look(listed: Listed, sink: Sink, root: bytes = b".") -> None:
+    """Make the rows of what was listed. What is gone is left out. RootUnreadable: it is the one of that name."""
     recent = time_ns() - RACY
     fd, lstat, prefix = listed.fd, os.lstat, listed.path + b"/" if listed.path else b""
     add_row, pack, lost = listed.rows.append, ROW.pack, set[bytes]()
@@ -141,7 +141,7 @@ def look(listed: Listed, sink: Sink) -> None:
         try:
             status = lstat(name, dir_fd=fd) if fd >= 0 and name != b"." else _look_otherwise(listed, name)
         except OSError as error:
-            if name == b".":  # nothing is where the root is not
+            if name == root:  # nothing is where the root is not
                 raise RootUnreadable(error) from error
             if error.errno in GONE:
                 vanished(sink, prefix + name)
@@ -187,19 +187,16 @@ def _look_otherwise(listed: Listed, name: bytes) -> os.stat_result:
     return os.stat_result((mode, inode, *status[2:]), fields)
 
 
-def list_file(path: str) -> Iterator[Listed]:
-    """One file, as if it were alone in a folder. RootUnreadable."""
-    recent = time_ns() - RACY
+def list_file(path: str, sink: Sink) -> Iterator[Listed]:
+    """One file, as if it were alone in a folder; its path leads through no link. RootUnreadable."""
     folder, name = os.path.split(path)
+    listed = Listed(folder, b"")
+    listed.names.append(name.encode(ENCODING, ERRORS))
     try:
-        status = os.stat(path)
+        listed.device = os.stat(path).st_dev
     except OSError as error:
         raise RootUnreadable(error) from error
-    listed = Listed(folder, b"")
-    listed.device = status.st_dev
-    listed.names.append(name.encode(ENCODING, ERRORS))
-    listed.rows.append(clamped_row(status))
-    listed.linked = status.st_nlink > 1
-    if max(status.st_ctime_ns, status.st_mtime_ns if WINDOWS else 0) >= recent:
-        listed.unsure.append(0)
+    look(listed, sink, root=listed.names[0])
+    if not stat.S_ISREG(ROW.unpack(listed.rows[0])[0]):
+        raise RootUnreadable(FileNotFoundError(errno.ENOENT, "replaced"))
     yield listed
