@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from operator import eq
 from time import time_ns
@@ -105,15 +105,22 @@ class Listed:
 
     def blob(self) -> bytes:
         """The rows as they are, to be compared."""
-        return b"".join((BLOB_VERSION, b"\0".join(self.names), *self.rows))
+        return _joined(self.names, self.rows)
 
-    def proof(self) -> bytes:
-        """The rows for the next run."""
+    def proof(self, gone: Collection[int]) -> bytes:
+        """The rows for the next run, without those of entries that are gone."""
         if not self.whole:
             return b""
         for i in self.unsure:
             self.rows[i] = NEVER
-        return self.blob()
+        if not gone:
+            return self.blob()
+        left = [i for i in range(len(self.names)) if i not in gone]
+        return _joined([self.names[i] for i in left], [self.rows[i] for i in left])
+
+
+def _joined(names: list[bytes], rows: list[bytes]) -> bytes:
+    return b"".join((BLOB_VERSION, b"\0".join(names), *rows))
 
 
 def list_names(listed: Listed, wanted: Callable[[os.DirEntry[str]], bool] | None, sink: Sink) -> list[bytes]:

@@ -137,11 +137,11 @@ class Pending:
     # ------------------------------------------------------------ the end
 
     def hand_over(self) -> None:
-        columns = self.columns
-        if self.gone:
-            _drop(columns, set(self.gone))
+        columns, gone = self.columns, set(self.gone)
+        if gone:
+            _drop(columns, gone)
         columns.extras.sort()
-        self.sink.folder(self.listed.path, columns, b"" if self.gone else self.listed.proof())
+        self.sink.folder(self.listed.path, columns, self.listed.proof(gone))
 
 
 def _drop(columns: FolderColumns, gone: set[int]) -> None:

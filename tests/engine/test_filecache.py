@@ -15,6 +15,7 @@ import pharmabackup as pb
 from pharmabackup.engine.filecache import FileCache, FolderRecord, RememberedFolder
 from pharmabackup.format.manifest import Folder, FrameType, frame
 from pharmabackup.sources import listing
+from pharmabackup.sources.pending import Pending
 from pharmabackup.sources.rows import ROW_SIZE
 from tests.sources.trees import opened, posix
 from tests.trees import describe
@@ -78,6 +79,36 @@ def test_folder_whose_record_cannot_be_decoded_is_read_anew(
     assert sorted(name for name in names if name in "xy") == ["x", "x", "y"], "y of the other folder is known"
     repo.restore(tmp_path / "out")
     assert describe(tmp_path / "out/site") == describe(root)
+
+
+@posix
+def test_one_vanished_file_does_not_cost_the_others_of_its_folder(
+    tmp_path: Path, make_repo: MakeRepo, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, root = make_repo(), tmp_path / "site"
+    root.mkdir()
+    for number in range(100):
+        (root / f"{number:02}").write_text(f"{number}")
+    (root / "link").symlink_to("00")
+    real = Pending.describe
+
+    def describe_late(self: Pending) -> None:
+        (root / "50").unlink(missing_ok=True)
+        real(self)
+
+    with monkeypatch.context() as patch, pytest.raises(pb.Incomplete):
+        patch.setattr(Pending, "describe", describe_late)
+        repo.backup([pb.Files(root)])
+    names = opened(monkeypatch)
+    (root / "50").write_text("back")
+    (root / "99").write_text("changed")
+    repo.backup([pb.Files(root)])
+    assert [name for name in names if name.isdigit()] == ["50", "99"]
+    repo.restore(tmp_path / "out")
+    assert describe(tmp_path / "out/site") == describe(root)
+    names.clear()
+    repo.backup([pb.Files(root)])
+    assert not [name for name in names if name.isdigit()]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")

@@ -83,7 +83,7 @@ class Recorder(Sink):
         self.asked.append((path, list(names)))
         known = [part for part in self.before.parts if part.path == path] if self.before is not None else []
         for part in known:
-            if len(known) == 1 or part.columns.names[-1:] == list(names[-1:]):
+            if len(known) == 1 or part.columns.names == list(names):
                 return part
         return Together(known) if known else None
 

@@ -20,7 +20,7 @@ from pharmabackup.sources import listing, pending, reading, rows, tree, walk
 from pharmabackup.sources.files import Files
 from tests.sources.databases import other_process
 from tests.sources.recording import Recorder, check_same, dump
-from tests.sources.trees import count_descriptors, fill, once
+from tests.sources.trees import count_descriptors, fill, once, opened
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
@@ -38,11 +38,32 @@ def test_file_that_is_removed_before_it_is_opened(
     monkeypatch.setattr(tree, "FILES_AHEAD", 1)
     recorder = dump(Files(tmp_path), hook=once(b"/a", (tmp_path / "c").unlink))
     assert recorder.findings == [("file-vanished", b"c", "warning")]
-    assert recorder.folders[b""].rows == b"", "its rows and entries do not fit together"
     assert set(recorder.tree()) == {b"", b"a", b"b", b"d", b"e"}
     assert recorder.tree()[b"e"].link_target == b"a"
     assert recorder.content(b"d") == b"d" * 100
-    check_same(dump(Files(tmp_path), recorder), tmp_path)
+    again = dump(Files(tmp_path), recorder)
+    check_same(again, tmp_path)
+    assert (again.read_files, again.kept_files) == (0, 3)
+
+
+def test_what_replaces_a_vanished_file_is_read(
+    tmp_path: Path, later: None, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What is said of the entries after it is said of them still: that one of them is no proof, too."""
+    fill(tmp_path, "a b c d e")
+    monkeypatch.setattr(tree, "FILES_AHEAD", 1)
+
+    def act() -> None:
+        (tmp_path / "b").unlink()
+        (tmp_path / "d").write_bytes(b"D" * 100)
+
+    recorder = dump(Files(tmp_path), hook=once(b"/a", act))
+    assert recorder.codes() == [("file-changed", b"d"), ("file-vanished", b"b")]
+    (tmp_path / "b").write_text("it is back")
+    names = opened(monkeypatch)
+    again = dump(Files(tmp_path), recorder)
+    check_same(again, tmp_path)
+    assert names == ["b", "d"]
 
 
 def test_file_that_is_removed_while_it_is_open(tmp_path: Path) -> None:
