@@ -88,13 +88,14 @@ class Listed:
         return os.path.join(self.root, below.replace("/", os.sep) if WINDOWS else below) if below else self.root
 
     def divide(self, names: list[bytes]) -> None:
-        """These are the folder's names: the first part's are its own from now on."""
-        end = part_end(names, 0)
-        self.names = names if end == len(names) else names[:end]
-        while end < len(names):
-            start, end = end, part_end(names, end)
-            self.rest.append(b"\0".join(names[start:end]))
-        self.rest.reverse()
+        """These are all of the folder's names. The first part's stay, the others are freed as they are joined."""
+        ends = [part_end(names, 0)]
+        while ends[-1] < len(names):
+            ends.append(part_end(names, ends[-1]))
+        for start in reversed(ends[:-1]):
+            self.rest.append(b"\0".join(names[start:]))
+            del names[start:]
+        self.names = names
 
     def next_part(self) -> Listed:
         """What comes after this part. Both share `rest`, from which it is taken, and the descriptor."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from bisect import bisect
+from itertools import pairwise
 
+from pharmabackup.sources.listing import Listed
 from pharmabackup.sources.parts import PART_MAX, PART_MIN, part_end
 
 
@@ -62,3 +65,26 @@ def test_an_end_that_is_gone_joins_two_parts() -> None:
     assert gone not in after
     assert after[:3] == before[:3]
     assert after[bisect(after, before[5]) :] == before[6:]
+
+
+def test_names_that_wait_are_joined_and_freed() -> None:
+    """Each name is in memory once, but for those of the part that is being joined."""
+    names = [b"%040d" % number for number in range(50_000)]
+    expected = [names[start:end] for start, end in pairwise([0, *ends(names)])]
+    listed = Listed("/", b"")
+    tracemalloc.start()
+    try:
+        held = [bytes(bytearray(name)) for name in names]
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        listed.divide(held)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < before * 1.1
+    assert after < before * 0.6
+    found = [listed.names]
+    while listed.rest:
+        listed = listed.next_part()
+        found.append(listed.names)
+    assert found == expected
