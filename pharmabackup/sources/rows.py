@@ -8,9 +8,7 @@ import struct
 ROW = struct.Struct("<IIIQqqQI")  # st_mode, uid, gid, size, mtime, ctime, inode, links
 ROW_SIZE = ROW.size
 NEVER = bytes(ROW_SIZE)  # stored instead of a row that must not be taken as proof: no entry has the mode 0
-UNSEEN = ROW.pack(
-    0, 0, 0, 0, 0, 0, 0, 1
-)  # of an entry that could not be looked at: never stored, so nothing equals it
+UNSEEN = ROW.pack(0, 0, 0, 0, 0, 0, 0, 1)  # of what could not be looked at: never stored, so nothing equals it
 TIME_MAX = (1 << 63) - 1
 _INODE_LINKS = struct.Struct("<QI")
 
