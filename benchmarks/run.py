@@ -132,8 +132,8 @@ def conditions(lab: Lab) -> list[str]:
         "of the cache; else the tool after it would read from the disk.",
         "All tools encrypt and compress, write to the same local disk and keep their caches on it. A cold cache is "
         "one that the system was told to empty, the programs themselves included.",
-        f"The host of a virtual machine takes back memory that is free; {GIVEN >> 30} GiB are used and freed before "
-        "each run, so that none pays for that.",
+        f"The host of a virtual machine takes back memory that is free; {GIVEN >> 30} GiB at most are used and freed "
+        "before each run, so that none pays for that.",
         f"Restores go into {lab.targets.kind}. Restores and checks find the repository in the page cache: it is read "
         "once before. After a restore every byte is compared with the source, except the counters that SQLite raises "
         "in the header of a database it copies. A repository's size is the sum of its files' sizes.",

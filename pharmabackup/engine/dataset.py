@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import ge
 
 from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.content_files import FileContents
@@ -17,7 +19,7 @@ from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import SourceFailed
 from pharmabackup.events import Finding, Severity
-from pharmabackup.format.manifest import ExtraField, Folder, FrameType, ManifestFinding, frame
+from pharmabackup.format.manifest import ExtraField, Folder, FrameType, ManifestFinding, RecordOrder, frame
 from pharmabackup.format.transaction import FindingCount, Refs
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink
@@ -75,6 +77,7 @@ class DatasetSink(Sink):
         self._manifest_pieces = PieceWriter(index, blocks, Kind.MANIFEST_BLOCK, derive("manifest names", names))
         self._recipe_pieces = PieceWriter(index, blocks, Kind.RECIPE_BLOCK, derive("recipe names", names))
         self._manifest = ManifestWriter(self._manifest_pieces)
+        self._order = RecordOrder()
         self._counts = _Counts()
         self._untold_files = self._untold_bytes = 0
         self._finding_frames: list[bytes] = []
@@ -92,6 +95,7 @@ class DatasetSink(Sink):
         assert isinstance(folder, RememberedFolder)
         self.contents.keep(folder.first_chunk, folder.record.chunks, folder.first_byte, folder.record.size)
         record = folder.record
+        self._follows(record.path, record.last, record.last)
         self._manifest.add(record.frames, record.path)
         self._remember(record)
         self._done(record.size, record.files)
@@ -145,12 +149,29 @@ class DatasetSink(Sink):
             start = end
         if n == 0:
             frames.append(_folder_frame(path, columns, 0, 0))
-        data = b"".join(frames)
-        self._manifest.add(data, path)
-        last = columns.names[-1] if n else b""
-        files = columns.kinds.count(FILE)
-        logical = sum(columns.sizes)
-        self._remember(FolderRecord(path, last, rows, data, sum(columns.chunks), sum(columns.stored), files, logical))
+        names = columns.names
+        if any(map(ge, names, islice(names, 1, None))):
+            raise self._inconsistent()
+        first, last = (names[0], names[-1]) if n else (b"", b"")
+        self._follows(path, first, last)
+        for data in frames:
+            self._manifest.add(data, path)
+        files, logical = columns.kinds.count(FILE), sum(columns.sizes)
+        stored = sum(columns.stored)
+        self._remember(FolderRecord(path, last, rows, b"".join(frames), sum(columns.chunks), stored, files, logical))
+
+    def _follows(self, path: bytes, first: bytes, last: bytes) -> None:
+        """Whoever dumps keeps the order, or nobody could restore it. SourceFailed."""
+        if not self._order.takes(path, first, last):
+            raise self._inconsistent()
+
+    def _inconsistent(self) -> SourceFailed:
+        return SourceFailed(
+            "Its names and its content do not fit together, so it could not be restored.",
+            kind="inconsistent",
+            remedy="Back it up again; if that fails too, report it as a fault of this software.",
+            dataset=self._dataset,
+        )
 
     def _remember(self, record: FolderRecord) -> None:
         self.cache.add(record)
@@ -210,12 +231,7 @@ class DatasetSink(Sink):
         manifest_places = self._manifest_pieces.take_places()
         runs, table = contents.runs, contents.table
         if (sum(runs.count), sum(runs.sizes)) != (self._counts.chunks, self._counts.stored):
-            raise SourceFailed(
-                "Its names and its content do not fit together, so it could not be restored.",
-                kind="inconsistent",
-                remedy="Back it up again; if that fails too, report it as a fault of this software.",
-                dataset=self._dataset,
-            )
+            raise self._inconsistent()
         used = set(runs.block)
         put_recipe(self._recipe_pieces, runs)
         recipe_places = self._recipe_pieces.take_places()
@@ -268,8 +284,8 @@ def _record_ends(names: list[bytes], weights: dict[int, int]) -> Iterator[int]:
     start = 0
     while start < len(names):
         end, weight = part_end(names, start), 0
-        for i in range(start, end) if weights else ():
-            weight += weights.get(i, 0)
+        for i in sorted(entry for entry in weights if start <= entry < end):
+            weight += weights[i]
             if weight >= RECORD_WEIGHT_MAX:
                 end = i + 1
                 break

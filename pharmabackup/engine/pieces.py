@@ -75,9 +75,9 @@ class ManifestWriter:
         self._path: bytes | None = None  # of the last frames
 
     def add(self, frames: bytes, path: bytes) -> None:
-        """Whole frames. Whether a piece ends after them depends on their path alone.
+        """Whole frames. A piece that is large enough ends after them where their path says so.
 
-        Within a large folder it does each time, so that what follows a changed part is cut as before.
+        Within a large folder it always does, so that what follows a changed part is cut as before.
         """
         self._frames.append(frames)
         self._size += len(frames)

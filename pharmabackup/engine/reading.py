@@ -22,7 +22,7 @@ from pharmabackup.engine.packs import block_id, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
-from pharmabackup.format.manifest import SIZE_MAX, Entry, Frame, FrameType, decode_folder, entries, read_frames
+from pharmabackup.format.manifest import Entry, Frame, entries, read_folders, read_frames
 from pharmabackup.format.recipe import Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
@@ -189,27 +189,17 @@ class SnapshotReader:
 
     def entries(self) -> Iterator[list[Entry]]:
         """Every folder's entries, in path order. Damaged."""
-        position = 0
-        for frame in self.frames():
-            if frame.kind == FrameType.FOLDER:
-                if position > SIZE_MAX:
-                    raise malformed("manifest", "its content is larger than any can be")
-                yield entries(decode_folder(frame), frame, position)
-                position += frame.size
+        for folder, frame, start in read_folders(self.frames()):
+            yield entries(folder, frame, start)
 
     def find(self, path: bytes) -> Entry | None:
         """One entry by its path; hard links lead to the entry with the content."""
-        folder, _, _ = path.rpartition(b"/")
-        position = 0
-        for frame in self.frames():
-            if frame.kind != FrameType.FOLDER:
-                continue
-            body = decode_folder(frame)
-            if body.path == folder:
-                for entry in entries(body, frame, position):
+        above = path.rpartition(b"/")[0]
+        for folder, frame, start in read_folders(self.frames()):
+            if folder.path == above:
+                for entry in entries(folder, frame, start):
                     if entry.path == path and path:
                         return entry
-            position += frame.size
         return None
 
     def read(self, start: int, length: int) -> bytes:

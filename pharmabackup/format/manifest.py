@@ -187,6 +187,44 @@ def decode_folder(frame: Frame) -> Folder:
     return decode(frame.body, Folder)
 
 
+class RecordOrder:
+    """Folders' records come in one order: paths component by component, and names within a folder (§17.1)."""
+
+    def __init__(self) -> None:
+        self._path: bytes | None = None
+        self._last = b""
+
+    def takes(self, path: bytes, first: bytes, last: bytes) -> bool:
+        """Whether a record with these names may come now; without names they are empty. It is noted."""
+        if path == self._path:
+            fits = not first or first > self._last
+            last = last or self._last
+        else:
+            fits = self._path is None or _sortable(path) > _sortable(self._path)
+        self._path, self._last = path, last
+        return fits
+
+
+def _sortable(path: bytes) -> bytes:
+    return path.replace(b"/", b"\0")  # no name has a zero byte, so that what lies in a folder comes before its next
+
+
+def read_folders(frames: Iterable[Frame]) -> Iterator[tuple[Folder, Frame, int]]:
+    """The folders' records, and where the content of each begins in the stream. Damaged."""
+    position, order = 0, RecordOrder()
+    for frame in frames:
+        if frame.kind != FrameType.FOLDER:
+            continue
+        if position > SIZE_MAX:
+            raise malformed("manifest", "its content is larger than any can be")
+        folder = decode_folder(frame)
+        first, last = folder.names.split(b"\0", 1)[0], folder.names.rsplit(b"\0", 1)[-1]
+        if not order.takes(folder.path, first, last):
+            raise malformed("manifest", "its folders or their names are not in order")
+        yield folder, frame, position
+        position += frame.size
+
+
 def entries(folder: Folder, frame: Frame, start: int) -> list[Entry]:
     """The folder's entries; `start` is where its content begins in the stream. Damaged."""
     names = folder.names.split(b"\0") if folder.kinds or folder.names else []

@@ -106,9 +106,12 @@ class Sink(ABC):
 
     @abstractmethod
     def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
-        """The folder's entries, of a large one part after part. A folder without entries is handed over too.
+        """The folder's entries, sorted, of a large one part after part. One without entries is handed over too.
 
-        `rows` is kept on this machine; the next run compares it. Empty: never equal.
+        Folders come in the order of their paths, component by component. `rows` is kept on this machine and given
+        back by `previous`; whoever compares it has to put into it which entries it is of. It ends in one row for
+        each entry, all of the size that `Files` has, or `PreviousFolder.entries` must not be asked. Empty: nothing
+        to compare. SourceFailed.
         """
 
     @abstractmethod

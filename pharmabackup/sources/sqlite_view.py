@@ -66,9 +66,8 @@ class SQLiteView:
     facts: Facts
     dataset: str
     _fd: int = field(repr=False)
-    _written: int | None = field(
-        repr=False
-    )  # when the file that is read was last written to, if that must not change
+    # When the file that is read was last written to, where that must not change.
+    _written: int | None = field(repr=False)
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`. Returns the number of bytes, less than asked only at the end.
@@ -88,7 +87,13 @@ class SQLiteView:
 
     def check(self) -> None:
         """All was read: that nobody wrote meanwhile who ignores SQLite's locks. SourceFailed."""
-        if self._written is not None and os.fstat(self._fd).st_mtime_ns != self._written:
+        if self._written is None:
+            return
+        try:
+            now = os.fstat(self._fd).st_mtime_ns
+        except OSError as error:
+            raise source_error("tool-failed", self.dataset, type(error).__name__) from error
+        if now != self._written:
             raise source_error("changed", self.dataset, "file written")
 
     def _fill(self, offset: int, buffer: memoryview) -> None:

@@ -20,7 +20,7 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
-from pharmabackup.format.manifest import EntryKind, FrameType, decode_folder, entries
+from pharmabackup.format.manifest import EntryKind, entries, read_folders
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
@@ -242,22 +242,20 @@ class _Checker:
 
     def _names(self, reader: SnapshotReader) -> tuple[int, int, int]:
         """Decode the whole manifest; the bytes of content that it speaks of, its files, the sum of their sizes."""
-        position = files = size = 0
+        stored = files = size = 0
         folders, firsts = {b""}, set[bytes]()
-        for frame in reader.frames():
-            if frame.kind == FrameType.FOLDER:
-                folder = decode_folder(frame)
-                if folder.path not in folders:
-                    raise malformed("manifest", "a path names no folder seen before")
-                for entry in entries(folder, frame, position):
-                    if entry.kind == EntryKind.FOLDER:
-                        folders.add(entry.path)
-                    if entry.kind == EntryKind.FILE:
-                        files += 1
-                        size += entry.size
-                    if entry.same_file is not None:
-                        firsts.add(entry.same_file)
-                position += frame.size
+        for folder, frame, start in read_folders(reader.frames()):
+            if folder.path not in folders:
+                raise malformed("manifest", "a path names no folder seen before")
+            for entry in entries(folder, frame, start):
+                if entry.kind == EntryKind.FOLDER:
+                    folders.add(entry.path)
+                if entry.kind == EntryKind.FILE:
+                    files += 1
+                    size += entry.size
+                if entry.same_file is not None:
+                    firsts.add(entry.same_file)
+            stored = start + frame.size
             self._reporter.look()
         if firsts:  # rare enough that names are read once more instead of being kept
             for found in reader.entries():
@@ -265,7 +263,7 @@ class _Checker:
                 self._reporter.look()
             if firsts:
                 raise malformed("manifest", "a further name is of a file that is not in it")
-        return position, files, size
+        return stored, files, size
 
     # ------------------------------------------------------------ data
 

@@ -42,14 +42,23 @@ def _renumber(repo: pb.Repository) -> None:
     assert not any(unlocked.storage.delete(names).values())
 
 
+@pytest.mark.parametrize("window", [1, 2, 1 << 15])
+@pytest.mark.parametrize("after", range(4))
 def test_a_restore_goes_on_when_blocks_get_other_numbers(
-    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch, window: int, after: int
 ) -> None:
-    real, moved = LocalStorage.get_range, threading.Event()
+    """Whichever file of whichever window is being fetched then."""
+    monkeypatch.setattr("pharmabackup.verbs.restore_content.WINDOW_FILES", window)
+    real, moved, left, lock = LocalStorage.get_range, threading.Event(), [after], threading.Lock()
 
     def get_range(self: LocalStorage, name: str, offset: int, length: int) -> bytes:
-        if name.startswith("packs/") and length > 100_000 and not moved.is_set():
-            moved.set()
+        with lock:
+            now = name.startswith("packs/") and length > 100_000 and not moved.is_set() and left[0] == 0
+            if now:
+                moved.set()
+            elif length > 100_000:
+                left[0] -= 1
+        if now:
             _renumber(repo)
             raise NotFound("It is not there any more.", kind="object", remedy="Look again.")
         return real(self, name, offset, length)

@@ -179,3 +179,21 @@ def test_what_a_file_lacks_is_zero() -> None:
     view = memoryview(bytearray(b"x" * 100))
     readahead.read_exactly(lambda offset, part: 0 if offset >= 40 else min(10, len(part)), 0, view)
     assert bytes(view[40:]) == bytes(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
+def test_threads_that_seal_give_way_and_no_other_does(
+    documents: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = compression.compress, set[int]()
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def compress(data: compression.Buffer, level: int, *, checksum: bool = False) -> bytes:
+        if checksum:  # a block
+            found.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return real(data, level, checksum=checksum)
+
+    monkeypatch.setattr(compression, "compress", compress)
+    make_repo().backup([pb.Files(documents)])
+    assert found == {min(19, own + 5)}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own

@@ -372,3 +372,21 @@ def test_msgspec_is_strict_about_arrays() -> None:
         msgspec.msgpack.decode(b"\x90", type=Folder)
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode({"number": 1}), type=type(s.DONE))
+
+
+paths = st.lists(st.lists(st.sampled_from([b"a", b"a-", b"a.", b"b"]), max_size=3), max_size=6)
+
+
+@given(paths)
+def test_folders_come_in_the_order_of_their_components(found: list[list[bytes]]) -> None:
+    order = m.RecordOrder()
+    fits = [order.takes(b"/".join(path), b"", b"") for path in found]
+    assert fits == [i == 0 or path >= found[i - 1] for i, path in enumerate(found)]
+
+
+@given(st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), unique=True).map(sorted), max_size=5))
+def test_names_of_a_folder_ascend_over_its_records(found: list[list[bytes]]) -> None:
+    order = m.RecordOrder()
+    fits = all([order.takes(b"x", names[0] if names else b"", names[-1] if names else b"") for names in found])
+    together = [name for names in found for name in names]
+    assert fits == (together == sorted(set(together)) and len(set(together)) == len(together))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.sources.base import FILE, FolderColumns, Sink, View
+from pharmabackup import compression
 
 MakeRepo = Callable[[], pb.Repository]
 PAGE_SIZES = [1 << bits for bits in range(9, 17)]
@@ -55,38 +55,34 @@ def test_changed_pages_are_added_and_all_come_back(tmp_path: Path, make_repo: Ma
     assert {finding.code for finding in repo.check(read_data=1.0).findings} <= {"same-device"}
 
 
-class _Careless(pb.Source):
-    """A vendor's source that stores content and names less of it."""
+def test_few_changed_pages_are_compressed_better(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And many are not: that would cost time for little."""
+    real, levels = compression.compress, list[int]()
 
-    kind = "careless"
+    def compress(data: compression.Buffer, level: int, *, checksum: bool = False) -> bytes:
+        if checksum and level in (compression.PAGES_LEVEL, compression.CHANGED_PAGES_LEVEL):  # a block of pages
+            levels.append(level)
+        return real(data, level, checksum=checksum)
 
-    def view(self, *, scratch: Path) -> AbstractContextManager[View]:
-        return nullcontext(_CarelessView())
-
-
-class _CarelessView(View):
-    def dump(self, sink: Sink) -> Mapping[str, object]:
-        left = [b"Ibuprofen 200 mg", b""]
-
-        def read_into(view: memoryview) -> int:
-            data = left.pop(0)
-            view[: len(data)] = data
-            return len(data)
-
-        chunks, stored = sink.stream(read_into)
-        columns = FolderColumns(
-            names=[b"stock"], kinds=bytearray([FILE]), modes=[0o600], uids=[0], gids=[0], mtimes=[0],
-            sizes=[stored - 1], chunks=[chunks], stored=[stored - 1],
-        )  # fmt: skip
-        sink.folder(b"", columns, b"")
-        return {}
-
-
-def test_content_that_no_name_has_is_never_committed(tmp_path: Path, make_repo: MakeRepo) -> None:
-    (tmp_path / "documents").mkdir()
+    monkeypatch.setattr(compression, "compress", compress)
+    path = tmp_path / "pmr.db"
+    _database(path, 4096)
     repo = make_repo()
-    with pytest.raises(pb.Incomplete) as caught:
-        repo.backup([_Careless("stock", 1), pb.Files(tmp_path / "documents")])
-    assert caught.value.result.datasets["documents"].complete
-    assert [finding.subject for finding in caught.value.findings if finding.code == "dataset-failed"] == ["stock"]
-    assert [snapshot.dataset for snapshot in repo.snapshots()] == ["documents"]
+    repo.backup([pb.SQLite(path)])
+    assert set(levels) == {compression.PAGES_LEVEL}
+    levels.clear()
+    _change(path, 1)
+    repo.backup([pb.SQLite(path)])
+    assert set(levels) == {compression.CHANGED_PAGES_LEVEL}
+    levels.clear()
+    monkeypatch.setattr("pharmabackup.engine.content_pages.FEW_BYTES", 1 << 20)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE patient SET name = name || ' seen'")
+    repo.backup([pb.SQLite(path)])
+    assert set(levels) == {compression.CHANGED_PAGES_LEVEL, compression.PAGES_LEVEL}
+    repo.restore(tmp_path / "out")
+    with closing(sqlite3.connect(tmp_path / "out" / "pmr" / "pmr.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert db.execute("SELECT count(*) FROM patient WHERE name LIKE '% seen'").fetchone()[0] == 4001

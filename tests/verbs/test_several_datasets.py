@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -201,6 +202,29 @@ def test_a_database_that_somebody_wrote_past_its_locks_is_not_committed(
     with pytest.raises(pb.Incomplete, match=r"1 of 1 datasets not backed up: till\."):
         repo.backup([pb.SQLite(path)])
     assert repo.snapshots() == []
+
+
+@posix
+def test_a_database_that_cannot_be_looked_at_in_the_end_does_not_stop_the_others(
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "till.db")
+    real = sqlite_view.SQLiteView.check
+
+    def check(self: sqlite_view.SQLiteView) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", _stale)
+            real(self)
+
+    monkeypatch.setattr(sqlite_view.SQLiteView, "check", check)
+    repo = make_repo()
+    with pytest.raises(pb.Incomplete, match=r"1 of 2 datasets not backed up: till\."):
+        repo.backup([pb.SQLite(path, tier=0), sources[1]])
+    assert [snapshot.dataset for snapshot in repo.snapshots()] == ["tier-1"]
+
+
+def _stale(*_: object) -> None:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def test_chunks_that_were_spilled_are_remembered(
