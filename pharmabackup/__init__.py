@@ -29,8 +29,10 @@ from pharmabackup.errors import (
     WrongCredential,
 )
 from pharmabackup.events import Event, Finding
-from pharmabackup.repository import Repository, Snapshot
-from pharmabackup.results import Report
+from pharmabackup.repository import Repository
+from pharmabackup.results import Proposal, Report
+from pharmabackup.retention import Keep
+from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from pharmabackup.sources import Files, Source, SQLite
@@ -47,9 +49,11 @@ __all__ = [
     "Finding",
     "Incomplete",
     "InvalidInput",
+    "Keep",
     "NotFound",
     "NotPermitted",
     "Passphrase",
+    "Proposal",
     "Report",
     "Repository",
     "SQLite",

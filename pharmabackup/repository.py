@@ -1,143 +1,33 @@
-"""Repository and Snapshot: open, authorise, run a verb."""
+"""Repository: open, authorise, run a verb."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pharmabackup import clock
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
-from pharmabackup.events import Finding, Progress
-from pharmabackup.results import Entry, Report, sized
+from pharmabackup.events import Progress
+from pharmabackup.results import Proposal, Report
+from pharmabackup.retention import Keep
+from pharmabackup.snapshot import Snapshot
 
 # The engine and the verbs are imported when they are called for: whoever imports the library, or lists snapshots,
 # does not wait for what backs up.
 if TYPE_CHECKING:
-    import fsspec
-
     from pharmabackup.engine.history import Committed, History
     from pharmabackup.engine.reading import BlockReader, SnapshotReader
     from pharmabackup.engine.unlocked import Unlocked
     from pharmabackup.format.keys import Role
     from pharmabackup.sources.base import Source, StrPath
-
-KINDS_WITH_TABLES = ("sqlite",)
-
-
-class Snapshot:
-    """One dataset at one moment, as its device signed it. Sizes in bytes, times in UTC.
-
-    `time` is when it was committed, by the first storage's clock; `data_until` is how recent its data is.
-    """
-
-    def __init__(self, committed: Committed, history: History, repository: Repository | None) -> None:
-        from pharmabackup.verbs import standing
-
-        record = committed.snapshot
-        self.id = committed.transaction.hex()
-        self.dataset = record.dataset
-        self.tier = record.tier
-        self.kind = record.source
-        self.run = record.run.hex()
-        self.device = committed.slot.name
-        self.reason = record.reason
-        self.time = clock.from_ns(record.time)
-        self.data_until = clock.from_ns(record.time - record.age)
-        self.device_time = clock.from_ns(record.device_time)
-        self.files = record.files
-        self.size = record.size
-        self.added = record.added
-        self.facts: Mapping[str, object] = record.facts
-        self.complete = record.complete
-        state = standing.standing(history, committed)
-        self.held = state.held
-        self.forgotten = state.forgotten
-        self.verified = None if state.verified is None else clock.from_ns(state.verified)
-        self.findings: tuple[Finding, ...] = standing.counted_findings(record)
-        self._committed = committed
-        self._repository = repository
-
-    def __str__(self) -> str:
-        whole = "" if self.complete else ", not complete"
-        return (
-            f"{self.id[:8]}  {clock.iso(self.time)}  {self.dataset}  "
-            f"{self.files:,} files, {sized(self.size)}, {sized(self.added)} added{whole}"
-        )
-
-    def __repr__(self) -> str:
-        return f"<Snapshot {self.id[:8]} of {self.dataset!r}, {clock.iso(self.time)}>"
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_repository": None}
-
-    def to_dict(self) -> dict[str, object]:
-        """JSON-ready facts."""
-        return {
-            "id": self.id,
-            "dataset": self.dataset,
-            "tier": self.tier,
-            "kind": self.kind,
-            "run": self.run,
-            "device": self.device,
-            "reason": self.reason,
-            "time": clock.iso(self.time),
-            "data_until": clock.iso(self.data_until),
-            "device_time": clock.iso(self.device_time),
-            "files": self.files,
-            "size": self.size,
-            "added": self.added,
-            "facts": dict(self.facts),
-            "complete": self.complete,
-            "held": self.held,
-            "forgotten": self.forgotten,
-            "verified": clock.iso(self.verified) if self.verified else None,
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
-
-    def _reader(self) -> SnapshotReader:
-        if self._repository is None:
-            raise Unsupported(
-                "This snapshot was carried over from another process and lost its repository.",
-                remedy="Ask the repository for it again: repo.snapshot(id=…).",
-            )
-        return self._repository._snapshot_reader(self._committed)
-
-    def glob(self, pattern: str = "**") -> Iterator[Entry]:
-        """What the snapshot holds, in path order. NotPermitted, Damaged, StorageFailed."""
-        from pharmabackup.verbs import browse
-
-        return browse.glob(self._reader(), pattern)
-
-    def open(self, path: str) -> BinaryIO:
-        """One file, seekable; fetches and verifies what is read. NotFound, NotPermitted, Damaged."""
-        from pharmabackup.verbs import browse
-
-        return browse.open_file(self._reader(), path)
-
-    def table(self, name: str) -> Iterator[dict[str, object]]:
-        """The rows of a database's table. NotFound, Unsupported, Damaged."""
-        if self.kind not in KINDS_WITH_TABLES:
-            raise Unsupported(
-                f"{self.dataset} is no database whose tables can be read ({self.kind}).",
-                remedy="Use open() or restore().",
-            )
-        from pharmabackup.verbs import browse
-
-        return browse.table(self._reader(), name)
-
-    def filesystem(self) -> fsspec.AbstractFileSystem:
-        """A read-only fsspec file system over the snapshot, for pandas and friends."""
-        from pharmabackup.verbs.filesystem import SnapshotFileSystem
-
-        return SnapshotFileSystem(self._reader())
 
 
 class Repository:
@@ -223,11 +113,10 @@ class Repository:
         from pharmabackup.engine.history import History
         from pharmabackup.verbs.backup import backup
 
-        history = History()
         return backup(
             self._unlocked,
             sources,
-            show=lambda committed: Snapshot(committed, history, self),
+            show=self._shower(History()),
             reason=reason,
             freeze=freeze,
             progress=progress,
@@ -240,8 +129,9 @@ class Repository:
 
         history = load_history(self._unlocked)
         limit = None if before is None else _nanoseconds(before)
+        show = self._shower(history)
         return [
-            Snapshot(committed, history, self)
+            show(committed)
             for committed in history.newest()
             if dataset in (None, committed.snapshot.dataset) and (limit is None or committed.snapshot.time < limit)
         ]
@@ -283,11 +173,12 @@ class Repository:
         from pharmabackup.engine.history import load_history
         from pharmabackup.verbs.restore import restore
 
+        history = load_history(self._unlocked)
         return restore(
             self._unlocked,
             self._block_reader(),
-            load_history(self._unlocked),
-            show=lambda committed, history: Snapshot(committed, history, self),
+            history,
+            show=self._shower(history),
             target=None if target is None else Path(target),
             before=None if before is None else _nanoseconds(before),
             only=only,
@@ -312,7 +203,59 @@ class Repository:
 
         return check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel)
 
+    def propose_forget(
+        self, keep: Mapping[str, Keep] | None = None, *, snapshots: Sequence[Snapshot] = (), time_zone: str = "UTC"
+    ) -> Proposal:
+        """What would be forgotten: by these rules, by the owner's, or what is named. Nothing is changed.
+
+        `keep` has names of datasets, or patterns; the first that fits holds, and of a dataset that none fits
+        everything is kept. `time_zone`: where days begin. InvalidInput, Damaged, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.verbs.forget import Wish, propose_forget
+
+        names = tuple(snapshot.id for snapshot in snapshots)
+        wish = Wish(None if keep is None else dict(keep), names, time_zone)
+        return propose_forget(self._unlocked, wish, blocks=self._block_reader(), shower=self._shower)
+
+    def apply(
+        self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None
+    ) -> Report:
+        """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true."""
+        from pharmabackup.verbs.forget import apply_forget
+
+        return apply_forget(self._unlocked, proposal, progress=progress, cancel=cancel)
+
+    def recall(self, snapshot: Snapshot, *, reason: str) -> None:
+        """Call a snapshot back that somebody said to forget, while it is there. NotFound, NotPermitted."""
+        from pharmabackup.verbs.marks import recall
+
+        recall(self._unlocked, snapshot._committed, reason=reason)
+
+    def hold(self, snapshot: Snapshot, *, reason: str, until: datetime | None = None) -> None:
+        """Keep a snapshot whatever the rules say, until then or until it is released. NotPermitted, InvalidInput."""
+        from pharmabackup.verbs.marks import hold
+
+        hold(
+            self._unlocked,
+            snapshot._committed,
+            reason=reason,
+            until=None if until is None else _nanoseconds(until),
+        )
+
+    def release(self, snapshot: Snapshot, *, reason: str) -> None:
+        """End the holds of a snapshot. NotFound, NotPermitted."""
+        from pharmabackup.verbs.marks import release
+
+        release(self._unlocked, snapshot._committed, reason=reason)
+
     # ------------------------------------------------------------ inside
+
+    def _shower(self, history: History) -> Callable[[Committed], Snapshot]:
+        """What makes snapshots of what was committed, with what was said about them."""
+        from pharmabackup.verbs.standing import NOTHING, standings
+
+        said = standings(history)
+        return lambda committed: Snapshot(committed, said.get(committed.transaction, NOTHING), self._snapshot_reader)
 
     def _block_reader(self) -> BlockReader:
         from pharmabackup.engine.index import Index
@@ -346,6 +289,3 @@ def _nanoseconds(moment: datetime) -> int:
         raise InvalidInput(
             f"The time {moment} has no time zone.", kind="time-naive", remedy="Give an aware datetime."
         ) from None
-
-
-__all__ = ["Repository", "Snapshot"]

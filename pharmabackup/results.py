@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,7 @@ from pharmabackup.clock import iso
 from pharmabackup.events import Finding, State
 
 if TYPE_CHECKING:
-    from pharmabackup.repository import Snapshot
+    from pharmabackup.snapshot import Snapshot
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -103,4 +103,40 @@ class Report:
             "datasets": {name: result.to_dict() for name, result in self.datasets.items()},
             "findings": [finding.to_dict() for finding in self.findings],
             "audit_id": self.audit_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a verb that deletes would do, for a person to read; `Repository.apply` does exactly that, or refuses.
+
+    `not_before`: what is forgotten is there, and can be called back, until then at least; None: as long as others
+    have not agreed. `bytes_freed`: of storage, once a prune has come after that. `findings`: what it does not touch.
+    """
+
+    verb: Literal["forget"]
+    created: datetime
+    not_before: datetime | None
+    snapshots: tuple[Snapshot, ...]
+    bytes_freed: int
+    findings: tuple[Finding, ...]
+    wish: object = field(repr=False)  # what it was made from, to see whether it still holds
+
+    def __str__(self) -> str:
+        if not self.snapshots:
+            return f"{self.verb}: nothing to do"
+        count = len(self.snapshots)
+        lines = [f"{self.verb}: {count} snapshot{'s' * (count > 1)}, {sized(self.bytes_freed)}"]
+        lines += [f"  {snapshot}" for snapshot in self.snapshots]
+        lines += [f"  {finding}" for finding in self.findings]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "verb": self.verb,
+            "created": iso(self.created),
+            "not_before": iso(self.not_before) if self.not_before else None,
+            "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
+            "bytes_freed": self.bytes_freed,
+            "findings": [finding.to_dict() for finding in self.findings],
         }

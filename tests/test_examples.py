@@ -39,6 +39,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "03_look_inside.py",
         "04_check.py",
         "05_freeze.py",
+        "06_keep.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -47,6 +48,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("03_look_inside.py", "'id': 11"),
         ("04_check.py", "OK "),
         ("05_freeze.py", "The queue was paused"),
+        ("06_keep.py", "can be called back until"),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"

@@ -67,7 +67,7 @@ def backup(
     """Make one snapshot of each folder and database."""
     sources = _sources(folders, databases, pairs(tiers, "--tier", int), exclude)
     with settings.open() as repository:
-        report = _run(
+        report = run_verb(
             settings,
             lambda progress, cancel: repository.backup(sources, reason=reason, progress=progress, cancel=cancel),
         )
@@ -121,7 +121,7 @@ def restore(
         raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
     with settings.open() as repository:
         loaded = _loaded(repository, places, before)
-        report = _run(
+        report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(
                 target,
@@ -159,7 +159,7 @@ def check(settings: Settings, read_data: float) -> int:
     """Judge whether all is there, unharmed, and can be restored."""
     settings.judging = True
     with settings.open() as repository:
-        report = _run(
+        report = run_verb(
             settings,
             lambda progress, cancel: repository.check(read_data=read_data, progress=progress, cancel=cancel),
         )
@@ -178,7 +178,7 @@ def check(settings: Settings, read_data: float) -> int:
 # ------------------------------------------------------------ all of them
 
 
-def _run(settings: Settings, verb: Verb) -> Report:
+def run_verb(settings: Settings, verb: Verb) -> Report:
     """A verb with its progress shown, that ends in good order when asked to stop."""
     with Stopping(quiet=settings.output.quiet or not settings.output.people) as stopping:
         if settings.as_events:

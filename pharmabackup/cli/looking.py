@@ -48,6 +48,9 @@ def _row(snapshot: pb.Snapshot) -> list[str]:
     marks = {
         "not complete": not snapshot.complete,
         "forgotten": snapshot.forgotten,
+        f"to be forgotten on {local(snapshot.forget_at)}" if snapshot.forget_at else "": (
+            snapshot.forget_at is not None and not snapshot.forgotten
+        ),
         "held": snapshot.held is not None,
         "verified": snapshot.verified is not None,
     }

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 from click.core import ParameterSource
@@ -196,6 +196,22 @@ class Share(click.ParamType[float]):
         if found is None or not 0 <= float(found[1]) <= 100:
             self.fail(f"{value!r} is no share. Write it like 5% or 100%.", param, ctx)
         return float(found[1]) / 100
+
+
+class Duration(click.ParamType[timedelta]):
+    """A whole number with its unit: 15min, 2h, 35d."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d{1,6})(min|h|d)", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no duration. Write it like 15min, 2h or 35d.", param, ctx)
+        return (
+            int(found[1]) * {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[found[2]]
+        )
 
 
 def named(text: str) -> tuple[str | None, str]:

@@ -51,6 +51,10 @@ class Said:
     slot: Slot
     time: int
 
+    @property
+    def transactions(self) -> list[bytes]:
+        return split(self.mark.transactions, ids.ID_SIZE, "mark")
+
 
 @dataclass(slots=True)
 class History:
@@ -81,20 +85,40 @@ class History:
 
         By this machine's clock: who deletes something for it asks the storage for the time.
         """
+        now = now_ns()
+        return {transaction for transaction, ripe in self.forgets().items() if ripe <= now}
+
+    def forgets(self) -> dict[bytes, int]:
+        """Transactions that enough slots have said to forget; from when on that counts, by the storage's clock."""
+        found: dict[bytes, int] = {}
+        for (_, transaction), slots in self.standing_forgets().items():
+            if len(slots) >= self.quorum:
+                ripe = sorted(slots.values())[self.quorum - 1] + self.delay
+                found[transaction] = min(ripe, found.get(transaction, ripe))
+        return found
+
+    def standing_forgets(self) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
+        """By first forget and transaction: the slots that stand for it, since when."""
         undone = {item.mark.about for item in self.said if item.mark.kind == "undo"}
         forgets = [item for item in self.said if item.mark.kind == "forget" and item.id not in undone]
-        first = {item.id: set(_transactions(item)) for item in forgets if item.mark.about is None}
-        stand: dict[tuple[bytes, bytes], dict[bytes, int]] = {}  # by first forget and transaction: slots, since when
+        first = {item.id: set(item.transactions) for item in forgets if item.mark.about is None}
+        stand: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
         for item in forgets:
             begun = item.mark.about or item.id
-            for transaction in first.get(begun, set()).intersection(_transactions(item)):
+            for transaction in first.get(begun, set()).intersection(item.transactions):
                 stand.setdefault((begun, transaction), {}).setdefault(item.slot.id, item.time)
-        ripe = now_ns() - self.delay
-        return {
-            transaction
-            for (_, transaction), slots in stand.items()
-            if len(slots) >= self.quorum and sorted(slots.values())[self.quorum - 1] <= ripe
-        }
+        return stand
+
+    def holds(self, now: int) -> dict[bytes, list[Said]]:
+        """The holds that no release has ended and whose end has not come, by transaction."""
+        released = {item.mark.about for item in self.said if item.mark.kind == "release"}
+        found: dict[bytes, list[Said]] = {}
+        for item in self.said:
+            until = item.mark.until
+            if item.mark.kind == "hold" and item.id not in released and (until is None or until > now):
+                for transaction in item.transactions:
+                    found.setdefault(transaction, []).append(item)
+        return found
 
     def newest(self) -> list[Committed]:
         """Everything committed, newest first by the storage's time; by sequence where that is equal."""
@@ -145,10 +169,6 @@ def _missing_heads(history: History) -> list[str]:
     there = {(item.transaction, item.hash) for item in history.committed.values()}
     names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
-
-
-def _transactions(item: Said) -> list[bytes]:
-    return split(item.mark.transactions, ids.ID_SIZE, "mark")
 
 
 def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, time: int) -> None:

@@ -54,9 +54,10 @@ class Generation(Record, frozen=True):
 
 
 class KeepRule(Record, frozen=True):
-    """What is kept of a dataset; counts of periods, `within` in seconds."""
+    """What is kept of a dataset, or of all whose names a pattern fits; counts, and `within` in seconds."""
 
     dataset: Name
+    last: Count
     within: Count
     hourly: Count
     daily: Count

@@ -27,6 +27,7 @@ from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.findings import history_findings
+from pharmabackup.verbs.relied import relied_blocks
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
@@ -199,9 +200,9 @@ class _Checker:
         needed = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
         problems: list[str] = []
         try:
+            needed = relied_blocks(reader)
             runs, ids_by_slot = reader.recipe()
             used = set(runs.block)
-            needed |= {ids_by_slot[slot] for slot in used}
             counts = {slot: self._count(ids_by_slot[slot], record.domain) for slot in used}
             for block, first, count in zip(runs.block, runs.first, runs.count, strict=True):
                 if counts[block] and first + count > counts[block]:

@@ -32,7 +32,7 @@ def restore(
     blocks: BlockReader,
     history: History,
     *,
-    show: Callable[[Committed, History], object],
+    show: Callable[[Committed], object],
     target: Path | None,
     before: int | None,
     only: Sequence[str],
@@ -67,7 +67,7 @@ def restore(
             reporter.tier, reporter.dataset = tier, item.snapshot.dataset
             place = places[item.snapshot.dataset]
             outcome = _dataset(blocks, item, place, selection, reporter, overwrite)
-            results[item.snapshot.dataset] = outcome.result(show(item, history), reporter)
+            results[item.snapshot.dataset] = outcome.result(show(item), reporter)
             if outcome.whole:
                 reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
         reporter.tell("tier", f"Tier {tier} is done.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.history import History
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Snapshot
 
@@ -14,33 +15,34 @@ READERS = ("restorer", "owner")  # those who can read content: others verify byt
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What was said about a snapshot since it was committed. `verified`: nanoseconds since 1970."""
+    """What was said about a snapshot since it was committed. Times in nanoseconds since 1970."""
 
-    held: str | None
-    forgotten: bool
-    verified: int | None
-
-
-def standing(history: History, committed: Committed) -> Standing:
-    about = [
-        item
-        for item in history.said
-        if any(
-            item.mark.transactions[i : i + 16] == committed.transaction
-            for i in range(0, len(item.mark.transactions), 16)
-        )
-    ]
     held: str | None = None
+    forget_at: int | None = None  # from then on it may be collected
+    forgotten: bool = False
     verified: int | None = None
-    released = {said.mark.about for said in history.said if said.mark.kind == "release"}
+
+
+NOTHING = Standing()
+
+
+def standings(history: History) -> Mapping[bytes, Standing]:
+    """By transaction, of those about which something was said."""
     now = now_ns()
-    for said in about:  # in the order of their times
-        mark = said.mark
-        if mark.kind == "hold" and said.id not in released and (mark.until is None or mark.until > now):
-            held = mark.reason or "held"
-        elif mark.kind == "verified" and said.slot.role in READERS:
-            verified = mark.time
-    return Standing(held, committed.transaction in history.forgotten(), verified)
+    holds, forgets = history.holds(now), history.forgets()
+    verified: dict[bytes, int] = {}
+    for said in history.said:  # in the order of their times
+        if said.mark.kind == "verified" and said.slot.role in READERS:
+            verified.update(dict.fromkeys(said.transactions, said.time))
+    return {
+        transaction: Standing(
+            held=holds[transaction][-1].mark.reason or "held" if transaction in holds else None,
+            forget_at=forgets.get(transaction),
+            forgotten=forgets.get(transaction, now + 1) <= now,
+            verified=verified.get(transaction),
+        )
+        for transaction in {*holds, *forgets, *verified}
+    }
 
 
 def counted_findings(snapshot: Snapshot) -> tuple[Finding, ...]:

@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.history import Committed, History, Said
+from pharmabackup.engine.history import History, Said
 from pharmabackup.format.keys import Role, Slot
 from pharmabackup.format.transaction import Mark
-from pharmabackup.verbs.standing import standing
+from pharmabackup.verbs.standing import NOTHING, standings
 from tests.format import samples as s
 
 DAY = 86400 * 10**9
@@ -114,5 +114,4 @@ HOLDS: dict[str, tuple[list[Said], bool]] = {
 @pytest.mark.parametrize("case", HOLDS)
 def test_what_is_held(case: str) -> None:
     said, held = HOLDS[case]
-    slot = said[0].slot
-    assert (standing(_history(said), Committed(ONE, s.HASH, slot, s.SNAPSHOT)).held is not None) == held
+    assert (standings(_history(said)).get(ONE, NOTHING).held is not None) == held

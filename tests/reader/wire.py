@@ -170,8 +170,8 @@ Slot = record("Slot", id=id_, name=name_, role=role_, domain=maybe(id_),
               created=when_, revoked=maybe(Revoked))  # fmt: skip
 Domain = record("Domain", id=id_, name=name_)
 Generation = record("Generation", number=count, catalogue=hash_, reader=public_key)
-KeepRule = record("KeepRule", dataset=name_, within=count, hourly=count, daily=count, weekly=count, monthly=count,
-                  yearly=count)  # fmt: skip
+KeepRule = record("KeepRule", dataset=name_, last=count, within=count, hourly=count, daily=count, weekly=count,
+                  monthly=count, yearly=count)  # fmt: skip
 Policy = record("Policy", keep=array(KeepRule, 0, 1000), forget_delay=count, forget_quorum=integer(1, 16), lock=count,
                 reason_required=boolean)  # fmt: skip
 Chunker = record("ContentChunker", minimum=integer(64, 2**20), average=integer(256, 2**22),

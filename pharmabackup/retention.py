@@ -1,0 +1,120 @@
+"""What is kept of a dataset: rules over the moments that the first storage's clock gave.
+
+Each device is judged by itself, so that one whose clock is wrong, or which was stolen, pushes out nobody else's
+snapshots. A snapshot in which something is missing never takes the place of a whole one of the same period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from pharmabackup.clock import from_ns
+from pharmabackup.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How much is kept. The newest, the newest whole, the last verified and held snapshots are always kept.
+
+    `last`: so many of the newest. `within`: all that are no older than that, seen from the newest, so that nothing
+    goes only because backups have stopped. The others: the newest of each of the last so many hours, days ... in
+    which there is one. Days begin at midnight, weeks on Monday, in the time zone that is given with the rules.
+    """
+
+    last: int = 0
+    within: timedelta = timedelta(0)
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.within, timedelta) or self.within < timedelta(0):
+            raise _no_rule("within", self.within, "a duration")
+        for name in ("last", *(name for name, _ in PERIODS)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise _no_rule(name, value, "a whole number")
+
+
+def _no_rule(name: str, value: object, wanted: str) -> InvalidInput:
+    return InvalidInput(f"{name}={value!r} is not how much can be kept.", remedy=f"Give {wanted}, 0 or more.")
+
+
+PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
+    ("hourly", lambda moment: (moment.date(), moment.hour, moment.utcoffset())),
+    ("daily", lambda moment: moment.date()),
+    ("weekly", lambda moment: moment.isocalendar()[:2]),
+    ("monthly", lambda moment: (moment.year, moment.month)),
+    ("yearly", lambda moment: moment.year),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock."""
+
+    id: bytes
+    time: int
+    sequence: int
+    complete: bool
+    verified: bool
+    held: bool
+
+
+def zone(name: str) -> tzinfo:
+    """The time zone of that IANA name. InvalidInput."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # takes milliseconds, and most callers need no rules
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidInput(f"There is no time zone {name!r}.", remedy='Give one like "Europe/London".') from None
+
+
+def kept(snapshots: Iterable[Dated], keep: Keep, where: tzinfo) -> dict[bytes, str]:
+    """Why each snapshot that stays does: of one dataset and one device. What is not in it may go.
+
+    "held" is the reason of those that no rule would keep.
+    """
+    newest = sorted(snapshots, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
+    whole = [item for item in newest if item.complete]
+    reasons: dict[bytes, str] = {}
+    for first, reason in ((newest[:1], "newest"), (whole[:1], "newest whole")):
+        for item in first:
+            reasons.setdefault(item.id, reason)
+    for item in [item for item in newest if item.verified][:1]:
+        reasons.setdefault(item.id, "last verified")
+    for item in newest[: keep.last]:
+        reasons.setdefault(item.id, "last")
+    if keep.within and newest:
+        since = newest[0].time - keep.within // timedelta(microseconds=1) * 1000
+        for item in newest:
+            if item.time >= since:
+                reasons.setdefault(item.id, "within")
+    for name, period in PERIODS:
+        for item in _newest_of_each(newest, period, where, getattr(keep, name)):
+            reasons.setdefault(item.id, name)
+    for item in newest:
+        if item.held:
+            reasons.setdefault(item.id, "held")
+    return reasons
+
+
+def _newest_of_each(
+    newest: Sequence[Dated], period: Callable[[datetime], Hashable], where: tzinfo, count: int
+) -> list[Dated]:
+    """Of each of the last `count` periods the newest whole snapshot; if it has none, the newest."""
+    found: dict[Hashable, Dated] = {}
+    for item in newest:
+        key = period(from_ns(item.time).astimezone(where))
+        if key not in found:
+            if len(found) == count:
+                break
+            found[key] = item
+        elif item.complete and not found[key].complete:
+            found[key] = item
+    return list(found.values())

@@ -1,0 +1,215 @@
+"""Forgetting: first what would go and why, then exactly that.
+
+What goes is decided by rules or by name; what stays whatever they say is decided here, both times: held snapshots,
+and of each dataset of each device the newest, the newest whole and the last that was verified. Forgotten is not gone:
+the owner's delay runs first, and as many people as he asked for have to agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pharmabackup.clock import from_ns, iso, now_ns
+from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotFound
+from pharmabackup.events import Finding, Progress
+from pharmabackup.patterns import compile_patterns
+from pharmabackup.results import Proposal, Report
+from pharmabackup.retention import Dated, Keep, kept, zone
+from pharmabackup.verbs.marks import permit, say
+from pharmabackup.verbs.relied import relied_blocks
+from pharmabackup.verbs.reporter import Reporter
+from pharmabackup.verbs.standing import NOTHING, Standing, standings
+
+if TYPE_CHECKING:
+    from pharmabackup.snapshot import Snapshot
+
+Shower = Callable[[Committed], "Snapshot"]
+STAYS = {
+    "held": "it is held",
+    "newest": "it is the newest of its dataset and device",
+    "newest whole": "it is the newest whole one of its dataset and device",
+    "last verified": "it is the last of its dataset and device that was verified",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller asked for. `keep`: None: the owner's rules. `names`: snapshots' ids, and then no rules."""
+
+    keep: Mapping[str, Keep] | None
+    names: tuple[str, ...]
+    time_zone: str
+
+
+def propose_forget(
+    unlocked: Unlocked, wish: Wish, *, blocks: BlockReader, shower: Callable[[History], Shower]
+) -> Proposal:
+    """InvalidInput, NotFound, NotPermitted, Damaged, StorageFailed."""
+    permit(unlocked, "forget")
+    if wish.keep is not None and wish.names:
+        raise InvalidInput("Rules and named snapshots do not go together.", remedy="Give one of them.")
+    history = _sound_history(unlocked)
+    chosen, findings = _choose(unlocked, history, wish)
+    show, now = shower(history), now_ns()
+    stand = history.standing_forgets()
+    agreed = all(
+        1 + len(stand.get((about or b"", transaction), ())) >= history.quorum
+        for about, transactions in _marks(history, unlocked.slot.id, {item.transaction for item in chosen}).items()
+        for transaction in transactions
+    )
+    return Proposal(
+        verb="forget",
+        created=from_ns(now),
+        not_before=from_ns(now + history.delay) if agreed else None,
+        snapshots=tuple(show(item) for item in chosen),
+        bytes_freed=_freed(blocks, history, {item.transaction for item in chosen}),
+        findings=tuple(findings),
+        wish=wish,
+    )
+
+
+def apply_forget(
+    unlocked: Unlocked, proposal: Proposal, *, progress: Progress | None, cancel: threading.Event | None
+) -> Report:
+    """Say it. Conflict when one of the snapshots would not be forgotten any more; NotPermitted, StorageFailed."""
+    permit(unlocked, "forget")
+    reporter = Reporter("forget", progress, cancel)
+    assert isinstance(proposal.wish, Wish)
+    history = _sound_history(unlocked)
+    wanted = {bytes.fromhex(snapshot.id) for snapshot in proposal.snapshots}
+    if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish)[0]}:
+        raise Conflict(
+            "What was proposed is no longer true: one of these snapshots has to stay now, or is forgotten already.",
+            kind="proposal-stale",
+            remedy="Look at a new proposal, and apply that.",
+        )
+    for finding in proposal.findings:
+        reporter.find(finding)
+    reporter.check_cancelled()
+    for about, transactions in _marks(history, unlocked.slot.id, wanted).items():
+        say(unlocked, "forget", sorted(transactions), about=about)
+    return reporter.report({})
+
+
+def _sound_history(unlocked: Unlocked) -> History:
+    """Damaged when something that was committed or said cannot be read: it might be a hold."""
+    history = load_history(unlocked)
+    if history.damaged or history.vanished:
+        what = [*history.damaged, *history.vanished][0]
+        raise Damaged(
+            f"Not all that was committed or said about snapshots can be read ({what}), so none can be forgotten.",
+            kind="history-forked" if history.vanished else "snapshot",
+            remedy="Run check, and restore that object from another location.",
+        )
+    return history
+
+
+def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Committed], list[Finding]]:
+    """What goes, newest first, and what stays although it was named, or for its hold alone."""
+    names = {bytes.fromhex(name) for name in wish.names}
+    if not names <= set(history.committed):
+        raise NotFound(
+            "A snapshot that was named is not here.", kind="snapshot", remedy="List what there is with snapshots()."
+        )
+    rule, where = _rules(unlocked, wish), zone(wish.time_zone)
+    said, asked = standings(history), history.forgets()
+    own = {who for (_, who), slots in history.standing_forgets().items() if unlocked.slot.id in slots}
+    groups: dict[tuple[bytes, str, bytes], list[Committed]] = {}
+    for item in history.newest():
+        if item.transaction not in asked:
+            groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
+    chosen: list[Committed] = []
+    findings: list[Finding] = []
+    for (_, dataset, _), items in groups.items():
+        keep = Keep() if names else rule(dataset)
+        if keep is None:
+            continue
+        reasons = kept((_dated(item, said.get(item.transaction, NOTHING)) for item in items), keep, where)
+        for item in items:
+            reason = reasons.get(item.transaction)
+            if reason is None:
+                if item.transaction not in own and (not names or item.transaction in names):
+                    chosen.append(item)
+            elif item.transaction in names or reason == "held":
+                findings.append(_stays(unlocked, item, reason))
+    chosen.sort(key=lambda item: (item.snapshot.time, item.snapshot.sequence), reverse=True)
+    return chosen, findings
+
+
+def _rules(unlocked: Unlocked, wish: Wish) -> Callable[[str], Keep | None]:
+    """The rule for a dataset: of the first name or pattern that fits."""
+    keep = wish.keep
+    if keep is None:
+        keep = {
+            rule.dataset: Keep(
+                last=rule.last,
+                within=timedelta(seconds=rule.within),
+                hourly=rule.hourly,
+                daily=rule.daily,
+                weekly=rule.weekly,
+                monthly=rule.monthly,
+                yearly=rule.yearly,
+            )
+            for rule in unlocked.roster.policy.keep
+        }
+    fits = [(compile_patterns(["/" + pattern], ignore_case=False), rule) for pattern, rule in keep.items()]
+    return lambda dataset: next((rule for matches, rule in fits if matches(dataset.encode())), None)
+
+
+def _dated(item: Committed, said: Standing) -> Dated:
+    record = item.snapshot
+    return Dated(
+        item.transaction,
+        record.time,
+        record.sequence,
+        complete=record.complete,
+        verified=said.verified is not None,
+        held=said.held is not None,
+    )
+
+
+def _stays(unlocked: Unlocked, item: Committed, reason: str) -> Finding:
+    return Finding(
+        code="snapshot-stays",
+        severity="info",
+        subject=item.transaction.hex(),
+        message=f"{item.snapshot.dataset} of {iso(from_ns(item.snapshot.time))} is not forgotten: {STAYS[reason]}.",
+        remedy="Release it first." if reason == "held" else "Nothing to do.",
+        location=unlocked.storage.location,
+    )
+
+
+def _marks(history: History, slot: bytes, wanted: set[bytes]) -> dict[bytes | None, set[bytes]]:
+    """The marks that say it: seconding another's first forget where there is one that needs more people."""
+    found: dict[bytes | None, set[bytes]] = {}
+    left = set(wanted)
+    if history.quorum > 1:
+        for (first, transaction), slots in history.standing_forgets().items():
+            if transaction in left and slot not in slots:
+                found.setdefault(first, set()).add(transaction)
+                left.discard(transaction)
+    if left:
+        found[None] = left
+    return found
+
+
+def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
+    """Bytes of the blocks that nothing else relies on. Damaged, StorageFailed."""
+    if not chosen:
+        return 0
+    blocks.refresh()
+    going, staying = set[int](), set[int]()
+    forgotten, table = history.forgotten(), blocks.index.blocks
+    for item in history.committed.values():
+        if item.transaction not in forgotten:
+            ids = relied_blocks(SnapshotReader(blocks, item.snapshot))
+            numbers = {table.find(block, item.snapshot.domain) for block in ids} - {None}
+            (going if item.transaction in chosen else staying).update(numbers)  # type: ignore[arg-type]
+    return sum(table.length[number] for number in going - staying)

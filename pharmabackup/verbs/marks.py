@@ -1,0 +1,98 @@
+"""Statements about snapshots: hold, release, and the call back of what was to be forgotten."""
+
+from __future__ import annotations
+
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.engine.history import MARK_GRANTS, Committed, History, load_history
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, InvalidInput, NotFound
+from pharmabackup.format.transaction import Mark
+from pharmabackup.format.wire import Kind
+
+WHAT = {
+    "forget": "forget snapshots",
+    "undo": "call snapshots back",
+    "hold": "hold snapshots",
+    "release": "end a hold",
+}
+
+
+def say(
+    unlocked: Unlocked,
+    kind: str,
+    transactions: list[bytes],
+    *,
+    reason: str | None = None,
+    until: int | None = None,
+    about: bytes | None = None,
+) -> None:
+    """Store a mark. NotPermitted, InvalidInput, StorageFailed."""
+    permit(unlocked, kind)
+    mark = Mark(kind, b"".join(sorted(transactions)), now_ns(), reason, until, about)  # type: ignore[arg-type]
+    unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
+
+
+def permit(unlocked: Unlocked, kind: str) -> None:
+    """NotPermitted when this credential's role may not make such a mark."""
+    if unlocked.keyring.role not in MARK_GRANTS[kind]:
+        raise unlocked.not_permitted(WHAT[kind])
+
+
+def hold(unlocked: Unlocked, committed: Committed, *, reason: str, until: int | None) -> None:
+    """NotPermitted, InvalidInput, Conflict, StorageFailed."""
+    _need_reason(reason)
+    if until is not None and until <= now_ns():
+        raise InvalidInput("A hold cannot end in the past.", remedy="Give a later time, or none.")
+    permit(unlocked, "hold")
+    _present(load_history(unlocked), committed)
+    say(unlocked, "hold", [committed.transaction], reason=reason, until=until)
+
+
+def release(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
+    """NotFound when nothing holds it; NotPermitted, InvalidInput, StorageFailed."""
+    _need_reason(reason)
+    permit(unlocked, "release")
+    holds = load_history(unlocked).holds(now_ns()).get(committed.transaction, [])
+    if not holds:
+        raise NotFound("Nothing holds this snapshot.", kind="snapshot", remedy="List what is held with snapshots().")
+    for said in holds:
+        say(unlocked, "release", said.transactions, reason=reason, about=said.id)
+
+
+def recall(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
+    """Take back the forgets of one snapshot; the others they name are forgotten anew, and their time begins again.
+
+    NotFound when nobody said to forget it; NotPermitted, InvalidInput, StorageFailed.
+    """
+    _need_reason(reason)
+    permit(unlocked, "undo")
+    history = load_history(unlocked)
+    others: set[bytes] = set()
+    begun = {first for first, transaction in history.standing_forgets() if transaction == committed.transaction}
+    if not begun:
+        raise NotFound(
+            "Nobody said to forget this snapshot.", kind="snapshot", remedy="There is nothing to call back."
+        )
+    _present(history, committed)
+    for said in history.said:
+        if said.id in begun:
+            say(unlocked, "undo", said.transactions, reason=reason, about=said.id)
+            others.update(said.transactions)
+    others.discard(committed.transaction)
+    if others:
+        say(unlocked, "forget", sorted(others), reason=reason)
+
+
+def _need_reason(reason: str) -> None:
+    if not reason.strip():
+        raise InvalidInput("There is no reason given.", remedy="Say in a few words why.")
+
+
+def _present(history: History, committed: Committed) -> None:
+    if committed.transaction not in history.committed or committed.transaction in history.forgotten():
+        raise Conflict(
+            "This snapshot is forgotten: it may be gone already.",
+            kind="snapshot-forgotten",
+            remedy="List what there is with snapshots().",
+        )

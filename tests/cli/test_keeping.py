@@ -1,0 +1,84 @@
+"""forget, recall, hold, release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def two(place: Any, call: Call) -> list[str]:
+    """The ids of two snapshots of the documents, the newest first."""
+    for text in ("one", "two"):
+        (place.shop / "documents" / "letter.txt").write_text(text)
+        assert call("backup", "--files", f"documents={place.shop / 'documents'}").code == 0
+    return [snapshot["id"] for snapshot in call("snapshots", "--json").json["snapshots"]]
+
+
+def _asked(call: Call) -> list[str]:
+    return [item["id"] for item in call("snapshots", "--json").json["snapshots"] if item["forget_at"]]
+
+
+def test_forget_shows_what_it_would_do_and_stops(call: Call, two: list[str]) -> None:
+    answer = call("forget", "--keep-last", "1")
+    assert answer.code == 0
+    assert two[1][:8] in answer.out and two[0][:8] not in answer.out
+    assert "1 snapshot would be forgotten" in answer.out and "can be called back until" in answer.out
+    assert "Nothing was done. Add --yes to do it." in answer.err
+    assert _asked(call) == []
+
+
+def test_forget_does_it(call: Call, two: list[str]) -> None:
+    answer = call("forget", "--keep-daily", "1", "--dataset", "doc*", "--yes")
+    assert answer.code == 0 and "Forgotten: 1 snapshot." in answer.out
+    assert _asked(call) == [two[1]]
+    assert "to be forgotten on" in call("snapshots").out
+    assert "There is nothing to forget." in call("forget", "--keep-last", "1").err
+
+
+def test_forget_tells_programs(call: Call, two: list[str]) -> None:
+    proposal = call("forget", "--keep-last", "1", "--json").json
+    assert proposal["verb"] == "forget" and [item["id"] for item in proposal["snapshots"]] == [two[1]]
+    assert _asked(call) == []
+    assert call("forget", "--keep-last", "1", "--yes", "--json").json["state"] == "ok"
+    assert _asked(call) == [two[1]]
+
+
+def test_forget_by_id_never_takes_the_newest(call: Call, two: list[str]) -> None:
+    answer = call("forget", two[0][:8], two[1][:8], "--yes")
+    assert answer.code == 0 and "it is the newest of its dataset" in answer.err
+    assert _asked(call) == [two[1]]
+
+
+def test_without_rules_and_names_the_owners_hold(call: Call, two: list[str]) -> None:
+    assert "There is nothing to forget." in call("forget").err
+    assert call("forget", "--dataset", "documents").code == 64
+
+
+@pytest.mark.parametrize("text", ["soon", "3", "3w", "-1d", "1.5h"])
+def test_what_is_no_duration(call: Call, text: str) -> None:
+    answer = call("forget", "--keep-within", text)
+    assert answer.code == 64 and "is no duration" in answer.err
+
+
+def test_recall(call: Call, two: list[str]) -> None:
+    call("forget", "--keep-last", "1", "--yes")
+    answer = call("recall", two[1][:8], "--reason", "a mistake")
+    assert answer.code == 0 and "is called back" in answer.out
+    assert _asked(call) == []
+    assert call("recall", two[1][:8], "--reason", "again").code == 66
+
+
+def test_hold_and_release(call: Call, two: list[str]) -> None:
+    answer = call("hold", two[1][:8], "--reason", "incident 7", "--until", "2099-01-01")
+    assert answer.code == 0 and "is held" in answer.out
+    assert "held" in call("snapshots").out
+    assert "it is held" in call("forget", "--keep-last", "1", "--yes").err
+    assert _asked(call) == []
+    assert call("release", two[1][:8], "--reason", "closed", "--json").json == {"snapshot": two[1]}
+    assert call("release", two[1][:8], "--reason", "closed").code == 66
+    assert call("hold", two[1][:8]).code == 64

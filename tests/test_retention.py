@@ -1,0 +1,147 @@
+"""Rules: what is kept of one dataset of one device, whatever the moments are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pharmabackup as pb
+from pharmabackup.clock import to_ns
+from pharmabackup.retention import Dated, kept, zone
+
+BASE = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
+LONDON = zone("Europe/London")
+
+
+def _dated(number: int, moment: datetime, **facts: bool) -> Dated:
+    what: dict[str, bool] = {"complete": True, "verified": False, "held": False, **facts}
+    return Dated(number.to_bytes(16, "big"), to_ns(moment), number, **what)
+
+
+def _numbers(reasons: dict[bytes, str]) -> list[int]:
+    return sorted(int.from_bytes(item, "big") for item in reasons)
+
+
+def _days(*offsets: float, **facts: bool) -> list[Dated]:
+    return [_dated(number, BASE + timedelta(days=offset), **facts) for number, offset in enumerate(offsets)]
+
+
+CASES: dict[str, tuple[list[Dated], pb.Keep, list[int]]] = {
+    "the newest stays without any rule": (_days(0, 1, 2), pb.Keep(), [2]),
+    "the last three": (_days(0, 1, 2, 3, 4), pb.Keep(last=3), [2, 3, 4]),
+    "within counts from the newest, not from now": (_days(0, 1, 2, 3), pb.Keep(within=timedelta(days=2)), [1, 2, 3]),
+    "the newest of each day": (_days(0, 0.1, 1, 1.1, 1.2), pb.Keep(daily=5), [1, 4]),
+    "days without one do not count": (_days(0, 10, 20, 30), pb.Keep(daily=3), [1, 2, 3]),
+    "weeks begin on Monday": (_days(-1, 0, 6, 7), pb.Keep(weekly=9), [0, 2, 3]),  # 1 March 2027 is one
+    "months": (_days(-60, -30, -1, 0, 1), pb.Keep(monthly=3), [1, 2, 4]),  # December, January, February, March
+    "years": (_days(-800, -400, -300, 0), pb.Keep(yearly=2), [2, 3]),
+    "hours": ([_dated(i, BASE + timedelta(minutes=20 * i)) for i in range(7)], pb.Keep(hourly=2), [5, 6]),
+    "rules add up": (_days(-40, -1, 0, 1), pb.Keep(last=1, monthly=3), [0, 1, 3]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_kept(case: str) -> None:
+    snapshots, keep, expected = CASES[case]
+    assert _numbers(kept(snapshots, keep, UTC)) == expected
+
+
+def test_days_begin_where_the_pharmacy_is() -> None:
+    summer = datetime(2027, 7, 1, 22, 30, tzinfo=UTC)  # 23:30 in London; an hour later it is 2 July there
+    snapshots = [_dated(0, summer), _dated(1, summer + timedelta(hours=1))]
+    assert _numbers(kept(snapshots, pb.Keep(daily=5), UTC)) == [1]
+    assert _numbers(kept(snapshots, pb.Keep(daily=5), LONDON)) == [0, 1]
+
+
+def test_the_hour_that_autumn_repeats_is_two() -> None:
+    first = datetime(2027, 10, 31, 0, 30, tzinfo=UTC)  # 01:30 in London, and an hour later 01:30 again
+    snapshots = [_dated(0, first), _dated(1, first + timedelta(hours=1))]
+    assert _numbers(kept(snapshots, pb.Keep(hourly=5), LONDON)) == [0, 1]
+
+
+def test_one_that_lacks_something_takes_no_whole_ones_place() -> None:
+    snapshots = [*_days(0, 1, 1.1, 2), _dated(9, BASE + timedelta(days=2.2), complete=False)]
+    reasons = kept(snapshots, pb.Keep(daily=9), UTC)
+    assert _numbers(reasons) == [0, 2, 3, 9]
+    assert reasons[(9).to_bytes(16, "big")] == "newest"
+    assert reasons[(3).to_bytes(16, "big")] == "newest whole"
+
+
+def test_what_stays_whatever_the_rules_say() -> None:
+    snapshots = [
+        *_days(0, 1),
+        _dated(2, BASE + timedelta(days=2), verified=True),
+        _dated(3, BASE + timedelta(days=3), held=True),
+        _dated(4, BASE + timedelta(days=4)),
+        _dated(5, BASE + timedelta(days=5), complete=False),
+    ]
+    reasons = kept(snapshots, pb.Keep(), UTC)
+    assert [reasons.get(item.id) for item in snapshots] == [
+        None, None, "last verified", "held", "newest whole", "newest",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule", [{"daily": -1}, {"within": timedelta(days=-1)}, {"within": 3}, {"weekly": 1.5}, {"last": True}]
+)
+def test_what_is_no_rule(rule: dict[str, Any]) -> None:
+    with pytest.raises(pb.InvalidInput, match=r"is not how much can be kept\. Give a"):
+        pb.Keep(**rule)
+
+
+@pytest.mark.parametrize("name", ["Atlantis", "", "../etc/passwd", "a\0b"])
+def test_what_is_no_time_zone(name: str) -> None:
+    with pytest.raises(pb.InvalidInput, match="There is no time zone"):
+        zone(name)
+
+
+counts = st.integers(0, 4)
+keeps = st.builds(
+    pb.Keep,
+    last=counts,
+    within=st.integers(0, 50).map(lambda days: timedelta(days=days)),
+    hourly=counts,
+    daily=counts,
+    weekly=counts,
+    monthly=counts,
+    yearly=counts,
+)
+histories = st.lists(
+    st.tuples(st.integers(0, 24 * 800), st.booleans(), st.booleans(), st.booleans()), max_size=30
+).map(
+    lambda rows: [
+        _dated(number, BASE + timedelta(hours=hours), complete=complete, verified=verified, held=held)
+        for number, (hours, complete, verified, held) in enumerate(rows)
+    ]
+)
+
+
+@given(histories, keeps)
+def test_what_was_kept_once_is_kept_again(history: list[Dated], keep: pb.Keep) -> None:
+    reasons = kept(history, keep, LONDON)
+    left = [item for item in history if item.id in reasons]
+    assert set(kept(left, keep, LONDON)) == set(reasons)
+
+
+@given(histories, keeps)
+def test_four_always_stay(history: list[Dated], keep: pb.Keep) -> None:
+    reasons = kept(history, keep, LONDON)
+    ordered = sorted(history, key=lambda item: (item.time, item.sequence))
+    for wanted in (
+        ordered[-1:],
+        [item for item in ordered if item.complete][-1:],
+        [item for item in ordered if item.verified][-1:],
+        [item for item in ordered if item.held],
+    ):
+        assert {item.id for item in wanted} <= set(reasons)
+
+
+@given(histories, keeps, st.sampled_from(["last", "hourly", "daily", "weekly", "monthly", "yearly"]))
+def test_a_larger_number_keeps_no_less(history: list[Dated], keep: pb.Keep, name: str) -> None:
+    facts = {field: getattr(keep, field) for field in keep.__slots__}
+    more = pb.Keep(**{**facts, name: facts[name] + 1})
+    assert set(kept(history, keep, LONDON)) <= set(kept(history, more, LONDON))

@@ -1,0 +1,291 @@
+"""Forgetting: proposed, applied, called back; and what stays whatever anybody says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup import clock
+from pharmabackup.engine import history as history_module
+from pharmabackup.engine.history import History, Said, load_history
+from pharmabackup.engine.transaction import Transaction
+from pharmabackup.format.keys import Slot
+from pharmabackup.format.transaction import Mark
+from pharmabackup.storage.base import ObjectInfo
+from pharmabackup.verbs.forget import _marks
+from tests.format import samples as s
+
+MakeRepo = Callable[[], pb.Repository]
+DAY = timedelta(days=1)
+BASE = datetime(2027, 3, 1, 12, tzinfo=UTC)
+
+
+class Calendar:
+    """What the storage's clock says when a snapshot is committed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = BASE
+        real = Transaction.pin
+
+        def pin(transaction: Transaction, *arguments: Any) -> tuple[ObjectInfo, bytes]:
+            info, digest = real(transaction, *arguments)
+            return replace(info, modified=clock.to_ns(self.now)), digest
+
+        monkeypatch.setattr(Transaction, "pin", pin)
+
+
+@pytest.fixture
+def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
+    return Calendar(monkeypatch)
+
+
+@pytest.fixture
+def repo(tmp_path: Path, make_repo: MakeRepo, calendar: Calendar) -> pb.Repository:
+    """Ten days of documents and of scans; each day adds a file, and the first day's is gone after that."""
+    made = make_repo()
+    for name in ("documents", "scans"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "first").write_bytes(os.urandom(3_000_000))
+    for day in range(10):
+        calendar.now = BASE + day * DAY
+        for name in ("documents", "scans"):
+            (tmp_path / name / f"{day}").write_bytes(os.urandom(1000))
+        made.backup([pb.Files(tmp_path / "documents", tier=1), pb.Files(tmp_path / "scans", tier=2)])
+        for name in ("documents", "scans"):
+            (tmp_path / name / "first").unlink(missing_ok=True)
+    return made
+
+
+def _days(snapshots: Any) -> list[int]:
+    return sorted((snapshot.time - BASE).days for snapshot in snapshots)
+
+
+def _at(repo: pb.Repository, dataset: str, day: int) -> pb.Snapshot:
+    return next(item for item in repo.snapshots(dataset) if (item.time - BASE).days == day)
+
+
+def test_rules_say_what_goes_and_nothing_happens_before_it_is_applied(repo: pb.Repository) -> None:
+    proposal = repo.propose_forget({"doc*": pb.Keep(daily=3), "*": pb.Keep(last=9)})
+    assert _days(item for item in proposal.snapshots if item.dataset == "documents") == list(range(7))
+    assert _days(item for item in proposal.snapshots if item.dataset == "scans") == [0]
+    assert [item.time for item in proposal.snapshots] == sorted(
+        (item.time for item in proposal.snapshots), reverse=True
+    )
+    assert 3_000_000 < proposal.bytes_freed < 6_000_000  # most of both first files, which no later one has
+    assert not any(item.forget_at for item in repo.snapshots())
+    assert "documents" in str(proposal) and proposal.to_dict()["bytes_freed"] == proposal.bytes_freed
+
+
+def test_a_dataset_without_a_rule_keeps_everything(repo: pb.Repository) -> None:
+    assert {item.dataset for item in repo.propose_forget({"scans": pb.Keep()}).snapshots} == {"scans"}
+    assert repo.propose_forget().snapshots == ()  # the owner has said nothing yet
+    assert repo.propose_forget({}).snapshots == ()
+
+
+def test_applied_it_is_forgotten_when_the_delay_is_over(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    proposal = repo.propose_forget({"documents": pb.Keep(last=2)})
+    assert proposal.not_before is not None
+    report = repo.apply(proposal)
+    assert report.verb == "forget" and report.state == "ok"
+    asked = [item for item in repo.snapshots() if item.forget_at]
+    assert {item.id for item in asked} == {item.id for item in proposal.snapshots}
+    assert not any(item.forgotten for item in asked)
+    for item in asked:
+        assert item.forget_at is not None
+        assert abs(item.forget_at - proposal.not_before) < timedelta(minutes=5)
+    assert repo.propose_forget({"documents": pb.Keep(last=2)}).snapshots == ()
+    later = clock.now_ns() + 15 * 86400 * 10**9
+    monkeypatch.setattr(history_module, "now_ns", lambda: later)
+    monkeypatch.setattr("pharmabackup.verbs.standing.now_ns", lambda: later)
+    assert _days(item for item in repo.snapshots() if item.forgotten) == list(range(8))
+    assert repo.snapshot("documents").time == BASE + 9 * DAY
+
+
+def test_before_that_it_restores_and_can_be_called_back(tmp_path: Path, repo: pb.Repository) -> None:
+    repo.apply(repo.propose_forget({"documents": pb.Keep(last=2)}))
+    first = _at(repo, "documents", 0)
+    repo.restore(tmp_path / "out", snapshots=[first])
+    assert (tmp_path / "out" / "documents" / "first").stat().st_size == 3_000_000
+    repo.recall(first, reason="the wrong one")
+    assert _at(repo, "documents", 0).forget_at is None
+    assert _days(item for item in repo.snapshots("documents") if item.forget_at) == list(range(1, 8))
+    with pytest.raises(pb.NotFound, match="Nobody said to forget this snapshot"):
+        repo.recall(first, reason="again")
+
+
+def test_what_was_forgotten_cannot_be_called_back(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.apply(repo.propose_forget({"documents": pb.Keep(last=2)}))
+    first = _at(repo, "documents", 0)
+    later = clock.now_ns() + 15 * 86400 * 10**9
+    monkeypatch.setattr(history_module, "now_ns", lambda: later)
+    with pytest.raises(pb.Conflict, match="it may be gone already") as caught:
+        repo.recall(first, reason="too late")
+    assert caught.value.kind == "snapshot-forgotten"
+
+
+def test_named_snapshots_go_but_not_the_newest_or_what_is_held(repo: pb.Repository) -> None:
+    old, held, newest = _at(repo, "scans", 1), _at(repo, "scans", 2), _at(repo, "scans", 9)
+    repo.hold(held, reason="incident 7")
+    proposal = repo.propose_forget(snapshots=[old, held, newest])
+    assert [item.id for item in proposal.snapshots] == [old.id]
+    assert {(finding.code, finding.subject) for finding in proposal.findings} == {
+        ("snapshot-stays", held.id),
+        ("snapshot-stays", newest.id),
+    }
+    repo.apply(proposal)
+    assert _days(item for item in repo.snapshots("scans") if item.forget_at) == [1]
+
+
+def test_a_hold_overrides_every_rule_until_it_is_released(repo: pb.Repository) -> None:
+    repo.hold(_at(repo, "documents", 3), reason="incident 7")
+    assert _at(repo, "documents", 3).held == "incident 7"
+    proposal = repo.propose_forget({"documents": pb.Keep()})
+    assert _days(proposal.snapshots) == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert [finding.code for finding in proposal.findings] == ["snapshot-stays"]
+    repo.release(_at(repo, "documents", 3), reason="closed")
+    assert _at(repo, "documents", 3).held is None
+    assert _days(repo.propose_forget({"documents": pb.Keep()}).snapshots) == list(range(9))
+    with pytest.raises(pb.NotFound, match="Nothing holds this snapshot"):
+        repo.release(_at(repo, "documents", 3), reason="closed")
+
+
+def test_a_hold_may_end_by_itself(repo: pb.Repository) -> None:
+    with pytest.raises(pb.InvalidInput, match="cannot end in the past"):
+        repo.hold(_at(repo, "documents", 3), reason="x", until=datetime.now(UTC) - DAY)
+    repo.hold(_at(repo, "documents", 3), reason="x", until=datetime.now(UTC) + timedelta(seconds=1))
+    assert _at(repo, "documents", 3).held == "x"
+
+
+@pytest.mark.parametrize("verb", ["hold", "release", "recall"])
+def test_a_reason_is_needed(repo: pb.Repository, verb: str) -> None:
+    with pytest.raises(pb.InvalidInput, match="no reason given"):
+        getattr(repo, verb)(_at(repo, "documents", 3), reason="  ")
+
+
+def test_what_was_verified_last_stays(repo: pb.Repository, calendar: Calendar, tmp_path: Path) -> None:
+    assert repo.check(read_data=1.0).state == "ok"
+    calendar.now = BASE + 20 * DAY
+    (tmp_path / "documents" / "new").write_bytes(b"new")
+    repo.backup([pb.Files(tmp_path / "documents", tier=1)])
+    assert _days(repo.propose_forget({"documents": pb.Keep()}).snapshots) == list(range(9))  # 9: verified, 20: newest
+
+
+@pytest.mark.parametrize("change", ["held", "forgotten"])
+def test_a_proposal_that_is_no_longer_true_is_refused(repo: pb.Repository, change: str) -> None:
+    proposal = repo.propose_forget({"documents": pb.Keep(last=2)})
+    if change == "held":
+        repo.hold(_at(repo, "documents", 0), reason="wait")
+    else:
+        repo.apply(repo.propose_forget(snapshots=[_at(repo, "documents", 0)]))
+    with pytest.raises(pb.Conflict, match="no longer true") as caught:
+        repo.apply(proposal)
+    assert caught.value.kind == "proposal-stale"
+    assert _days(item for item in repo.snapshots("documents") if item.forget_at) == (
+        [0] if change == "forgotten" else []
+    )
+
+
+def test_a_backup_in_between_does_not_matter(tmp_path: Path, repo: pb.Repository, calendar: Calendar) -> None:
+    proposal = repo.propose_forget({"documents": pb.Keep(last=2)})
+    calendar.now = BASE + 10 * DAY
+    repo.backup([pb.Files(tmp_path / "documents", tier=1)])
+    repo.apply(proposal)
+    assert _days(item for item in repo.snapshots("documents") if item.forget_at) == list(range(8))
+
+
+def test_a_damaged_mark_stops_forgetting(repo: pb.Repository) -> None:
+    """It might be a hold."""
+    repo.hold(_at(repo, "documents", 3), reason="incident 7")
+    storage = repo._unlocked.storage
+    name = next(info.name for info in storage.list("marks"))
+    path = Path(storage.local_root() or "") / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (repo._unlocked.state / "history").unlink()
+    with pytest.raises(pb.Damaged, match=f"can be read .{name}., so none can be forgotten"):
+        repo.propose_forget({"documents": pb.Keep()})
+
+
+def test_a_mark_that_was_deleted_stops_forgetting(repo: pb.Repository) -> None:
+    repo.hold(_at(repo, "documents", 3), reason="incident 7")
+    repo.snapshots()  # this machine has seen it
+    storage = repo._unlocked.storage
+    assert not any(storage.delete([info.name for info in storage.list("marks")]).values())
+    with pytest.raises(pb.Damaged) as caught:
+        repo.propose_forget({"documents": pb.Keep()})
+    assert caught.value.kind == "history-forked"
+
+
+def test_rules_and_names_do_not_go_together(repo: pb.Repository) -> None:
+    with pytest.raises(pb.InvalidInput, match="do not go together"):
+        repo.propose_forget({"*": pb.Keep()}, snapshots=[_at(repo, "scans", 1)])
+
+
+def test_a_snapshot_of_another_repository_is_not_here(
+    tmp_path: Path, repo: pb.Repository, make_repo: MakeRepo
+) -> None:
+    other = make_repo()
+    with pytest.raises(pb.NotFound, match="is not here"):
+        other.propose_forget(snapshots=[_at(repo, "scans", 1)])
+
+
+def test_devices_are_judged_by_themselves(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one floods, another keeps: here every snapshot before the fifth day is another device's."""
+    real = load_history
+
+    def two_devices(*arguments: Any, **options: Any) -> History:
+        found = real(*arguments, **options)
+        other = replace_slot(repo._unlocked.slot, b"o" * 16)
+        for key, item in list(found.committed.items()):
+            if clock.from_ns(item.snapshot.time) < BASE + 5 * DAY:
+                found.committed[key] = replace(item, slot=other)
+        return found
+
+    monkeypatch.setattr("pharmabackup.verbs.forget.load_history", two_devices)
+    proposal = repo.propose_forget({"documents": pb.Keep(last=2)})
+    assert _days(proposal.snapshots) == [0, 1, 2, 5, 6, 7]
+
+
+def replace_slot(slot: Slot, slot_id: bytes) -> Slot:
+    fields = {name: getattr(slot, name) for name in slot.__struct_fields__}
+    return Slot(**{**fields, "id": slot_id})
+
+
+def _said(mark: int, slot: int, transactions: bytes, about: bytes | None = None) -> Said:
+    who = Slot(bytes([slot]) * 16, "x", "owner", None, "passphrase", s.KEY, None, 0, None)
+    return Said(bytes([mark]) * 16, Mark("forget", transactions, 0, None, None, about), who, mark)
+
+
+def test_a_second_person_seconds_what_the_first_said() -> None:
+    one, two, three = (bytes([i]) * 16 for i in (1, 2, 3))
+    mine, theirs = b"\1" * 16, b"\2" * 16
+    history = History(said=[_said(7, 2, one + two)], quorum=2)
+    assert _marks(history, mine, {one, three}) == {b"\7" * 16: {one}, None: {three}}
+    assert _marks(history, theirs, {one}) == {None: {one}}
+    assert _marks(History(said=history.said, quorum=1), mine, {one}) == {None: {one}}
+
+
+def test_of_two_that_a_quorum_asks_for_one_is_not_enough(
+    repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = load_history
+
+    def strict(*arguments: Any, **options: Any) -> History:
+        found = real(*arguments, **options)
+        found.quorum = 2
+        return found
+
+    monkeypatch.setattr("pharmabackup.verbs.forget.load_history", strict)
+    proposal = repo.propose_forget(snapshots=[_at(repo, "scans", 1)])
+    assert proposal.not_before is None
+    repo.apply(proposal)
+    assert repo.propose_forget(snapshots=[_at(repo, "scans", 1)]).snapshots == ()  # this one has said it
+    assert strict(repo._unlocked).forgets() == {}
