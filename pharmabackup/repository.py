@@ -217,10 +217,20 @@ class Repository:
         wish = Wish(None if keep is None else dict(keep), names, time_zone)
         return propose_forget(self._unlocked, wish, blocks=self._block_reader(), shower=self._shower)
 
+    def propose_prune(self) -> Proposal:
+        """What could be deleted since nothing needs it, and what that frees. NotPermitted, Unsupported, Damaged."""
+        from pharmabackup.verbs.prune import propose_prune
+
+        return propose_prune(self._unlocked, shower=self._shower)
+
     def apply(
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> Report:
         """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true."""
+        if proposal.verb == "prune":
+            from pharmabackup.verbs.prune import apply_prune
+
+            return apply_prune(self._unlocked, proposal, progress=progress, cancel=cancel)
         from pharmabackup.verbs.forget import apply_forget
 
         return apply_forget(self._unlocked, proposal, progress=progress, cancel=cancel)

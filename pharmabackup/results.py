@@ -114,7 +114,7 @@ class Proposal:
     have not agreed. `bytes_freed`: of storage, once a prune has come after that. `findings`: what it does not touch.
     """
 
-    verb: Literal["forget"]
+    verb: Literal["forget", "prune"]
     created: datetime
     not_before: datetime | None
     snapshots: tuple[Snapshot, ...]

@@ -1,4 +1,4 @@
-"""Commands about what is kept: forget, recall, hold, release."""
+"""Commands about what is kept: forget, prune, recall, hold, release."""
 
 from __future__ import annotations
 
@@ -83,12 +83,44 @@ def _agreed(settings: Settings, proposal: Proposal, *, yes: bool) -> bool:
         f"{counted(len(proposal.snapshots), 'snapshot')} would be forgotten, which frees "
         f"{sized(proposal.bytes_freed)} once they are pruned. {until}"
     )
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        output.say("Nothing was done. Add --yes to do it.")
-        return False
-    return click.confirm("Forget them?", err=True)
+    return yes or _confirmed(settings, "Forget them?")
+
+
+def _confirmed(settings: Settings, question: str) -> bool:
+    """Ask whoever sits there; nobody does where there is no terminal."""
+    if sys.stdin.isatty():
+        return click.confirm(question, err=True)
+    settings.output.say("Nothing was done. Add --yes to do it.")
+    return False
+
+
+@pharmabackup.command()
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.pass_obj
+def prune(settings: Settings, yes: bool) -> None:
+    """Delete what no snapshot needs any more. Backups may go on meanwhile."""
+    output = settings.output
+    with settings.open() as repository:
+        proposal = repository.propose_prune()
+        if not output.people and not yes:
+            output.result(proposal.to_dict())
+            return
+        if output.people:
+            output.line(
+                f"{sized(proposal.bytes_freed)} would be freed; {counted(len(proposal.snapshots), 'snapshot')} that "
+                "were forgotten cannot be called back then."
+            )
+            if not yes and not _confirmed(settings, "Delete it?"):
+                return
+        report = run_verb(
+            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
+        )
+    if not output.people:
+        output.result(report.to_dict())
+        return
+    output.findings(report.findings)
+    if not output.quiet:
+        output.line(f"Freed: {sized(report.bytes)}.")
 
 
 @pharmabackup.command()

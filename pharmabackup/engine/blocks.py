@@ -22,6 +22,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format import block as layout
 from pharmabackup.format import wire
+from pharmabackup.format.pack import WrappedKey
 from pharmabackup.format.wire import Kind
 
 BLOCK_TARGET = 1 << 20
@@ -59,12 +60,16 @@ class _Job:
 class BlockWriter:
     """Gives out buffers to fill and takes them full. `begin` and `finish_block` are one thread's."""
 
-    def __init__(self, unlocked: Unlocked, index: Index, packs: PackWriter, session: SealingKey, size: int) -> None:
+    def __init__(
+        self, unlocked: Unlocked, index: Index, packs: PackWriter, session: SealingKey, wrapped: WrappedKey, size: int
+    ) -> None:
+        """`session`: the transaction's own key, as it is used and as it is stored. `size`: of the largest chunk."""
         self.target = max(BLOCK_TARGET, size)
         self._unlocked = unlocked
         self._index = index
         self._packs = packs
-        self._session = session
+        self._session = session, wrapped
+        self._catalogue = unlocked.catalogue_key, WrappedKey(unlocked.catalogue_id, ())
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers = 0
         self._jobs: queue.Queue[_Job | None] = queue.Queue()  # as many at most as there are buffers
@@ -128,17 +133,14 @@ class BlockWriter:
             self._free.put(buffer)
         if len(out) < len(plain) + OVERHEAD:
             out = bytearray(max(len(plain), self.target) + OVERHEAD)
-        key, key_id = self._key(kind)
+        key, wrapped = self._catalogue if kind == Kind.RECIPE_BLOCK else self._session
         with memoryview(out) as view:
-            context = wire.block_context(self._unlocked.repository, kind, key_id, job.block_id)
+            context = wire.block_context(self._unlocked.repository, kind, wrapped.key_id, job.block_id)
             size = key.seal_into(plain, context, view)
-            self._packs.add(kind=kind, number=number, block_id=job.block_id, names=job.names, sealed=view[:size])
+            self._packs.add(
+                kind=kind, number=number, block_id=job.block_id, names=job.names, sealed=view[:size], key=wrapped
+            )
         return out
-
-    def _key(self, kind: Kind) -> tuple[SealingKey, bytes]:
-        if kind == Kind.RECIPE_BLOCK:
-            return self._unlocked.catalogue_key, self._unlocked.catalogue_id
-        return self._session, self._packs.session_id
 
     def check(self) -> None:
         """Raise what went wrong on another thread."""

@@ -163,6 +163,19 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     return history
 
 
+def sound_history(unlocked: Unlocked) -> History:
+    """Damaged when something that was committed or said cannot be read or is gone: it might be a hold."""
+    history = load_history(unlocked)
+    if history.damaged or history.vanished:
+        what = [*history.damaged, *history.vanished][0]
+        raise Damaged(
+            f"Not all that was committed or said about snapshots can be read ({what}), so nothing can be let go.",
+            kind="history-forked" if history.vanished else "snapshot",
+            remedy="Run check, and restore that object from another location.",
+        )
+    return history
+
+
 def _missing_heads(history: History) -> list[str]:
     """Transactions that others name as what came before them, and that are not there as they name them."""
     named = {(head.transaction, head.hash) for item in history.committed.values() for head in item.snapshot.heads}

@@ -34,6 +34,7 @@ SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
 CACHE_VERSION = 4
+LISTINGS = 10  # of segments, while collections replace them
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -83,11 +84,20 @@ class Index:
     # ------------------------------------------------------------ reading
 
     def load(self) -> None:
-        """Learn all segments that storage lists. Damaged, StorageFailed.
+        """Learn all segments that storage lists. Damaged, NotFound, StorageFailed.
 
         The oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
         moved to from blocks that are hardly used.
         """
+        for left in reversed(range(LISTINGS)):
+            try:
+                self._load_listed()
+                return
+            except NotFound:  # a collection has deleted it, and what takes its place is listed by now
+                if not left:
+                    raise
+
+    def _load_listed(self) -> None:
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)

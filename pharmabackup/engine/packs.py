@@ -47,6 +47,7 @@ class _Filling:
     blocks: list[Block] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
+    keys: dict[WrappedKey, int] = field(default_factory=dict)
     chunks: int = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -70,27 +71,28 @@ class _Filling:
 class PackWriter:
     """Takes sealed blocks from several threads. Publishing, with its fsync, has a thread of its own."""
 
-    def __init__(self, unlocked: Unlocked, session: WrappedKey) -> None:
+    def __init__(self, unlocked: Unlocked, domain: bytes) -> None:
         self.bytes_written = 0
-        self.session_id = session.key_id
         self._unlocked = unlocked
-        self._keys = (session, WrappedKey(unlocked.catalogue_id, ()))
+        self._domain = domain
         self._lock = threading.Lock()
         self._filling: _Filling | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-commit")
         self._ahead = threading.Semaphore(COMMITS_AHEAD)
         self._commits: list[Future[WrittenPack]] = []
 
-    def add(self, *, kind: Kind, number: int, block_id: bytes, names: bytes, sealed: memoryview) -> None:
-        """Append one sealed block. Recipes are sealed under the catalogue key, all else under the session's."""
+    def add(
+        self, *, kind: int, number: int, block_id: bytes, names: bytes, sealed: memoryview, key: WrappedKey
+    ) -> None:
+        """Append one block, sealed under that key."""
         full: _Filling | None = None
         with self._lock:
             filling = self._filling
             if filling is None:
                 filling = self._filling = _Filling(self._unlocked.storage.upload())
-            key = 1 if kind == Kind.RECIPE_BLOCK else 0
             count = len(names) // pack.NAME_SIZE
-            filling.blocks.append(Block(block_id, kind, key, filling.size, len(sealed), count))
+            place = filling.keys.setdefault(key, len(filling.keys))
+            filling.blocks.append(Block(block_id, kind, place, filling.size, len(sealed), count))
             filling.numbers.append(number)
             filling.names.append(names)
             filling.chunks += count
@@ -118,11 +120,11 @@ class PackWriter:
         try:
             with filling.upload as upload:
                 directory = Directory(
-                    domain=self._unlocked.domain,
+                    domain=self._domain,
                     region=filling.hasher.digest(),
                     region_size=filling.size,
                     names_size=pack.names_size(filling.chunks),
-                    keys=self._keys,
+                    keys=tuple(filling.keys),
                     blocks=tuple(filling.blocks),
                 )
                 signed = self._unlocked.sign(Kind.DIRECTORY, "packs/", directory)

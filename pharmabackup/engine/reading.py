@@ -184,6 +184,13 @@ class SnapshotReader:
             self._runs = runs
         return self._runs, self._table
 
+    def relied(self) -> set[bytes]:
+        """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged."""
+        record = self.snapshot
+        runs, table = self.recipe()
+        found = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
+        return found.union(table[slot] for slot in set(runs.block))
+
     def frames(self) -> Iterator[Frame]:
         return read_frames(self.blocks.chunks(self.snapshot.manifest, self.snapshot.domain))
 

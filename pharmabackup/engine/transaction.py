@@ -97,12 +97,13 @@ class Transaction:
             chunker.normalization,
             chunker_seed(unlocked.naming_key),
         )
-        self._packs = PackWriter(unlocked, wrapped)
-        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), chunker.maximum)
+        self._packs = PackWriter(unlocked, unlocked.domain)
+        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
         self._unlocked = unlocked
         self._ground = ground
         self._written: list[bytes] = []
         self._unindexed: list[WrittenPack] = []
+        self._intents = 0
 
     @property
     def bytes_written(self) -> int:
@@ -110,10 +111,11 @@ class Transaction:
         return self._packs.bytes_written
 
     def checkpoint(self) -> None:
-        """Publish a segment now and then, so that a killed backup's work is found by the next."""
+        """Publish a segment now and then, so that a killed backup's work is found by the next, and pin its packs."""
         self._unindexed += self._packs.take_published()
         if len(self._unindexed) >= SEGMENT_PACKS:
             self._publish_segment()
+            self.pin(())
 
     def publish(self) -> None:
         """All blocks are filled: make packs and their index durable. Raises what went wrong on the way."""
@@ -130,11 +132,12 @@ class Transaction:
             self._written.append(written.entry.pack)
         self._unindexed = []
 
-    def pin(self, blocks: Iterable[int], number: int = 0) -> tuple[ObjectInfo, bytes]:
-        """Write the intent: every pack that the snapshot relies on or that this transaction wrote."""
+    def pin(self, blocks: Iterable[int]) -> tuple[ObjectInfo, bytes]:
+        """Write an intent: every pack that the snapshot relies on or that this transaction wrote."""
         table = self.index.blocks
         packs = {table.packs[table.pack[block]] for block in blocks} | set(self._written)
         self._pinned = packs
+        number, self._intents = self._intents, self._intents + 1
         intent = Intent(self.id, number, "write", b"".join(sorted(packs)), now_ns())
         return self._unlocked.put(Kind.INTENT, ids.intent_name(self.id, number), intent)
 

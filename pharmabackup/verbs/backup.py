@@ -18,7 +18,7 @@ from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, Incomplete, InvalidInput, SourceFailed
+from pharmabackup.errors import Conflict, Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
 from pharmabackup.results import DatasetResult, Report, sized
@@ -181,21 +181,33 @@ class _Run:
             with cut.stack:
                 if cut.failed is not None:
                     raise cut.failed
-                for _ in range(ATTEMPTS):
+                for left in reversed(range(ATTEMPTS)):
                     try:
                         self._attempt(cut)
                         break
-                    except Overtaken:
+                    except (Overtaken, NotFound) as error:  # what was written is condemned, or deleted already
+                        if not left:
+                            raise self._overtaken(source, error) from error
                         reporter.tell("retrying", f"A collection was faster; {source.name} is read again.")
                         self._ground = survey(self._unlocked, self._index)
-                else:
-                    raise Conflict(
-                        f"Collections kept overtaking the backup of {source.name}.",
-                        kind="already-running",
-                        remedy="Run it again when the collection has ended.",
-                    )
         except SourceFailed as error:
             self._fail(source, error)
+
+    def _overtaken(self, source: Source, error: Overtaken | NotFound) -> Error:
+        """Why it was not backed up, though it was tried several times."""
+        if isinstance(error, NotFound):
+            return StorageFailed(
+                f"The storage did not keep what was written of {source.name}. {error.message}",
+                kind="lost-write",
+                retryable=True,
+                location=self._unlocked.storage.location,
+                remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
+            )
+        return Conflict(
+            f"Collections kept overtaking the backup of {source.name}.",
+            kind="already-running",
+            remedy="Run it again when the collection has ended.",
+        )
 
     def _fail(self, source: Source, error: SourceFailed) -> None:
         self._failed.append(source.name)

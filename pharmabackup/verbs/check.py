@@ -27,7 +27,6 @@ from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.findings import history_findings
-from pharmabackup.verbs.relied import relied_blocks
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
@@ -56,6 +55,8 @@ class _State:
     packs_of: dict[bytes, set[int]] = field(default_factory=dict)  # by transaction
     hurt: set[bytes] = field(default_factory=set)  # transactions with a finding
     sound: set[bytes] = field(default_factory=set)  # packs that were read whole
+    missing_packs: list[bytes] = field(default_factory=list)
+    missing_blocks: set[bytes] = field(default_factory=set)  # that snapshots need
 
 
 class _Checker:
@@ -95,6 +96,7 @@ class _Checker:
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
+        self._missing(before.packs)
         after = read_condemned(self._unlocked)
         if before != after:
             self._find(
@@ -120,7 +122,9 @@ class _Checker:
                 continue
             try:
                 self.index.add_segment(digest, read_segment(self._unlocked, digest))
-            except (Damaged, NotFound) as error:
+            except NotFound:
+                continue  # a collection has replaced it; if it is lost, so are packs that snapshots need
+            except Damaged as error:
                 self._find(
                     "index-damaged",
                     "critical",
@@ -146,7 +150,7 @@ class _Checker:
         for digest, size in sorted(sizes.items()):
             name = ids.pack_name(digest)
             if digest not in listed:
-                self._find("pack-missing", "critical", name, f"The pack {name} is missing.")
+                self._state.missing_packs.append(digest)
             elif listed[digest] != size:
                 self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {size:,}.")
                 del listed[digest]
@@ -186,6 +190,26 @@ class _Checker:
                 "Back up once more: the next backup writes their index again.",
             )
 
+    def _missing(self, condemned: frozenset[bytes]) -> None:
+        """Packs that segments name and storage does not list: bad where something needs them."""
+        table, state = self.index.blocks, self._state
+        numbers = {table.packs.index(pack) for pack in state.missing_packs}
+        needed = {
+            table.packs[pack]
+            for block, pack in zip(table.ids, table.pack, strict=True)
+            if pack in numbers and block in state.missing_blocks
+        }
+        for pack in state.missing_packs:
+            name = ids.pack_name(pack)
+            if pack in needed:
+                self._find("pack-missing", "critical", name, f"The pack {name} is missing.")
+            elif pack in condemned:
+                message = f"The pack {name} is gone: a collection that deletes it was interrupted."
+                self._find("collection-unfinished", "info", name, message, "The next prune finishes it.")
+            else:
+                message = f"The pack {name} is gone, and nothing needs it; an index names it still."
+                self._find("index-stale", "info", name, message, "Nothing to do; a prune tidies it up.")
+
     def _unknown(self, name: str) -> None:
         message = f"{name} is not part of a repository."
         self._find("object-unknown", "info", name, message, "Find out who put it there.")
@@ -200,7 +224,7 @@ class _Checker:
         needed = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
         problems: list[str] = []
         try:
-            needed = relied_blocks(reader)
+            needed = reader.relied()
             runs, ids_by_slot = reader.recipe()
             used = set(runs.block)
             counts = {slot: self._count(ids_by_slot[slot], record.domain) for slot in used}
@@ -222,6 +246,7 @@ class _Checker:
             number = table.find(block_id, record.domain)
             if number is None:
                 missing += 1
+                self._state.missing_blocks.add(block_id)
             else:
                 packs.add(table.pack[number])
         self._state.packs_of[committed.transaction] = packs

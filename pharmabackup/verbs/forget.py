@@ -14,16 +14,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.history import Committed, History, sound_history
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotFound
+from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.patterns import compile_patterns
 from pharmabackup.results import Proposal, Report
 from pharmabackup.retention import Dated, Keep, kept, zone
 from pharmabackup.verbs.marks import permit, say
-from pharmabackup.verbs.relied import relied_blocks
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.standing import NOTHING, Standing, standings
 
@@ -55,7 +54,7 @@ def propose_forget(
     permit(unlocked, "forget")
     if wish.keep is not None and wish.names:
         raise InvalidInput("Rules and named snapshots do not go together.", remedy="Give one of them.")
-    history = _sound_history(unlocked)
+    history = sound_history(unlocked)
     chosen, findings = _choose(unlocked, history, wish)
     show, now = shower(history), now_ns()
     stand = history.standing_forgets()
@@ -82,7 +81,7 @@ def apply_forget(
     permit(unlocked, "forget")
     reporter = Reporter("forget", progress, cancel)
     assert isinstance(proposal.wish, Wish)
-    history = _sound_history(unlocked)
+    history = sound_history(unlocked)
     wanted = {bytes.fromhex(snapshot.id) for snapshot in proposal.snapshots}
     if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish)[0]}:
         raise Conflict(
@@ -96,19 +95,6 @@ def apply_forget(
     for about, transactions in _marks(history, unlocked.slot.id, wanted).items():
         say(unlocked, "forget", sorted(transactions), about=about)
     return reporter.report({})
-
-
-def _sound_history(unlocked: Unlocked) -> History:
-    """Damaged when something that was committed or said cannot be read: it might be a hold."""
-    history = load_history(unlocked)
-    if history.damaged or history.vanished:
-        what = [*history.damaged, *history.vanished][0]
-        raise Damaged(
-            f"Not all that was committed or said about snapshots can be read ({what}), so none can be forgotten.",
-            kind="history-forked" if history.vanished else "snapshot",
-            remedy="Run check, and restore that object from another location.",
-        )
-    return history
 
 
 def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Committed], list[Finding]]:
@@ -209,7 +195,7 @@ def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
     forgotten, table = history.forgotten(), blocks.index.blocks
     for item in history.committed.values():
         if item.transaction not in forgotten:
-            ids = relied_blocks(SnapshotReader(blocks, item.snapshot))
+            ids = SnapshotReader(blocks, item.snapshot).relied()
             numbers = {table.find(block, item.snapshot.domain) for block in ids} - {None}
             (going if item.transaction in chosen else staying).update(numbers)  # type: ignore[arg-type]
     return sum(table.length[number] for number in going - staying)

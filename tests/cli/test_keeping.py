@@ -1,4 +1,4 @@
-"""forget, recall, hold, release."""
+"""forget, prune, recall, hold, release."""
 
 from __future__ import annotations
 
@@ -82,3 +82,18 @@ def test_hold_and_release(call: Call, two: list[str]) -> None:
     assert call("release", two[1][:8], "--reason", "closed", "--json").json == {"snapshot": two[1]}
     assert call("release", two[1][:8], "--reason", "closed").code == 66
     assert call("hold", two[1][:8]).code == 64
+
+
+def test_prune_shows_what_it_would_free_and_stops(call: Call, two: list[str]) -> None:
+    answer = call("prune")
+    assert answer.code == 0
+    assert "would be freed; 0 snapshots that were forgotten" in answer.out
+    assert "Nothing was done. Add --yes to do it." in answer.err
+    assert call("prune", "--json").json["verb"] == "prune"
+
+
+def test_prune_does_it(call: Call, two: list[str]) -> None:
+    answer = call("prune", "--yes")
+    assert answer.code == 0 and "Freed: " in answer.out
+    assert call("prune", "--yes", "--json").json["state"] == "ok"
+    assert call("check", "--read-data", "100%").code == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pharmabackup.errors import Error, StorageFailed
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
@@ -18,8 +18,9 @@ class Dead(StorageFailed):
 class DyingStorage(Storage):
     """Passes calls on until call number `dies_at`; `after`: that call still has its effect."""
 
-    def __init__(self, inner: Storage) -> None:
+    def __init__(self, inner: Storage, *, deletes: bool = False) -> None:
         self.inner = inner
+        self._deletes = deletes
         self.location = inner.location
         self.calls = 0
         self.log: list[str] = []
@@ -79,7 +80,14 @@ class DyingStorage(Storage):
         return iter(found)
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
-        raise AssertionError(f"a writer deletes nothing, and this one deleted {names}")
+        """One object a call, so that it dies between two of them."""
+        assert self._deletes, f"a writer deletes nothing, and this one deleted {names}"
+        results: dict[str, Error | None] = {}
+        for name in names:
+            live = self._live(f"delete {name}")
+            results.update(self.inner.delete([name]))
+            self._done(live)
+        return results
 
 
 class _DyingUpload(Upload):
@@ -100,3 +108,23 @@ class _DyingUpload(Upload):
 
     def discard(self) -> None:
         self._inner.discard()
+
+
+class BusyStorage(DyingStorage):
+    """At one call something else is done first: what others do meanwhile."""
+
+    def __init__(self, inner: Storage, meanwhile: Callable[[], object]) -> None:
+        super().__init__(inner, deletes=True)
+        self._meanwhile = meanwhile
+        self._at = -1
+        self.interrupted = False
+
+    def interrupt(self, at: int) -> None:
+        """Count from here on."""
+        self.calls, self._at, self.interrupted = 0, at, False
+
+    def _live(self, what: str) -> bool:
+        if self.calls == self._at and not self.interrupted:
+            self.interrupted = True
+            self._meanwhile()
+        return super()._live(what)

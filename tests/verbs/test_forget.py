@@ -14,7 +14,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import clock
 from pharmabackup.engine import history as history_module
-from pharmabackup.engine.history import History, Said, load_history
+from pharmabackup.engine.history import History, Said, sound_history
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Mark
@@ -210,7 +210,7 @@ def test_a_damaged_mark_stops_forgetting(repo: pb.Repository) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     (repo._unlocked.state / "history").unlink()
-    with pytest.raises(pb.Damaged, match=f"can be read .{name}., so none can be forgotten"):
+    with pytest.raises(pb.Damaged, match=f"can be read .{name}., so nothing can be let go"):
         repo.propose_forget({"documents": pb.Keep()})
 
 
@@ -239,7 +239,7 @@ def test_a_snapshot_of_another_repository_is_not_here(
 
 def test_devices_are_judged_by_themselves(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one floods, another keeps: here every snapshot before the fifth day is another device's."""
-    real = load_history
+    real = sound_history
 
     def two_devices(*arguments: Any, **options: Any) -> History:
         found = real(*arguments, **options)
@@ -249,7 +249,7 @@ def test_devices_are_judged_by_themselves(repo: pb.Repository, monkeypatch: pyte
                 found.committed[key] = replace(item, slot=other)
         return found
 
-    monkeypatch.setattr("pharmabackup.verbs.forget.load_history", two_devices)
+    monkeypatch.setattr("pharmabackup.verbs.forget.sound_history", two_devices)
     proposal = repo.propose_forget({"documents": pb.Keep(last=2)})
     assert _days(proposal.snapshots) == [0, 1, 2, 5, 6, 7]
 
@@ -276,14 +276,14 @@ def test_a_second_person_seconds_what_the_first_said() -> None:
 def test_of_two_that_a_quorum_asks_for_one_is_not_enough(
     repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = load_history
+    real = sound_history
 
     def strict(*arguments: Any, **options: Any) -> History:
         found = real(*arguments, **options)
         found.quorum = 2
         return found
 
-    monkeypatch.setattr("pharmabackup.verbs.forget.load_history", strict)
+    monkeypatch.setattr("pharmabackup.verbs.forget.sound_history", strict)
     proposal = repo.propose_forget(snapshots=[_at(repo, "scans", 1)])
     assert proposal.not_before is None
     repo.apply(proposal)

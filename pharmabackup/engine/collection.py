@@ -1,0 +1,219 @@
+"""One collection, step by step as docs/format.md, §21, has it. Any number of writers go on meanwhile.
+
+Whoever finds one unfinished finishes it. What decides is created exclusively: of two collectors one goes on, and the
+other begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.garbage import Garbage, read_intents
+from pharmabackup.engine.history import sound_history
+from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.packs import PackWriter, read_directory, read_names
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
+from pharmabackup.format import pack as layout
+from pharmabackup.format.index import PackEntry, Segment
+from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
+from pharmabackup.format.wire import Kind, split
+
+ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
+SEGMENT_ENTRIES = 4096
+DELETE_AT_ONCE = 1000
+Look = Callable[[], None]
+
+
+def require_exclusive(unlocked: Unlocked) -> None:
+    """Unsupported where two collectors could not be told apart."""
+    if not unlocked.record.capabilities.get("exclusive-create", False):
+        raise Unsupported(
+            "This storage cannot create an object exclusively, so that two collections could not be told apart.",
+            kind="capability",
+            remedy="Copy the repository to a storage that can.",
+        )
+
+
+def storage_now(unlocked: Unlocked) -> int:
+    """The storage's time: that of an object made for it, which pins nothing and is taken away again."""
+    transaction = ids.new_id()
+    name = ids.intent_name(transaction, 0)
+    info, _ = unlocked.put(Kind.INTENT, name, Intent(transaction, 0, "hold", b"", now_ns()))
+    unlocked.storage.delete([name])
+    return info.modified
+
+
+@dataclass(slots=True)
+class Moved:
+    """Living blocks in new packs, and the packs that they were taken from."""
+
+    emptied: set[bytes] = field(default_factory=set)
+    damaged: dict[bytes, Damaged] = field(default_factory=dict)
+    bytes: int = 0  # of new packs
+
+
+def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Look) -> Moved:
+    """Put the living blocks of sparse packs into new packs, as they are sealed. StorageFailed.
+
+    A pack is read whole and compared with its name first: what is damaged is not given a new, sound name.
+    """
+    moved, table = Moved(), garbage.index.blocks
+    writers: dict[bytes, PackWriter] = {}
+    entries: list[PackEntry] = []
+    try:
+        for pack in sorted(packs, key=lambda pack: (table.domains[table.packs.index(pack)], pack)):
+            look()
+            try:
+                data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])
+            except (Damaged, NotFound) as error:
+                moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
+                continue
+            writer = writers.get(directory.domain)
+            if writer is None:
+                writer = writers[directory.domain] = PackWriter(unlocked, directory.domain)
+            wanted = {table.offset[number] for number in garbage.sparse[pack]}
+            for block, own in zip(directory.blocks, names, strict=True):
+                if block.offset in wanted:
+                    writer.add(
+                        kind=block.kind,
+                        number=0,
+                        block_id=block.id,
+                        names=own,
+                        sealed=data[block.offset : block.offset + block.length],
+                        key=directory.keys[block.key],
+                    )
+            moved.emptied.add(pack)
+        for writer in writers.values():
+            entries += [written.entry for written in writer.finish()]
+            moved.bytes += writer.bytes_written
+    finally:
+        for writer in writers.values():
+            writer.close()
+    _publish(unlocked, entries)
+    return moved
+
+
+def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
+    """Damaged when the pack is not what its name says."""
+    data = unlocked.storage.get(ids.pack_name(pack), limit=layout.PACK_MAX)
+    if hashlib.sha256(data).digest() != pack:
+        raise Damaged(f"The pack {ids.pack_name(pack)} is not what was written.", kind="pack", remedy="Run check.")
+    _, directory = read_directory(unlocked, pack, size)
+    return memoryview(data), directory, read_names(unlocked, pack, directory)
+
+
+def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
+    for start in range(0, len(entries), SEGMENT_ENTRIES):
+        write_segment(unlocked, entries[start : start + SEGMENT_ENTRIES])
+
+
+def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:
+    """Step 3: from now on nobody may rely on these packs. False: another collection has begun since the look."""
+    record = Condemn(garbage.number, b"".join(sorted(packs)), b"".join(sorted(garbage.decided)))
+    try:
+        unlocked.put(Kind.CONDEMN, ids.collection_name(garbage.number, "condemn"), record)
+    except Conflict:
+        return False
+    return True
+
+
+def finish(unlocked: Unlocked, now: int, look: Look) -> int:
+    """Carry a collection that was begun to its end, whoever began it; how many packs it deleted. StorageFailed."""
+    state = read_condemned(unlocked)
+    if not state.unfinished:
+        return 0
+    number = state.highest
+    condemned = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
+    name = ids.collection_name(number, "execute")
+    try:
+        execute = unlocked.get(Kind.EXECUTE, name, Execute).record
+    except NotFound:
+        execute = _execute(unlocked, condemned, now, look)
+    packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
+    names = [ids.pack_name(pack) for pack in packs] + [ids.index_name(segment) for segment in segments]
+    _delete(unlocked, names, look)
+    listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
+    _delete(
+        unlocked,
+        [name for transaction, own in read_intents(unlocked).items() if transaction in listed for name in own.names],
+        look,
+    )
+    with suppress(Conflict):  # another collector has finished it too
+        unlocked.put(Kind.DONE, ids.collection_name(number, "done"), Done(number))
+    return len(packs)
+
+
+def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Execute:
+    """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
+    number = condemned.number
+    packs = set(split(condemned.packs, 32, "collection")) - _survivors(unlocked, condemned, now)
+    look()
+    segments = _replace_segments(unlocked, packs, look)
+    record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
+    name = ids.collection_name(number, "execute")
+    try:
+        unlocked.put(Kind.EXECUTE, name, record)
+    except Conflict:
+        return unlocked.get(Kind.EXECUTE, name, Execute).record
+    return record
+
+
+def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
+    """Packs of transactions that the collector did not know to be decided when it looked."""
+    listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
+    intents = {transaction: own for transaction, own in read_intents(unlocked).items() if transaction not in listed}
+    history = sound_history(unlocked)
+    found: set[bytes] = set()
+    for transaction, own in intents.items():
+        decided = transaction in history.committed or transaction in history.aborted
+        if not decided and own.modified <= now - ABANDONED_NS:
+            history.aborted.update([transaction] if _abort(unlocked, transaction) else [])
+        if transaction not in history.aborted:
+            found |= own.packs
+    return found
+
+
+def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
+    """Decide that it never commits; False when it was decided otherwise just now."""
+    name = ids.fate_name(transaction)
+    try:
+        unlocked.put(Kind.FATE, name, Fate(transaction, "abort", None, None))
+    except Conflict:
+        return unlocked.get(Kind.FATE, name, Fate).record.outcome == "abort"
+    return True
+
+
+def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[bytes]:
+    """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments."""
+    names = sorted(info.name for info in unlocked.storage.list("index"))
+    segments: dict[bytes, Segment] = {}
+    for digest in filter(None, map(ids.hex_tail, names)):
+        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
+            segments[digest] = read_segment(unlocked, digest).record
+    there = {ids.hex_tail(info.name) for info in unlocked.storage.list("packs")} - packs
+    going: set[bytes] = set()
+    staying: dict[bytes, PackEntry] = {}
+    for digest, segment in segments.items():
+        look()
+        if any(entry.pack not in there for entry in segment.packs):
+            going.add(digest)
+            staying.update({entry.pack: entry for entry in segment.packs if entry.pack in there})
+    _publish(unlocked, list(staying.values()))
+    return going
+
+
+def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:
+    """StorageFailed when one is still there: then the collection is not finished."""
+    for start in range(0, len(names), DELETE_AT_ONCE):
+        look()
+        results = unlocked.storage.delete(names[start : start + DELETE_AT_ONCE])
+        problem: Error | None = next((error for error in results.values() if error is not None), None)
+        if problem is not None:
+            raise problem

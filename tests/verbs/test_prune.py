@@ -1,0 +1,451 @@
+"""Pruning: all that nothing needs goes, all that something needs stays, whoever dies or works meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import pharmabackup as pb
+from pharmabackup import clock, ids
+from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.engine.transaction import Transaction
+from pharmabackup.errors import StorageFailed
+from pharmabackup.storage.base import ObjectInfo, Storage
+from pharmabackup.storage.local_uploads import LocalUpload
+from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs.marks import say
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+
+PASSPHRASE = pb.Passphrase("correct horse battery staple")
+DAY_NS = 86400 * 10**9
+MakeRepo = Callable[[], pb.Repository]
+
+
+class Time:
+    """The storage's clock for collectors, and this machine's for those that only look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0
+        real_now, real_storage = clock.now_ns, collection.storage_now
+        for module in ("verbs.prune", "engine.history", "verbs.standing"):
+            monkeypatch.setattr(f"pharmabackup.{module}.now_ns", lambda: real_now() + self.ahead)
+        monkeypatch.setattr(
+            "pharmabackup.verbs.prune.storage_now", lambda unlocked: real_storage(unlocked) + self.ahead
+        )
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+class Site:
+    """A folder that changes from day to day, and what it was like at each snapshot."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.states: dict[str, dict[str, bytes]] = {}
+        self._day = 0
+
+    def change(self, *, size: int = 30_000) -> None:
+        """Most stays, one file is new, one that was new is gone, one is written anew."""
+        if self._day == 0:
+            for name in "abc":
+                (self.root / name).write_bytes(os.urandom(size))
+        (self.root / f"day-{self._day}").write_bytes(os.urandom(size))
+        (self.root / f"day-{self._day - 2}").unlink(missing_ok=True)
+        (self.root / "abc"[self._day % 3]).write_bytes(os.urandom(size))
+        self._day += 1
+
+    def back_up(self, repo: pb.Repository) -> str:
+        report = repo.backup([pb.Files(self.root)])
+        snapshot = report.datasets[self.root.name].snapshot
+        assert snapshot is not None
+        self.states[snapshot.id] = {path.name: path.read_bytes() for path in self.root.iterdir()}
+        return snapshot.id
+
+    def all_restore(self, repo: pb.Repository, out: Path) -> None:
+        """Every snapshot that is not forgotten comes back byte for byte, and nothing is wrong."""
+        for snapshot in repo.snapshots():
+            if not snapshot.forgotten:
+                repo.restore(out / snapshot.id, snapshots=[snapshot])
+                found = {path.name: path.read_bytes() for path in (out / snapshot.id / self.root.name).iterdir()}
+                assert found == self.states[snapshot.id]
+        findings = {finding.code for finding in repo.check(read_data=1.0).findings}
+        assert findings <= {"pack-unindexed", "collection-unfinished", "index-stale"}, findings
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "documents")
+
+
+def _forget_all_but(repo: pb.Repository, last: int, time: Time) -> None:
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=last)}))
+    time.ahead += 15 * DAY_NS
+
+
+def _prune(repo: pb.Repository) -> pb.Report:
+    return repo.apply(repo.propose_prune())
+
+
+def _stored(storage: Storage, prefix: str) -> list[str]:
+    return sorted(info.name for info in storage.list(prefix))
+
+
+@pytest.fixture
+def repo(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
+    made = make_repo()
+    for _ in range(8):
+        site.change()
+        site.back_up(made)
+    return made
+
+
+def test_what_nothing_needs_goes_and_the_rest_restores(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    storage = repo._unlocked.storage
+    before = sum(info.size for info in storage.list("packs"))
+    assert repo.propose_prune().bytes_freed < before / 10  # nothing is forgotten, and little is dead by itself
+    _forget_all_but(repo, 2, time)
+    proposal = repo.propose_prune()
+    assert {snapshot.id for snapshot in proposal.snapshots} == {s.id for s in repo.snapshots() if s.forgotten}
+    assert len(proposal.snapshots) == 6
+    report = repo.apply(proposal)
+    after = sum(info.size for info in storage.list("packs"))
+    assert report.bytes == before - after
+    assert 0 < report.bytes <= proposal.bytes_freed
+    alive = sum(len(data) for data in site.states[repo.snapshots()[0].id].values())
+    assert after < 2.2 * alive
+    site.all_restore(repo, tmp_path / "out")
+    assert repo.propose_prune().bytes_freed < 0.1 * after
+    assert _stored(storage, "intents") == [] or len(_stored(storage, "intents")) <= 2
+    assert _stored(storage, "collections") == [f"collections/1/{part}" for part in ("condemn", "done", "execute")]
+
+
+def test_a_backup_after_it_finds_what_was_moved(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
+    _forget_all_but(repo, 1, time)
+    _prune(repo)
+    state = repo._unlocked.state
+    report = repo.backup([pb.Files(site.root)])
+    site.states[report.datasets["documents"].snapshot.id] = site.states[repo.snapshots()[1].id]  # type: ignore[union-attr]
+    assert report.datasets["documents"].added == 0
+    for cache in state.rglob("*"):  # and without anything that this machine remembers
+        if cache.is_file():
+            cache.unlink()
+    (site.root / "copy").write_bytes((site.root / "a").read_bytes())
+    again = repo.backup([pb.Files(site.root)])
+    assert 0 < again.datasets["documents"].added < 10_000
+    site.states[again.datasets["documents"].snapshot.id] = {  # type: ignore[union-attr]
+        path.name: path.read_bytes() for path in site.root.iterdir()
+    }
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_held_snapshots_are_alive_though_forgotten(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, make_repo: MakeRepo
+) -> None:
+    proposal = repo.propose_forget({"*": pb.Keep(last=1)})
+    repo.apply(proposal)
+    first = proposal.snapshots[-1]
+    repo.hold(first, reason="incident 7")
+    time.ahead += 15 * DAY_NS
+    report = _prune(repo)
+    assert report.bytes > 0
+    held = next(snapshot for snapshot in repo.snapshots() if snapshot.id == first.id)
+    repo.restore(tmp_path / "out", snapshots=[held])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[first.id]
+
+
+def test_nothing_goes_before_the_delay_is_over(repo: pb.Repository, time: Time) -> None:
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+    assert repo.propose_prune().snapshots == ()
+    before = _stored(repo._unlocked.storage, "packs")
+    time.ahead += 13 * DAY_NS
+    assert repo.propose_prune().snapshots == ()
+    _prune(repo)
+    assert set(before) >= set(_stored(repo._unlocked.storage, "packs"))
+    assert all(not snapshot.forgotten for snapshot in repo.snapshots())
+
+
+def test_what_is_young_stays(repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be of a backup that has not come to its intent."""
+    site.change()
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "pin", _stops)
+        with pytest.raises(StorageFailed):
+            site.back_up(repo)
+    packs = _stored(repo._unlocked.storage, "packs")
+    _prune(repo)
+    assert _stored(repo._unlocked.storage, "packs") == packs
+    time.ahead += 2 * DAY_NS
+    _prune(repo)
+    assert len(_stored(repo._unlocked.storage, "packs")) == len(packs) - 1
+
+
+def _stops(*_: object) -> tuple[ObjectInfo, bytes]:
+    raise StorageFailed("The cable is out.", location="here")
+
+
+def test_an_undecided_transaction_pins_until_it_is_taken_for_dead(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.change()
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "commit", _stops)
+        with pytest.raises(StorageFailed):
+            site.back_up(repo)
+    packs = _stored(repo._unlocked.storage, "packs")
+    _forget_all_but(repo, 8, time)
+    _prune(repo)
+    assert _stored(repo._unlocked.storage, "packs") == packs  # it pins them
+    fates = len(_stored(repo._unlocked.storage, "snapshots"))
+    site.back_up(repo)  # now some more is to be done
+    _forget_all_but(repo, 1, time)
+    _prune(repo)
+    assert len(_stored(repo._unlocked.storage, "snapshots")) == fates + 2  # the new one, and that it was given up
+    time.ahead += 2 * DAY_NS
+    _prune(repo)
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_a_proposal_is_refused_when_something_is_needed_again(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 15 * DAY_NS
+    proposal = repo.propose_prune()
+    first = proposal.snapshots[-1]
+    say(repo._unlocked, "hold", [bytes.fromhex(first.id)], reason="just in time")
+    with pytest.raises(pb.Conflict, match="no longer true") as caught:
+        repo.apply(proposal)
+    assert caught.value.kind == "proposal-stale"
+    repo.restore(tmp_path / "out", snapshots=[first])
+
+
+def test_a_damaged_pack_is_not_given_a_sound_name(repo: pb.Repository, site: Site, time: Time) -> None:
+    _forget_all_but(repo, 1, time)
+    proposal = repo.propose_prune()
+    sparse = sorted(proposal.wish.sparse)  # type: ignore[attr-defined]
+    assert sparse
+    storage = repo._unlocked.storage
+    path = Path(storage.local_root() or "") / ids.pack_name(sparse[0])
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    report = repo.apply(proposal)
+    assert [finding.code for finding in report.findings] == ["pack-damaged"]
+    assert path.exists()
+    assert repo.check(read_data=1.0).state == "critical"
+
+
+def test_a_missing_block_stops_it(repo: pb.Repository, time: Time) -> None:
+    storage = repo._unlocked.storage
+    _forget_all_but(repo, 1, time)
+    newest = max(storage.list("packs"), key=lambda info: info.modified)
+    assert not any(storage.delete([newest.name]).values())
+    with pytest.raises(pb.Damaged):
+        _prune(repo)
+    assert _stored(storage, "collections") == []
+
+
+# ------------------------------------------------------------ others at work, and deaths
+
+
+@pytest.fixture
+def memory(
+    monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site, time: Time, tmp_path: Path
+) -> Iterator[MemoryStorage]:
+    """Four snapshots, of which the newest is kept, in memory."""
+    storage = MemoryStorage("base")
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    pb.Repository.create("memory://x", PASSPHRASE).close()
+    with pb.Repository.open("memory://x", PASSPHRASE, state_dir=tmp_path / "first") as repo:
+        for _ in range(4):
+            site.change(size=3000)
+            site.back_up(repo)
+        _forget_all_but(repo, 1, time)
+    yield storage
+
+
+def _twin(storage: MemoryStorage) -> MemoryStorage:
+    twin = MemoryStorage("twin")
+    for info in storage.list(""):
+        twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
+    return twin
+
+
+def _open(monkeypatch: pytest.MonkeyPatch, storage: Storage, state: Path) -> pb.Repository:
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    return pb.Repository.open("memory://x", PASSPHRASE, state_dir=state)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_it_dies_at_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, after: bool
+) -> None:
+    freed: set[int] = set()
+    for dies_at in range(1000):
+        inner = _twin(memory)
+        storage = DyingStorage(inner, deletes=True)
+        state = tmp_path / f"state-{dies_at}"
+        with _open(monkeypatch, storage, state) as repo:
+            proposal = repo.propose_prune()
+            storage.arm(dies_at, after=after)
+            try:
+                repo.apply(proposal)
+                died = False
+            except Dead:
+                died = True
+        with _open(monkeypatch, inner, state) as repo:
+            site.all_restore(repo, tmp_path / f"out-{dies_at}")
+            _prune(repo)
+            _prune(repo)
+            site.all_restore(repo, tmp_path / f"again-{dies_at}")
+            assert len(_stored(inner, "packs")) <= 2
+            freed.add(sum(info.size for info in inner.list("packs")))
+            intents = {name.split("/")[1].split(".")[0] for name in _stored(inner, "intents")}
+            assert len(intents) <= 2
+        if not died:
+            break
+    assert not died
+    assert max(freed) < 1.6 * min(freed)
+
+
+def test_a_backup_runs_between_any_two_calls_of_a_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    site.change(size=3000)
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"writer-{at}") as writer:
+                site.back_up(writer)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"collector-{at}") as repo:
+            proposal = repo.propose_prune()
+            storage.interrupt(at)
+            try:
+                repo.apply(proposal)
+            except pb.Conflict as conflict:
+                assert conflict.kind == "proposal-stale"
+        with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as repo:
+            site.all_restore(repo, tmp_path / f"out-{at}")
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_a_collector_runs_between_any_two_calls_of_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    site.change(size=3000)
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                _prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"writer-{at}") as repo:
+            storage.interrupt(at)
+            site.back_up(repo)
+        with _open(monkeypatch, inner, tmp_path / f"writer-{at}") as repo:
+            assert len([snapshot for snapshot in repo.snapshots() if not snapshot.forgotten]) == 2
+            site.all_restore(repo, tmp_path / f"out-{at}")
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_a_collector_runs_between_any_two_calls_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"other-{at}") as other:
+                _prune(other)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"one-{at}") as repo:
+            proposal = repo.propose_prune()
+            storage.interrupt(at)
+            repo.apply(proposal)
+        with _open(monkeypatch, inner, tmp_path / f"one-{at}") as repo:
+            site.all_restore(repo, tmp_path / f"out-{at}")
+            assert len(_stored(inner, "packs")) <= 2
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_a_restore_goes_on_whenever_a_collector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                _prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
+            newest = repo.snapshot("documents")
+            storage.interrupt(at)
+            repo.restore(tmp_path / f"out-{at}", snapshots=[newest])
+        found = {path.name: path.read_bytes() for path in (tmp_path / f"out-{at}" / "documents").iterdir()}
+        assert found == site.states[newest.id]
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_a_collection_that_was_begun_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    """Also when there is nothing else to do."""
+    _forget_all_but(repo, 1, time)
+    proposal = repo.propose_prune()
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        if name.endswith("/execute"):
+            raise StorageFailed("The cable is out.", location="here")
+        return real(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalUpload, "publish", publish)
+        with pytest.raises(StorageFailed):
+            repo.apply(proposal)
+    assert _stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
+    site.all_restore(repo, tmp_path / "out")
+    repo.apply(proposal)
+    assert "collections/1/done" in _stored(repo._unlocked.storage, "collections")
+    site.all_restore(repo, tmp_path / "again")
+
+
+def test_who_may_not(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = repo._unlocked.record
+    monkeypatch.setattr(repo._unlocked, "record", replace(record, capabilities={"exclusive-create": False}))
+    with pytest.raises(pb.Unsupported, match="cannot create an object exclusively"):
+        repo.propose_prune()
+
+
+def test_few_dead_bytes_are_left_alone(repo: pb.Repository, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    _forget_all_but(repo, 1, time)
+    assert repo.propose_prune().wish.sparse  # type: ignore[attr-defined]
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
+    assert not repo.propose_prune().wish.sparse  # type: ignore[attr-defined]
