@@ -7,14 +7,14 @@ other begins anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import Garbage, read_intents
+from pharmabackup.engine.garbage import Garbage, Look, read_intents, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
@@ -28,7 +28,6 @@ from pharmabackup.format.wire import Kind, split
 ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 SEGMENT_ENTRIES = 4096
 DELETE_AT_ONCE = 1000
-Look = Callable[[], None]
 
 
 def require_exclusive(unlocked: Unlocked) -> None:
@@ -78,9 +77,13 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             writer = writers.get(directory.domain)
             if writer is None:
                 writer = writers[directory.domain] = PackWriter(unlocked, directory.domain)
-            wanted = {table.offset[number] for number in garbage.sparse[pack]}
+            wanted = {table.ids[number] for number in garbage.sparse[pack]}
+            if not wanted <= {block.id for block in directory.blocks}:
+                moved.damaged[pack] = Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
+                continue
             for block, own in zip(directory.blocks, names, strict=True):
-                if block.offset in wanted:
+                if block.id in wanted:
+                    wanted.discard(block.id)
                     writer.add(
                         kind=block.kind,
                         number=0,
@@ -154,7 +157,7 @@ def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Ex
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
     packs = set(split(condemned.packs, 32, "collection")) - _survivors(unlocked, condemned, now)
-    look()
+    packs -= still_needed(unlocked, packs, now, look)
     segments = _replace_segments(unlocked, packs, look)
     record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
     name = ids.collection_name(number, "execute")

@@ -21,6 +21,7 @@ from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, malformed, split
 
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
+Look = Callable[[], None]
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 
 
@@ -72,12 +73,53 @@ def read_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     return found
 
 
-def look_for_garbage(unlocked: Unlocked, now: int, look: Callable[[], None]) -> Garbage:
+def look_for_garbage(unlocked: Unlocked, now: int, look: Look) -> Garbage:
     """`now`: by the storage's clock. `look` is called often and may raise. Damaged, StorageFailed."""
     state = read_condemned(unlocked)
     intents = read_intents(unlocked)
-    history = sound_history(unlocked)
-    garbage = Garbage(state.highest + 1, history, Index(unlocked, chunks=False), intents)
+    garbage = Garbage(state.highest + 1, sound_history(unlocked), Index(unlocked, chunks=False), intents)
+    modified = _read_packs(unlocked, garbage, look)
+    table = garbage.index.blocks
+    pinned = {pack for transaction in set(intents) - garbage.decided for pack in intents[transaction].packs}
+    kept = _places(garbage, _alive(unlocked, garbage, now, look), pinned, state.packs)
+    unused: list[tuple[float, int, bytes]] = []
+    for pack, size in garbage.sizes.items():
+        if pack in pinned:
+            continue
+        if pack in state.packs:  # a collection that is not finished will delete it
+            garbage.freed += size
+        elif pack in kept:
+            rest = size - sum(table.length[number] for number in kept[pack])
+            unused.append((rest / size, rest, pack))
+        elif modified[pack] <= now - YOUNG_NS:
+            garbage.dead.add(pack)
+            garbage.freed += size
+    _choose_sparse(garbage, unused, kept)
+    return garbage
+
+
+def still_needed(unlocked: Unlocked, packs: set[bytes], now: int, look: Look) -> set[bytes]:
+    """Those of these condemned packs without which a snapshot could not be restored. Damaged, StorageFailed.
+
+    Asked before anything is deleted: what was held or called back since the first look is alive again, and what
+    that look took for somewhere else may not be there.
+    """
+    garbage = Garbage(0, sound_history(unlocked), Index(unlocked, chunks=False), {})
+    try:
+        _read_packs(unlocked, garbage, look)
+        table = garbage.index.blocks
+        found: set[bytes] = set()
+        for block, domain in _alive(unlocked, garbage, now, look):
+            places = {table.packs[table.pack[number]] for number in _instances(garbage, block, domain)}
+            if places <= packs:
+                found |= places
+        return found
+    finally:
+        garbage.index.close()
+
+
+def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, int]:
+    """First the index, then which packs are there; when each was made, by the storage's clock."""
     garbage.index.load()
     modified: dict[bytes, int] = {}
     for info in unlocked.storage.list("packs"):
@@ -85,32 +127,20 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Callable[[], None]) -> 
         if digest is not None and ids.pack_name(digest) == info.name:
             garbage.sizes[digest], modified[digest] = info.size, info.modified
     _learn_unindexed(unlocked, garbage, look)
+    garbage.index.blocks.restrict(garbage.sizes, frozenset())
+    return modified
+
+
+def _instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
     table = garbage.index.blocks
-    table.restrict(garbage.sizes, frozenset())
-    pinned = {pack for transaction in set(intents) - garbage.decided for pack in intents[transaction].packs}
-    alive = _alive(unlocked, garbage, now, look)
-    kept = _places(garbage, alive, pinned, state.packs)
-    known = dict(zip(table.packs, range(len(table.packs)), strict=True))
-    unused: list[tuple[float, int, bytes]] = []
-    for pack, size in garbage.sizes.items():
-        if pack in pinned:
-            continue
-        if pack in state.packs:  # a collection that is not finished will delete it
-            garbage.freed += size
-            continue
-        blocks = kept.get(known.get(pack, -1), [])
-        if not blocks:
-            if modified[pack] <= now - YOUNG_NS:
-                garbage.dead.add(pack)
-                garbage.freed += size
-            continue
-        rest = size - sum(table.length[number] for number in blocks)
-        unused.append((rest / size, rest, pack))
-    _choose_sparse(garbage, unused, {pack: kept[known[pack]] for _, _, pack in unused})
-    return garbage
+    return [
+        number
+        for number in table.instances(block)
+        if table.usable[table.pack[number]] and table.domains[table.pack[number]] == domain
+    ]
 
 
-def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Callable[[], None]) -> None:
+def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
     """Packs that no segment names: their own directories say what they hold."""
     known = set(garbage.index.blocks.packs)
     for pack, size in garbage.sizes.items():
@@ -122,7 +152,7 @@ def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Callable[[], No
                 continue  # if something alive lies in it alone, that is told as missing
 
 
-def _alive(unlocked: Unlocked, garbage: Garbage, now: int, look: Callable[[], None]) -> set[tuple[bytes, bytes]]:
+def _alive(unlocked: Unlocked, garbage: Garbage, now: int, look: Look) -> set[tuple[bytes, bytes]]:
     """The blocks that snapshots rely on: (id, domain)."""
     history, reader = garbage.history, BlockReader(unlocked, garbage.index)
     held = history.holds(now)
@@ -139,33 +169,31 @@ def _alive(unlocked: Unlocked, garbage: Garbage, now: int, look: Callable[[], No
 
 def _places(
     garbage: Garbage, alive: set[tuple[bytes, bytes]], pinned: set[bytes], condemned: frozenset[bytes]
-) -> dict[int, list[int]]:
-    """By pack number: the blocks that have to be kept there, or moved. Each in one place. Damaged."""
+) -> dict[bytes, list[int]]:
+    """By pack: the blocks that have to be kept there, or moved. Each in one place. Damaged.
+
+    A pack that two segments name is in the table twice.
+    """
     table = garbage.index.blocks
-    kept: dict[int, list[int]] = {}
-    several: list[list[int]] = []
+    kept: dict[bytes, list[int]] = {}
+    several: list[dict[bytes, int]] = []
     for block, domain in alive:
-        instances = [
-            number
-            for number in table.instances(block)
-            if table.usable[table.pack[number]] and table.domains[table.pack[number]] == domain
-        ]
-        if not instances:
+        places = {table.packs[table.pack[number]]: number for number in _instances(garbage, block, domain)}
+        if not places:
             raise Damaged(
                 "A block that a snapshot needs is in no pack that is here, so nothing can be let go.",
                 kind="block",
                 remedy="Run check, and mend what it names.",
             )
-        if len(instances) == 1:
-            kept.setdefault(table.pack[instances[0]], []).append(instances[0])
+        if len(places) == 1:
+            ((pack, number),) = places.items()
+            kept.setdefault(pack, []).append(number)
         else:
-            several.append(instances)
-    stays = {number for number, pack in enumerate(table.packs) if pack in pinned}
-    goes = {number for number, pack in enumerate(table.packs) if pack in condemned}
-    for instances in sorted(several):
-        last = [number for number in instances if table.pack[number] not in goes] or instances
-        best = next((number for number in last if table.pack[number] in stays or table.pack[number] in kept), last[0])
-        kept.setdefault(table.pack[best], []).append(best)
+            several.append(places)
+    for places in several:
+        last = sorted(pack for pack in places if pack not in condemned) or sorted(places)
+        best = next((pack for pack in last if pack in pinned or pack in kept), last[0])
+        kept.setdefault(best, []).append(places[best])
     return kept
 
 

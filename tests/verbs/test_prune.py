@@ -12,6 +12,8 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.engine.history import load_history
+from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.errors import StorageFailed
 from pharmabackup.storage.base import ObjectInfo, Storage
@@ -61,6 +63,11 @@ class Site:
         (self.root / f"day-{self._day - 2}").unlink(missing_ok=True)
         (self.root / "abc"[self._day % 3]).write_bytes(os.urandom(size))
         self._day += 1
+
+    def bring_back(self) -> None:
+        """What only the first snapshot held, which is forgotten: a writer finds it in what is about to go."""
+        first = next(iter(self.states.values()))
+        (self.root / "again").write_bytes(first["day-0"])
 
     def back_up(self, repo: pb.Repository) -> str:
         report = repo.backup([pb.Files(self.root)])
@@ -256,6 +263,49 @@ def test_a_missing_block_stops_it(repo: pb.Repository, time: Time) -> None:
     assert _stored(storage, "collections") == []
 
 
+def test_a_pack_that_two_segments_name_is_not_dead(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    """Two writers may adopt one orphan, and a collection may die between a segment and what takes its place."""
+    unlocked = repo._unlocked
+    segments = [ids.hex_tail(name) or b"" for name in _stored(unlocked.storage, "index")]
+    for digest in segments:
+        write_segment(unlocked, list(read_segment(unlocked, digest).record.packs))
+    _forget_all_but(repo, 3, time)
+    proposal = repo.propose_prune()
+    repo.apply(proposal)
+    site.all_restore(repo, tmp_path / "out")
+    _prune(repo)
+    site.all_restore(repo, tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["hold", "undo"])
+def test_what_is_held_or_called_back_after_the_look_is_not_deleted(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By somebody whose clock says that there is time."""
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 15 * DAY_NS
+    proposal = repo.propose_prune()
+    first, forget = proposal.snapshots[-1], load_history(repo._unlocked).said[-1]
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        info = real(self, name)
+        if name.endswith("/condemn"):
+            about = forget.id if kind == "undo" else None
+            say(repo._unlocked, kind, [bytes.fromhex(first.id)], reason="just in time", about=about)
+        return info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalUpload, "publish", publish)
+        repo.apply(proposal)
+    assert "collections/1/done" in _stored(repo._unlocked.storage, "collections")
+    repo.restore(tmp_path / "out", snapshots=[first])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[first.id]
+
+
 # ------------------------------------------------------------ others at work, and deaths
 
 
@@ -323,6 +373,7 @@ def test_a_backup_runs_between_any_two_calls_of_a_collector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
 ) -> None:
     site.change(size=3000)
+    site.bring_back()
     for at in range(1000):
         inner = _twin(memory)
 
@@ -349,6 +400,7 @@ def test_a_collector_runs_between_any_two_calls_of_a_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
 ) -> None:
     site.change(size=3000)
+    site.bring_back()
     for at in range(1000):
         inner = _twin(memory)
 
