@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.errors import StorageFailed
+from pharmabackup.format.transaction import Intent
+from pharmabackup.format.wire import Kind, split
 from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
@@ -463,6 +466,23 @@ def test_a_restore_goes_on_whenever_a_collector_runs(
         if not storage.interrupted:
             return
     pytest.fail("it never ends")
+
+
+def test_a_long_backup_pins_what_it_has_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    """Nobody has to read a source again because a collection came before its backup had ended."""
+    monkeypatch.setattr("pharmabackup.engine.packs.PACK_TARGET", 1 << 20)
+    monkeypatch.setattr("pharmabackup.engine.transaction.SEGMENT_PACKS", 2)
+    for number in range(24):
+        (site.root / f"scan-{number}").write_bytes(os.urandom(1_500_000))
+    with _open(monkeypatch, memory, tmp_path / "writer") as repo:
+        snapshot = bytes.fromhex(site.back_up(repo))
+        names = [name for name in _stored(memory, "intents") if snapshot.hex() in name]
+        pinned = [set(split(repo._unlocked.get(Kind.INTENT, name, Intent).record.packs, 32, "x")) for name in names]
+    assert len(names) >= 3
+    for fewer, more in pairwise(sorted(pinned, key=len)):
+        assert len(fewer) > 0 and fewer < more
 
 
 def test_a_collection_that_was_begun_is_finished_by_the_next(
