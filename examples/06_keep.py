@@ -19,7 +19,7 @@ RULES = {
 def keep(shop: Path) -> None:
     who = pb.Passphrase(os.environ.get("PHARMABACKUP_PASSPHRASE", "four random words here"))
     with pb.Repository.open(shop.with_name(f"{shop.name}-backup"), who) as repo:
-        oldest = repo.snapshots("documents")[-1]
+        oldest = repo.snapshots("pmr")[-1]
         repo.hold(oldest, reason="The inspector asked for it.")
         proposal = repo.propose_forget(RULES, time_zone="Europe/London")
         print(proposal)
