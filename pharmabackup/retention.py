@@ -6,9 +6,10 @@ snapshots. A snapshot in which something is missing never takes the place of a w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from itertools import pairwise
 
 from pharmabackup.clock import from_ns
 from pharmabackup.errors import InvalidInput
@@ -88,15 +89,19 @@ def kept(snapshots: Iterable[Dated], keep: Keep, where: tzinfo) -> dict[bytes, s
             reasons.setdefault(item.id, reason)
     for item in [item for item in newest if item.verified][:1]:
         reasons.setdefault(item.id, "last verified")
-    for item in newest[: keep.last]:
+    for item in [*newest[: keep.last], *whole[: keep.last]]:
         reasons.setdefault(item.id, "last")
+    for later, item in pairwise(newest):
+        if later.time == item.time:  # a clock went back, and they were given the time of the one before
+            reasons.setdefault(later.id, "undated")
+            reasons.setdefault(item.id, "undated")
     if keep.within and newest:
         since = newest[0].time - keep.within // timedelta(microseconds=1) * 1000
         for item in newest:
             if item.time >= since:
                 reasons.setdefault(item.id, "within")
     for name, period in PERIODS:
-        for item in _newest_of_each(newest, period, where, getattr(keep, name)):
+        for item in _newest_of_each(newest, whole, period, where, getattr(keep, name)):
             reasons.setdefault(item.id, name)
     for item in newest:
         if item.held:
@@ -105,16 +110,24 @@ def kept(snapshots: Iterable[Dated], keep: Keep, where: tzinfo) -> dict[bytes, s
 
 
 def _newest_of_each(
-    newest: Sequence[Dated], period: Callable[[datetime], Hashable], where: tzinfo, count: int
-) -> list[Dated]:
-    """Of each of the last `count` periods the newest whole snapshot; if it has none, the newest."""
-    found: dict[Hashable, Dated] = {}
-    for item in newest:
-        key = period(from_ns(item.time).astimezone(where))
-        if key not in found:
-            if len(found) == count:
+    newest: Sequence[Dated],
+    whole: Sequence[Dated],
+    period: Callable[[datetime], Hashable],
+    where: tzinfo,
+    count: int,
+) -> Iterator[Dated]:
+    """Of each of the last `count` periods with a whole snapshot the newest of these.
+
+    Beside that, of each of the last `count` periods at all the newest, where there is no whole one.
+    """
+    there = {period(from_ns(item.time).astimezone(where)) for item in whole}
+    for snapshots, taken in ((whole, set[Hashable]()), (newest, set[Hashable]())):
+        for item in snapshots:
+            key = period(from_ns(item.time).astimezone(where))
+            if key in taken:
+                continue
+            if len(taken) == count:
                 break
-            found[key] = item
-        elif item.complete and not found[key].complete:
-            found[key] = item
-    return list(found.values())
+            taken.add(key)
+            if snapshots is whole or key not in there:
+                yield item

@@ -71,6 +71,22 @@ def test_one_that_lacks_something_takes_no_whole_ones_place() -> None:
     assert reasons[(3).to_bytes(16, "big")] == "newest whole"
 
 
+def test_incomplete_ones_do_not_push_out_whole_ones() -> None:
+    snapshots = _days(*range(10)) + [
+        _dated(100 + day, BASE + timedelta(days=day), complete=False) for day in range(10, 20)
+    ]
+    for keep in (pb.Keep(last=5), pb.Keep(daily=5)):
+        assert [number for number in _numbers(kept(snapshots, keep, UTC)) if number < 100] == [5, 6, 7, 8, 9]
+
+
+def test_those_whose_time_is_that_of_the_one_before_stay() -> None:
+    """A clock was once wrong: until it has caught up, their times say nothing."""
+    wrong = BASE + timedelta(days=4000)
+    snapshots = _days(*range(30)) + [_dated(30 + i, wrong) for i in range(20)]
+    reasons = kept(snapshots, pb.Keep(daily=5), UTC)
+    assert {number for number in _numbers(reasons) if number >= 30} == set(range(30, 50))
+
+
 def test_what_stays_whatever_the_rules_say() -> None:
     snapshots = [
         *_days(0, 1),

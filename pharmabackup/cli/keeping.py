@@ -105,6 +105,9 @@ def prune(settings: Settings, yes: bool) -> None:
         if not output.people and not yes:
             output.result(proposal.to_dict())
             return
+        if output.people and not proposal.bytes_freed:
+            output.say("There is nothing to delete.")
+            return
         if output.people:
             output.line(
                 f"{sized(proposal.bytes_freed)} would be freed; {counted(len(proposal.snapshots), 'snapshot')} that "

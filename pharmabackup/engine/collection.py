@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import Garbage, Look, read_intents, still_needed
+from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
@@ -31,13 +31,17 @@ DELETE_AT_ONCE = 1000
 
 
 def require_exclusive(unlocked: Unlocked) -> None:
-    """Unsupported where two collectors could not be told apart."""
-    if not unlocked.record.capabilities.get("exclusive-create", False):
-        raise Unsupported(
-            "This storage cannot create an object exclusively, so that two collections could not be told apart.",
-            kind="capability",
-            remedy="Copy the repository to a storage that can.",
-        )
+    """Unsupported where two collectors could not be told apart, or do not see what was written before they looked."""
+    for capability, problem in (
+        ("exclusive-create", "cannot create an object exclusively, so that two collections could not be told apart"),
+        ("fresh-listing", "may list what was there some time ago, so that what is needed could be missed"),
+    ):
+        if not unlocked.record.capabilities.get(capability, False):
+            raise Unsupported(
+                f"This storage {problem}.",
+                kind="capability",
+                remedy="Copy the repository to a storage that can.",
+            )
 
 
 def storage_now(unlocked: Unlocked) -> int:
@@ -67,7 +71,7 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(packs, key=lambda pack: (table.domains[table.packs.index(pack)], pack)):
+        for pack in sorted(packs):
             look()
             try:
                 data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])
@@ -119,7 +123,10 @@ def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
 
 def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:
     """Step 3: from now on nobody may rely on these packs. False: another collection has begun since the look."""
-    record = Condemn(garbage.number, b"".join(sorted(packs)), b"".join(sorted(garbage.decided)))
+    new = garbage.gone - garbage.history.deleted
+    record = Condemn(
+        garbage.number, b"".join(sorted(packs)), b"".join(sorted(garbage.decided)), b"".join(sorted(new))
+    )
     try:
         unlocked.put(Kind.CONDEMN, ids.collection_name(garbage.number, "condemn"), record)
     except Conflict:
@@ -127,12 +134,15 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bo
     return True
 
 
-def finish(unlocked: Unlocked, now: int, look: Look) -> int:
-    """Carry a collection that was begun to its end, whoever began it; how many packs it deleted. StorageFailed."""
+def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
+    """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
+
+    NotFound when another collection goes on, Damaged, StorageFailed.
+    """
     state = read_condemned(unlocked)
     if not state.unfinished:
-        return 0
-    number = state.highest
+        return set()
+    number = state.first
     condemned = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
     name = ids.collection_name(number, "execute")
     try:
@@ -145,19 +155,19 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> int:
     listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
     _delete(
         unlocked,
-        [name for transaction, own in read_intents(unlocked).items() if transaction in listed for name in own.names],
+        [name for who, own in list_intents(unlocked).items() if who in listed for name in own.names],
         look,
     )
     with suppress(Conflict):  # another collector has finished it too
         unlocked.put(Kind.DONE, ids.collection_name(number, "done"), Done(number))
-    return len(packs)
+    return set(packs)
 
 
 def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Execute:
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
     packs = set(split(condemned.packs, 32, "collection")) - _survivors(unlocked, condemned, now)
-    packs -= still_needed(unlocked, packs, now, look)
+    packs -= still_needed(unlocked, packs, set(split(condemned.snapshots, ids.ID_SIZE, "collection")), look)
     segments = _replace_segments(unlocked, packs, look)
     record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
     name = ids.collection_name(number, "execute")
@@ -171,15 +181,15 @@ def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Ex
 def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     """Packs of transactions that the collector did not know to be decided when it looked."""
     listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
-    intents = {transaction: own for transaction, own in read_intents(unlocked).items() if transaction not in listed}
+    intents = {who: own for who, own in list_intents(unlocked).items() if who not in listed}
     history = sound_history(unlocked)
     found: set[bytes] = set()
-    for transaction, own in intents.items():
-        decided = transaction in history.committed or transaction in history.aborted
-        if not decided and own.modified <= now - ABANDONED_NS:
-            history.aborted.update([transaction] if _abort(unlocked, transaction) else [])
-        if transaction not in history.aborted:
-            found |= own.packs
+    for who, own in intents.items():
+        decided = who in history.committed or who in history.aborted
+        if not decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
+            continue
+        if who not in history.aborted:
+            found |= pinned_by(unlocked, own)
     return found
 
 

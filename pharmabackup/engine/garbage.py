@@ -13,7 +13,7 @@ from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import History, sound_history
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.packs import check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -27,10 +27,9 @@ UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living bl
 
 @dataclass(frozen=True, slots=True)
 class Intents:
-    """One transaction's: all packs that they pin, and when the newest was made, by the storage's clock."""
+    """One transaction's: their names, and when the newest was made, by the storage's clock."""
 
     names: list[str]
-    packs: frozenset[bytes]
     modified: int
 
 
@@ -39,49 +38,60 @@ class Garbage:
     """What one look showed. Packs are named by their digests, blocks by their numbers in `index`."""
 
     number: int  # of the collection that may come of it: if another has begun by then, this is not true any more
+    unfinished: bool  # a collection has begun that nobody has finished: it comes first
     history: History
     index: Index
     intents: dict[bytes, Intents]
+    gone: set[bytes] = field(default_factory=set)  # snapshots that are forgotten
     sizes: dict[bytes, int] = field(default_factory=dict)  # of packs that storage lists
+    unindexed: set[bytes] = field(default_factory=set)  # packs that no segment names
     dead: set[bytes] = field(default_factory=set)
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
-    gone: set[bytes] = field(default_factory=set)  # snapshots that are forgotten
     freed: int = 0  # bytes
 
     @property
     def decided(self) -> set[bytes]:
-        """Transactions whose intents were read, and which were decided when fates were read after that."""
+        """Transactions whose intents were listed, and which were decided when fates were read after that."""
         return set(self.intents) & (set(self.history.committed) | self.history.aborted)
 
 
-def read_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
-    """By transaction. Damaged, StorageFailed."""
+def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
+    """By transaction, as their names say. StorageFailed."""
     found: dict[bytes, Intents] = {}
     for info in unlocked.storage.list("intents"):
-        try:
-            record = unlocked.get(Kind.INTENT, info.name, Intent).record
-        except NotFound:
-            continue  # a collection that was finished meanwhile deleted it
-        if ids.intent_name(record.transaction, record.number) != info.name:
-            raise malformed("intent", f"{info.name} is not its name")
-        before = found.get(record.transaction, Intents([], frozenset(), 0))
-        found[record.transaction] = Intents(
-            [*before.names, info.name],
-            before.packs.union(split(record.packs, 32, "intent")),
-            max(before.modified, info.modified),
-        )
+        transaction = ids.hex_tail(info.name.partition(".")[0]) or b""
+        before = found.get(transaction, Intents([], 0))
+        found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
     return found
 
 
-def look_for_garbage(unlocked: Unlocked, now: int, look: Look) -> Garbage:
-    """`now`: by the storage's clock. `look` is called often and may raise. Damaged, StorageFailed."""
+def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
+    """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
+    found: set[bytes] = set()
+    for name in intents.names:
+        record = unlocked.get(Kind.INTENT, name, Intent).record
+        if ids.intent_name(record.transaction, record.number) != name:
+            raise malformed("intent", f"{name} is not its name")
+        found.update(split(record.packs, 32, "intent"))
+    return found
+
+
+def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozenset[bytes] | None = None) -> Garbage:
+    """`now`: by the storage's clock. `may_go`: the only snapshots that are taken for gone; None: all that are.
+
+    `look` is called often and may raise. Damaged, NotFound when a collection goes on, StorageFailed.
+    """
     state = read_condemned(unlocked)
-    intents = read_intents(unlocked)
-    garbage = Garbage(state.highest + 1, sound_history(unlocked), Index(unlocked, chunks=False), intents)
+    intents = list_intents(unlocked)
+    history = sound_history(unlocked)
+    garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
+    gone = history.gone(now)
+    garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
     modified = _read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
-    pinned = {pack for transaction in set(intents) - garbage.decided for pack in intents[transaction].packs}
-    kept = _places(garbage, _alive(unlocked, garbage, now, look), pinned, state.packs)
+    pinned = {pack for who in set(intents) - garbage.decided for pack in pinned_by(unlocked, intents[who])}
+    kept = _places(garbage, _alive(unlocked, garbage, look), pinned, state.packs)
+    content = _content(garbage)
     unused: list[tuple[float, int, bytes]] = []
     for pack, size in garbage.sizes.items():
         if pack in pinned:
@@ -89,8 +99,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look) -> Garbage:
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
         elif pack in kept:
-            rest = size - sum(table.length[number] for number in kept[pack])
-            unused.append((rest / size, rest, pack))
+            rest = content[pack] - sum(table.length[number] for number in kept[pack])
+            unused.append((rest / content[pack], rest, pack))
         elif modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
             garbage.freed += size
@@ -98,21 +108,23 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look) -> Garbage:
     return garbage
 
 
-def still_needed(unlocked: Unlocked, packs: set[bytes], now: int, look: Look) -> set[bytes]:
-    """Those of these condemned packs without which a snapshot could not be restored. Damaged, StorageFailed.
+def still_needed(unlocked: Unlocked, packs: set[bytes], gone: set[bytes], look: Look) -> set[bytes]:
+    """Those of these condemned packs without which a snapshot that is not in `gone` could not be restored.
 
-    Asked before anything is deleted: what was held or called back since the first look is alive again, and what
-    that look took for somewhere else may not be there.
+    Asked before anything is deleted: what the first look took for somewhere else may not be there. Damaged,
+    StorageFailed.
     """
-    garbage = Garbage(0, sound_history(unlocked), Index(unlocked, chunks=False), {})
+    history = sound_history(unlocked)
+    garbage = Garbage(0, True, history, Index(unlocked, chunks=False), {}, gone | history.deleted)
     try:
         _read_packs(unlocked, garbage, look)
         table = garbage.index.blocks
         found: set[bytes] = set()
-        for block, domain in _alive(unlocked, garbage, now, look):
-            places = {table.packs[table.pack[number]] for number in _instances(garbage, block, domain)}
-            if places <= packs:
-                found |= places
+        for domain, blocks in _alive(unlocked, garbage, look).items():
+            for block in blocks:
+                places = {table.packs[table.pack[number]] for number in _instances(garbage, block, domain)}
+                if places <= packs:
+                    found |= places
         return found
     finally:
         garbage.index.close()
@@ -140,6 +152,17 @@ def _instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
     ]
 
 
+def _content(garbage: Garbage) -> dict[bytes, int]:
+    """How many bytes of blocks each pack has."""
+    table = garbage.index.blocks
+    number_of = dict(zip(table.packs, range(len(table.packs)), strict=True))
+    found = dict.fromkeys(table.packs, 0)
+    for pack, length in zip(table.pack, table.length, strict=True):
+        if pack < len(table.packs) and number_of[table.packs[pack]] == pack:  # two segments may name one pack
+            found[table.packs[pack]] += length
+    return found
+
+
 def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
     """Packs that no segment names: their own directories say what they hold."""
     known = set(garbage.index.blocks.packs)
@@ -147,28 +170,27 @@ def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
         if pack not in known:
             look()
             try:
-                garbage.index.add_entry(read_directory(unlocked, pack, size)[0])
+                entry, directory = read_directory(unlocked, pack, size)
+                check_region(unlocked.storage, pack, directory)
             except (Damaged, NotFound):
                 continue  # if something alive lies in it alone, that is told as missing
+            garbage.index.add_entry(entry)
+            garbage.unindexed.add(pack)
 
 
-def _alive(unlocked: Unlocked, garbage: Garbage, now: int, look: Look) -> set[tuple[bytes, bytes]]:
-    """The blocks that snapshots rely on: (id, domain)."""
-    history, reader = garbage.history, BlockReader(unlocked, garbage.index)
-    held = history.holds(now)
-    ripe = {transaction for transaction, at in history.forgets().items() if at <= now}
-    alive: set[tuple[bytes, bytes]] = set()
-    for item in history.committed.values():
+def _alive(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, set[bytes]]:
+    """The blocks that snapshots rely on, by domain."""
+    reader = BlockReader(unlocked, garbage.index)
+    alive: dict[bytes, set[bytes]] = {}
+    for item in garbage.history.committed.values():
         look()
-        if item.transaction in ripe and item.transaction not in held:
-            garbage.gone.add(item.transaction)
-            continue
-        alive.update((block, item.snapshot.domain) for block in SnapshotReader(reader, item.snapshot).relied())
+        if item.transaction not in garbage.gone:
+            alive.setdefault(item.snapshot.domain, set()).update(SnapshotReader(reader, item.snapshot).relied())
     return alive
 
 
 def _places(
-    garbage: Garbage, alive: set[tuple[bytes, bytes]], pinned: set[bytes], condemned: frozenset[bytes]
+    garbage: Garbage, alive: dict[bytes, set[bytes]], pinned: set[bytes], condemned: frozenset[bytes]
 ) -> dict[bytes, list[int]]:
     """By pack: the blocks that have to be kept there, or moved. Each in one place. Damaged.
 
@@ -177,7 +199,7 @@ def _places(
     table = garbage.index.blocks
     kept: dict[bytes, list[int]] = {}
     several: list[dict[bytes, int]] = []
-    for block, domain in alive:
+    for block, domain in ((block, domain) for domain, blocks in alive.items() for block in blocks):
         places = {table.packs[table.pack[number]]: number for number in _instances(garbage, block, domain)}
         if not places:
             raise Damaged(
@@ -191,7 +213,8 @@ def _places(
         else:
             several.append(places)
     for places in several:
-        last = sorted(pack for pack in places if pack not in condemned) or sorted(places)
+        last = sorted(places, key=lambda pack: (pack in condemned, pack in garbage.unindexed, pack))
+        last = [pack for pack in last if pack not in condemned and pack not in garbage.unindexed] or last[:1]
         best = next((pack for pack in last if pack in pinned or pack in kept), last[0])
         kept.setdefault(best, []).append(places[best])
     return kept

@@ -19,10 +19,11 @@ from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Fate, Head, Mark, Snapshot
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Fate, Head, Mark, Snapshot
 from pharmabackup.format.wire import Kind, split
 
 CONTEXT = b"history cache"
+ENDLESS = 1 << 64
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
     "undo": COLLECTORS,
@@ -63,9 +64,11 @@ class History:
     committed: dict[bytes, Committed] = field(default_factory=dict)
     aborted: set[bytes] = field(default_factory=set)
     said: list[Said] = field(default_factory=list)  # by the storage's time
+    deleted: set[bytes] = field(default_factory=set)  # that collections took for forgotten, and have carried it out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
+    void: dict[str, Damaged] = field(default_factory=dict)  # marks that can be read and do not count
     vanished: list[str] = field(default_factory=list)
 
     def heads(self, slot: bytes) -> tuple[Head, ...]:
@@ -81,44 +84,87 @@ class History:
         )
 
     def forgotten(self) -> set[bytes]:
-        """Transactions that enough slots have said to forget, long enough ago, and that nobody took back.
+        """Transactions whose content may be gone, by this machine's clock: see `gone`."""
+        return self.gone(now_ns())
 
-        By this machine's clock: who deletes something for it asks the storage for the time.
+    def gone(self, now: int) -> set[bytes]:
+        """What is forgotten and not held, and what a collection has carried out.
+
+        `now`: who deletes something for it asks the storage for the time.
         """
-        now = now_ns()
-        return {transaction for transaction, ripe in self.forgets().items() if ripe <= now}
+        held = self.holds(now)
+        return self.deleted | {who for who, ripe in self.forgets().items() if ripe <= now and who not in held}
 
     def forgets(self) -> dict[bytes, int]:
         """Transactions that enough slots have said to forget; from when on that counts, by the storage's clock."""
         found: dict[bytes, int] = {}
-        for (_, transaction), slots in self.standing_forgets().items():
-            if len(slots) >= self.quorum:
-                ripe = sorted(slots.values())[self.quorum - 1] + self.delay
-                found[transaction] = min(ripe, found.get(transaction, ripe))
+        for (_, who), (_, ripe) in self._forgets().items():
+            if ripe is not None:
+                found[who] = min(ripe, found.get(who, ripe))
         return found
 
-    def standing_forgets(self) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
-        """By first forget and transaction: the slots that stand for it, since when."""
-        undone = {item.mark.about for item in self.said if item.mark.kind == "undo"}
-        forgets = [item for item in self.said if item.mark.kind == "forget" and item.id not in undone]
-        first = {item.id: set(item.transactions) for item in forgets if item.mark.about is None}
-        stand: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
-        for item in forgets:
-            begun = item.mark.about or item.id
-            for transaction in first.get(begun, set()).intersection(item.transactions):
-                stand.setdefault((begun, transaction), {}).setdefault(item.slot.id, item.time)
-        return stand
+    def standing_forgets(self) -> dict[tuple[bytes, bytes], set[bytes]]:
+        """By first forget and transaction: the slots that stand for it."""
+        return {key: slots for key, (slots, _) in self._forgets().items() if slots}
 
     def holds(self, now: int) -> dict[bytes, list[Said]]:
-        """The holds that no release has ended and whose end has not come, by transaction."""
-        released = {item.mark.about for item in self.said if item.mark.kind == "release"}
-        found: dict[bytes, list[Said]] = {}
+        """The holds that hold then, by transaction.
+
+        One that came when its snapshot could be gone already does not count, unless another held it then.
+        """
+        released: dict[bytes, int] = {}
         for item in self.said:
-            until = item.mark.until
-            if item.mark.kind == "hold" and item.id not in released and (until is None or until > now):
-                for transaction in item.transactions:
-                    found.setdefault(transaction, []).append(item)
-        return found
+            if item.mark.kind == "release" and item.mark.about is not None:
+                released.setdefault(item.mark.about, item.time)
+        ripe = self.forgets()
+        spans: dict[bytes, list[tuple[Said, int]]] = {}
+        for item in self.said:  # in the order of their times
+            if item.mark.kind == "hold":
+                end = min(item.mark.until or ENDLESS, released.get(item.id, ENDLESS))
+                for who in item.transactions:
+                    before = spans.setdefault(who, [])
+                    if item.time < ripe.get(who, ENDLESS) or any(other > item.time for _, other in before):
+                        before.append((item, end))
+        return {
+            who: [item for item, end in found if end > now]
+            for who, found in spans.items()
+            if who not in self.deleted and any(end > now for _, end in found)
+        }
+
+    def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
+        """By first forget and transaction: the slots that stand for it, and from when on it counts."""
+        events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
+        first_of: dict[bytes, bytes] = {}
+        for item in self.said:
+            if item.mark.kind == "forget":
+                first_of[item.id] = item.mark.about or item.id
+                events.setdefault(first_of[item.id], []).append(item)
+            elif item.mark.kind == "undo" and item.mark.about in first_of:
+                events[first_of[item.mark.about]].append(item)
+        return {
+            (first.id, who): self._outcome(first, who, events[first.id])
+            for first in self.said
+            if first.mark.kind == "forget" and first.mark.about is None
+            for who in first.transactions
+        }
+
+    def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
+        stand: dict[bytes, bytes] = {}  # slot: its mark
+        ripe: int | None = None
+        for item in events:
+            if ripe is not None and item.time >= ripe:
+                break  # from then on it may be gone, and words do not bring it back
+            if item.mark.kind == "undo":
+                if item.mark.about == first.id:
+                    return set(), None
+                stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
+            elif who in item.transactions:
+                stand.setdefault(item.slot.id, item.id)
+            if len(stand) < self.quorum:
+                ripe = None
+            elif ripe is None:
+                ripe = item.time + self.delay
+        return set(stand), ripe
 
     def newest(self) -> list[Committed]:
         """Everything committed, newest first by the storage's time; by sequence where that is equal."""
@@ -137,20 +183,25 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
     objects: dict[str, bytes] = {}
     listed: dict[str, int] = {}  # when each was made
-    for folder in ("snapshots", "marks"):
+    for folder in ("snapshots", "marks", "collections"):
         for info in unlocked.storage.list(folder):
             listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
     fresh = False
     for name in sorted(listed):
+        if name.startswith("collections/") and not _is_carried_out(name, listed):
+            continue
         data = None if anew else seen.get(name)
         try:
             if data is None:
                 data = unlocked.storage.get(name, limit=RECORD_MAX)
             if name.startswith("snapshots/"):
                 _take_fate(unlocked, history, name, data)
-            else:
+            elif name.startswith("marks/"):
                 _take_mark(unlocked, history, name, data, listed[name])
+            else:
+                record = unlocked.open(Kind.CONDEMN, name, data, Condemn).record
+                history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
         except Damaged as error:
             history.damaged[name] = error
             continue
@@ -161,6 +212,12 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     if fresh:
         _save_cache(unlocked, seen | objects)
     return history
+
+
+def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
+    """Whether it is what a collection condemned that has come to delete it."""
+    number, _, part = name.removeprefix("collections/").partition("/")
+    return part == "condemn" and f"collections/{number}/execute" in listed
 
 
 def sound_history(unlocked: Unlocked) -> History:
@@ -188,11 +245,12 @@ def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, tim
     opened = unlocked.open(Kind.MARK, name, data, Mark)
     mark_id = ids.hex_tail(name)
     if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
-        raise Damaged(
+        history.void[name] = Damaged(
             f"A mark was made by somebody who may not make it. Object: {name}.",
             kind="mark",
             remedy="It does not count. Find out who wrote it.",
         )
+        return
     split(opened.record.transactions, ids.ID_SIZE, "mark")
     history.said.append(Said(mark_id, opened.record, opened.slot, time))
 

@@ -89,7 +89,8 @@ class BlockReader:
     def fetch(self, wanted: bytes, domain: bytes) -> bytes:
         """As `block`, the content alone, and it is not kept."""
         problem: Damaged | NotFound | None = None
-        for attempt in (1, 2):
+        looked: object = None
+        while True:
             index = self.index
             table = index.blocks
             for number in table.instances(wanted):
@@ -97,11 +98,13 @@ class BlockReader:
                     return self.open(table, number, self._sealed(table, number), domain)
                 except (Damaged, NotFound) as error:
                     problem = error
-            if attempt == 1 and not isinstance(problem, Damaged):
-                self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
-        if isinstance(problem, Damaged):
-            raise problem
-        raise damaged_block("no pack that is here holds it")
+            if isinstance(problem, Damaged):
+                raise problem
+            state = read_condemned(self._unlocked)
+            if state == looked:  # nothing has moved since the last look
+                raise damaged_block("no pack that is here holds it")
+            looked = state
+            self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
 
     def _sealed(self, table: BlockTable, number: int) -> bytes:
         """A block's sealed bytes. NotFound, Damaged, StorageFailed."""

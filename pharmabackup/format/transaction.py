@@ -122,6 +122,7 @@ class Condemn(Record, frozen=True):
     number: Count
     packs: Hashes
     transactions: Ids  # decided ones whose intents the collector read
+    snapshots: Ids  # taken for forgotten: once there is an `execute`, they are for good
 
 
 class Execute(Record, frozen=True):

@@ -18,7 +18,7 @@ from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
+from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
 from pharmabackup.results import DatasetResult, Report, sized
@@ -203,10 +203,11 @@ class _Run:
                 location=self._unlocked.storage.location,
                 remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
             )
-        return Conflict(
+        return SourceFailed(
             f"Collections kept overtaking the backup of {source.name}.",
-            kind="already-running",
+            kind="overtaken",
             remedy="Run it again when the collection has ended.",
+            dataset=source.name,
         )
 
     def _fail(self, source: Source, error: SourceFailed) -> None:

@@ -67,6 +67,7 @@ class _Checker:
         self._state = _State()
         self._location = unlocked.storage.location
         self._unindexed_packs: list[bytes] = []
+        self._since = 0  # the first collection that may have gone on meanwhile
 
     def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
         self._reporter.find(
@@ -96,9 +97,9 @@ class _Checker:
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
-        self._missing(before.packs)
-        after = read_condemned(self._unlocked)
-        if before != after:
+        self._since = before.first
+        self._missing(read_condemned(self._unlocked, self._since).packs)
+        if before != read_condemned(self._unlocked):
             self._find(
                 "collection-under-way",
                 "info",
@@ -310,10 +311,11 @@ class _Checker:
             there = chosen
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
         problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        moved = read_condemned(self._unlocked, self._since).packs  # by collections that went on meanwhile
         for pack, problem in sorted(problems.items()):
             if problem is None:
                 self._state.sound.add(table.packs[pack])
-            else:
+            elif table.packs[pack] not in moved:
                 self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 

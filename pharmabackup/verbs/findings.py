@@ -17,7 +17,7 @@ def history_findings(history: History, location: str) -> list[Finding]:
             remedy="Run check. Restore that snapshot from another location.",
             location=location,
         )
-        for name, error in sorted(history.damaged.items())
+        for name, error in sorted((history.damaged | history.void).items())
     ]
     if history.vanished:
         found.append(

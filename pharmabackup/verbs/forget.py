@@ -105,7 +105,7 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
             "A snapshot that was named is not here.", kind="snapshot", remedy="List what there is with snapshots()."
         )
     rule, where = _rules(unlocked, wish), zone(wish.time_zone)
-    said, asked = standings(history), history.forgets()
+    said, asked = standings(history), {*history.forgets(), *history.deleted}
     own = {who for (_, who), slots in history.standing_forgets().items() if unlocked.slot.id in slots}
     groups: dict[tuple[bytes, str, bytes], list[Committed]] = {}
     for item in history.newest():

@@ -26,11 +26,12 @@ def say(
     reason: str | None = None,
     until: int | None = None,
     about: bytes | None = None,
-) -> None:
-    """Store a mark. NotPermitted, InvalidInput, StorageFailed."""
+) -> int:
+    """Store a mark; its time by the storage's clock. NotPermitted, InvalidInput, StorageFailed."""
     permit(unlocked, kind)
     mark = Mark(kind, b"".join(sorted(transactions)), now_ns(), reason, until, about)  # type: ignore[arg-type]
-    unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
+    info, _ = unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
+    return info.modified
 
 
 def permit(unlocked: Unlocked, kind: str) -> None:
@@ -46,7 +47,10 @@ def hold(unlocked: Unlocked, committed: Committed, *, reason: str, until: int | 
         raise InvalidInput("A hold cannot end in the past.", remedy="Give a later time, or none.")
     permit(unlocked, "hold")
     _present(load_history(unlocked), committed)
-    say(unlocked, "hold", [committed.transaction], reason=reason, until=until)
+    time = say(unlocked, "hold", [committed.transaction], reason=reason, until=until)
+    history = load_history(unlocked)
+    if committed.transaction not in history.holds(time):
+        raise _too_late()
 
 
 def release(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
@@ -57,6 +61,9 @@ def release(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
     if not holds:
         raise NotFound("Nothing holds this snapshot.", kind="snapshot", remedy="List what is held with snapshots().")
     for said in holds:
+        others = [who for who in said.transactions if who != committed.transaction]
+        if others:  # a release ends a hold for all that it names
+            say(unlocked, "hold", others, reason=said.mark.reason, until=said.mark.until)
         say(unlocked, "release", said.transactions, reason=reason, about=said.id)
 
 
@@ -79,9 +86,12 @@ def recall(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
         if said.id in begun:
             say(unlocked, "undo", said.transactions, reason=reason, about=said.id)
             others.update(said.transactions)
-    others.discard(committed.transaction)
+    after = load_history(unlocked)
+    others -= {committed.transaction, *after.forgets(), *after.deleted}
     if others:
         say(unlocked, "forget", sorted(others), reason=reason)
+    if committed.transaction in {*after.forgets(), *after.deleted}:
+        raise _too_late()
 
 
 def _need_reason(reason: str) -> None:
@@ -91,8 +101,12 @@ def _need_reason(reason: str) -> None:
 
 def _present(history: History, committed: Committed) -> None:
     if committed.transaction not in history.committed or committed.transaction in history.forgotten():
-        raise Conflict(
-            "This snapshot is forgotten: it may be gone already.",
-            kind="snapshot-forgotten",
-            remedy="List what there is with snapshots().",
-        )
+        raise _too_late()
+
+
+def _too_late() -> Conflict:
+    return Conflict(
+        "This snapshot is forgotten: it may be gone already.",
+        kind="snapshot-forgotten",
+        remedy="List what there is with snapshots().",
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
-from pharmabackup.clock import from_ns, now_ns
+from pharmabackup.clock import from_ns
 from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
@@ -25,9 +25,10 @@ ATTEMPTS = 3  # when another collector is faster
 
 
 @dataclass(frozen=True, slots=True)
-class Packs:
-    """What a proposal was made from: the packs that would go, and the blocks of which would move."""
+class Wish:
+    """What a proposal showed: snapshots that go for good, packs that go, and packs the blocks of which would move."""
 
+    gone: frozenset[bytes]
     dead: frozenset[bytes]
     sparse: frozenset[bytes]
 
@@ -35,18 +36,18 @@ class Packs:
 def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[Committed], Snapshot]]) -> Proposal:
     """Nothing is changed. NotPermitted, Unsupported, Damaged, StorageFailed."""
     _permit(unlocked)
-    now = now_ns()
+    now = storage_now(unlocked)
     garbage = look_for_garbage(unlocked, now, lambda: None)
     try:
-        show = shower(garbage.history)
+        show, new = shower(garbage.history), garbage.gone - garbage.history.deleted
         return Proposal(
             verb="prune",
             created=from_ns(now),
             not_before=from_ns(now),
-            snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in garbage.gone),
+            snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in new),
             bytes_freed=garbage.freed,
             findings=(),
-            wish=Packs(frozenset(garbage.dead), frozenset(garbage.sparse)),
+            wish=Wish(frozenset(new), frozenset(garbage.dead), frozenset(garbage.sparse)),
         )
     finally:
         garbage.index.close()
@@ -55,64 +56,76 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
 def apply_prune(
     unlocked: Unlocked, proposal: Proposal, *, progress: Progress | None, cancel: threading.Event | None
 ) -> Report:
-    """Conflict when one of the packs is needed now; NotPermitted, Unsupported, Damaged, StorageFailed, Cancelled."""
+    """Conflict when something of it is needed now; NotPermitted, Unsupported, Damaged, StorageFailed, Cancelled."""
     _permit(unlocked)
-    reporter = Reporter("prune", progress, cancel)
-    wish = proposal.wish
-    assert isinstance(wish, Packs)
-    for _ in range(ATTEMPTS):
-        now = storage_now(unlocked)
+    assert isinstance(proposal.wish, Wish)
+    pruning = _Pruning(unlocked, proposal.wish, Reporter("prune", progress, cancel))
+    for left in reversed(range(ATTEMPTS)):
         try:
-            finish(unlocked, now, reporter.look)
-            if _collect(unlocked, now, wish, reporter):
-                finish(unlocked, now, reporter.look)
-                return reporter.report({})
-        except NotFound:
-            pass  # another collection has deleted what this one was reading, or had written
-        reporter.tell("retrying", "Another collection was faster; this one begins anew.")
+            if pruning.attempt():
+                return pruning.reporter.report({})
+        except NotFound:  # another collection has deleted what this one was reading, or had written
+            if not left:
+                raise
+        pruning.reporter.tell("retrying", "Another collection was faster; this one begins anew.")
     raise Conflict(
         "Other collections kept being faster.", kind="already-running", remedy="Run it again when they have ended."
     )
 
 
-def _collect(unlocked: Unlocked, now: int, wish: Packs, reporter: Reporter) -> bool:
-    """Steps 1 to 3. False: another collector was faster. Conflict, NotFound."""
-    garbage = look_for_garbage(unlocked, now, reporter.look)
-    try:
-        return _let_go(unlocked, garbage, wish, reporter)
-    finally:
-        garbage.index.close()
+class _Pruning:
+    def __init__(self, unlocked: Unlocked, wish: Wish, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._unlocked = unlocked
+        self._wish = wish
 
+    def attempt(self) -> bool:
+        """One collection from its look to its end. False: another one was faster. Conflict, NotFound."""
+        unlocked, look = self._unlocked, self.reporter.look
+        now = storage_now(unlocked)
+        finish(unlocked, now, look)
+        garbage = look_for_garbage(unlocked, now, look, may_go=self._wish.gone)
+        try:
+            if garbage.unfinished:
+                return False
+            moved = self._let_go(garbage)
+        finally:
+            garbage.index.close()
+        if moved is not None:
+            deleted = finish(unlocked, now, look)
+            self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved)
+        return moved is not None or not self._condemned
 
-def _let_go(unlocked: Unlocked, garbage: Garbage, wish: Packs, reporter: Reporter) -> bool:
-    dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
-    if not dead <= garbage.dead:
-        raise Conflict(
-            "What was proposed is no longer true: something is needed that would go.",
-            kind="proposal-stale",
-            remedy="Look at a new proposal, and apply that.",
-        )
-    moving = wish.sparse & set(garbage.sparse)  # if nothing is dead there any more, it is only not worth the while
-    moved = move(unlocked, garbage, moving, reporter.look)
-    for pack, error in sorted(moved.damaged.items()):
-        reporter.find(
-            Finding(
-                code="pack-damaged",
-                severity="critical",
-                subject=ids.pack_name(pack),
-                message=f"{error.message} It was left where it is.",
-                remedy="Run check to see what is affected, and restore from another location.",
-                location=unlocked.storage.location,
+    def _let_go(self, garbage: Garbage) -> int | None:
+        """Steps 2 and 3: bytes that were moved; None when nothing was condemned."""
+        unlocked, wish = self._unlocked, self._wish
+        self._condemned = False
+        dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
+        if not (dead <= garbage.dead and wish.gone <= garbage.gone):
+            raise Conflict(
+                "What was proposed is no longer true: something is needed that would go.",
+                kind="proposal-stale",
+                remedy="Look at a new proposal, and apply that.",
             )
-        )
-    going = dead | (wish.sparse & garbage.dead) | moved.emptied
-    if not going:
-        return True
-    reporter.check_cancelled()
-    if not condemn(unlocked, garbage, going):
-        return False
-    reporter.bytes += sum(garbage.sizes[pack] for pack in going) - moved.bytes
-    return True
+        moving = wish.sparse & set(garbage.sparse)  # what is whole again is only not worth the while
+        moved = move(unlocked, garbage, moving, self.reporter.look)
+        for pack, error in sorted(moved.damaged.items()):
+            self.reporter.find(
+                Finding(
+                    code="pack-damaged",
+                    severity="critical",
+                    subject=ids.pack_name(pack),
+                    message=f"{error.message} It was left where it is.",
+                    remedy="Run check to see what is affected, and restore from another location.",
+                    location=unlocked.storage.location,
+                )
+            )
+        going = dead | (wish.sparse & garbage.dead) | moved.emptied
+        if not going:
+            return None
+        self.reporter.check_cancelled()
+        self._condemned = True
+        return moved.bytes if condemn(unlocked, garbage, going) else None
 
 
 def _permit(unlocked: Unlocked) -> None:

@@ -29,7 +29,7 @@ NOTHING = Standing()
 def standings(history: History) -> Mapping[bytes, Standing]:
     """By transaction, of those about which something was said."""
     now = now_ns()
-    holds, forgets = history.holds(now), history.forgets()
+    holds, forgets, gone = history.holds(now), history.forgets(), history.gone(now)
     verified: dict[bytes, int] = {}
     for said in history.said:  # in the order of their times
         if said.mark.kind == "verified" and said.slot.role in READERS:
@@ -38,10 +38,10 @@ def standings(history: History) -> Mapping[bytes, Standing]:
         transaction: Standing(
             held=holds[transaction][-1].mark.reason or "held" if transaction in holds else None,
             forget_at=forgets.get(transaction),
-            forgotten=forgets.get(transaction, now + 1) <= now,
+            forgotten=transaction in gone,
             verified=verified.get(transaction),
         )
-        for transaction in {*holds, *forgets, *verified}
+        for transaction in {*holds, *forgets, *verified, *gone}
     }
 
 

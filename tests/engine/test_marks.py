@@ -44,6 +44,55 @@ CASES: dict[str, tuple[int, list[Said], set[bytes]]] = {
     "nothing": (1, [], set()),
     "long ago": (1, [_said(FIRST, "forget", ONE + TWO)], {ONE, TWO}),
     "not long ago": (1, [_said(FIRST, "forget", days=13)], set()),
+    "undone too late": (1, [_said(FIRST, "forget", days=30), _said(SECOND, "undo", days=15, about=FIRST)], {ONE}),
+    "undone in time": (1, [_said(FIRST, "forget", days=30), _said(SECOND, "undo", days=17, about=FIRST)], set()),
+    "held in time": (1, [_said(FIRST, "forget", days=30), _said(SECOND, "hold", days=17)], set()),
+    "held too late": (1, [_said(FIRST, "forget", days=30), _said(SECOND, "hold", days=15)], {ONE}),
+    "held in time, and again while it was held": (
+        1,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "hold", days=17, until=now_ns() - 10 * DAY),
+            _said(THIRD, "hold", days=12),
+        ],
+        set(),
+    ),
+    "held in time, and again when that had ended": (
+        1,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "hold", days=17, until=now_ns() - 14 * DAY),
+            _said(THIRD, "hold", days=12),
+        ],
+        {ONE},
+    ),
+    "held in time and released": (
+        1,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "hold", days=17),
+            _said(THIRD, "release", days=5, about=SECOND),
+        ],
+        {ONE},
+    ),
+    "of two, one is undone after it counted": (
+        2,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "forget", slot=2, days=29, about=FIRST),
+            _said(THIRD, "undo", days=5, about=SECOND),
+        ],
+        {ONE},
+    ),
+    "of two, one is undone before": (
+        2,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "forget", slot=2, days=29, about=FIRST),
+            _said(THIRD, "undo", days=20, about=SECOND),
+        ],
+        set(),
+    ),
     "undone": (1, [_said(FIRST, "forget"), _said(SECOND, "undo", about=FIRST)], set()),
     "another undone": (1, [_said(FIRST, "forget"), _said(SECOND, "undo", about=THIRD)], {ONE}),
     "one of two": (2, [_said(FIRST, "forget")], set()),

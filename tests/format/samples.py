@@ -68,7 +68,7 @@ SNAPSHOT = transaction.Snapshot(
 )
 FATE = transaction.Fate(ID, "commit", HASH, SNAPSHOT)
 ABORT = transaction.Fate(ID, "abort", None, None)
-CONDEMN = transaction.Condemn(1, HASH, ID)
+CONDEMN = transaction.Condemn(1, HASH, ID, ID)
 EXECUTE = transaction.Execute(1, HASH, HASH)
 DONE = transaction.Done(1)
 MARK = transaction.Mark("hold", ID, NOW, "audit", NOW, ID)

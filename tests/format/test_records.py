@@ -147,7 +147,12 @@ LIMITS = [
     (s.SNAPSHOT, "findings", at_most(s.FINDINGS, 1000)),
     *((s.SNAPSHOT, "chunks", COUNT), (s.SNAPSHOT, "recipe", at_most(s.REF, 1 << 20))),
     *((s.FATE, "transaction", ID), (s.FATE, "outcome", (("commit", "abort"), ("done",))), (s.FATE, "intent", HASH)),
-    *((s.CONDEMN, "packs", MANY), (s.CONDEMN, "transactions", MANY), (s.EXECUTE, "segments", MANY)),
+    *(
+        (s.CONDEMN, "packs", MANY),
+        (s.CONDEMN, "transactions", MANY),
+        (s.CONDEMN, "snapshots", MANY),
+        (s.EXECUTE, "segments", MANY),
+    ),
     (s.DONE, "number", COUNT),
     (s.MARK, "kind", (("forget", "undo", "hold", "release", "verified"), ("delete", ""))),
     *(

@@ -208,7 +208,7 @@ Snapshot = record("Snapshot", run=id_, dataset=name_, tier=integer(0, 5), source
                   manifest=Refs)  # fmt: skip
 Fate = record("Fate", transaction=id_, outcome=one_of("commit", "abort"), intent=maybe(hash_),
               snapshot=maybe(Snapshot))  # fmt: skip
-Condemn = record("Condemn", number=count, packs=hashes, transactions=ids)
+Condemn = record("Condemn", number=count, packs=hashes, transactions=ids, snapshots=ids)
 Execute = record("Execute", number=count, packs=hashes, segments=hashes)
 Done = record("Done", number=count)
 Mark = record("Mark", kind=one_of("forget", "undo", "hold", "release", "verified"), transactions=ids, time=when_,

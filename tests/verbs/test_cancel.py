@@ -290,9 +290,9 @@ def test_another_thread_cancels(tmp_path: Path, repo: pb.Repository) -> None:
     assert raised
     repo.backup([source])
     raised = 0
-    for _ in range(5):
+    for attempt in range(5):
         cancel = threading.Event()
-        timer = threading.Timer(0.05 * chance.random(), cancel.set)
+        timer = threading.Timer(0.01 * attempt * chance.random(), cancel.set)
         timer.start()
         try:
             repo.restore(tmp_path / "out", cancel=cancel)

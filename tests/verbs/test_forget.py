@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Mark
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.verbs.forget import _marks
+from pharmabackup.verbs.marks import say
 from tests.format import samples as s
 
 MakeRepo = Callable[[], pb.Repository]
@@ -159,8 +161,29 @@ def test_a_hold_overrides_every_rule_until_it_is_released(repo: pb.Repository) -
 def test_a_hold_may_end_by_itself(repo: pb.Repository) -> None:
     with pytest.raises(pb.InvalidInput, match="cannot end in the past"):
         repo.hold(_at(repo, "documents", 3), reason="x", until=datetime.now(UTC) - DAY)
-    repo.hold(_at(repo, "documents", 3), reason="x", until=datetime.now(UTC) + timedelta(seconds=1))
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    repo.hold(_at(repo, "documents", 3), reason="x", until=soon)
     assert _at(repo, "documents", 3).held == "x"
+    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()) + 0.01)
+    assert _at(repo, "documents", 3).held is None
+
+
+def test_a_release_ends_a_hold_for_the_one_that_it_names(repo: pb.Repository) -> None:
+    both = [_at(repo, "documents", day) for day in (3, 4)]
+    say(repo._unlocked, "hold", [bytes.fromhex(item.id) for item in both], reason="incident 7")
+    repo.release(both[0], reason="closed")
+    assert _at(repo, "documents", 3).held is None
+    assert _at(repo, "documents", 4).held == "incident 7"
+
+
+def test_a_mark_of_somebody_who_may_not_make_it_does_not_count(
+    repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it stop anything: every device can sign marks."""
+    repo.hold(_at(repo, "documents", 3), reason="incident 7")
+    monkeypatch.setitem(history_module.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
+    assert _at(repo, "documents", 3).held is None
+    assert 3 in _days(repo.propose_forget({"documents": pb.Keep(last=1)}).snapshots)
 
 
 @pytest.mark.parametrize("verb", ["hold", "release", "recall"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,13 +16,14 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, opening
-from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.errors import StorageFailed
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, split
+from pharmabackup.results import Proposal
 from pharmabackup.storage.base import ObjectInfo, Storage
+from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs.marks import say
@@ -36,7 +40,7 @@ class Time:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0
         real_now, real_storage = clock.now_ns, collection.storage_now
-        for module in ("verbs.prune", "engine.history", "verbs.standing"):
+        for module in ("engine.history", "verbs.standing"):
             monkeypatch.setattr(f"pharmabackup.{module}.now_ns", lambda: real_now() + self.ahead)
         monkeypatch.setattr(
             "pharmabackup.verbs.prune.storage_now", lambda unlocked: real_storage(unlocked) + self.ahead
@@ -117,6 +121,32 @@ def repo(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
     return made
 
 
+@pytest.fixture
+def large(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
+    """Packs of several blocks, of which some are needed by the newest snapshot and others are not."""
+    made = make_repo()
+    for _ in range(3):
+        site.change(size=1_500_000)
+        site.back_up(made)
+    _forget_all_but(made, 1, time)
+    return made
+
+
+def test_what_is_mostly_dead_is_moved(tmp_path: Path, large: pb.Repository, site: Site) -> None:
+    proposal = large.propose_prune()
+    assert proposal.wish.sparse  # type: ignore[attr-defined]
+    storage = large._unlocked.storage
+    before = sum(info.size for info in storage.list("packs"))
+    report = large.apply(proposal)
+    after = sum(info.size for info in storage.list("packs"))
+    assert report.bytes == before - after > 3_000_000
+    assert abs(report.bytes - proposal.bytes_freed) < 100_000
+    site.all_restore(large, tmp_path / "out")
+    again = large.propose_prune()
+    assert again.bytes_freed == 0
+    assert large.backup([pb.Files(site.root)]).datasets["documents"].added == 0
+
+
 def test_what_nothing_needs_goes_and_the_rest_restores(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time
 ) -> None:
@@ -174,15 +204,14 @@ def test_held_snapshots_are_alive_though_forgotten(
     assert found == site.states[first.id]
 
 
-def test_nothing_goes_before_the_delay_is_over(repo: pb.Repository, time: Time) -> None:
+def test_nothing_goes_before_the_delay_is_over(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
     repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
     assert repo.propose_prune().snapshots == ()
-    before = _stored(repo._unlocked.storage, "packs")
     time.ahead += 13 * DAY_NS
     assert repo.propose_prune().snapshots == ()
     _prune(repo)
-    assert set(before) >= set(_stored(repo._unlocked.storage, "packs"))
     assert all(not snapshot.forgotten for snapshot in repo.snapshots())
+    site.all_restore(repo, tmp_path / "out")
 
 
 def test_what_is_young_stays(repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,8 +269,8 @@ def test_a_proposal_is_refused_when_something_is_needed_again(
     repo.restore(tmp_path / "out", snapshots=[first])
 
 
-def test_a_damaged_pack_is_not_given_a_sound_name(repo: pb.Repository, site: Site, time: Time) -> None:
-    _forget_all_but(repo, 1, time)
+def test_a_damaged_pack_is_not_given_a_sound_name(large: pb.Repository) -> None:
+    repo = large
     proposal = repo.propose_prune()
     sparse = sorted(proposal.wish.sparse)  # type: ignore[attr-defined]
     assert sparse
@@ -282,31 +311,153 @@ def test_a_pack_that_two_segments_name_is_not_dead(
     site.all_restore(repo, tmp_path / "again")
 
 
-@pytest.mark.parametrize("kind", ["hold", "undo"])
-def test_what_is_held_or_called_back_after_the_look_is_not_deleted(
-    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_segments_keep_what_stays(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
+    """One that names packs which go and packs which stay is replaced, and without it nothing would be found."""
+    unlocked = repo._unlocked
+    names = _stored(unlocked.storage, "index")
+    entries = [entry for name in names for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs]
+    together = write_segment(unlocked, entries)
+    assert not any(unlocked.storage.delete(names).values())
+    _forget_all_but(repo, 3, time)
+    _prune(repo)
+    left = _stored(unlocked.storage, "index")
+    assert ids.index_name(together) not in left
+    named = {entry.pack for name in left for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs}
+    assert named == {ids.hex_tail(name) for name in _stored(unlocked.storage, "packs")}
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_nothing_is_rewritten_when_nothing_is_dead(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time
 ) -> None:
-    """By somebody whose clock says that there is time."""
+    """A pack's directory, names and padding are no garbage."""
+    repo = make_repo()
+    (site.root / "large").write_bytes(bytes(range(256)) * 40_000)
+    site.back_up(repo)
+    time.ahead += 3 * DAY_NS
+    proposal = repo.propose_prune()
+    assert (proposal.bytes_freed, proposal.snapshots) == (0, ())
+    before = _stored(repo._unlocked.storage, "")
+    assert repo.apply(proposal).bytes == 0
+    assert _stored(repo._unlocked.storage, "") == before
+
+
+def test_only_the_snapshots_that_were_shown_go(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
+    """Others that are forgotten by the time it is applied were not in the proposal."""
+    _forget_all_but(repo, 4, time)
+    proposal = repo.propose_prune()
+    shown = {snapshot.id for snapshot in proposal.snapshots}
     repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
     time.ahead += 15 * DAY_NS
-    proposal = repo.propose_prune()
-    first, forget = proposal.snapshots[-1], load_history(repo._unlocked).said[-1]
-    real = LocalUpload.publish
+    repo.apply(proposal)
+    for snapshot in repo.snapshots():
+        if snapshot.id not in shown:
+            repo.restore(tmp_path / snapshot.id, snapshots=[snapshot])
+    assert {snapshot.id for snapshot in repo.propose_prune().snapshots} == {
+        snapshot.id for snapshot in repo.snapshots() if snapshot.forgotten and snapshot.id not in shown
+    }
 
-    def publish(self: LocalUpload, name: str) -> ObjectInfo:
-        info = real(self, name)
-        if name.endswith("/condemn"):
-            about = forget.id if kind == "undo" else None
-            say(repo._unlocked, kind, [bytes.fromhex(first.id)], reason="just in time", about=about)
-        return info
 
+@pytest.mark.parametrize("later", ["the clock is set back", "more people have to agree"])
+def test_what_was_deleted_stays_forgotten(
+    repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    _forget_all_but(repo, 2, time)
+    gone = {snapshot.id for snapshot in repo.propose_prune().snapshots}
+    _prune(repo)
+    if later == "the clock is set back":
+        time.ahead = 0
+    else:
+        policy = replace(repo._unlocked.roster.policy, forget_quorum=2)
+        monkeypatch.setattr(repo._unlocked, "roster", replace(repo._unlocked.roster, policy=policy))
+    assert {snapshot.id for snapshot in repo.snapshots() if snapshot.forgotten} == gone
+    assert repo.check(read_data=1.0).state == "ok"
+    _prune(repo)
+    first = next(snapshot for snapshot in repo.snapshots() if snapshot.id in gone)
+    with pytest.raises(pb.Conflict, match="may be gone already"):
+        repo.hold(first, reason="too late")
+    with pytest.raises((pb.Conflict, pb.NotFound)):
+        repo.recall(first, reason="too late")
+
+
+def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    """Anybody who may write can put a signed directory behind blocks that are not those."""
+    storage = repo._unlocked.storage
+    genuine = max(storage.list("packs"), key=lambda info: info.modified)
+    data = bytearray(storage.get(genuine.name, limit=1 << 30))
+    for number in range(256):
+        data[number] ^= 1
+        planted = ids.pack_name(hashlib.sha256(data).digest())
+        storage.put_new(planted, bytes(data))
+    time.ahead += 3 * DAY_NS
+    _prune(repo)
+    assert genuine.name in _stored(storage, "packs")
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _forget_all_but(repo, 1, time)
+    refused = StorageFailed("It is locked.", kind="storage-denied", location="here")
     with monkeypatch.context() as patch:
-        patch.setattr(LocalUpload, "publish", publish)
-        repo.apply(proposal)
+        patch.setattr(LocalStorage, "delete", lambda self, names: dict.fromkeys(names, refused))
+        with pytest.raises(StorageFailed, match=r"It is locked\."):
+            _prune(repo)
+    assert "collections/1/done" not in _stored(repo._unlocked.storage, "collections")
+    site.all_restore(repo, tmp_path / "out")
+    _prune(repo)
     assert "collections/1/done" in _stored(repo._unlocked.storage, "collections")
-    repo.restore(tmp_path / "out", snapshots=[first])
-    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
-    assert found == site.states[first.id]
+    site.all_restore(repo, tmp_path / "again")
+
+
+def test_collections_come_one_after_the_other(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was begun after another had looked for unfinished ones is finished before the other goes on."""
+    _forget_all_but(repo, 3, time)
+    one = repo.propose_prune()
+    two = replace_wish(one, dead=frozenset())
+    one = replace_wish(one, sparse=frozenset())
+    real, stopped = collection.finish, []
+
+    def finish(*arguments: Any) -> set[bytes]:
+        found = real(*arguments)
+        if not stopped:
+            stopped.append(True)
+            with monkeypatch.context() as patch:
+                patch.setattr("pharmabackup.verbs.prune.finish", _only_before(real))
+                with pytest.raises(StorageFailed):
+                    repo.apply(one)
+            assert _stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
+        return found
+
+    monkeypatch.setattr("pharmabackup.verbs.prune.finish", finish)
+    repo.apply(two)
+    names = _stored(repo._unlocked.storage, "collections")
+    assert [name for name in names if name.endswith("done")] == [
+        name.replace("condemn", "done") for name in names if name.endswith("condemn")
+    ]
+    site.all_restore(repo, tmp_path / "out")
+
+
+def _only_before(real: Callable[..., set[bytes]]) -> Callable[..., set[bytes]]:
+    """Dies where it would carry out what it has condemned."""
+    calls: list[bool] = []
+
+    def finish(*arguments: Any) -> set[bytes]:
+        if calls:
+            raise StorageFailed("The cable is out.", location="here")
+        calls.append(True)
+        return real(*arguments)
+
+    return finish
+
+
+def replace_wish(proposal: Proposal, **changes: Any) -> Proposal:
+    return dataclasses.replace(proposal, wish=dataclasses.replace(proposal.wish, **changes))  # type: ignore[type-var]
 
 
 # ------------------------------------------------------------ others at work, and deaths
@@ -316,7 +467,8 @@ def test_what_is_held_or_called_back_after_the_look_is_not_deleted(
 def memory(
     monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site, time: Time, tmp_path: Path
 ) -> Iterator[MemoryStorage]:
-    """Four snapshots, of which the newest is kept, in memory."""
+    """Four snapshots, of which the newest is kept, in memory; whatever is not all alive is moved."""
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
     storage = MemoryStorage("base")
     monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
     pb.Repository.create("memory://x", PASSPHRASE).close()
@@ -440,6 +592,8 @@ def test_a_collector_runs_between_any_two_calls_of_another(
             repo.apply(proposal)
         with _open(monkeypatch, inner, tmp_path / f"one-{at}") as repo:
             site.all_restore(repo, tmp_path / f"out-{at}")
+            _prune(repo)  # each may have moved the same blocks
+            site.all_restore(repo, tmp_path / f"again-{at}")
             assert len(_stored(inner, "packs")) <= 2
         if not storage.interrupted:
             return
@@ -509,15 +663,24 @@ def test_a_collection_that_was_begun_is_finished_by_the_next(
     site.all_restore(repo, tmp_path / "again")
 
 
-def test_who_may_not(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("capability", ["exclusive-create", "fresh-listing"])
+def test_where_it_would_not_be_safe(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     record = repo._unlocked.record
-    monkeypatch.setattr(repo._unlocked, "record", replace(record, capabilities={"exclusive-create": False}))
-    with pytest.raises(pb.Unsupported, match="cannot create an object exclusively"):
+    without = replace(record, capabilities={**record.capabilities, capability: False})
+    monkeypatch.setattr(repo._unlocked, "record", without)
+    with pytest.raises(pb.Unsupported) as caught:
         repo.propose_prune()
+    assert caught.value.kind == "capability"
 
 
-def test_few_dead_bytes_are_left_alone(repo: pb.Repository, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    _forget_all_but(repo, 1, time)
-    assert repo.propose_prune().wish.sparse  # type: ignore[attr-defined]
+def test_who_may_not(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repo._unlocked, "keyring", replace(repo._unlocked.keyring, role="device"))
+    for verb in (repo.propose_prune, repo.propose_forget):
+        with pytest.raises(pb.NotPermitted):
+            verb()
+
+
+def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert large.propose_prune().wish.sparse  # type: ignore[attr-defined]
     monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
-    assert not repo.propose_prune().wish.sparse  # type: ignore[attr-defined]
+    assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]

@@ -118,7 +118,7 @@ class _Collector:
             unlocked = transaction._unlocked
             number = 1 + len(list(unlocked.storage.list("collections")))
             packs = b"".join(sorted(transaction._written))
-            unlocked.put(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn(number, packs, b""))
+            unlocked.put(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn(number, packs, b"", b""))
             self.condemned.update(transaction._written)
         return found
 
@@ -148,13 +148,26 @@ def test_a_collection_overtakes_the_first(
     _all_restore(repo, tmp_path, "out")
 
 
+def test_one_that_collections_keep_overtaking_does_not_stop_the_others(
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Collector(monkeypatch, times=3)
+    repo = make_repo()
+    with pytest.raises(pb.Incomplete, match=r"1 of 3 datasets not backed up: tier-0\."):
+        repo.backup(sources)
+    assert sorted(snapshot.dataset for snapshot in repo.snapshots()) == ["tier-1", "tier-2"]
+    _all_restore(repo, tmp_path, "out")
+
+
 def test_collections_overtake_for_ever(
     make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Collector(monkeypatch, times=100)
     repo = make_repo()
-    with pytest.raises(pb.Conflict, match=r"Collections kept overtaking the backup of tier-0\."):
+    with pytest.raises(pb.Incomplete, match=r"3 of 3 datasets not backed up") as caught:
         repo.backup(sources)
+    messages = [finding.message for finding in caught.value.findings if finding.code == "dataset-failed"]
+    assert "Collections kept overtaking the backup of tier-0." in messages[0]
     assert repo.snapshots() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-")]
 
