@@ -88,18 +88,17 @@ class _Pruning:
         try:
             if garbage.unfinished:
                 return False
-            moved = self._let_go(garbage)
+            goes_on, moved = self._let_go(garbage)
         finally:
             garbage.index.close()
-        if moved is not None:
+        if goes_on:
             deleted = finish(unlocked, now, look)
             self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved)
-        return moved is not None or not self._condemned
+        return goes_on
 
-    def _let_go(self, garbage: Garbage) -> int | None:
-        """Steps 2 and 3: bytes that were moved; None when nothing was condemned."""
+    def _let_go(self, garbage: Garbage) -> tuple[bool, int]:
+        """Steps 2 and 3: whether no other collection was faster, and how many bytes were moved. Conflict."""
         unlocked, wish = self._unlocked, self._wish
-        self._condemned = False
         dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
         if not (dead <= garbage.dead and wish.gone <= garbage.gone):
             raise Conflict(
@@ -122,10 +121,9 @@ class _Pruning:
             )
         going = dead | (wish.sparse & garbage.dead) | moved.emptied
         if not going:
-            return None
+            return True, 0
         self.reporter.check_cancelled()
-        self._condemned = True
-        return moved.bytes if condemn(unlocked, garbage, going) else None
+        return condemn(unlocked, garbage, going), moved.bytes
 
 
 def _permit(unlocked: Unlocked) -> None:

@@ -96,7 +96,7 @@ def _number(name: str) -> None:
 
 
 def _collections(names: tuple[str, ...]) -> object:
-    shapes = {Kind.EXECUTE: Execute(1, bytes(32), b""), Kind.CONDEMN: Condemn(1, bytes(64), b"")}
+    shapes = {Kind.EXECUTE: Execute(1, bytes(32), b""), Kind.CONDEMN: Condemn(1, bytes(64), b"", b"")}
     storage = OneObject(names=tuple(name for name in names if name.startswith("collections/")))
     unlocked = SimpleNamespace(storage=storage, get=lambda kind, name, shape: SimpleNamespace(record=shapes[kind]))
     found = read_condemned(cast("Any", unlocked))
