@@ -123,9 +123,9 @@ def repo(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
 
 @pytest.fixture
 def large(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
-    """Packs of several blocks, of which some are needed by the newest snapshot and others are not."""
+    """Packs of which the newest snapshot needs nothing, some blocks, or all."""
     made = make_repo()
-    for _ in range(3):
+    for _ in range(5):
         site.change(size=1_500_000)
         site.back_up(made)
     _forget_all_but(made, 1, time)
@@ -380,12 +380,16 @@ def test_what_was_deleted_stays_forgotten(
         repo.recall(first, reason="too late")
 
 
+@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "its segment is lost"])
 def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
-    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, indexed: bool
 ) -> None:
     """Anybody who may write can put a signed directory behind blocks that are not those."""
     storage = repo._unlocked.storage
     genuine = max(storage.list("packs"), key=lambda info: info.modified)
+    if not indexed:
+        newest = max(storage.list("index"), key=lambda info: info.modified)
+        assert not any(storage.delete([newest.name]).values())
     data = bytearray(storage.get(genuine.name, limit=1 << 30))
     for number in range(256):
         data[number] ^= 1
@@ -394,7 +398,10 @@ def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
     time.ahead += 3 * DAY_NS
     _prune(repo)
     assert genuine.name in _stored(storage, "packs")
-    site.all_restore(repo, tmp_path / "out")
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
 
 
 def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
@@ -414,11 +421,12 @@ def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
 
 
 def test_collections_come_one_after_the_other(
-    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, large: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was begun after another had looked for unfinished ones is finished before the other goes on."""
-    _forget_all_but(repo, 3, time)
+    repo = large
     one = repo.propose_prune()
+    assert one.wish.dead and one.wish.sparse  # type: ignore[attr-defined]
     two = replace_wish(one, dead=frozenset())
     one = replace_wish(one, sparse=frozenset())
     real, stopped = collection.finish, []
