@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 DAY_NS = 86400 * 10**9
+PATIENCE_S = 30
 MakeRepo = Callable[[], pb.Repository]
 
 
@@ -404,6 +406,41 @@ def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
     assert found == site.states[snapshot.id]
 
 
+def test_before_anything_is_deleted_everything_is_asked_once_more(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two packs with the same blocks one goes; and just then the other is lost."""
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    unlocked = repo._unlocked
+    found = garbage.look_for_garbage(unlocked, clock.now_ns(), lambda: None)
+    table = found.index.blocks
+    found.sparse = {
+        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
+        for pack in found.sizes
+    }
+    collection.move(unlocked, found, list(found.sizes), lambda: None)
+    time.ahead += 3 * DAY_NS
+    proposal = repo.propose_prune()
+    dead = {ids.pack_name(pack) for pack in proposal.wish.dead}  # type: ignore[attr-defined]
+    others = set(_stored(unlocked.storage, "packs")) - dead
+    assert (len(dead), len(others)) == (1, 1)
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        info = real(self, name)
+        if name.endswith("/condemn"):
+            assert not any(unlocked.storage.delete(sorted(others)).values())
+        return info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalUpload, "publish", publish)
+        repo.apply(proposal)
+    assert dead <= set(_stored(unlocked.storage, "packs"))
+    site.all_restore(repo, tmp_path / "out")
+
+
 def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -577,6 +614,65 @@ def test_a_collector_runs_between_any_two_calls_of_a_backup(
             site.back_up(repo)
         with _open(monkeypatch, inner, tmp_path / f"writer-{at}") as repo:
             assert len([snapshot for snapshot in repo.snapshots() if not snapshot.forgotten]) == 2
+            site.all_restore(repo, tmp_path / f"out-{at}")
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+class _Waiting(DyingStorage):
+    """Waits before a snapshot is committed."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def _live(self, what: str) -> bool:
+        if what.startswith("publish snapshots/"):
+            self.reached.set()
+            assert self.go.wait(PATIENCE_S)
+        return super()._live(what)
+
+
+def test_a_backup_comes_between_any_two_calls_of_a_collector_and_commits_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    """It has looked at collections for the last time before the packs were condemned that it relies on."""
+    monkeypatch.setattr(collection, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    site.change(size=3000)
+    site.bring_back()
+    for at in range(1000):
+        inner = _twin(memory)
+        waiting = _Waiting(inner)
+        raised: list[pb.Error] = []
+
+        def write(waiting: _Waiting = waiting, at: int = at, raised: list[pb.Error] = raised) -> None:
+            with _open(monkeypatch, waiting, tmp_path / f"writer-{at}") as writer:
+                try:
+                    site.back_up(writer)
+                except pb.Error as error:
+                    raised.append(error)
+            waiting.reached.set()
+
+        thread = threading.Thread(target=write)
+
+        def meanwhile(waiting: _Waiting = waiting, thread: threading.Thread = thread) -> None:
+            thread.start()
+            assert waiting.reached.wait(PATIENCE_S)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"collector-{at}") as repo:
+            proposal = repo.propose_prune()
+            storage.interrupt(at)
+            try:
+                repo.apply(proposal)
+            except pb.Conflict as conflict:
+                assert conflict.kind == "proposal-stale"
+        waiting.go.set()
+        if thread.ident is not None:
+            thread.join()
+        assert not raised
+        with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as repo:
             site.all_restore(repo, tmp_path / f"out-{at}")
         if not storage.interrupted:
             return
