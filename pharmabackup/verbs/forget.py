@@ -120,7 +120,7 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
         reasons = kept((_dated(item, said.get(item.transaction, NOTHING)) for item in items), keep, where)
         for item in items:
             reason = reasons.get(item.transaction)
-            if reason is None:
+            if reason is None or (names and reason == "undated"):  # what a person names needs no date
                 if item.transaction not in own and (not names or item.transaction in names):
                     chosen.append(item)
             elif item.transaction in names or reason == "held":

@@ -37,7 +37,13 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
     """Nothing is changed. NotPermitted, Unsupported, Damaged, StorageFailed."""
     _permit(unlocked)
     now = storage_now(unlocked)
-    garbage = look_for_garbage(unlocked, now, lambda: None)
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            garbage = look_for_garbage(unlocked, now, lambda: None)
+            break
+        except NotFound:  # a collection has deleted what was being read
+            if not left:
+                raise
     try:
         show, new = shower(garbage.history), garbage.gone - garbage.history.deleted
         return Proposal(

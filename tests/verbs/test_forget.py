@@ -145,6 +145,19 @@ def test_named_snapshots_go_but_not_the_newest_or_what_is_held(repo: pb.Reposito
     assert _days(item for item in repo.snapshots("scans") if item.forget_at) == [1]
 
 
+def test_what_shares_its_time_with_another_can_be_named(
+    tmp_path: Path, repo: pb.Repository, calendar: Calendar
+) -> None:
+    """Rules keep it, since its time says nothing."""
+    for _ in range(2):  # at the same moment as the last one
+        (tmp_path / "scans" / "more").write_bytes(os.urandom(1000))
+        repo.backup([pb.Files(tmp_path / "scans", tier=2)])
+    middle = repo.snapshots("scans")[1]
+    assert middle.time == repo.snapshots("scans")[0].time
+    assert middle.id not in {item.id for item in repo.propose_forget({"scans": pb.Keep()}).snapshots}
+    assert [item.id for item in repo.propose_forget(snapshots=[middle]).snapshots] == [middle.id]
+
+
 def test_a_hold_overrides_every_rule_until_it_is_released(repo: pb.Repository) -> None:
     repo.hold(_at(repo, "documents", 3), reason="incident 7")
     assert _at(repo, "documents", 3).held == "incident 7"

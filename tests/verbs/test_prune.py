@@ -704,6 +704,25 @@ def test_a_collector_runs_between_any_two_calls_of_another(
     pytest.fail("it never ends")
 
 
+def test_a_proposal_is_made_whenever_a_collector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                _prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"looker-{at}") as repo:
+            storage.interrupt(at)
+            assert repo.propose_prune().verb == "prune"
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
 def test_a_restore_goes_on_whenever_a_collector_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
 ) -> None:
