@@ -19,6 +19,7 @@ from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, opening
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, split
@@ -704,23 +705,26 @@ def test_a_collector_runs_between_any_two_calls_of_another(
     pytest.fail("it never ends")
 
 
-def test_a_proposal_is_made_whenever_a_collector_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+def test_a_proposal_is_made_though_a_collection_deletes_what_it_reads(
+    repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for at in range(1000):
-        inner = _twin(memory)
+    site.change()
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "commit", _stops)
+        with pytest.raises(StorageFailed):
+            site.back_up(repo)
+    real, calls = garbage.list_intents, list[int]()
 
-        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
-            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
-                _prune(collector)
+    def list_intents(unlocked: Unlocked) -> dict[bytes, garbage.Intents]:
+        found = real(unlocked)
+        calls.append(len(found))
+        if len(calls) == 1:
+            assert not any(unlocked.storage.delete(_stored(unlocked.storage, "intents")).values())
+        return found
 
-        storage = BusyStorage(inner, meanwhile)
-        with _open(monkeypatch, storage, tmp_path / f"looker-{at}") as repo:
-            storage.interrupt(at)
-            assert repo.propose_prune().verb == "prune"
-        if not storage.interrupted:
-            return
-    pytest.fail("it never ends")
+    monkeypatch.setattr(garbage, "list_intents", list_intents)
+    assert repo.propose_prune().verb == "prune"
+    assert calls[0] > 0 and calls[1:] == [0]
 
 
 def test_a_restore_goes_on_whenever_a_collector_runs(
