@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs import check
 from pharmabackup.verbs.marks import say
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 
@@ -811,3 +813,50 @@ def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest
     assert large.propose_prune().wish.sparse  # type: ignore[attr-defined]
     monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
     assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("read_data", [0.0, 1.0])
+def test_a_check_tells_nothing_as_lost_whenever_a_collector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, read_data: float
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                _prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
+            storage.interrupt(at)
+            report = repo.check(read_data=read_data)
+        assert report.state == "ok", (at, report.findings)
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_what_is_lost_is_told_though_a_collection_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        with monkeypatch.context() as patch:
+            patch.setattr("pharmabackup.verbs.prune.finish", _only_before(collection.finish))
+            with pytest.raises(StorageFailed):
+                _prune(repo)
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(_stored(memory, "packs")).values())
+        codes = {finding.code for finding in repo.check().findings}
+    assert {"pack-missing", "snapshot-damaged"} <= codes
+
+
+def test_while_collections_never_end_a_check_says_that_it_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    real, number = check.read_condemned, itertools.count()
+    monkeypatch.setattr(check, "read_condemned", lambda *a: dataclasses.replace(real(*a), highest=next(number)))
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(_stored(memory, "packs")).values())
+        found = [(item.code, item.severity) for item in repo.check(read_data=1.0).findings]
+        assert found == [("collection-under-way", "warning")]
