@@ -25,7 +25,6 @@ from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
 from pharmabackup.format.wire import Kind, split
 
-ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 SEGMENT_ENTRIES = 4096
 DELETE_AT_ONCE = 1000
 
@@ -186,7 +185,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     found: set[bytes] = set()
     for who, own in intents.items():
         decided = who in history.committed or who in history.aborted
-        if not decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
+        if not decided and own.abandoned(now) and _abort(unlocked, who):
             continue
         if who not in history.aborted:
             found |= pinned_by(unlocked, own)

@@ -1,7 +1,8 @@
 """What may go: packs that hold nothing alive, and packs that hold so much that is dead that the rest is worth moving.
 
 Read in the order of docs/format.md, §21: intents, then fates and marks, then the index, then packs. Alive is what
-committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay.
+committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay, unless
+they are so old that the collection will abort them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, malformed, split
 
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
+ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 Look = Callable[[], None]
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 
@@ -31,6 +33,10 @@ class Intents:
 
     names: list[str]
     modified: int
+
+    def abandoned(self, now: int) -> bool:
+        """Whether a collector may abort the transaction, if it is undecided. `now`: by the storage's clock."""
+        return self.modified <= now - ABANDONED_NS
 
 
 @dataclass(slots=True)
@@ -89,7 +95,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
     modified = _read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
-    pinned = {pack for who in set(intents) - garbage.decided for pack in pinned_by(unlocked, intents[who])}
+    undecided = (own for who, own in intents.items() if who not in garbage.decided)
+    pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
     kept = _places(garbage, _alive(unlocked, garbage, look), pinned, state.packs)
     content = _content(garbage)
     unused: list[tuple[float, int, bytes]] = []
