@@ -20,7 +20,13 @@ COUNT = click.IntRange(min=0)
 
 @pharmabackup.command()
 @click.argument("named", metavar="[ID]...", nargs=-1)
-@click.option("--dataset", "datasets", metavar="NAME|GLOB", multiple=True, help="What the rules are for; all.")
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="[DEVICE/]NAME[:LABEL]",
+    multiple=True,
+    help="What the rules are for, with * and ? if need be; all.",
+)
 @click.option("--keep-last", "last", type=COUNT, metavar="N", help="The newest N.")
 @click.option("--keep-within", "within", type=Duration(), metavar="30d", help="All that are no older than that.")
 @click.option("--keep-hourly", "hourly", type=COUNT, metavar="N", help="The newest of each of the last N hours.")

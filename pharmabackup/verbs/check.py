@@ -26,7 +26,7 @@ from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
-from pharmabackup.verbs.findings import history_findings
+from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
@@ -111,6 +111,8 @@ class _Checker:
                     "Run check again when they have ended.",
                 )
         for finding in history_findings(self._history, self._location):
+            self._reporter.find(finding)
+        for finding in clock_findings(self._history, now_ns(), self._location):
             self._reporter.find(finding)
         self._tell()
 
