@@ -87,7 +87,7 @@ class Class:
         if not dataset or (slash and not device) or (colon and not label):
             raise InvalidInput(
                 f"{pattern!r} says of no snapshots that they are to be kept.",
-                remedy='Name a dataset ("pmr", "doc*"), one of a device ("till-1/pmr"), or a label ("*:before update*").',
+                remedy='Name a dataset ("doc*"), one of a device ("till-1/pmr"), or a label ("*:before update*").',
             )
         self._dataset, self._device = _compiled(dataset), _compiled(device or "*")
         self._label = _compiled(label, re.IGNORECASE) if colon else None

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pharmabackup as pb
-from pharmabackup.clock import to_ns
 from pharmabackup import retention
+from pharmabackup.clock import to_ns
 from pharmabackup.retention import Class, Dated, zone
 
 BASE = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)

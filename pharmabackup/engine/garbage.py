@@ -1,8 +1,8 @@
 """What may go: packs that hold nothing alive, and packs that hold so much that is dead that the rest is worth moving.
 
 Read in the order of docs/format.md, §21: intents, then fates and marks, then the index, then packs. Alive is what
-committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay, unless
-they are so old that the collection will abort them.
+committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay,
+unless these are so old that the collection will abort them.
 """
 
 from __future__ import annotations

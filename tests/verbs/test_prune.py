@@ -19,6 +19,7 @@ import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, opening
 from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
@@ -329,6 +330,60 @@ def test_segments_keep_what_stays(tmp_path: Path, repo: pb.Repository, site: Sit
     assert ids.index_name(together) not in left
     named = {entry.pack for name in left for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs}
     assert named == {ids.hex_tail(name) for name in _stored(unlocked.storage, "packs")}
+    site.all_restore(repo, tmp_path / "out")
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["of its own domain", "of another"])
+def test_what_others_say_of_a_pack_takes_no_ones_place(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """A device's word that counts for nothing does not count either once a collector has published it."""
+    unlocked, real = repo._unlocked, read_segment
+    named = [
+        entry
+        for name in _stored(unlocked.storage, "index")
+        for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs
+    ]
+    planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
+    told = {write_segment(unlocked, entries) for entries in planted}
+
+    def read(unlocked: Unlocked, digest: bytes) -> Any:
+        found = real(unlocked, digest)
+        slot = replace(found.slot, role="device", domain=ids.new_id())
+        return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
+
+    for module in ("collection", "index"):
+        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segment", read)
+    _forget_all_but(repo, 2, time)
+    _prune(repo)
+    left = [real(unlocked, ids.hex_tail(name) or b"") for name in _stored(unlocked.storage, "index")]
+    entries = {entry for segment in left for entry in segment.record.packs}
+    kept = {entry for entry in named if ids.pack_name(entry.pack) in set(_stored(unlocked.storage, "packs"))}
+    assert kept and kept <= entries
+    lies = {entry for entries in planted for entry in entries}
+    assert bool(lies & entries) != foreign
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_packs_and_segments_stay_within_what_readers_take(
+    repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of moved blocks each may be tiny and have a key of its own."""
+    for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
+        monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
+    monkeypatch.setattr(collection, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    _forget_all_but(repo, 3, time)
+    before = set(_stored(repo._unlocked.storage, "packs"))
+    _prune(repo)
+    new = [name for name in _stored(repo._unlocked.storage, "packs") if name not in before]
+    assert len(new) >= 2
+    for name in new:
+        size = repo._unlocked.storage.info(name).size
+        directory = read_directory(repo._unlocked, ids.hex_tail(name) or b"", size)[1]
+        assert len(directory.keys) == 1 and len(directory.blocks) <= 2
+    assert len(_stored(repo._unlocked.storage, "index")) >= len(new)
     site.all_restore(repo, tmp_path / "out")
 
 
