@@ -111,7 +111,9 @@ def prune(settings: Settings, yes: bool) -> None:
         if not output.people and not yes:
             output.result(proposal.to_dict())
             return
-        if output.people and not proposal.bytes_freed:
+        if output.people:
+            output.findings(proposal.findings)
+        if output.people and not proposal.bytes_freed and not proposal.findings:
             output.say("There is nothing to delete.")
             return
         if output.people:

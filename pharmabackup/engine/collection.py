@@ -72,7 +72,9 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(packs):
+        for pack in sorted(
+            packs, key=lambda pack: (garbage.modified[pack], pack)
+        ):  # what is of one time stays together
             look()
             try:
                 data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])

@@ -464,6 +464,97 @@ def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
     assert found == site.states[snapshot.id]
 
 
+@pytest.mark.parametrize("older", [True, False], ids=["older", "younger"])
+def test_a_segment_that_names_a_planted_pack_lets_no_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, older: bool
+) -> None:
+    """A device that was stolen can sign that others' blocks lie in a pack of its own, and cannot delete anything."""
+    unlocked, storage = repo._unlocked, repo._unlocked.storage
+    newest = max(storage.list("index"), key=lambda info: info.modified)
+    genuine = read_segment(unlocked, ids.hex_tail(newest.name) or b"").record.packs
+    planted = []
+    for entry in genuine:
+        for _ in range(64):
+            data = os.urandom(entry.size)
+            digest = hashlib.sha256(data).digest()
+            storage.put_new(ids.pack_name(digest), data)
+            planted.append(replace(entry, pack=digest))
+            if older:
+                os.utime(Path(storage.local_root() or "") / ids.pack_name(digest), (1, 1))
+    write_segment(unlocked, planted)
+    time.ahead += 3 * DAY_NS
+    _prune(repo)
+    assert {ids.pack_name(entry.pack) for entry in genuine} <= set(_stored(storage, "packs"))
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
+
+
+def _double(repo: pb.Repository) -> None:
+    """All blocks lie in a second pack, too."""
+    found = garbage.look_for_garbage(repo._unlocked, clock.now_ns(), lambda: None)
+    table = found.index.blocks
+    found.sparse = {
+        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
+        for pack in found.sizes
+    }
+    collection.move(repo._unlocked, found, list(found.sizes), lambda: None)
+
+
+def test_of_two_packs_the_whole_one_stays(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    storage = repo._unlocked.storage
+    (first,) = _stored(storage, "packs")
+    _double(repo)
+    path = Path(storage.local_root() or "") / first
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    time.ahead += 3 * DAY_NS
+    _prune(repo)
+    assert len(_stored(storage, "packs")) == 2
+    repo.restore(tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[repo.snapshot().id]
+
+
+def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    storage = repo._unlocked.storage
+    monkeypatch.setattr(garbage, "MANY", 10)
+    for day in range(24):
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+        if day == 8:
+            assert repo.propose_prune().findings == ()
+            _prune(repo)
+            assert len(_stored(storage, "packs")) == 9
+    proposal = repo.propose_prune()
+    assert [finding.code for finding in proposal.findings] == ["packs-joined"]
+    assert proposal.bytes_freed < 20_000 and proposal.snapshots == ()
+    repo.apply(proposal)
+    after = _stored(storage, "packs")
+    assert len(after) < 10
+    site.all_restore(repo, tmp_path / "out")
+    assert repo.propose_prune().findings == ()
+    _prune(repo)
+    assert _stored(storage, "packs") == after
+    for day in range(24, 24 + 10):  # more small ones: those are joined, the joined one is not read again
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+    largest = max(storage.list("packs"), key=lambda info: info.size)
+    _prune(repo)
+    assert len(_stored(storage, "packs")) < 12
+    assert largest.name in _stored(storage, "packs")
+    site.all_restore(repo, tmp_path / "again")
+
+
 def test_before_anything_is_deleted_everything_is_asked_once_more(
     tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,13 +563,7 @@ def test_before_anything_is_deleted_everything_is_asked_once_more(
     site.change()
     site.back_up(repo)
     unlocked = repo._unlocked
-    found = garbage.look_for_garbage(unlocked, clock.now_ns(), lambda: None)
-    table = found.index.blocks
-    found.sparse = {
-        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
-        for pack in found.sizes
-    }
-    collection.move(unlocked, found, list(found.sizes), lambda: None)
+    _double(repo)
     time.ahead += 3 * DAY_NS
     proposal = repo.propose_prune()
     dead = {ids.pack_name(pack) for pack in proposal.wish.dead}  # type: ignore[attr-defined]
