@@ -45,6 +45,7 @@ class BlockReader:
 
     def __init__(self, unlocked: Unlocked, index: Index) -> None:
         self.index = index
+        self.first = 1  # the first collection that may have begun since the index was read
         self._unlocked = unlocked
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
@@ -59,7 +60,7 @@ class BlockReader:
         with self._refreshing:
             if seen is not None and self.index is not seen:
                 return
-            read_condemned(self._unlocked)
+            self.first = read_condemned(self._unlocked).first
             index = Index(self._unlocked, chunks=False)
             index.load()
             listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
