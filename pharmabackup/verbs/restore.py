@@ -62,6 +62,7 @@ def restore(
         reporter.find(finding)
     reporter.total = sum(item.snapshot.size for item in snapshots) if selection.everything else None
     results: dict[str, DatasetResult] = {}
+    reporter.check_cancelled()
     readers = {item.transaction: SnapshotReader(blocks, item.snapshot) for item in snapshots}
     with held(unlocked, blocks, list(readers.values())):
         for tier in sorted({item.snapshot.tier for item in snapshots}):
