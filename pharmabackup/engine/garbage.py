@@ -71,9 +71,10 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     """By transaction, as their names say. StorageFailed."""
     found: dict[bytes, Intents] = {}
     for info in unlocked.storage.list("intents"):
-        transaction = ids.hex_tail(info.name.partition(".")[0]) or b""
-        before = found.get(transaction, Intents([], 0))
-        found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
+        transaction = ids.id_of(info.name)
+        if transaction is not None:
+            before = found.get(transaction, Intents([], 0))
+            found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
     return found
 
 

@@ -189,7 +189,8 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     listed: dict[str, int] = {}  # when each was made
     for folder in ("snapshots", "marks", "collections"):
         for info in unlocked.storage.list(folder):
-            listed[info.name] = info.modified
+            if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
+                listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
     fresh = False
     for name in sorted(listed):
@@ -247,8 +248,8 @@ def _missing_heads(history: History) -> list[str]:
 
 def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, time: int) -> None:
     opened = unlocked.open(Kind.MARK, name, data, Mark)
-    mark_id = ids.hex_tail(name)
-    if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
+    mark_id = ids.id_of(name)
+    if mark_id is None or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
         history.void[name] = Damaged(
             f"A mark was made by somebody who may not make it. Object: {name}.",
             kind="mark",

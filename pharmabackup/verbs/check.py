@@ -129,6 +129,7 @@ class _Checker:
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
+        self._strangers()
         self._missing(read_condemned(self._unlocked, self._since).packs)
 
     def _snapshots(self) -> Iterator[Committed]:
@@ -233,6 +234,13 @@ class _Checker:
             else:
                 message = f"The pack {name} is gone, and nothing needs it; an index names it still."
                 self._find("index-stale", "info", name, message, "Nothing to do; a prune tidies it up.")
+
+    def _strangers(self) -> None:
+        """Files that lie where records of transactions do, and are none."""
+        for folder in ("intents", "snapshots", "marks"):
+            for info in self._unlocked.storage.list(folder):
+                if ids.id_of(info.name) is None:
+                    self._unknown(info.name)
 
     def _unknown(self, name: str) -> None:
         message = f"{name} is not part of a repository."

@@ -932,6 +932,34 @@ def test_a_collection_that_was_begun_is_finished_by_the_next(
     site.all_restore(repo, tmp_path / "again")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "intents/desktop.ini",
+        f"intents/{'ab' * 16}.00",
+        f"intents/{'ab' * 16}.1.bak",
+        f"intents/{'ab' * 15}.1",
+        "snapshots/desktop.ini",
+        f"snapshots/{'ab' * 16}.bak",
+        f"snapshots/sub/{'ab' * 16}",
+        "marks/desktop.ini",
+        "index/abcd",
+    ],
+)
+def test_files_that_are_not_ours_stop_nothing(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, name: str
+) -> None:
+    """Whatever else puts files into folders."""
+    storage = repo._unlocked.storage
+    storage.put_new(name, b"[.ShellClassInfo]")
+    _forget_all_but(repo, 2, time)
+    assert _prune(repo).bytes > 0
+    report = repo.check()
+    assert [(finding.code, finding.subject) for finding in report.findings] == [("object-unknown", name)]
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
 @pytest.mark.parametrize("capability", ["exclusive-create", "fresh-listing"])
 def test_where_it_would_not_be_safe(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     record = repo._unlocked.record
