@@ -107,6 +107,28 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What one replica holds and the other lacks. `bytes_to_copy`: of packs that a copy to there would send."""
+
+    only_here: tuple[Snapshot, ...]
+    only_there: tuple[Snapshot, ...]
+    bytes_to_copy: int
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.only_here)} only here ({sized(self.bytes_to_copy)}), {len(self.only_there)} only there"]
+        lines += [f"  here   {snapshot}" for snapshot in self.only_here]
+        lines += [f"  there  {snapshot}" for snapshot in self.only_there]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "only_here": [snapshot.to_dict() for snapshot in self.only_here],
+            "only_there": [snapshot.to_dict() for snapshot in self.only_there],
+            "bytes_to_copy": self.bytes_to_copy,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """What a verb that deletes would do, for a person to read; `Repository.apply` does exactly that, or refuses.
 

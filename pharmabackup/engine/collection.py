@@ -22,8 +22,8 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry, Segment
-from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
+from pharmabackup.format.wire import Kind, is_kind, split
 
 ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 SEGMENT_ENTRIES = 4096
@@ -73,29 +73,12 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     try:
         for pack in sorted(packs):
             look()
+            wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])
+                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
-            writer = writers.get(directory.domain)
-            if writer is None:
-                writer = writers[directory.domain] = PackWriter(unlocked, directory.domain)
-            wanted = {table.ids[number] for number in garbage.sparse[pack]}
-            if not wanted <= {block.id for block in directory.blocks}:
-                moved.damaged[pack] = Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
-                continue
-            for block, own in zip(directory.blocks, names, strict=True):
-                if block.id in wanted:
-                    wanted.discard(block.id)
-                    writer.add(
-                        kind=block.kind,
-                        number=0,
-                        block_id=block.id,
-                        names=own,
-                        sealed=data[block.offset : block.offset + block.length],
-                        key=directory.keys[block.key],
-                    )
             moved.emptied.add(pack)
         for writer in writers.values():
             entries += [written.entry for written in writer.finish()]
@@ -105,6 +88,33 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             writer.close()
     _publish(unlocked, entries)
     return moved
+
+
+def transplant(
+    source: Unlocked, pack: bytes, size: int, wanted: set[bytes], target: Unlocked, writers: dict[bytes, PackWriter]
+) -> None:
+    """Put blocks of a pack into new packs, as they are sealed. `writers`: by domain, made where there is none.
+
+    Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
+    """
+    data, directory, names = _read_whole(source, pack, size)
+    left = set(wanted)
+    if not left <= {block.id for block in directory.blocks}:
+        raise Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
+    writer = writers.get(directory.domain)
+    if writer is None:
+        writer = writers[directory.domain] = PackWriter(target, directory.domain)
+    for block, own in zip(directory.blocks, names, strict=True):
+        if block.id in left:
+            left.discard(block.id)
+            writer.add(
+                kind=block.kind,
+                number=0,
+                block_id=block.id,
+                names=own,
+                sealed=data[block.offset : block.offset + block.length],
+                key=directory.keys[block.key],
+            )
 
 
 def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
@@ -185,8 +195,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     history = sound_history(unlocked)
     found: set[bytes] = set()
     for who, own in intents.items():
-        decided = who in history.committed or who in history.aborted
-        if not decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
+        if who not in history.decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
             continue
         if who not in history.aborted:
             found |= pinned_by(unlocked, own)
@@ -199,7 +208,10 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
     try:
         unlocked.put(Kind.FATE, name, Fate(transaction, "abort", None, None))
     except Conflict:
-        return unlocked.get(Kind.FATE, name, Fate).record.outcome == "abort"
+        stored = unlocked.storage.get(name, limit=RECORD_MAX)
+        return (
+            not is_kind(stored, Kind.CARRY) and unlocked.open(Kind.FATE, name, stored, Fate).record.outcome == "abort"
+        )
     return True
 
 

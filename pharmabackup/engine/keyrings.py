@@ -1,4 +1,4 @@
-"""A credential's sealed keyring: sealing it, and finding the one that a credential opens.
+"""A credential's sealed keyrings: sealing them, and finding those that a credential opens.
 
 Opening begins here, with the one step that takes time on purpose; everything else is imported while that runs.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.crypto import hashing, passphrases
@@ -17,43 +21,96 @@ from pharmabackup.format.keys import Argon2id, Keyring, SealedKeyring
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
+if TYPE_CHECKING:  # imported while the passphrase is stretched
+    from pharmabackup.crypto.recipients import PrivateKey
+
 KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-def seal_keyring(keyring: Keyring, number: int, credential: Passphrase) -> bytes:
-    """The stored bytes of a keyring that this passphrase opens."""
-    setting = Argon2id(
-        os.urandom(passphrases.SALT_SIZE), passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES
-    )
-    kek = _stretch(credential, setting)
-    key_id = hashing.key_id(kek)
+@dataclass(frozen=True, slots=True)
+class Stretched:
+    """What a passphrase was stretched to: it opens the keyrings of one slot."""
+
+    setting: Argon2id
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, credential: Passphrase, setting: Argon2id | None = None) -> Stretched:
+        """With a new salt when there is no setting yet."""
+        if setting is None:
+            salt = os.urandom(passphrases.SALT_SIZE)
+            setting = Argon2id(salt, passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES)
+        key = passphrases.stretch(
+            credential.reveal(),
+            salt=setting.salt,
+            memory_kib=setting.memory_kib,
+            iterations=setting.iterations,
+            lanes=setting.lanes,
+        )
+        return cls(setting, key)
+
+    @property
+    def private(self) -> PrivateKey:
+        """Its key pair: others seal to the public half without knowing the passphrase."""
+        from pharmabackup.crypto.recipients import SECRET_SIZE, PrivateKey
+
+        return PrivateKey(hashing.derive("recipient", self.key, SECRET_SIZE))
+
+    def opens(self, sealed: SealedKeyring) -> bool:
+        return sealed.key_id in (hashing.key_id(self.key), hashing.key_id(self.private.public.raw))
+
+    def open(self, repository: bytes, sealed: SealedKeyring) -> Keyring:
+        """What was sealed to it. Damaged."""
+        assert sealed.key_id is not None
+        context = wire.keyring_context(repository, sealed.key_id, sealed.slot, sealed.number)
+        try:
+            if sealed.key_id == hashing.key_id(self.key):
+                opened = SealingKey(self.key).open(sealed.sealed, context)
+            else:
+                opened = self.private.open(sealed.sealed, context)
+        except NotAuthentic:
+            raise wire.malformed("keyring", "it was changed after it was written") from None
+        keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
+        if keyring.slot != sealed.slot or keyring.repository != repository:
+            raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
+        return keyring
+
+
+def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: bytes) -> bytes:
+    """The stored bytes of a keyring that whoever holds the private half of `recipient` opens."""
+    from pharmabackup.crypto.recipients import PublicKey
+
+    key_id = hashing.key_id(recipient)
     context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
-    sealed = SealingKey(kek).seal(wire.pad(wire.encode(keyring)), context)
+    sealed = PublicKey(recipient).seal(wire.pad(wire.encode(keyring)), context)
     return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, setting, key_id, sealed))
 
 
-def _stretch(credential: Passphrase, setting: Argon2id) -> bytes:
-    return passphrases.stretch(
-        credential.reveal(),
-        salt=setting.salt,
-        memory_kib=setting.memory_kib,
-        iterations=setting.iterations,
-        lanes=setting.lanes,
-    )
+@dataclass(frozen=True, slots=True)
+class FoundKeys:
+    """A slot's keys, and what opened them."""
+
+    keyring: Keyring
+    stretched: Stretched
 
 
-def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> Keyring:
-    """The keyring that this credential opens. WrongCredential("no-slot"), Damaged, StorageFailed."""
-    if not isinstance(credential, Passphrase):
-        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
-    newest: dict[str, int] = {}
+def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
+    """By slot, ascending. Damaged, StorageFailed."""
+    found: dict[str, list[int]] = {}
     for info in storage.list("keys"):
         if not KEYRING.fullmatch(info.name):
             raise wire.malformed("object name", f"{info.name} is no name of a keyring")
-        slot = info.name.split("/")[1]
-        newest[slot] = max(newest.get(slot, 0), numbered(info.name))
-    if not newest:
+        found.setdefault(info.name.split("/")[1], []).append(numbered(info.name))
+    return {slot: sorted(numbers) for slot, numbers in found.items()}
+
+
+def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> FoundKeys:
+    """The keys of the slot whose newest keyring this credential opens. WrongCredential, Damaged, StorageFailed."""
+    if not isinstance(credential, Passphrase):
+        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
+    slots = keyring_numbers(storage)
+    if not slots:
         raise Damaged(
             "This repository holds no keys: its folder keys/ is empty.",
             kind="keys-missing",
@@ -61,29 +118,17 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
         )
     unreadable: Damaged | None = None
     tried = 0
-    for slot_hex, number in sorted(newest.items()):
+    for slot, numbers in sorted(slots.items()):
         try:
-            sealed = _read_sealed(storage, f"keys/{slot_hex}/{number}", slot_hex)
+            newest = read_sealed(storage, slot, numbers[-1])
+            if newest.argon2id is None or tried == keys.PASSPHRASE_SLOTS_MAX:
+                continue
+            tried += 1
+            stretched = Stretched.of(credential, newest.argon2id)
+            if stretched.opens(newest):
+                return FoundKeys(open_all(storage, repository, slot, numbers, stretched), stretched)
         except Damaged as error:
             unreadable = error
-            continue
-        if sealed.argon2id is None or tried == keys.PASSPHRASE_SLOTS_MAX:
-            continue
-        tried += 1
-        kek = _stretch(credential, sealed.argon2id)
-        key_id = hashing.key_id(kek)
-        if key_id != sealed.key_id:
-            continue
-        try:
-            context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
-            opened = SealingKey(kek).open(sealed.sealed, context)
-        except NotAuthentic:
-            unreadable = wire.malformed("keyring", "it was changed after it was written")
-            continue
-        keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
-        if keyring.slot != sealed.slot or keyring.repository != repository:
-            raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
-        return keyring
     if unreadable is not None:
         raise unreadable
     raise WrongCredential(
@@ -92,11 +137,39 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
     )
 
 
-def _read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
+def open_all(storage: Storage, repository: bytes, slot: str, numbers: list[int], stretched: Stretched) -> Keyring:
+    """A slot's keys: those of its newest keyring, and of all before that which the same credential opens.
+
+    Who gives a slot new keys does not know all that it holds, so that later ones only add. Damaged, StorageFailed.
+    """
+    found: Keyring | None = None
+    for number in reversed(numbers):
+        sealed = read_sealed(storage, slot, number)
+        if not stretched.opens(sealed):
+            break  # the passphrase was changed there, and what came then holds all that was before
+        keyring = stretched.open(repository, sealed)
+        found = keyring if found is None else _merged(found, keyring)
+    assert found is not None
+    return found
+
+
+def _merged(newer: Keyring, older: Keyring) -> Keyring:
+    return replace(
+        newer,
+        signing=newer.signing or older.signing,
+        naming=(*older.naming, *(item for item in newer.naming if item not in older.naming)),
+        catalogue=(*older.catalogue, *(item for item in newer.catalogue if item not in older.catalogue)),
+        readers=(*older.readers, *(item for item in newer.readers if item not in older.readers)),
+    )
+
+
+def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
+    """One stored keyring. Damaged, NotFound, StorageFailed."""
+    name = f"keys/{slot}/{number}"
     data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
     wire.check_header(data, Kind.KEYRING)
     sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)
-    if sealed.slot.hex() != slot or sealed.number != numbered(name):
+    if sealed.slot.hex() != slot or sealed.number != number:
         raise wire.malformed("keyring", "it lies under another name than its own")
     if sealed.argon2id is not None and sealed.argon2id.memory_kib < 8 * sealed.argon2id.lanes:
         raise wire.malformed("keyring", "its Argon2id setting is impossible")

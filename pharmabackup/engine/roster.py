@@ -11,7 +11,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.credentials import Passphrase
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey
-from pharmabackup.engine.keyrings import numbered, seal_keyring
+from pharmabackup.engine.keyrings import Stretched, numbered, seal_keyring
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster
@@ -42,7 +42,9 @@ def found(credential: Passphrase) -> Founding:
     signing, reader = signatures.SigningKey.generate(), PrivateKey.generate()
     catalogue, naming, block_names = os.urandom(32), os.urandom(32), os.urandom(32)
     slot, domain = ids.new_id(), ids.new_id()
-    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, "passphrase", signing.public, None, now_ns(), None)
+    stretched = Stretched.of(credential)
+    recipient = stretched.private.public.raw
+    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, "passphrase", signing.public, recipient, now_ns(), None)
     roster = Roster(
         number=0,
         previous=None,
@@ -70,7 +72,8 @@ def found(credential: Passphrase) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    return Founding(repository, stored, ids.keyring_name(slot, 0), seal_keyring(keyring, 0, credential))
+    sealed = seal_keyring(keyring, 0, stretched.setting, recipient)
+    return Founding(repository, stored, ids.keyring_name(slot, 0), sealed)
 
 
 def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
@@ -138,4 +141,22 @@ def _check_roster(
         or not signatures.is_signed(signer.signing, signed.signature, message)
     ):
         raise wire.malformed("roster", "it is not signed by an owner")
+    if before is not None and not _follows(before, roster):
+        raise wire.malformed("roster", "it changes what never changes")
     return roster
+
+
+def _follows(before: Roster, after: Roster) -> bool:
+    """Whether nobody and nothing was removed, and no slot became another one."""
+    now = {slot.id: slot for slot in after.slots}
+    for slot in before.slots:
+        same = now.get(slot.id)
+        if same is None or (slot.revoked is not None and slot.revoked != same.revoked):
+            return False
+        for name in ("role", "domain", "credential", "signing"):
+            if getattr(slot, name) != getattr(same, name):
+                return False
+    return (
+        after.domains[: len(before.domains)] == before.domains
+        and after.generations[: len(before.generations)] == before.generations
+    )
