@@ -16,7 +16,7 @@ from pharmabackup import clock
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Progress
-from pharmabackup.results import Comparison, Proposal, Report
+from pharmabackup.results import Comparison, Proposal, Report, Slot
 from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
@@ -303,6 +303,30 @@ class Repository:
         from pharmabackup.verbs.marks import release
 
         release(self._unlocked, snapshot._committed, reason=reason)
+
+    def slots(self) -> list[Slot]:
+        """Who is enrolled, and who ever was. Damaged, StorageFailed."""
+        from pharmabackup.verbs.keys import slots
+
+        return slots(self._unlocked)
+
+    def enrol(self, role: Role, who: Credential, *, name: str) -> None:
+        """Let one more credential open this repository. Conflict("name-taken"), NotPermitted, Unsupported."""
+        from pharmabackup.verbs.keys import enrol
+
+        enrol(self._unlocked, role, who, name=name)
+
+    def change_passphrase(self, new: Passphrase) -> None:
+        """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import change_passphrase
+
+        change_passphrase(self._unlocked, new)
+
+    def rotate(self, *, reason: str) -> None:
+        """New keys for what is written from now on; old data keeps its own. NotPermitted, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import rotate
+
+        rotate(self._unlocked, reason=reason)
 
     # ------------------------------------------------------------ inside
 

@@ -12,6 +12,7 @@ from pharmabackup.clock import iso
 from pharmabackup.events import Finding, State
 
 if TYPE_CHECKING:
+    from pharmabackup.format.keys import Role
     from pharmabackup.snapshot import Snapshot
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -103,6 +104,26 @@ class Report:
             "datasets": {name: result.to_dict() for name, result in self.datasets.items()},
             "findings": [finding.to_dict() for finding in self.findings],
             "audit_id": self.audit_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One credential that was enrolled."""
+
+    name: str
+    role: Role
+    kind: str
+    created: datetime
+    revoked: datetime | None
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "role": self.role,
+            "kind": self.kind,
+            "created": iso(self.created),
+            "revoked": iso(self.revoked) if self.revoked else None,
         }
 
 

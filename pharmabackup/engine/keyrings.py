@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # imported while the passphrase is stretched
     from pharmabackup.crypto.recipients import PrivateKey
 
 KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
+SETTINGS_TRIED = 3  # of a slot: its passphrase may have been changed while somebody gave it new keys
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -57,8 +59,10 @@ class Stretched:
 
         return PrivateKey(hashing.derive("recipient", self.key, SECRET_SIZE))
 
-    def opens(self, sealed: SealedKeyring) -> bool:
-        return sealed.key_id in (hashing.key_id(self.key), hashing.key_id(self.private.public.raw))
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """What is sealed under either of these it opens."""
+        return frozenset((hashing.key_id(self.key), hashing.key_id(self.private.public.raw)))
 
     def open(self, repository: bytes, sealed: SealedKeyring) -> Keyring:
         """What was sealed to it. Damaged."""
@@ -89,10 +93,11 @@ def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: by
 
 @dataclass(frozen=True, slots=True)
 class FoundKeys:
-    """A slot's keys, and what opened them."""
+    """A slot's keys, what opened them, and under which key ids there are keyrings of this slot."""
 
     keyring: Keyring
     stretched: Stretched
+    sealed_to: frozenset[bytes]
 
 
 def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
@@ -119,38 +124,46 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
     unreadable: Damaged | None = None
     tried = 0
     for slot, numbers in sorted(slots.items()):
-        try:
-            newest = read_sealed(storage, slot, numbers[-1])
-            if newest.argon2id is None or tried == keys.PASSPHRASE_SLOTS_MAX:
-                continue
+        sealed: list[SealedKeyring] = []
+        for number in reversed(numbers):
+            try:
+                sealed.append(read_sealed(storage, slot, number))
+            except Damaged as error:
+                unreadable = error
+        settings = list(dict.fromkeys(item.argon2id for item in sealed if item.argon2id is not None))
+        for setting in settings[:SETTINGS_TRIED]:
+            if tried == keys.PASSPHRASE_SLOTS_MAX:
+                break
             tried += 1
-            stretched = Stretched.of(credential, newest.argon2id)
-            if stretched.opens(newest):
-                return FoundKeys(open_all(storage, repository, slot, numbers, stretched), stretched)
-        except Damaged as error:
-            unreadable = error
+            stretched = Stretched.of(credential, setting)
+            try:
+                keyring = open_all(repository, sealed, stretched)
+            except Damaged as error:
+                unreadable = error
+                continue
+            if keyring is not None:
+                found = frozenset(item.key_id for item in sealed if item.key_id is not None)
+                return FoundKeys(keyring, stretched, found)
     if unreadable is not None:
         raise unreadable
-    raise WrongCredential(
+    raise wrong_passphrase()
+
+
+def wrong_passphrase() -> WrongCredential:
+    return WrongCredential(
         "This passphrase does not open this repository.",
         remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
     )
 
 
-def open_all(storage: Storage, repository: bytes, slot: str, numbers: list[int], stretched: Stretched) -> Keyring:
-    """A slot's keys: those of its newest keyring, and of all before that which the same credential opens.
+def open_all(repository: bytes, sealed: list[SealedKeyring], stretched: Stretched) -> Keyring | None:
+    """A slot's keys: those of all its keyrings that one credential opens, the newest first in the list. Damaged.
 
-    Who gives a slot new keys does not know all that it holds, so that later ones only add. Damaged, StorageFailed.
+    Who gives a slot new keys does not know all that it holds, so that later keyrings may only add.
     """
-    found: Keyring | None = None
-    for number in reversed(numbers):
-        sealed = read_sealed(storage, slot, number)
-        if not stretched.opens(sealed):
-            break  # the passphrase was changed there, and what came then holds all that was before
-        keyring = stretched.open(repository, sealed)
-        found = keyring if found is None else _merged(found, keyring)
-    assert found is not None
-    return found
+    key_ids = stretched.key_ids
+    opened = [stretched.open(repository, item) for item in sealed if item.key_id in key_ids]
+    return reduce(_merged, opened) if opened else None
 
 
 def _merged(newer: Keyring, older: Keyring) -> Keyring:

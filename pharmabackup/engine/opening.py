@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.engine.keyrings import find_keyring
+from pharmabackup.engine.keyrings import find_keyring, wrong_passphrase
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Keyring
 from pharmabackup.format.repository import (
@@ -158,6 +158,7 @@ def _unlock(
     repository = bytes.fromhex(record.id)
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find_keyring, storage, repository, credential)
+        from pharmabackup.crypto.hashing import key_id
         from pharmabackup.crypto.signatures import SigningKey
         from pharmabackup.engine.roster import read_rosters
         from pharmabackup.engine.unlocked import Unlocked
@@ -169,6 +170,9 @@ def _unlock(
     slot = next((slot for slot in rosters.newest.slots if slot.id == keyring.slot), None)
     if slot is None:
         raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
+    current = None if slot.recipient is None else key_id(slot.recipient)
+    if current in found.sealed_to and current not in found.stretched.key_ids:
+        raise wrong_passphrase()  # it was changed since
     if slot.role != keyring.role or (
         keyring.signing is not None and SigningKey(keyring.signing).public != slot.signing
     ):

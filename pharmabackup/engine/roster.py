@@ -59,7 +59,7 @@ def found(credential: Passphrase) -> Founding:
         pack_floor=0,
     )
     content = wire.encode(roster)
-    message = _roster_message(NO_REPOSITORY, 0, slot, NO_REPOSITORY, content)
+    message = roster_message(NO_REPOSITORY, 0, slot, NO_REPOSITORY, content)
     stored = wire.header(Kind.ROSTER) + wire.encode(SignedRoster(content, slot, signing.sign(message)))
     repository = hashlib.sha256(stored).digest()
     keyring = Keyring(
@@ -76,7 +76,8 @@ def found(credential: Passphrase) -> Founding:
     return Founding(repository, stored, ids.keyring_name(slot, 0), sealed)
 
 
-def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
+def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
+    """What the signature of roster `number` is over; `previous`: the hash of the one before."""
     return wire.signed_message(
         repository, Kind.ROSTER, ids.roster_name(number), slot, max(number - 1, 0), previous, content
     )
@@ -132,7 +133,7 @@ def _check_roster(
         raise wire.malformed("roster", "it does not follow from the one before it")
     signers = (before or roster).slots
     signer = next((slot for slot in signers if slot.id == signed.slot and slot.role == "owner"), None)
-    message = _roster_message(
+    message = roster_message(
         repository if number else NO_REPOSITORY, number, signed.slot, previous or NO_REPOSITORY, signed.content
     )
     if (

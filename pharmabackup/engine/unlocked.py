@@ -86,9 +86,10 @@ class Unlocked:
         """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
         slot = self.keyring.slot.hex()
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
-        numbers = keyring_numbers(self.storage).get(slot, [])
-        if numbers and self.stretched.opens(read_sealed(self.storage, slot, numbers[-1])):
-            self.keyring = open_all(self.storage, self.repository, slot, numbers, self.stretched)
+        sealed = [read_sealed(self.storage, slot, n) for n in reversed(keyring_numbers(self.storage).get(slot, []))]
+        keyring = open_all(self.repository, sealed, self.stretched)
+        if keyring is not None:
+            self.keyring = keyring
             self._take_keys()
         self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes
         if not self.has_newest_keys:
