@@ -254,8 +254,8 @@ class Repository:
     ) -> Proposal:
         """What would be forgotten: by these rules, by the owner's, or what is named. Nothing is changed.
 
-        `keep` has names of datasets, or patterns; the first that fits holds, and of a dataset that none fits
-        everything is kept. `time_zone`: where days begin. InvalidInput, Damaged, NotPermitted, StorageFailed.
+        `keep` says of what as `[device/]dataset[:label]`, each a name or a pattern; the first that fits holds, and
+        what none fits is kept. `time_zone`: where days begin. InvalidInput, Damaged, NotPermitted, StorageFailed.
         """
         from pharmabackup.verbs.forget import Wish, propose_forget
 

@@ -21,12 +21,13 @@ from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
-from pharmabackup.format.index import PackEntry, Segment
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, is_kind, split
+from pharmabackup.format.wire import Kind, Signed, decode, is_kind, split
 
-ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 SEGMENT_ENTRIES = 4096
+SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
 
 
@@ -71,7 +72,9 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(packs):
+        for pack in sorted(
+            packs, key=lambda pack: (garbage.modified[pack], pack)
+        ):  # what is of one time stays together
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
@@ -127,8 +130,15 @@ def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview,
 
 
 def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
-    for start in range(0, len(entries), SEGMENT_ENTRIES):
-        write_segment(unlocked, entries[start : start + SEGMENT_ENTRIES])
+    size, ready = 0, list[PackEntry]()
+    for entry in entries:
+        if ready and (len(ready) == SEGMENT_ENTRIES or size + len(entry.directory) > SEGMENT_BYTES):
+            write_segment(unlocked, ready)
+            size, ready = 0, []
+        ready.append(entry)
+        size += len(entry.directory)
+    if ready:
+        write_segment(unlocked, ready)
 
 
 def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:
@@ -195,7 +205,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     history = sound_history(unlocked)
     found: set[bytes] = set()
     for who, own in intents.items():
-        if who not in history.decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
+        if who not in history.decided and own.abandoned(now) and _abort(unlocked, who):
             continue
         if who not in history.aborted:
             found |= pinned_by(unlocked, own)
@@ -217,21 +227,27 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
 
 def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[bytes]:
     """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments."""
-    names = sorted(info.name for info in unlocked.storage.list("index"))
-    segments: dict[bytes, Segment] = {}
-    for digest in filter(None, map(ids.hex_tail, names)):
-        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
-            segments[digest] = read_segment(unlocked, digest).record
+    digests = sorted(ids.hex_tail(info.name) or b"" for info in unlocked.storage.list("index"))
     there = {ids.hex_tail(info.name) for info in unlocked.storage.list("packs")} - packs
     going: set[bytes] = set()
-    staying: dict[bytes, PackEntry] = {}
-    for digest, segment in segments.items():
+    staying: dict[PackEntry, None] = {}
+    for digest in (digest for digest in digests if len(digest) == 32):
         look()
-        if any(entry.pack not in there for entry in segment.packs):
-            going.add(digest)
-            staying.update({entry.pack: entry for entry in segment.packs if entry.pack in there})
-    _publish(unlocked, list(staying.values()))
+        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
+            segment = read_segment(unlocked, digest)
+            if any(entry.pack not in there for entry in segment.record.packs):
+                going.add(digest)
+                own = (
+                    entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry)
+                )
+                staying.update(dict.fromkeys(own))
+    _publish(unlocked, list(staying))
     return going
+
+
+def _counts(slot: Slot, entry: PackEntry) -> bool:
+    """Whether an entry is of its publisher's domain. Others would begin to count when a collector publishes them."""
+    return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
 
 
 def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:

@@ -141,16 +141,20 @@ class History:
 
     def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
-        events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
-        first_of: dict[bytes, bytes] = {}
+        made = {item.id: item for item in self.said if item.mark.kind == "forget"}
+        events: dict[bytes, list[tuple[int, int, Said]]] = {}  # by first forget: what was said about it, in order
         for item in self.said:
+            about = made.get(item.mark.about or b"")
             if item.mark.kind == "forget":
-                first_of[item.id] = item.mark.about or item.id
-                events.setdefault(first_of[item.id], []).append(item)
-            elif item.mark.kind == "undo" and item.mark.about in first_of:
-                events[first_of[item.mark.about]].append(item)
+                events.setdefault(item.mark.about or item.id, []).append((item.time, 0, item))
+            elif (
+                item.mark.kind == "undo" and about is not None
+            ):  # made after that, whatever a clock says that went back
+                events.setdefault(about.mark.about or about.id, []).append((max(item.time, about.time), 1, item))
+        for found in events.values():
+            found.sort(key=lambda event: event[:2])
         return {
-            (first.id, who): self._outcome(first, who, events[first.id])
+            (first.id, who): self._outcome(first, who, [item for *_, item in events[first.id]])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
             for who in first.transactions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import clock, ids
-from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.engine import collection, garbage, hold, opening
 from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
@@ -28,6 +30,7 @@ from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs import check
 from pharmabackup.verbs.marks import say
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
@@ -176,17 +179,17 @@ def test_an_undecided_transaction_pins_until_it_is_taken_for_dead(
         patch.setattr(Transaction, "commit", _stops)
         with pytest.raises(StorageFailed):
             site.back_up(repo)
-    packs = stored(repo._unlocked.storage, "packs")
-    forget_all_but(repo, 8, time)
+    storage = repo._unlocked.storage
+    packs, fates = stored(storage, "packs"), stored(storage, "snapshots")
+    with monkeypatch.context() as patch:
+        patch.setattr(garbage, "YOUNG_NS", 0)
+        assert repo.propose_prune().bytes_freed == 0  # it pins them
     prune(repo)
-    assert stored(repo._unlocked.storage, "packs") == packs  # it pins them
-    fates = len(stored(repo._unlocked.storage, "snapshots"))
-    site.back_up(repo)  # now some more is to be done
-    forget_all_but(repo, 1, time)
-    prune(repo)
-    assert len(stored(repo._unlocked.storage, "snapshots")) == fates + 2  # the new one, and that it was given up
-    time.ahead += 2 * DAY_NS
-    prune(repo)
+    assert (stored(storage, "packs"), stored(storage, "snapshots")) == (packs, fates)
+    time.ahead += 2 * DAY_NS  # and then it does no more, though there is nothing else to do
+    assert prune(repo).bytes > 0
+    assert len(stored(storage, "packs")) == len(packs) - 1
+    assert len(stored(storage, "snapshots")) == len(fates) + 1  # that it was given up
     site.all_restore(repo, tmp_path / "out")
 
 
@@ -259,6 +262,60 @@ def test_segments_keep_what_stays(tmp_path: Path, repo: pb.Repository, site: Sit
     assert ids.index_name(together) not in left
     named = {entry.pack for name in left for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs}
     assert named == {ids.hex_tail(name) for name in stored(unlocked.storage, "packs")}
+    site.all_restore(repo, tmp_path / "out")
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["of its own domain", "of another"])
+def test_what_others_say_of_a_pack_takes_no_ones_place(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """A device's word that counts for nothing does not count either once a collector has published it."""
+    unlocked, real = repo._unlocked, read_segment
+    named = [
+        entry
+        for name in stored(unlocked.storage, "index")
+        for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs
+    ]
+    planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
+    told = {write_segment(unlocked, entries) for entries in planted}
+
+    def read(unlocked: Unlocked, digest: bytes) -> Any:
+        found = real(unlocked, digest)
+        slot = replace(found.slot, role="device", domain=ids.new_id())
+        return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
+
+    for module in ("collection", "index"):
+        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segment", read)
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    left = [real(unlocked, ids.hex_tail(name) or b"") for name in stored(unlocked.storage, "index")]
+    entries = {entry for segment in left for entry in segment.record.packs}
+    kept = {entry for entry in named if ids.pack_name(entry.pack) in set(stored(unlocked.storage, "packs"))}
+    assert kept and kept <= entries
+    lies = {entry for entries in planted for entry in entries}
+    assert bool(lies & entries) != foreign
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_packs_and_segments_stay_within_what_readers_take(
+    repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of moved blocks each may be tiny and have a key of its own."""
+    for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
+        monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
+    monkeypatch.setattr(collection, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    forget_all_but(repo, 3, time)
+    before = set(stored(repo._unlocked.storage, "packs"))
+    prune(repo)
+    new = [name for name in stored(repo._unlocked.storage, "packs") if name not in before]
+    assert len(new) >= 2
+    for name in new:
+        size = repo._unlocked.storage.info(name).size
+        directory = read_directory(repo._unlocked, ids.hex_tail(name) or b"", size)[1]
+        assert len(directory.keys) == 1 and len(directory.blocks) <= 2
+    assert len(stored(repo._unlocked.storage, "index")) >= len(new)
     site.all_restore(repo, tmp_path / "out")
 
 
@@ -339,6 +396,97 @@ def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
     assert found == site.states[snapshot.id]
 
 
+@pytest.mark.parametrize("older", [True, False], ids=["older", "younger"])
+def test_a_segment_that_names_a_planted_pack_lets_no_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, older: bool
+) -> None:
+    """A device that was stolen can sign that others' blocks lie in a pack of its own, and cannot delete anything."""
+    unlocked, storage = repo._unlocked, repo._unlocked.storage
+    newest = max(storage.list("index"), key=lambda info: info.modified)
+    genuine = read_segment(unlocked, ids.hex_tail(newest.name) or b"").record.packs
+    planted = []
+    for entry in genuine:
+        for _ in range(64):
+            data = os.urandom(entry.size)
+            digest = hashlib.sha256(data).digest()
+            storage.put_new(ids.pack_name(digest), data)
+            planted.append(replace(entry, pack=digest))
+            if older:
+                os.utime(Path(storage.local_root() or "") / ids.pack_name(digest), (1, 1))
+    write_segment(unlocked, planted)
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert {ids.pack_name(entry.pack) for entry in genuine} <= set(stored(storage, "packs"))
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
+
+
+def _double(repo: pb.Repository) -> None:
+    """All blocks lie in a second pack, too."""
+    found = garbage.look_for_garbage(repo._unlocked, clock.now_ns(), lambda: None)
+    table = found.index.blocks
+    found.sparse = {
+        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
+        for pack in found.sizes
+    }
+    collection.move(repo._unlocked, found, list(found.sizes), lambda: None)
+
+
+def test_of_two_packs_the_whole_one_stays(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    storage = repo._unlocked.storage
+    (first,) = stored(storage, "packs")
+    _double(repo)
+    path = Path(storage.local_root() or "") / first
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert len(stored(storage, "packs")) == 2
+    repo.restore(tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[repo.snapshot().id]
+
+
+def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    storage = repo._unlocked.storage
+    monkeypatch.setattr(garbage, "MANY", 10)
+    for day in range(24):
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+        if day == 8:
+            assert repo.propose_prune().findings == ()
+            prune(repo)
+            assert len(stored(storage, "packs")) == 9
+    proposal = repo.propose_prune()
+    assert [finding.code for finding in proposal.findings] == ["packs-joined"]
+    assert proposal.bytes_freed < 20_000 and proposal.snapshots == ()
+    repo.apply(proposal)
+    after = stored(storage, "packs")
+    assert len(after) < 10
+    site.all_restore(repo, tmp_path / "out")
+    assert repo.propose_prune().findings == ()
+    prune(repo)
+    assert stored(storage, "packs") == after
+    for day in range(24, 24 + 10):  # more small ones: those are joined, the joined one is not read again
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+    largest = max(storage.list("packs"), key=lambda info: info.size)
+    prune(repo)
+    assert len(stored(storage, "packs")) < 12
+    assert largest.name in stored(storage, "packs")
+    site.all_restore(repo, tmp_path / "again")
+
+
 def test_before_anything_is_deleted_everything_is_asked_once_more(
     tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,13 +495,7 @@ def test_before_anything_is_deleted_everything_is_asked_once_more(
     site.change()
     site.back_up(repo)
     unlocked = repo._unlocked
-    found = garbage.look_for_garbage(unlocked, clock.now_ns(), lambda: None)
-    table = found.index.blocks
-    found.sparse = {
-        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
-        for pack in found.sizes
-    }
-    collection.move(unlocked, found, list(found.sizes), lambda: None)
+    _double(repo)
     time.ahead += 3 * DAY_NS
     proposal = repo.propose_prune()
     dead = {ids.pack_name(pack) for pack in proposal.wish.dead}  # type: ignore[attr-defined]
@@ -571,7 +713,7 @@ def test_a_backup_comes_between_any_two_calls_of_a_collector_and_commits_after_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
 ) -> None:
     """It has looked at collections for the last time before the packs were condemned that it relies on."""
-    monkeypatch.setattr(collection, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
     site.change(size=3000)
     site.bring_back()
     for at in range(1000):
@@ -743,3 +885,175 @@ def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest
     assert large.propose_prune().wish.sparse  # type: ignore[attr-defined]
     monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
     assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("read_data", [0.0, 1.0])
+def test_a_check_tells_nothing_as_lost_whenever_a_collector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, read_data: float
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
+            storage.interrupt(at)
+            report = repo.check(read_data=read_data)
+        assert report.state == "ok", (at, report.findings)
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_what_is_lost_is_told_though_a_collection_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        with monkeypatch.context() as patch:
+            patch.setattr("pharmabackup.verbs.prune.finish", _only_before(collection.finish))
+            with pytest.raises(StorageFailed):
+                prune(repo)
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(stored(memory, "packs")).values())
+        codes = {finding.code for finding in repo.check().findings}
+    assert {"pack-missing", "snapshot-damaged"} <= codes
+
+
+def test_while_collections_never_end_a_check_says_that_it_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    real, number = check.read_condemned, itertools.count()
+    monkeypatch.setattr(check, "read_condemned", lambda *a: dataclasses.replace(real(*a), highest=next(number)))
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(stored(memory, "packs")).values())
+        found = [(item.code, item.severity) for item in repo.check(read_data=1.0).findings]
+        assert found == [("collection-under-way", "warning")]
+
+
+# ------------------------------------------------------------ restores that hold what they need
+
+
+def _come_back(repo: pb.Repository, site: Site, snapshot: pb.Snapshot, out: Path, **options: Any) -> None:
+    repo.restore(out, snapshots=[snapshot], **options)
+    assert {path.name: path.read_bytes() for path in (out / "documents").iterdir()} == site.states[snapshot.id]
+
+
+def test_a_restore_holds_what_it_needs_though_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, time: Time
+) -> None:
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    with _open(monkeypatch, memory, tmp_path / "reader") as repo:
+        first, freed = repo.snapshots()[-1], list[int]()
+        assert first.forgotten
+
+        def interrupt(event: pb.Event) -> None:
+            if event.kind == "dataset":
+                with _open(monkeypatch, memory, tmp_path / "collector") as collector:
+                    freed.append(prune(collector).bytes)
+
+        before = stored(memory, "")
+        _come_back(repo, site, first, tmp_path / "out", progress=interrupt)
+        with _open(monkeypatch, memory, tmp_path / "collector") as collector:
+            freed.append(prune(collector).bytes)  # and no longer than it needs it
+    assert len(freed) == 2 and freed[1] > 10_000
+    new = [name for name in stored(memory, "") if name not in before and not name.startswith("collections/")]
+    assert [name.partition("/")[0] for name in new if name.startswith(("intents/", "snapshots/"))] == ["snapshots"]
+
+
+def test_a_restore_whose_hold_is_taken_is_not_broken_whichever_call_a_collector_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    """Of a snapshot that is forgotten, and which the collector is about to delete."""
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    real, holds = hold._pin, list[bool]()
+
+    def pin(*arguments: Any) -> bool:
+        holds.append(real(*arguments))
+        return holds[-1]
+
+    monkeypatch.setattr(hold, "_pin", pin)
+    for at in range(1000):
+        inner = _twin(memory)
+        reached, go = threading.Event(), threading.Event()
+        outcome: list[object] = []
+
+        def wait(event: pb.Event, reached: threading.Event = reached, go: threading.Event = go) -> None:
+            if event.kind == "dataset":
+                reached.set()
+                assert go.wait(PATIENCE_S)
+
+        def read(
+            inner: MemoryStorage = inner,
+            at: int = at,
+            reached: threading.Event = reached,
+            outcome: list[object] = outcome,
+            wait: Callable[[pb.Event], None] = wait,
+        ) -> None:
+            try:
+                with _open(monkeypatch, inner, tmp_path / f"reader-{at}") as reader:
+                    _come_back(reader, site, reader.snapshots()[-1], tmp_path / f"out-{at}", progress=wait)
+                outcome.append("whole")
+            except BaseException as error:  # noqa: BLE001
+                outcome.append(error)
+            reached.set()
+
+        thread = threading.Thread(target=read)
+
+        def meanwhile(thread: threading.Thread = thread, reached: threading.Event = reached) -> None:
+            thread.start()
+            assert reached.wait(PATIENCE_S)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"collector-{at}") as repo:
+            proposal = repo.propose_prune()
+            storage.interrupt(at)
+            try:
+                repo.apply(proposal)
+            except pb.Conflict as conflict:
+                assert conflict.kind == "proposal-stale"
+        go.set()
+        if not storage.interrupted:
+            break
+        thread.join()
+        assert len(holds) == at + 1
+        assert outcome == ["whole"] or not holds[at], (at, outcome)
+    assert not storage.interrupted
+    assert holds[0] and not holds[-1]  # soon enough, and too late
+
+
+@pytest.mark.parametrize("what", ["full", "read-only", "nobody may sign"])
+def test_a_restore_that_cannot_hold_anything_goes_on(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "nobody may sign":
+        monkeypatch.setattr(repo._unlocked, "keyring", replace(repo._unlocked.keyring, signing=None, role="restorer"))
+    else:
+        error = StorageFailed("No.", kind="full" if what == "full" else "storage-denied", location="here")
+        monkeypatch.setattr(LocalStorage, "upload", lambda _: _raise(error))
+    before = stored(repo._unlocked.storage, "")
+    _come_back(repo, site, repo.snapshot(), tmp_path / "out")
+    assert stored(repo._unlocked.storage, "") == before
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def test_a_restorers_hold_is_given_up_by_a_collector(
+    tmp_path: Path, large: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = large._unlocked.storage
+    with monkeypatch.context() as patch:
+        patch.setattr(large._unlocked, "keyring", replace(large._unlocked.keyring, role="restorer"))
+        _come_back(large, site, large.snapshot(), tmp_path / "out")
+    before = stored(storage, "packs")
+    time.ahead = 0
+    assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
+    time.ahead = 15 * DAY_NS
+    assert prune(large).bytes > 0
+    assert stored(storage, "packs") != before
+    assert prune(large).bytes == 0
