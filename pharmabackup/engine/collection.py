@@ -23,8 +23,8 @@ from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, Signed, decode, split
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
+from pharmabackup.format.wire import Kind, Signed, decode, is_kind, split
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
@@ -76,29 +76,12 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             packs, key=lambda pack: (garbage.modified[pack], pack)
         ):  # what is of one time stays together
             look()
+            wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])
+                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
-            writer = writers.get(directory.domain)
-            if writer is None:
-                writer = writers[directory.domain] = PackWriter(unlocked, directory.domain)
-            wanted = {table.ids[number] for number in garbage.sparse[pack]}
-            if not wanted <= {block.id for block in directory.blocks}:
-                moved.damaged[pack] = Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
-                continue
-            for block, own in zip(directory.blocks, names, strict=True):
-                if block.id in wanted:
-                    wanted.discard(block.id)
-                    writer.add(
-                        kind=block.kind,
-                        number=0,
-                        block_id=block.id,
-                        names=own,
-                        sealed=data[block.offset : block.offset + block.length],
-                        key=directory.keys[block.key],
-                    )
             moved.emptied.add(pack)
         for writer in writers.values():
             entries += [written.entry for written in writer.finish()]
@@ -108,6 +91,33 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             writer.close()
     _publish(unlocked, entries)
     return moved
+
+
+def transplant(
+    source: Unlocked, pack: bytes, size: int, wanted: set[bytes], target: Unlocked, writers: dict[bytes, PackWriter]
+) -> None:
+    """Put blocks of a pack into new packs, as they are sealed. `writers`: by domain, made where there is none.
+
+    Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
+    """
+    data, directory, names = _read_whole(source, pack, size)
+    left = set(wanted)
+    if not left <= {block.id for block in directory.blocks}:
+        raise Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
+    writer = writers.get(directory.domain)
+    if writer is None:
+        writer = writers[directory.domain] = PackWriter(target, directory.domain)
+    for block, own in zip(directory.blocks, names, strict=True):
+        if block.id in left:
+            left.discard(block.id)
+            writer.add(
+                kind=block.kind,
+                number=0,
+                block_id=block.id,
+                names=own,
+                sealed=data[block.offset : block.offset + block.length],
+                key=directory.keys[block.key],
+            )
 
 
 def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
@@ -195,8 +205,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     history = sound_history(unlocked)
     found: set[bytes] = set()
     for who, own in intents.items():
-        decided = who in history.committed or who in history.aborted
-        if not decided and own.abandoned(now) and _abort(unlocked, who):
+        if who not in history.decided and own.abandoned(now) and _abort(unlocked, who):
             continue
         if who not in history.aborted:
             found |= pinned_by(unlocked, own)
@@ -209,7 +218,10 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
     try:
         unlocked.put(Kind.FATE, name, Fate(transaction, "abort", None, None))
     except Conflict:
-        return unlocked.get(Kind.FATE, name, Fate).record.outcome == "abort"
+        stored = unlocked.storage.get(name, limit=RECORD_MAX)
+        return (
+            not is_kind(stored, Kind.CARRY) and unlocked.open(Kind.FATE, name, stored, Fate).record.outcome == "abort"
+        )
     return True
 
 

@@ -64,7 +64,7 @@ class Garbage:
     @property
     def decided(self) -> set[bytes]:
         """Transactions whose intents were listed, and which were decided when fates were read after that."""
-        return set(self.intents) & (set(self.history.committed) | self.history.aborted)
+        return set(self.intents) & self.history.decided
 
 
 def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
