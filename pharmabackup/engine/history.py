@@ -241,7 +241,8 @@ def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
 
 
 def sound_history(unlocked: Unlocked) -> History:
-    """Damaged when something that was committed or said cannot be read or is gone: it might be a hold."""
+    """By the newest roster. Damaged when something committed or said is damaged or gone: it might be a hold."""
+    unlocked.renewed()
     history = load_history(unlocked)
     if history.damaged or history.vanished:
         what = [*history.damaged, *history.vanished][0]

@@ -18,12 +18,13 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, hold, opening
+from pharmabackup.engine.enrolment import change_roster
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
-from pharmabackup.format.transaction import Intent
+from pharmabackup.format.transaction import Condemn, Execute, Intent
 from pharmabackup.format.wire import Kind, split
 from pharmabackup.results import Proposal
 from pharmabackup.storage.base import ObjectInfo, Storage
@@ -884,12 +885,39 @@ def test_files_that_are_not_ours_stop_nothing(
     """Whatever else puts files into folders."""
     storage = repo._unlocked.storage
     storage.put_new(name, b"[.ShellClassInfo]")
-    _forget_all_but(repo, 2, time)
-    assert _prune(repo).bytes > 0
+    forget_all_but(repo, 2, time)
+    assert prune(repo).bytes > 0
     report = repo.check()
     assert [(finding.code, finding.subject) for finding in report.findings] == [("object-unknown", name)]
     snapshot = repo.snapshot("documents")
     repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_the_owners_newest_rules_hold_though_they_came_while_it_was_open(
+    repo: pb.Repository, site: Site, time: Time, tmp_path: Path
+) -> None:
+    """After an incident an owner asks for two people; a service that runs for months must not go on with one."""
+    forget_all_but(repo, 2, time)
+    proposal = repo.propose_prune()
+    assert len(proposal.snapshots) == 6
+    with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "owner") as other:
+        change_roster(other._unlocked, lambda before: replace(before, policy=replace(before.policy, forget_quorum=2)))
+    with pytest.raises(pb.Conflict):
+        repo.apply(proposal)
+    assert repo.propose_prune().snapshots == ()
+
+
+def test_what_was_not_condemned_is_not_deleted(repo: pb.Repository, site: Site, time: Time) -> None:
+    unlocked = repo._unlocked
+    packs = stored(unlocked.storage, "packs")
+    digests = [ids.hex_tail(name) or b"" for name in packs]
+    unlocked.put(Kind.CONDEMN, "collections/1/condemn", Condemn(1, digests[0], b"", b""))
+    unlocked.put(Kind.EXECUTE, "collections/1/execute", Execute(1, b"".join(digests), b""))
+    proposal = repo.propose_prune()
+    assert "collection-unfinished" in {finding.code for finding in proposal.findings}
+    with pytest.raises(pb.Damaged, match="what it has not condemned"):
+        repo.apply(proposal)
+    assert stored(unlocked.storage, "packs") == packs
 
 
 @pytest.mark.parametrize("capability", ["exclusive-create", "fresh-listing"])
