@@ -24,8 +24,10 @@ from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.pack import Directory
 from pharmabackup.format.transaction import Condemn, Execute, Intent
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.wire import Kind, encode, split
 from pharmabackup.results import Proposal
 from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
@@ -295,8 +297,20 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
     assert kept and kept <= entries
     lies = {entry for entries in planted for entry in entries}
     assert bool(lies & entries) != foreign
+    assert repo.check().state == "ok"
     snapshot = repo.snapshot("documents")
     repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_a_lie_about_what_a_pack_holds_crashes_nothing(repo: pb.Repository, time: Time) -> None:
+    """A device can sign that there is nothing in it."""
+    unlocked = repo._unlocked
+    signed = unlocked.sign(Kind.DIRECTORY, "packs/", Directory(unlocked.domain, bytes(32), 0, 0, (), ()))
+    packs = [(ids.hex_tail(info.name) or b"", info.size) for info in unlocked.storage.list("packs")]
+    write_segment(unlocked, [PackEntry(pack, size, encode(signed)) for pack, size in packs])
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    assert repo.check(read_data=1.0).state == "ok"
 
 
 def test_packs_and_segments_stay_within_what_readers_take(
@@ -470,6 +484,7 @@ def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
             assert len(stored(storage, "packs")) == 9
     proposal = repo.propose_prune()
     assert [finding.code for finding in proposal.findings] == ["packs-joined"]
+    assert "small packs are joined" in str(proposal)
     assert proposal.bytes_freed < 20_000 and proposal.snapshots == ()
     repo.apply(proposal)
     after = stored(storage, "packs")
