@@ -162,8 +162,8 @@ class _Checker:
         """Compare what storage lists with what the index says; the packs that are there with the right size."""
         table = self.index.blocks
         sizes: dict[bytes, set[int]] = {}  # segments may differ: one that is right is enough
-        for digest, size in zip(table.packs, table.pack_sizes, strict=True):
-            sizes.setdefault(digest, set()).add(size)
+        for pack, size in zip(table.packs, table.pack_sizes, strict=True):
+            sizes.setdefault(pack, set()).add(size)
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("packs"):
             digest = ids.hex_tail(info.name)
