@@ -26,9 +26,7 @@ ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long a
 Look = Callable[[], None]
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 SMALL = PACK_TARGET // 4  # bytes: packs below that are joined when there are many of about one size
-MANY = (
-    32  # far more than a class of sizes spans: what was joined is of a higher one, and is not joined again with those
-)
+MANY = 32  # far more than a class of sizes spans, so that what was joined is not joined again with those
 
 
 @dataclass(frozen=True, slots=True)
