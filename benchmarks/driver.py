@@ -74,7 +74,7 @@ def pass_days(days: int) -> None:
     ahead, now, storage_now = days * 86_400 * 10**9, clock.now_ns, collection.storage_now
     for module in (history, standing):
         module.now_ns = lambda: now() + ahead  # type: ignore[attr-defined]
-    prune.storage_now = lambda unlocked: storage_now(unlocked) + ahead
+    prune.storage_now = lambda unlocked: storage_now(unlocked) + ahead  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Ours(Tool):
         (self.home / "state").mkdir()
         return self._verb("create")
 
-    def backup_command(self, source: Source, day: int | None = None) -> list[str | Path]:
+    def backup_command(self, source: Source, day: int | None = None) -> list[str | Path]:  # noqa: ARG002
         """No day can be given: the storage says when it was. Which day a backup was of is told by their order."""
         return self._command("backup", *source.paths)
 

@@ -134,7 +134,7 @@ class Restic(Tool):
     def check_structure(self) -> Run:
         return self.run(["restic", "check", "--quiet"])
 
-    def prune(self, keep: Mapping[int, str]) -> Run:
+    def prune(self, keep: Mapping[int, str]) -> Run:  # noqa: ARG002  (its own rules say the same)
         rules = [f"--keep-{rule}={number}" for rule, number in RULES.items()]
         return self.run(["restic", "forget", "--quiet", "--prune", "--group-by", "", *rules])
 
@@ -169,7 +169,13 @@ class Borg(Tool):
 
     def backup_command(self, source: Source, day: int | None = None) -> list[str | Path]:
         dated = ["--timestamp", f"{date_of(day):%Y-%m-%dT%H:%M:%S}"] if day else []
-        return [self.program, "create", *dated, f"::day-{day}" if day else "::{now:%Y-%m-%dT%H:%M:%S.%f}", *source.items]
+        return [
+            self.program,
+            "create",
+            *dated,
+            f"::day-{day}" if day else "::{now:%Y-%m-%dT%H:%M:%S.%f}",
+            *source.items,
+        ]
 
     def restore(self, target: Path, day: int | None = None) -> Run:
         archive = f"day-{day}" if day else self._archives()[-1]

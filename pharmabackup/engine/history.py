@@ -1,7 +1,8 @@
 """What was committed, and what was said about it since: fates and marks, verified, remembered on this machine.
 
-Fates and marks are never changed or deleted. One that this machine has seen and storage no longer lists means
-that somebody has turned the storage back.
+What is remembered needs no second look at its signature while the roster is the same. Fates and marks are never
+changed or deleted: one that this machine has seen and storage no longer lists means that somebody has turned the
+storage back.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
+from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Statement, Unlocked
 from pharmabackup.errors import Damaged
+from pharmabackup.format import wire
 from pharmabackup.format.keys import Role, Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Fate, Head, Mark, Snapshot
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.wire import Kind, Signed, split
 
 CONTEXT = b"history cache"
 ENDLESS = 1 << 64
@@ -135,20 +137,24 @@ class History:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
         events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
         first_of: dict[bytes, bytes] = {}
+        named: dict[bytes, set[bytes]] = {}  # by forget
         for item in self.said:
             if item.mark.kind == "forget":
                 first_of[item.id] = item.mark.about or item.id
                 events.setdefault(first_of[item.id], []).append(item)
+                named[item.id] = set(item.transactions)
             elif item.mark.kind == "undo" and item.mark.about in first_of:
                 events[first_of[item.mark.about]].append(item)
         return {
-            (first.id, who): self._outcome(first, who, events[first.id])
+            (first.id, who): self._outcome(first, who, events[first.id], named)
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
-            for who in first.transactions
+            for who in named[first.id]
         }
 
-    def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
+    def _outcome(
+        self, first: Said, who: bytes, events: list[Said], named: Mapping[bytes, set[bytes]]
+    ) -> tuple[set[bytes], int | None]:
         stand: dict[bytes, bytes] = {}  # slot: its mark
         ripe: int | None = None
         for item in events:
@@ -158,7 +164,7 @@ class History:
                 if item.mark.about == first.id:
                     return set(), None
                 stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
-            elif who in item.transactions:
+            elif who in named[item.id]:
                 stand.setdefault(item.slot.id, item.id)
             if len(stand) < self.quorum:
                 ripe = None
@@ -173,6 +179,25 @@ class History:
         )
 
 
+class _Remembered(msgspec.Struct, array_like=True):
+    """A record whose signature was verified. Without `signed`: one that was seen, and has to be read again."""
+
+    hash: bytes = b""  # SHA-256 of the stored object
+    signed: bytes = b""  # an encoded Signed
+
+
+class _Cache(msgspec.Struct, array_like=True):
+    roster: bytes  # the hash of the one under which they were verified
+    objects: dict[str, _Remembered]
+
+
+SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn]]] = {
+    "snapshots": (Kind.FATE, Fate),
+    "marks": (Kind.MARK, Mark),
+    "collections": (Kind.CONDEMN, Condemn),
+}
+
+
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
@@ -181,37 +206,58 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     seen = _load_cache(unlocked)
     policy = unlocked.roster.policy
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
-    objects: dict[str, bytes] = {}
     listed: dict[str, int] = {}  # when each was made
-    for folder in ("snapshots", "marks", "collections"):
+    for folder in SHAPES:
         for info in unlocked.storage.list(folder):
             listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
-    fresh = False
+    fresh: dict[str, _Remembered] = {}
     for name in sorted(listed):
         if name.startswith("collections/") and not _is_carried_out(name, listed):
             continue
-        data = None if anew else seen.get(name)
+        known = seen.get(name)
         try:
-            if data is None:
-                data = unlocked.storage.get(name, limit=RECORD_MAX)
-            if name.startswith("snapshots/"):
-                _take_fate(unlocked, history, name, data)
-            elif name.startswith("marks/"):
-                _take_mark(unlocked, history, name, data, listed[name])
+            if known is None or not known.signed or anew:
+                fresh[name] = _read(unlocked, history, name, listed[name])
             else:
-                record = unlocked.open(Kind.CONDEMN, name, data, Condemn).record
-                history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
+                _recall(unlocked, history, name, known, listed[name])
         except Damaged as error:
             history.damaged[name] = error
-            continue
-        fresh = fresh or name not in seen
-        objects[name] = data
     history.vanished += _missing_heads(history)
     history.said.sort(key=lambda item: item.time)
-    if fresh:
-        _save_cache(unlocked, seen | objects)
+    if fresh != {name: seen.get(name) for name in fresh}:
+        _save_cache(unlocked, seen | fresh)
     return history
+
+
+def _read(unlocked: Unlocked, history: History, name: str, time: int) -> _Remembered:
+    """Read, verify and take one object. Damaged, NotFound, StorageFailed."""
+    kind, shape = _shape(name)
+    data = unlocked.storage.get(name, limit=RECORD_MAX)
+    opened, digest = unlocked.open(kind, name, data, shape), hashlib.sha256(data).digest()
+    _take(history, name, opened, digest, time)
+    return _Remembered(digest, opened.signed)
+
+
+def _recall(unlocked: Unlocked, history: History, name: str, known: _Remembered, time: int) -> None:
+    """Take one that was verified before. Damaged."""
+    kind, shape = _shape(name)
+    opened = unlocked.statement(kind, name, wire.decode(known.signed, Signed), shape, verified=True)
+    _take(history, name, opened, known.hash, time)
+
+
+def _shape(name: str) -> tuple[Kind, type[Fate | Mark | Condemn]]:
+    return SHAPES[name.partition("/")[0]]
+
+
+def _take(history: History, name: str, opened: Statement[Fate | Mark | Condemn], digest: bytes, time: int) -> None:
+    record = opened.record
+    if isinstance(record, Fate):
+        _take_fate(history, name, record, opened.slot, digest)
+    elif isinstance(record, Mark):
+        _take_mark(history, name, record, opened.slot, time)
+    else:
+        history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
 def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
@@ -241,30 +287,27 @@ def _missing_heads(history: History) -> list[str]:
     return sorted(names - set(history.damaged) - set(history.vanished))
 
 
-def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, time: int) -> None:
-    opened = unlocked.open(Kind.MARK, name, data, Mark)
+def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:
     mark_id = ids.hex_tail(name)
-    if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
+    if mark_id is None or len(mark_id) != ids.ID_SIZE or slot.role not in MARK_GRANTS[mark.kind]:
         history.void[name] = Damaged(
             f"A mark was made by somebody who may not make it. Object: {name}.",
             kind="mark",
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    split(opened.record.transactions, ids.ID_SIZE, "mark")
-    history.said.append(Said(mark_id, opened.record, opened.slot, time))
+    split(mark.transactions, ids.ID_SIZE, "mark")
+    history.said.append(Said(mark_id, mark, slot, time))
 
 
-def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
-    opened = unlocked.open(Kind.FATE, name, data, Fate)
-    fate = opened.record
+def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
     committed = fate.outcome == "commit"
     if (
         ids.fate_name(fate.transaction) != name
         or committed != (fate.snapshot is not None)
         or (committed and fate.intent is None)
-        or opened.slot.role not in (WRITERS if committed else COLLECTORS)
-        or (fate.snapshot is not None and opened.slot.domain not in (None, fate.snapshot.domain))
+        or slot.role not in (WRITERS if committed else COLLECTORS)
+        or (fate.snapshot is not None and slot.domain not in (None, fate.snapshot.domain))
     ):
         raise Damaged(
             f"A snapshot's record contradicts itself. Object: {name}.",
@@ -274,24 +317,27 @@ def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> 
     if fate.snapshot is None:
         history.aborted.add(fate.transaction)
         return
-    digest = hashlib.sha256(data).digest()
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, opened.slot, fate.snapshot)
+    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
 
 
 def _cache_key(unlocked: Unlocked) -> SealingKey:
     return SealingKey(unlocked.purpose_key("history cache"))
 
 
-def _load_cache(unlocked: Unlocked) -> dict[str, bytes]:
+def _load_cache(unlocked: Unlocked) -> dict[str, _Remembered]:
     try:
         data = _cache_key(unlocked).open((unlocked.state / "history").read_bytes(), CONTEXT)
-        return msgspec.msgpack.decode(data, type=dict[str, bytes])
+        cache = msgspec.msgpack.decode(data, type=_Cache)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
+    if cache.roster != unlocked.roster_hash:  # another may grant less
+        return {name: _Remembered() for name in cache.objects}
+    return cache.objects
 
 
-def _save_cache(unlocked: Unlocked, objects: dict[str, bytes]) -> None:
+def _save_cache(unlocked: Unlocked, objects: dict[str, _Remembered]) -> None:
+    cache = _Cache(unlocked.roster_hash, objects)
     try:
-        replace(unlocked.state / "history", _cache_key(unlocked).seal(msgspec.msgpack.encode(objects), CONTEXT))
+        replace(unlocked.state / "history", _cache_key(unlocked).seal(msgspec.msgpack.encode(cache), CONTEXT))
     except OSError:
         return  # a full or read-only state folder: the next time everything is read again
