@@ -166,10 +166,10 @@ class Proposal:
     wish: object = field(repr=False)  # what it was made from, to see whether it still holds
 
     def __str__(self) -> str:
-        if not self.snapshots:
+        if not (self.snapshots or self.bytes_freed or self.findings):
             return f"{self.verb}: nothing to do"
         count = len(self.snapshots)
-        lines = [f"{self.verb}: {count} snapshot{'s' * (count > 1)}, {sized(self.bytes_freed)}"]
+        lines = [f"{self.verb}: {count} snapshot{'s' * (count != 1)}, {sized(self.bytes_freed)}"]
         lines += [f"  {snapshot}" for snapshot in self.snapshots]
         lines += [f"  {finding}" for finding in self.findings]
         return "\n".join(lines)

@@ -24,7 +24,7 @@ from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, Signed, decode, is_kind, split
+from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, split
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
@@ -170,6 +170,8 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
     except NotFound:
         execute = _execute(unlocked, condemned, now, look)
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
+    if not set(packs) <= set(split(condemned.packs, 32, "collection")):
+        raise malformed("collection", f"number {number} deletes what it has not condemned")
     names = [ids.pack_name(pack) for pack in packs] + [ids.index_name(segment) for segment in segments]
     _delete(unlocked, names, look)
     listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))

@@ -71,9 +71,10 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     """By transaction, as their names say. StorageFailed."""
     found: dict[bytes, Intents] = {}
     for info in unlocked.storage.list("intents"):
-        transaction = ids.hex_tail(info.name.partition(".")[0]) or b""
-        before = found.get(transaction, Intents([], 0))
-        found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
+        transaction = ids.id_of(info.name)
+        if transaction is not None:
+            before = found.get(transaction, Intents([], 0))
+            found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
     return found
 
 
@@ -112,7 +113,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
         elif pack in kept:
-            unused[pack] = content[pack] - sum(table.length[number] for number in kept[pack])
+            unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
     _choose_sparse(garbage, unused, content, kept)
@@ -240,7 +241,7 @@ def _choose_sparse(
     """Empty the packs with the greatest share of dead bytes, until few are left."""
     left = sum(unused.values())
     may_stay = UNUSED_SHARE * sum(garbage.sizes[pack] - rest for pack, rest in unused.items())
-    for pack in sorted(unused, key=lambda pack: (unused[pack] / content[pack], pack), reverse=True):
+    for pack in sorted(unused, key=lambda pack: (unused[pack] / max(1, content[pack]), pack), reverse=True):
         if left <= may_stay:
             return
         garbage.sparse[pack] = sorted(kept[pack])

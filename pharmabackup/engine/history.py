@@ -205,7 +205,8 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     listed: dict[str, int] = {}  # when each was made
     for folder in SHAPES:
         for info in unlocked.storage.list(folder):
-            listed[info.name] = info.modified
+            if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
+                listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
     fresh: dict[str, Remembered] = {}
     carries: list[tuple[int, str, Carry]] = []
@@ -273,7 +274,8 @@ def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
 
 
 def sound_history(unlocked: Unlocked) -> History:
-    """Damaged when something that was committed or said cannot be read or is gone: it might be a hold."""
+    """By the newest roster. Damaged when something committed or said is damaged or gone: it might be a hold."""
+    unlocked.renewed()
     history = load_history(unlocked)
     if history.damaged or history.vanished:
         what = [*history.damaged, *history.vanished][0]
@@ -294,8 +296,8 @@ def _missing_heads(history: History) -> list[str]:
 
 
 def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:
-    mark_id = ids.hex_tail(name)
-    if mark_id is None or len(mark_id) != ids.ID_SIZE or slot.role not in MARK_GRANTS[mark.kind]:
+    mark_id = ids.id_of(name)
+    if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
         history.void[name] = Damaged(
             f"A mark was made by somebody who may not make it. Object: {name}.",
             kind="mark",

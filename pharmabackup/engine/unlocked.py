@@ -103,7 +103,7 @@ class Unlocked:
         """Whether what is written now can be read."""
         return self.catalogue_id in self._catalogue
 
-    def _renewed(self) -> bool:
+    def renewed(self) -> bool:
         """Whether there are rosters, and perhaps keys, that were not known; they are now."""
         if sum(1 for _ in self.storage.list("roster")) <= len(self.rosters):
             return False
@@ -205,7 +205,7 @@ class Unlocked:
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
-        if key is None and self._renewed():
+        if key is None and self.renewed():
             key = self._catalogue.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
@@ -224,7 +224,7 @@ class Unlocked:
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""
         if signed.roster not in self.rosters:
-            self._renewed()
+            self.renewed()
         slot = self._signer(kind, signed)
         if self.rosters.get(signed.roster) != signed.roster_hash:
             raise wire.malformed(kind.name, "it cites a list of keys that is not here")

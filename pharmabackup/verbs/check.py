@@ -129,6 +129,7 @@ class _Checker:
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
+        self._strangers()
         self._missing(read_condemned(self._unlocked, self._since).packs)
 
     def _snapshots(self) -> Iterator[Committed]:
@@ -160,7 +161,9 @@ class _Checker:
     def _packs(self) -> dict[bytes, int]:
         """Compare what storage lists with what the index says; the packs that are there with the right size."""
         table = self.index.blocks
-        sizes = dict(zip(table.packs, table.pack_sizes, strict=True))
+        sizes: dict[bytes, set[int]] = {}  # segments may differ: one that is right is enough
+        for pack, size in zip(table.packs, table.pack_sizes, strict=True):
+            sizes.setdefault(pack, set()).add(size)
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("packs"):
             digest = ids.hex_tail(info.name)
@@ -171,12 +174,12 @@ class _Checker:
         for digest, size in sorted(listed.items()):
             if digest not in sizes:
                 self._unindexed(digest, size)
-        for digest, size in sorted(sizes.items()):
+        for digest, said in sorted(sizes.items()):
             name = ids.pack_name(digest)
             if digest not in listed:
                 self._state.missing_packs.append(digest)
-            elif listed[digest] != size:
-                self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {size:,}.")
+            elif listed[digest] not in said:
+                self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {min(said):,}.")
                 del listed[digest]
         return listed
 
@@ -233,6 +236,13 @@ class _Checker:
             else:
                 message = f"The pack {name} is gone, and nothing needs it; an index names it still."
                 self._find("index-stale", "info", name, message, "Nothing to do; a prune tidies it up.")
+
+    def _strangers(self) -> None:
+        """Files that lie where records of transactions do, and are none."""
+        for folder in ("intents", "snapshots", "marks"):
+            for info in self._unlocked.storage.list(folder):
+                if ids.id_of(info.name) is None:
+                    self._unknown(info.name)
 
     def _unknown(self, name: str) -> None:
         message = f"{name} is not part of a repository."

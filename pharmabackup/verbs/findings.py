@@ -10,17 +10,27 @@ from pharmabackup.retention import AHEAD_NS
 
 def history_findings(history: History, location: str) -> list[Finding]:
     """What is wrong with a repository's history: it goes on, and says so."""
-    found = [
-        Finding(
-            code="snapshot-damaged",
-            severity="critical",
-            subject=name,
-            message=error.message,
-            remedy="Run check. Restore that snapshot from another location.",
-            location=location,
+    found: list[Finding] = []
+    for name, error in sorted(history.damaged.items()):
+        kind, remedy = "snapshot-damaged", "Run check. Restore that snapshot from another location."
+        if not name.startswith("snapshots/"):
+            kind, remedy = "mark-damaged", "Restore that object from another location. Until then nothing is let go."
+        found.append(
+            Finding(
+                code=kind, severity="critical", subject=name, message=error.message, remedy=remedy, location=location
+            )
         )
-        for name, error in sorted((history.damaged | history.void).items())
-    ]
+    for name, error in sorted(history.void.items()):
+        found.append(
+            Finding(
+                code="mark-void",
+                severity="warning",
+                subject=name,
+                message=error.message,
+                remedy=error.remedy,
+                location=location,
+            )
+        )
     if history.vanished:
         found.append(
             Finding(

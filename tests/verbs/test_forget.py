@@ -221,6 +221,7 @@ def test_a_mark_of_somebody_who_may_not_make_it_does_not_count(
     monkeypatch.setitem(history_module.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
     assert _at(repo, "documents", 3).held is None
     assert 3 in _days(repo.propose_forget({"documents": pb.Keep(last=1)}).snapshots)
+    assert [(item.code, item.severity) for item in repo.check().findings] == [("mark-void", "warning")]
 
 
 @pytest.mark.parametrize("verb", ["hold", "release", "recall"])
@@ -272,6 +273,7 @@ def test_a_damaged_mark_stops_forgetting(repo: pb.Repository) -> None:
     (repo._unlocked.state / "history").unlink()
     with pytest.raises(pb.Damaged, match=f"can be read .{name}., so nothing can be let go"):
         repo.propose_forget({"documents": pb.Keep()})
+    assert [item.code for item in repo.check().findings] == ["mark-damaged"]
 
 
 def test_a_mark_that_was_deleted_stops_forgetting(repo: pb.Repository) -> None:
