@@ -33,6 +33,7 @@ LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
+CACHE_AFTER_SEGMENTS = 64  # the same, of segments: reading one takes some 0.3 ms, most of it for signatures
 CACHE_VERSION = 4
 LISTINGS = 10  # of segments, while collections replace them
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
@@ -73,6 +74,7 @@ class Index:
     def _forget(self) -> None:
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
+        self._cached: set[bytes] = set()  # those of them that the cache has
         self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are not read; first block
         self._pending_rows = 0
         self._nameless: set[bytes] = set()  # packs whose names could not be had; the next run tries again
@@ -252,7 +254,8 @@ class Index:
 
     def save(self) -> None:
         """Keep what was loaded for the next time; losing it costs time, never data."""
-        if not self._unsaved and self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
+        rows, segments_new = self._pending_rows + len(self._fresh), len(self.segments - self._cached)
+        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < CACHE_AFTER_SEGMENTS:
             return
         try:
             if self._pending:
@@ -272,7 +275,7 @@ class Index:
                     file.unlink(missing_ok=True)
         except (OSError, StorageFailed):
             return  # a full or read-only state folder, or names that cannot be read now: the next backup reads again
-        self._unsaved = False
+        self._unsaved, self._cached = False, set(segments)
 
     def _load_cache(self, listed: set[bytes]) -> None:
         try:
@@ -290,7 +293,7 @@ class Index:
                 return
             runs.append(run)
         self.blocks = BlockTable.from_columns(cache.columns, cache.keys)
-        self.segments, self._runs = segments, runs
+        self.segments, self._cached, self._runs = segments, set(segments), runs
         if self._chunks:
             self._try_again(cache.nameless)
 

@@ -23,7 +23,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, Frame, entries, read_folders, read_frames
-from pharmabackup.format.recipe import Runs, decode_runs
+from pharmabackup.format.recipe import UNUSED, Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
 
@@ -175,29 +175,38 @@ class SnapshotReader:
     def recipe(self) -> tuple[Runs, list[bytes]]:
         """The runs of the content, and the block ids that they name by slot. Damaged."""
         if self._runs is None:
-            domain = self.snapshot.domain
-            raw = bytearray()
-            for piece in self.blocks.chunks(self.snapshot.table, domain):
-                raw += piece
-                if len(raw) > TABLE_MAX:
-                    raise malformed("snapshot", "its block table is larger than allowed")
-            if len(raw) % 32:
-                raise malformed("snapshot", "its block table cannot be read")
-            self._table = [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
-            recipe = self.blocks.chunks(self.snapshot.recipe, domain)
+            self._table = self._read_table()
+            recipe = self.blocks.chunks(self.snapshot.recipe, self.snapshot.domain)
             runs = decode_runs(recipe, table_size=len(self._table), chunks=self.snapshot.chunks)
             if sum(runs.count) != self.snapshot.chunks:
                 raise malformed("recipe", "it has another number of chunks than its snapshot says")
+            if any(self._table[slot] == UNUSED for slot in set(runs.block)):
+                raise malformed("recipe", "a run names a place of the block table that is not used")
             self.run_starts = cumulative(runs.sizes)
             self._runs = runs
         return self._runs, self._table
 
+    def _read_table(self) -> list[bytes]:
+        """The block ids by slot. Damaged."""
+        raw = bytearray()
+        for piece in self.blocks.chunks(self.snapshot.table, self.snapshot.domain):
+            raw += piece
+            if len(raw) > TABLE_MAX:
+                raise malformed("snapshot", "its block table is larger than allowed")
+        if len(raw) % 32:
+            raise malformed("snapshot", "its block table cannot be read")
+        return [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
+
     def relied(self) -> set[bytes]:
-        """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged."""
+        """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged.
+
+        What its table names, without a look at the recipe, which may have a hundred runs for each block.
+        """
         record = self.snapshot
-        runs, table = self.recipe()
         found = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
-        return found.union(table[slot] for slot in set(runs.block))
+        found.update(self._table if self._runs is not None else self._read_table())
+        found.discard(UNUSED)
+        return found
 
     def frames(self) -> Iterator[Frame]:
         return read_frames(self.blocks.chunks(self.snapshot.manifest, self.snapshot.domain))

@@ -184,9 +184,15 @@ class Unlocked:
         except Damaged as error:
             raise self.damaged(name, error) from None
 
-    def statement(self, kind: Kind, name: str, signed: Signed, shape: type[R]) -> Statement[R]:
-        """A signed record, if its signature counts. Damaged."""
-        slot = self._trusted(kind, name, signed)
+    def statement(
+        self, kind: Kind, name: str, signed: Signed, shape: type[R], *, verified: bool = False
+    ) -> Statement[R]:
+        """A signed record, if its signature counts. Damaged.
+
+        `verified`: this machine has verified the signature under the roster that is open now, and has kept the record
+        where nobody could change it.
+        """
+        slot = self._signer(kind, signed) if verified else self._trusted(kind, name, signed)
         return Statement(wire.decode(signed.content, shape), wire.encode(signed), slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
@@ -208,13 +214,18 @@ class Unlocked:
         except NotAuthentic:
             raise wire.malformed(kind.name, "it was changed after it was written") from None
 
+    def _signer(self, kind: Kind, signed: Signed) -> Slot:
+        """Who says that he signed it, if he may. Damaged."""
+        slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
+        if slot is None or slot.role not in GRANTS[kind]:
+            raise wire.malformed(kind.name, "its signer may not write such a thing")
+        return slot
+
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""
         if signed.roster not in self.rosters:
             self.renewed()
-        slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
-        if slot is None or slot.role not in GRANTS[kind]:
-            raise wire.malformed(kind.name, "its signer may not write such a thing")
+        slot = self._signer(kind, signed)
         if self.rosters.get(signed.roster) != signed.roster_hash:
             raise wire.malformed(kind.name, "it cites a list of keys that is not here")
         message = wire.signed_message(
