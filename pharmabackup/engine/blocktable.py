@@ -110,6 +110,10 @@ class BlockTable:
         """The numbers of all blocks with this id, in usable packs or not."""
         return self._numbers.get(block_id, [])
 
+    def ids_in(self, place: int) -> set[bytes]:
+        """The ids of the blocks in one of `packs`."""
+        return {block_id for block_id, pack in zip(self.ids, self.pack, strict=True) if pack == place}
+
     def find(self, block_id: bytes, domain: bytes) -> int | None:
         """A usable block with this id that this domain wrote."""
         for number in self._numbers.get(block_id, ()):

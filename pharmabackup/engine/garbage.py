@@ -6,6 +6,7 @@ committed snapshots rely on that are not forgotten, or are held; packs of transa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,11 +18,12 @@ from pharmabackup.engine.packs import check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
-from pharmabackup.format.transaction import Intent
+from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
 
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
 Look = Callable[[], None]
+READ_SIZE = 4 << 20
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 
 
@@ -45,9 +47,21 @@ class Garbage:
     gone: set[bytes] = field(default_factory=set)  # snapshots that are forgotten
     sizes: dict[bytes, int] = field(default_factory=dict)  # of packs that storage lists
     unindexed: set[bytes] = field(default_factory=set)  # packs that no segment names
+    doubtful: set[bytes] = field(default_factory=set)  # the same, and their blocks are not those of their directory
+    unreadable: set[bytes] = field(default_factory=set)  # the same, and they do not say what they hold
     dead: set[bytes] = field(default_factory=set)
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
     freed: int = 0  # bytes
+    _whole: dict[bytes, bool] = field(default_factory=dict)
+
+    def is_whole(self, unlocked: Unlocked, pack: bytes) -> bool:
+        """Whether a pack is what its name says; it is read. StorageFailed.
+
+        Asked where a block lies twice, before one of the two may go: which of them is damaged is nowhere written.
+        """
+        if pack not in self._whole:
+            self._whole[pack] = pack not in self.doubtful and is_whole(unlocked, pack, self.sizes[pack])
+        return self._whole[pack]
 
     @property
     def decided(self) -> set[bytes]:
@@ -87,10 +101,10 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
     gone = history.gone(now)
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
-    modified = _read_packs(unlocked, garbage, look)
+    modified = read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
     pinned = {pack for who in set(intents) - garbage.decided for pack in pinned_by(unlocked, intents[who])}
-    kept = _places(garbage, _alive(unlocked, garbage, look), pinned, state.packs)
+    kept = _places(unlocked, garbage, alive(unlocked, garbage, look), pinned, state.packs)
     content = _content(garbage)
     unused: list[tuple[float, int, bytes]] = []
     for pack, size in garbage.sizes.items():
@@ -98,6 +112,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
+        elif pack in kept and pack in garbage.doubtful:
+            continue
         elif pack in kept:
             rest = content[pack] - sum(table.length[number] for number in kept[pack])
             unused.append((rest / content[pack], rest, pack))
@@ -111,26 +127,45 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
 def still_needed(unlocked: Unlocked, packs: set[bytes], gone: set[bytes], look: Look) -> set[bytes]:
     """Those of these condemned packs without which a snapshot that is not in `gone` could not be restored.
 
-    Asked before anything is deleted: what the first look took for somewhere else may not be there. Damaged,
-    StorageFailed.
+    Asked before anything is deleted: what the first look took for somewhere else may not be there, or not be whole.
+    Damaged, StorageFailed.
     """
     history = sound_history(unlocked)
     garbage = Garbage(0, True, history, Index(unlocked, chunks=False), {}, gone | history.deleted)
     try:
-        _read_packs(unlocked, garbage, look)
-        table = garbage.index.blocks
-        found: set[bytes] = set()
-        for domain, blocks in _alive(unlocked, garbage, look).items():
+        read_packs(unlocked, garbage, look)
+        table, found, blind = garbage.index.blocks, set[bytes](), set[bytes]()
+        for place, pack in enumerate(table.packs):  # one that was cut may hold some whole blocks
+            table.usable[place] = pack in garbage.sizes
+        needed = alive(unlocked, garbage, look, blind=blind)
+        domains = {history.committed[who].snapshot.domain for who in blind}
+        for place, pack in enumerate(table.packs):
+            if pack in packs and table.domains[place] in domains:  # it may be any of its blocks that they need
+                needed.setdefault(table.domains[place], set()).update(table.ids_in(place))
+        for domain, blocks in needed.items():
             for block in blocks:
-                places = {table.packs[table.pack[number]] for number in _instances(garbage, block, domain)}
-                if places <= packs:
-                    found |= places
+                look()
+                places = {table.packs[table.pack[number]] for number in instances(garbage, block, domain)}
+                others = sorted(places - packs)
+                if places & packs and not any(garbage.is_whole(unlocked, pack) for pack in others):
+                    found |= places & packs
         return found
     finally:
         garbage.index.close()
 
 
-def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, int]:
+def is_whole(unlocked: Unlocked, pack: bytes, size: int) -> bool:
+    """Whether a pack's bytes are those of its name. StorageFailed."""
+    name, hasher = ids.pack_name(pack), hashlib.sha256()
+    try:
+        for start in range(0, size, READ_SIZE):
+            hasher.update(unlocked.storage.get_range(name, start, min(READ_SIZE, size - start)))
+    except (Damaged, NotFound):
+        return False
+    return hasher.digest() == pack
+
+
+def read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, int]:
     """First the index, then which packs are there; when each was made, by the storage's clock."""
     garbage.index.load()
     modified: dict[bytes, int] = {}
@@ -143,7 +178,8 @@ def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes,
     return modified
 
 
-def _instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
+def instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
+    """The numbers of a block of this domain in the packs that are here, with the size that they should have."""
     table = garbage.index.blocks
     return [
         number
@@ -171,41 +207,72 @@ def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
             look()
             try:
                 entry, directory = read_directory(unlocked, pack, size)
-                check_region(unlocked.storage, pack, directory)
             except (Damaged, NotFound):
-                continue  # if something alive lies in it alone, that is told as missing
+                garbage.unreadable.add(pack)  # if something alive lies in it alone, that is told as missing
+                continue
             garbage.index.add_entry(entry)
             garbage.unindexed.add(pack)
+            try:
+                check_region(unlocked.storage, pack, directory)
+            except (Damaged, NotFound):
+                garbage.doubtful.add(pack)
 
 
-def _alive(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, set[bytes]]:
-    """The blocks that snapshots rely on, by domain."""
-    reader = BlockReader(unlocked, garbage.index)
-    alive: dict[bytes, set[bytes]] = {}
+def alive(
+    unlocked: Unlocked,
+    garbage: Garbage,
+    look: Look,
+    *,
+    reader: BlockReader | None = None,
+    blind: set[bytes] | None = None,
+) -> dict[bytes, set[bytes]]:
+    """The blocks that snapshots rely on, by domain. Damaged.
+
+    `blind`, if it is given, takes the snapshots whose lists of blocks cannot be read, instead of an error.
+    """
+    reader = reader or BlockReader(unlocked, garbage.index)
+    found: dict[bytes, set[bytes]] = {}
     for item in garbage.history.committed.values():
         look()
-        if item.transaction not in garbage.gone:
-            alive.setdefault(item.snapshot.domain, set()).update(SnapshotReader(reader, item.snapshot).relied())
-    return alive
+        if item.transaction in garbage.gone:
+            continue
+        own = found.setdefault(item.snapshot.domain, set())
+        try:
+            own.update(SnapshotReader(reader, item.snapshot).relied())
+        except Damaged:
+            if blind is None:
+                raise
+            blind.add(item.transaction)
+            own.update(named(item.snapshot))
+    return found
+
+
+def named(snapshot: Snapshot) -> set[bytes]:
+    """The blocks that a snapshot's record itself names."""
+    return {ref.block for refs in (snapshot.table, snapshot.recipe, snapshot.manifest) for ref in refs}
 
 
 def _places(
-    garbage: Garbage, alive: dict[bytes, set[bytes]], pinned: set[bytes], condemned: frozenset[bytes]
+    unlocked: Unlocked,
+    garbage: Garbage,
+    needed: dict[bytes, set[bytes]],
+    pinned: set[bytes],
+    condemned: frozenset[bytes],
 ) -> dict[bytes, list[int]]:
-    """By pack: the blocks that have to be kept there, or moved. Each in one place. Damaged.
+    """By pack: the blocks that have to be kept there, or moved. Each in one place that is whole. Damaged.
 
     A pack that two segments name is in the table twice.
     """
     table = garbage.index.blocks
     kept: dict[bytes, list[int]] = {}
     several: list[dict[bytes, int]] = []
-    for block, domain in ((block, domain) for domain, blocks in alive.items() for block in blocks):
-        places = {table.packs[table.pack[number]]: number for number in _instances(garbage, block, domain)}
+    for block, domain in ((block, domain) for domain, blocks in needed.items() for block in blocks):
+        places = {table.packs[table.pack[number]]: number for number in instances(garbage, block, domain)}
         if not places:
             raise Damaged(
                 "A block that a snapshot needs is in no pack that is here, so nothing can be let go.",
                 kind="block",
-                remedy="Run check, and mend what it names.",
+                remedy="Run check, and mend what it names with propose_repair.",
             )
         if len(places) == 1:
             ((pack, number),) = places.items()
@@ -213,10 +280,14 @@ def _places(
         else:
             several.append(places)
     for places in several:
-        last = sorted(places, key=lambda pack: (pack in condemned, pack in garbage.unindexed, pack))
-        last = [pack for pack in last if pack not in condemned and pack not in garbage.unindexed] or last[:1]
-        best = next((pack for pack in last if pack in pinned or pack in kept), last[0])
-        kept.setdefault(best, []).append(places[best])
+
+        def rank(pack: bytes) -> tuple[bool, bool, bool, bytes]:
+            return pack in condemned, pack in garbage.unindexed, pack not in pinned and pack not in kept, pack
+
+        order = sorted(places, key=rank)
+        best = next((pack for pack in order if garbage.is_whole(unlocked, pack)), None)
+        for pack in order if best is None else (best,):  # of what is whole nowhere, nothing goes
+            kept.setdefault(pack, []).append(places[pack])
     return kept
 
 

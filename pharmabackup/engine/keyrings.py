@@ -63,7 +63,7 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
     tried = 0
     for slot_hex, number in sorted(newest.items()):
         try:
-            sealed = _read_sealed(storage, f"keys/{slot_hex}/{number}", slot_hex)
+            sealed = read_sealed(storage, f"keys/{slot_hex}/{number}", slot_hex)
         except Damaged as error:
             unreadable = error
             continue
@@ -92,7 +92,8 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
     )
 
 
-def _read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
+def read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
+    """A keyring as it lies there. Damaged, NotFound, StorageFailed."""
     data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
     wire.check_header(data, Kind.KEYRING)
     sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)

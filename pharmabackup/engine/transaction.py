@@ -81,6 +81,14 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -
     return entry
 
 
+def cutter(unlocked: Unlocked, naming_key: bytes) -> ContentCutter:
+    """How a domain's content is cut."""
+    chunker = unlocked.roster.chunker
+    return ContentCutter(
+        chunker.minimum, chunker.average, chunker.maximum, chunker.normalization, chunker_seed(naming_key)
+    )
+
+
 class Transaction:
     """From the first block to the fate. Not used again after `commit` or `abandon`."""
 
@@ -89,16 +97,11 @@ class Transaction:
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
-        chunker = unlocked.roster.chunker
-        self.cutter = ContentCutter(
-            chunker.minimum,
-            chunker.average,
-            chunker.maximum,
-            chunker.normalization,
-            chunker_seed(unlocked.naming_key),
-        )
+        self.cutter = cutter(unlocked, unlocked.naming_key)
         self._packs = PackWriter(unlocked, unlocked.domain)
-        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
+        self.blocks = BlockWriter(
+            unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
+        )
         self._unlocked = unlocked
         self._ground = ground
         self._written: list[bytes] = []

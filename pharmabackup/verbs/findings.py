@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pharmabackup.engine.history import History
 from pharmabackup.events import Finding
+
+RANGES_TOLD = 20  # of one file
 
 
 def history_findings(history: History, location: str) -> list[Finding]:
@@ -31,3 +35,11 @@ def history_findings(history: History, location: str) -> list[Finding]:
             )
         )
     return found
+
+
+def told_ranges(ranges: Sequence[tuple[int, int]]) -> str:
+    """Where in a file, in words: bytes 0-4,095 and 8,192-12,287."""
+    told = [f"{begin:,}-{end - 1:,}" for begin, end in ranges[:RANGES_TOLD]]
+    if len(ranges) > RANGES_TOLD:
+        told.append(f"{len(ranges) - RANGES_TOLD:,} more places")
+    return "bytes " + (" and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0])
