@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pharmabackup.engine.history import History
+from pharmabackup.engine.target_layout import Layout
 from pharmabackup.events import Finding
+from pharmabackup.format.manifest import Entry
 
 RANGES_TOLD = 20  # of one file
+Ranges = list[tuple[int, int]]  # begin and end
 
 
 def history_findings(history: History, location: str) -> list[Finding]:
@@ -37,7 +38,19 @@ def history_findings(history: History, location: str) -> list[Finding]:
     return found
 
 
-def told_ranges(ranges: Sequence[tuple[int, int]]) -> str:
+def in_file(entry: Entry, stored: Ranges) -> Ranges:
+    """Stretches of a file's stored content as stretches of the file, in order: in a sparse one they lie elsewhere."""
+    layout, found = Layout(entry.extents), Ranges()
+    for begin, end in sorted(stored):
+        for place, first, last in layout.spans(begin, end - begin):
+            if found and found[-1][1] == place:
+                found[-1] = found[-1][0], place + last - first
+            else:
+                found.append((place, place + last - first))
+    return found
+
+
+def told_ranges(ranges: Ranges) -> str:
     """Where in a file, in words: bytes 0-4,095 and 8,192-12,287."""
     told = [f"{begin:,}-{end - 1:,}" for begin, end in ranges[:RANGES_TOLD]]
     if len(ranges) > RANGES_TOLD:

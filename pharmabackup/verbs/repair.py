@@ -222,8 +222,8 @@ class _Proposing:
         if deleted:
             say(f"{_counted(len(deleted), 'damaged pack')} deleted, once nothing needs what is in them any more.")
         if set(wish.going) - deleted:
-            count = _counted(len(set(wish.going) - deleted), "damaged pack")
-            say(f"{count} left in place and taken out of the index, so that no backup relies on it.")
+            packs = _counted(len(set(wish.going) - deleted), "damaged pack")
+            say(f"{packs} left in place and taken out of the index, so that no backup relies on it.")
         if wish.segments:
             say(f"{_counted(len(wish.segments), 'damaged index segment')} deleted: the packs say what they said.")
 

@@ -68,7 +68,7 @@ class Look:
         chosen: list[int] = []
         seen: set[tuple[bytes, frozenset[tuple[int, bytes]]]] = set()
         blocks_of: dict[int, list[int]] = {}
-        for number, place in enumerate(table.pack):
+        for number, place in table.placed():
             blocks_of.setdefault(place, []).append(number)
         for place, pack in enumerate(table.packs):
             what = pack, frozenset((table.offset[n], table.ids[n]) for n in blocks_of.get(place, ()))
@@ -88,7 +88,7 @@ class Look:
             self.found.setdefault(pack, PackFound("Its blocks are not those that its directory is of."))
         self._bad = {
             number
-            for number, place in enumerate(table.pack)
+            for number, place in table.placed()
             if (table.packs[place], table.offset[number], table.ids[number]) in bad
         }
         for place, pack in enumerate(table.packs):  # a pack that was cut may hold some whole blocks
@@ -99,7 +99,7 @@ class Look:
         table, history = self.garbage.index.blocks, self.garbage.history
         found = alive(self._unlocked, self.garbage, self._reporter.look, reader=self.reader, blind=self.blind)
         domains = {history.committed[who].snapshot.domain for who in self.blind}
-        for number, place in enumerate(table.pack):  # it may be any block that such a snapshot needs
+        for number, place in table.placed():  # it may be any block that such a snapshot needs
             if table.packs[place] in self.found and table.domains[place] in domains:
                 found.setdefault(table.domains[place], set()).add(table.ids[number])
         self.needed = {(domain, block) for domain, blocks in found.items() for block in blocks}

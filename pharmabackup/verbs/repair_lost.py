@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pharmabackup.engine.garbage import named
 from pharmabackup.engine.history import Committed
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.target_layout import Layout
 from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding, Severity
 from pharmabackup.format.manifest import Entry, EntryKind
-from pharmabackup.verbs.findings import told_ranges
+from pharmabackup.verbs.findings import Ranges, in_file, told_ranges
 
 FILES_TOLD = 2000  # of all snapshots; more are counted
 REMEDY = "Take it from another snapshot, give repair a replica or the source that has it, or forget this snapshot."
-Ranges = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -127,18 +125,6 @@ def _until(holes: Ranges, at: int, end: int) -> Iterator[tuple[int, int]]:
     while at < len(holes) and holes[at][0] < end:
         yield holes[at]
         at += 1
-
-
-def in_file(entry: Entry, stored: Ranges) -> Ranges:
-    """Stretches of a file's stored content as stretches of the file: in a sparse one they lie elsewhere."""
-    layout, found = Layout(entry.extents), Ranges()
-    for begin, end in stored:
-        for place, first, last in layout.spans(begin, end - begin):
-            if found and found[-1][1] == place:
-                found[-1] = found[-1][0], place + last - first
-            else:
-                found.append((place, place + last - first))
-    return found
 
 
 def _described(item: Committed) -> str:

@@ -12,6 +12,7 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import directory_range, read_directory
+from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Proposal
 
@@ -22,25 +23,40 @@ QUIET = {"same-device"}
 class Ward:
     """Two datasets, a few snapshots, and what each of them holds."""
 
-    def __init__(self, root: Path, *, size: int = 200_000) -> None:
-        self.root = root
-        self.documents, self.database = root / "documents", root / "pmr.db"
-        self.path = root / "repository"
+    def __init__(self, root: Path) -> None:
+        self._place(root)
         self.states: dict[str, dict[str, bytes]] = {}
         self._outs = 0
         self.documents.mkdir(parents=True)
         for name in "abcdef":
-            (self.documents / name).write_bytes(os.urandom(size))
+            (self.documents / name).write_bytes(os.urandom(200_000))
         (self.documents / "large").write_bytes(os.urandom(2_500_000))
         with closing(sqlite3.connect(self.database)) as db, db:
             db.execute("CREATE TABLE patient (id INTEGER PRIMARY KEY, name TEXT)")
             db.executemany("INSERT INTO patient (name) VALUES (?)", [(f"Test {i}" * 20,) for i in range(3000)])
         self.repo = pb.Repository.create(self.path, PASSPHRASE, state_dir=root / "state")
 
+    def _place(self, root: Path) -> None:
+        self.root = root
+        self.documents, self.database = root / "documents", root / "pmr.db"
+        self.path = root / "repository"
+
+    @classmethod
+    def copy(cls, other: Ward, root: Path) -> Ward:
+        """Another one like it, to be damaged."""
+        made = cls.__new__(cls)
+        shutil.copytree(other.root, root)
+        made._place(root)
+        made.states, made._outs = dict(other.states), 0
+        made.repo = pb.Repository.open(made.path, PASSPHRASE, state_dir=root / "state")
+        return made
+
     def sources(self) -> list[pb.Source]:
         return [pb.SQLite(self.database, tier=1), pb.Files(self.documents)]
 
     def back_up(self, *sources: pb.Source) -> None:
+        if not self.states:
+            shutil.copyfile(self.database, self.root / "first.db")
         for name, result in self.repo.backup(list(sources) or self.sources()).datasets.items():
             assert result.snapshot is not None
             self.states[result.snapshot.id] = (
@@ -110,13 +126,20 @@ class Ward:
     def names(self, prefix: str) -> list[str]:
         return sorted(info.name for info in self.repo._unlocked.storage.list(prefix))
 
-    def pack_of(self, kind: Kind, *, snapshot: str | None = None) -> str:
-        """The pack with the most blocks of this kind, of those that only this snapshot wrote."""
+    def pack_of(self, kind: Kind, *, part: str = "") -> str:
+        """The pack with the most blocks of this kind; `part`: the first one of the folder or of the database."""
         index = Index(self.repo._unlocked, chunks=False)
         index.load()
         table = index.blocks
+        mine = set(range(len(table)))
+        if part:
+            dataset = "pmr" if part == "database" else "documents"
+            first = self.repo.snapshots(dataset)[-1]
+            needed = SnapshotReader(BlockReader(self.repo._unlocked, index), first._committed.snapshot).relied()
+            mine = {number for number, block in enumerate(table.ids) if block in needed}
         counts: dict[int, int] = {}
-        for number, place in enumerate(table.pack):
+        for number in mine:
+            place = table.pack[number]
             counts[place] = counts.get(place, 0) + (table.kind[number] == kind)
         return ids.pack_name(table.packs[max(counts, key=lambda place: counts[place])])
 
