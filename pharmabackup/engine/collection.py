@@ -211,10 +211,12 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], survivors: set[byte
 
     Segments whose bytes have changed go as well: what they said is read from the packs.
     """
-    names = sorted(info.name for info in unlocked.storage.list("index"))
+    names = {info.name for info in unlocked.storage.list("index")}
     segments: dict[bytes, Segment] = {}
     changed: set[bytes] = set()
-    for digest in filter(None, map(ids.hex_tail, names)):
+    for digest in sorted(filter(None, map(ids.hex_tail, names))):
+        if len(digest) != 32 or ids.index_name(digest) not in names:
+            continue  # not ours: check names it
         try:
             segments[digest] = read_segment(unlocked, digest).record
         except NotFound:  # another collector, which finishes this collection too, has deleted it

@@ -171,7 +171,7 @@ def read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, 
     modified: dict[bytes, int] = {}
     for info in unlocked.storage.list("packs"):
         digest = ids.hex_tail(info.name)
-        if digest is not None and ids.pack_name(digest) == info.name:
+        if digest is not None and len(digest) == 32 and ids.pack_name(digest) == info.name:
             garbage.sizes[digest], modified[digest] = info.size, info.modified
     _learn_unindexed(unlocked, garbage, look)
     garbage.index.blocks.restrict(garbage.sizes, frozenset())

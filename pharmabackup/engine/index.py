@@ -76,14 +76,15 @@ class Index:
         self._unlocked = unlocked
         self._chunks = chunks
         self._folder = unlocked.state / "index"
-        self._forget()
+        self.forget()
 
     @property
     def domain(self) -> bytes:
         """The domain whose chunks may be relied on: this slot's own."""
         return self._unlocked.domain
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew."""
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
         self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are not read; first block
@@ -96,8 +97,8 @@ class Index:
 
     # ------------------------------------------------------------ reading
 
-    def load(self) -> None:
-        """Learn all segments that storage lists. Damaged, NotFound, StorageFailed.
+    def load(self, *, without: frozenset[bytes] = frozenset()) -> None:
+        """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
         One whose bytes have changed is passed over: it says nothing, and what it said stands in the packs. The
         oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
@@ -105,22 +106,24 @@ class Index:
         """
         for left in reversed(range(LISTINGS)):
             try:
-                self._load_listed()
+                self._load_listed(without)
                 return
             except NotFound:  # a collection has deleted it, and what takes its place is listed by now
                 if not left:
                     raise
 
-    def _load_listed(self) -> None:
+    def _load_listed(self, without: frozenset[bytes]) -> None:
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
-            if digest is not None and ids.index_name(digest) == info.name and len(digest) == 32:
+            if digest is None or len(digest) != 32 or ids.index_name(digest) != info.name:
+                continue  # not ours: check names it
+            if digest not in without:
                 listed[digest] = info.modified
         if not self.segments:
             self._load_cache(set(listed))
         if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
-            self._forget()
+            self.forget()
         self.changed = {}
         for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
             try:

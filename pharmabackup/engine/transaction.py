@@ -27,6 +27,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
+SURVEYS = 3  # while collections go on
 SEGMENT_PACKS = 8  # a segment is published at least every so many packs, for whoever goes on after a crash
 
 
@@ -44,8 +45,19 @@ class Ground:
 
 def survey(unlocked: Unlocked, index: Index) -> Ground:
     """Read collections/, then the index, then list packs: in this order, or a collection could slip between."""
+    for left in reversed(range(SURVEYS)):
+        try:
+            return _survey(unlocked, index)
+        except NotFound:  # a collection has deleted the segment of what was adopted
+            if not left:
+                raise
+            index.forget()
+    raise AssertionError
+
+
+def _survey(unlocked: Unlocked, index: Index) -> Ground:
     condemned = read_condemned(unlocked)
-    index.load()
+    index.load(without=condemned.segments)
     ground = Ground(condemned, index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
