@@ -50,12 +50,7 @@ class Settings:
         url = os.environ.get("PHARMABACKUP_REPOSITORY") if given is None else given
         if not url:
             raise click.UsageError("Say which repository: -r URL, or set PHARMABACKUP_REPOSITORY.")
-        if SECRET_IN_URL.match(url):
-            raise pb.InvalidInput(
-                "The repository's URL holds a password, and every user of this machine can see it there.",
-                remedy="Leave it out of the URL; storage back ends read their own environment.",
-            )
-        return url
+        return without_secret(url)
 
     def storage_options(self) -> Mapping[str, object] | None:
         return self.storage_option or None
@@ -66,12 +61,26 @@ class Settings:
     def open(self) -> pb.Repository:
         """The repository that every command but `init` begins with."""
         url = self.url()
+        return self.open_at(url, self.who())
+
+    def open_at(self, url: str, who: pb.Credential) -> pb.Repository:
+        """That repository, or a replica of it."""
         return pb.Repository.open(
-            url,
-            self.who(),
+            without_secret(url),
+            who,
             storage_options=self.storage_options(),
             state_dir=self.state,
         )
+
+
+def without_secret(url: str) -> str:
+    """The URL, if nobody can read a secret off it. InvalidInput."""
+    if SECRET_IN_URL.match(url):
+        raise pb.InvalidInput(
+            "The repository's URL holds a password, and every user of this machine can see it there.",
+            remedy="Leave it out of the URL; storage back ends read their own environment.",
+        )
+    return url
 
 
 # ------------------------------------------------------------ the options themselves
