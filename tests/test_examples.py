@@ -40,6 +40,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "04_check.py",
         "05_freeze.py",
         "06_keep.py",
+        "07_repair.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -49,6 +50,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("04_check.py", "OK "),
         ("05_freeze.py", "The queue was paused"),
         ("06_keep.py", "can be called back until"),
+        ("07_repair.py", "After that: ok"),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
@@ -62,7 +64,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
 
 
 def test_examples_say_what_to_do_when_it_cannot_be(tmp_path: Path) -> None:
-    for name, code in (("02_restore.py", 1), ("03_look_inside.py", 1), ("04_check.py", 3)):
+    for name, code in (("02_restore.py", 1), ("03_look_inside.py", 1), ("04_check.py", 3), ("07_repair.py", 1)):
         done = run(name, tmp_path / "nothing")
         assert done.returncode == code and "Traceback" not in done.stderr, name
 
