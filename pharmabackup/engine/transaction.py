@@ -27,6 +27,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Carry, Fate, Intent, Sna
 from pharmabackup.format.wire import Kind, is_kind
 from pharmabackup.storage.base import ObjectInfo
 
+SURVEYS = 3  # while collections go on
 SEGMENT_PACKS = 8  # a segment is published at least every so many packs, for whoever goes on after a crash
 
 
@@ -47,8 +48,19 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 
     `foreign`: make use of what was left behind in other domains, too.
     """
+    for left in reversed(range(SURVEYS)):
+        try:
+            return _survey(unlocked, index, foreign=foreign)
+        except NotFound:  # a collection has deleted the segment of what was adopted
+            if not left:
+                raise
+            index.forget()
+    raise AssertionError
+
+
+def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
     condemned = read_condemned(unlocked)
-    index.load()
+    index.load(without=condemned.segments)
     ground = Ground(condemned, index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
@@ -82,6 +94,14 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo, *
         index.damaged[digest] = error
         return None
     return entry
+
+
+def cutter(unlocked: Unlocked, naming_key: bytes) -> ContentCutter:
+    """How a domain's content is cut."""
+    chunker = unlocked.roster.chunker
+    return ContentCutter(
+        chunker.minimum, chunker.average, chunker.maximum, chunker.normalization, chunker_seed(naming_key)
+    )
 
 
 class Attempt:
@@ -124,16 +144,11 @@ class Transaction:
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
-        chunker = unlocked.roster.chunker
-        self.cutter = ContentCutter(
-            chunker.minimum,
-            chunker.average,
-            chunker.maximum,
-            chunker.normalization,
-            chunker_seed(unlocked.naming_key),
-        )
+        self.cutter = cutter(unlocked, unlocked.naming_key)
         self._packs = PackWriter(unlocked, unlocked.domain)
-        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
+        self.blocks = BlockWriter(
+            unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
+        )
         self._unlocked = unlocked
         self._written: list[bytes] = []
         self._unindexed: list[WrittenPack] = []

@@ -343,13 +343,13 @@ class _Checker:
                 budget -= table.pack_sizes[number]
             there = chosen
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
-        problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        results = PackReading(self._unlocked, self.index, self._reporter).read(there)
         moved = read_condemned(self._unlocked, self._since).packs  # by collections that went on meanwhile
-        for pack, problem in sorted(problems.items()):
-            if problem is None:
+        for pack, found in sorted(results.items()):
+            if found.problem is None:
                 self._state.sound.add(table.packs[pack])
             elif table.packs[pack] not in moved:
-                self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+                self._damaged(table.packs[pack], f"{found.problem} {self._affected(pack)}")
         self._tell()
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 
