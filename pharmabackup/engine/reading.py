@@ -47,9 +47,7 @@ class BlockReader:
         """`others`: of replicas, for what is not to be had here."""
         self.index = index
         self.first = 1  # the first collection that may have begun since the index was read
-        self._looked: tuple[Index, Condemned] | None = (
-            None  # an index for which all was listed, and what went on then
-        )
+        self._looked: tuple[Index, object] | None = None  # an index for which all was listed, and what there was then
         self._unlocked = unlocked
         self._others = others
         self._lock = threading.Lock()
@@ -65,8 +63,8 @@ class BlockReader:
         with self._refreshing:
             if seen is not None and self.index is not seen:
                 return
-            state = read_condemned(self._unlocked)
-            self.first = state.first
+            state = self._state()
+            self.first = state[0].first
             index = Index(self._unlocked, chunks=False)
             index.load()
             listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
@@ -118,9 +116,13 @@ class BlockReader:
                     missing = True
             if damaged is not None and not missing:
                 raise damaged
-            if self._looked == (index, read_condemned(self._unlocked)):  # nothing has moved since
+            if self._looked == (index, self._state()):  # nothing has moved or come since
                 raise damaged or damaged_block("no pack that is here holds it")
             self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
+
+    def _state(self) -> tuple[Condemned, frozenset[str]]:
+        """What collections have come to, and which segments there are."""
+        return read_condemned(self._unlocked), frozenset(info.name for info in self._unlocked.storage.list("index"))
 
     def _sealed(self, table: BlockTable, number: int) -> bytes:
         """A block's sealed bytes. NotFound, Damaged, StorageFailed."""
