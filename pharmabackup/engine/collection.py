@@ -72,9 +72,7 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(
-            packs, key=lambda pack: (garbage.modified[pack], pack)
-        ):  # what is of one time stays together
+        for pack in sorted(packs, key=lambda pack: (garbage.modified[pack], pack)):  # neighbours stay neighbours
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:

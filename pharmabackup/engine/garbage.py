@@ -28,9 +28,7 @@ Look = Callable[[], None]
 READ_SIZE = 4 << 20
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 SMALL = PACK_TARGET // 4  # bytes: packs below that are joined when there are many of about one size
-MANY = (
-    32  # far more than a class of sizes spans: what was joined is of a higher one, and is not joined again with those
-)
+MANY = 32  # far more than a class of sizes spans, so that what was joined is not joined again with those
 
 
 @dataclass(frozen=True, slots=True)
