@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
+from pharmabackup.engine.garbage import ABANDONED_NS, Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
@@ -25,7 +25,6 @@ from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
 from pharmabackup.format.wire import Kind, split
 
-ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 SEGMENT_ENTRIES = 4096
 DELETE_AT_ONCE = 1000
 
@@ -119,6 +118,13 @@ def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview,
 def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
     for start in range(0, len(entries), SEGMENT_ENTRIES):
         write_segment(unlocked, entries[start : start + SEGMENT_ENTRIES])
+
+
+def abort_abandoned(unlocked: Unlocked, garbage: Garbage) -> bool:
+    """Decide what nobody has decided for so long. False when one was committed just now: then look again."""
+    aborted = {who for who in garbage.abandoned if _abort(unlocked, who)}
+    garbage.history.aborted |= aborted
+    return aborted == garbage.abandoned
 
 
 def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:

@@ -6,6 +6,7 @@ committed snapshots rely on that are not forgotten, or are held; packs of transa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,7 +21,9 @@ from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, malformed, split
 
+ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
+INTENT_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 Look = Callable[[], None]
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 
@@ -43,6 +46,7 @@ class Garbage:
     index: Index
     intents: dict[bytes, Intents]
     gone: set[bytes] = field(default_factory=set)  # snapshots that are forgotten
+    abandoned: set[bytes] = field(default_factory=set)  # transactions to be aborted: what they pin is taken for free
     sizes: dict[bytes, int] = field(default_factory=dict)  # of packs that storage lists
     unindexed: set[bytes] = field(default_factory=set)  # packs that no segment names
     dead: set[bytes] = field(default_factory=set)
@@ -59,7 +63,10 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     """By transaction, as their names say. StorageFailed."""
     found: dict[bytes, Intents] = {}
     for info in unlocked.storage.list("intents"):
-        transaction = ids.hex_tail(info.name.partition(".")[0]) or b""
+        head, _, number = info.name.partition(".")
+        transaction = ids.hex_tail(head) or b""
+        if len(transaction) != ids.ID_SIZE or not INTENT_NUMBER.fullmatch(number):
+            continue  # no intent's name: it can pin nothing
         before = found.get(transaction, Intents([], 0))
         found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
     return found
@@ -67,13 +74,15 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
 
 def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
     """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
-    found: set[bytes] = set()
-    for name in intents.names:
-        record = unlocked.get(Kind.INTENT, name, Intent).record
-        if ids.intent_name(record.transaction, record.number) != name:
-            raise malformed("intent", f"{name} is not its name")
-        found.update(split(record.packs, 32, "intent"))
-    return found
+    return {pack for name in intents.names for pack in pinned_in(unlocked, name)}
+
+
+def pinned_in(unlocked: Unlocked, name: str) -> list[bytes]:
+    """The packs of one intent. NotFound, Damaged, StorageFailed."""
+    record = unlocked.get(Kind.INTENT, name, Intent).record
+    if ids.intent_name(record.transaction, record.number) != name:
+        raise malformed("intent", f"{name} is not its name")
+    return split(record.packs, 32, "intent")
 
 
 def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozenset[bytes] | None = None) -> Garbage:
@@ -89,7 +98,9 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
     modified = _read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
-    pinned = {pack for who in set(intents) - garbage.decided for pack in pinned_by(unlocked, intents[who])}
+    undecided = set(intents) - garbage.decided
+    garbage.abandoned = {who for who in undecided if intents[who].modified <= now - ABANDONED_NS}
+    pinned = {pack for who in undecided - garbage.abandoned for pack in pinned_by(unlocked, intents[who])}
     kept = _places(garbage, _alive(unlocked, garbage, look), pinned, state.packs)
     content = _content(garbage)
     unused: list[tuple[float, int, bytes]] = []

@@ -9,9 +9,9 @@
         }, crashes={"collector": Crash(call=12)})
 
 Each client is a function, run in a thread of its own, that reaches the storage through `client` alone. It may be
-killed at a call: that call and all that follow raise `Crashed`, and nothing that it does has an effect any more, except
-a request that was already sent. A client's own threads must not call the storage at once: `Simulation` sees to that
-for the library's.
+killed at a call: that call and all that follow raise `Crashed`, and nothing that it does has an effect any more,
+except a request that was already sent. A client's own threads must not call the storage at once: `Simulation` sees to
+that for the library's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class _Coming:
 class SimulatedStorage(Storage):
     """Objects in a dictionary, faults by `faults`. Any thread; one call after the other.
 
-    `exclusive`: whether a name can be created only once. `log`: all calls, and what came late.
+    `exclusive`: whether a name can be created only once. `log`: all calls, and what came late. `torn`: names of
+    objects of which only the beginning was kept.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SimulatedStorage(Storage):
         self.clock = clock or SimulatedClock()
         self.log: list[str] = []
         self.injuries: list[Injury] = []
+        self.torn: list[str] = []
         self._random = random.Random(seed)
         self._exclusive = exclusive
         self._objects: dict[str, _Object] = {}
@@ -86,6 +88,10 @@ class SimulatedStorage(Storage):
     def used(self) -> int:
         """Bytes of all objects."""
         return sum(len(item.data) for item in self._objects.values())
+
+    def names(self) -> list[str]:
+        """Of all objects, in order, whatever a listing would show."""
+        return sorted(self._objects)
 
     # ------------------------------------------------------------ the protocol
 
@@ -160,6 +166,8 @@ class SimulatedStorage(Storage):
                 raise self._failed(what)
             kept = data[: self._random.randrange(len(data))] if fault == "torn" and data else data
             info = self._create(name, kept)
+            if fault == "torn":
+                self.torn.append(name)
             if fault == "lost":
                 del self._objects[name]
             if fault == "twice":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index, read_segment
 from pharmabackup.engine.packs import read_directory
@@ -25,6 +25,7 @@ from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
+from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
@@ -85,7 +86,8 @@ class _Checker:
 
     def structure(self) -> None:
         """Fates, then the index, then packs: in this order nothing seems lost that is not."""
-        before = read_condemned(self._unlocked)
+        check_records(self._unlocked, self._find, self._reporter.look)
+        before = self._condemned()
         self._history = load_history(self._unlocked, anew=True)
         for finding in history_findings(self._history, self._location):
             self._reporter.find(finding)
@@ -98,8 +100,8 @@ class _Checker:
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
         self._since = before.first
-        self._missing(read_condemned(self._unlocked, self._since).packs)
-        if before != read_condemned(self._unlocked):
+        self._missing(self._condemned(self._since).packs)
+        if before != self._condemned():
             self._find(
                 "collection-under-way",
                 "info",
@@ -107,6 +109,13 @@ class _Checker:
                 "A collection went on while this check ran; what it moved may be told as missing.",
                 "Run check again when it has ended.",
             )
+
+    def _condemned(self, since: int | None = None) -> Condemned:
+        """What collections condemn, as far as it can be read: `check_records` has told what cannot."""
+        try:
+            return read_condemned(self._unlocked, since)
+        except Damaged:
+            return Condemned(frozenset(), 1, unfinished=True, highest=0)
 
     def _snapshots(self) -> Iterator[Committed]:
         forgotten = self._history.forgotten()
@@ -311,7 +320,7 @@ class _Checker:
             there = chosen
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
         problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
-        moved = read_condemned(self._unlocked, self._since).packs  # by collections that went on meanwhile
+        moved = self._condemned(self._since).packs  # by collections that went on meanwhile
         for pack, problem in sorted(problems.items()):
             if problem is None:
                 self._state.sound.add(table.packs[pack])

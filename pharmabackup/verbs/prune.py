@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns
-from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
+from pharmabackup.engine.collection import abort_abandoned, condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
@@ -92,7 +92,7 @@ class _Pruning:
         finish(unlocked, now, look)
         garbage = look_for_garbage(unlocked, now, look, may_go=self._wish.gone)
         try:
-            if garbage.unfinished:
+            if garbage.unfinished or not abort_abandoned(unlocked, garbage):
                 return False
             goes_on, moved = self._let_go(garbage)
         finally:
