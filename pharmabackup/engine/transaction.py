@@ -6,7 +6,6 @@ relies on before `collections/` is read for the last time, and one create-exclus
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, rea
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import RECORD_MAX, Fate, Intent, Snapshot
+from pharmabackup.format.transaction import Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
@@ -151,11 +150,7 @@ class Transaction:
         try:
             _, digest = self._unlocked.put(Kind.FATE, name, fate)
             return digest
-        except Conflict:
-            stored = self._unlocked.storage.get(name, limit=RECORD_MAX)
-            found = self._unlocked.open(Kind.FATE, name, stored, Fate).record
-            if found == fate:  # the storage had created it, and only its answer was lost
-                return hashlib.sha256(stored).digest()
+        except Conflict:  # it was aborted
             raise Overtaken from None
 
     def abandon(self) -> None:

@@ -19,7 +19,7 @@ class Profile:
     seeds: int
 
 
-CI = Profile(examples=100, steps=30, seeds=40)
+CI = Profile(examples=80, steps=30, seeds=12)
 NIGHTLY = Profile(examples=1_000_000, steps=60, seeds=2000)
 is_nightly = os.environ.get("PHARMABACKUP_PROFILE") == "nightly"
 profile = NIGHTLY if is_nightly else CI

@@ -112,7 +112,7 @@ class World:
     def write(self, device: str, name: int, number: int | None) -> None:
         """One file gets that content, or is deleted."""
         path = self.folder(device) / NAMES[name % len(NAMES)]
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if number is None:
             path.unlink(missing_ok=True)
         else:
@@ -120,7 +120,7 @@ class World:
 
     def back_up(self, repo: pb.Repository, device: str) -> object:
         folder = self.folder(device)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         tree = read(folder)
         self.attempts.setdefault(folder.name, []).append(tree)
         snapshot = repo.backup([pb.Files(folder)]).datasets[folder.name].snapshot
