@@ -16,7 +16,7 @@ from pharmabackup import clock
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Progress
-from pharmabackup.results import Proposal, Report
+from pharmabackup.results import Comparison, Proposal, Report, Slot
 from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
@@ -51,8 +51,20 @@ class Repository:
         *,
         storage_options: Mapping[str, object] | None = None,
         state_dir: StrPath | None = None,
+        replica_of: Repository | None = None,
     ) -> Repository:
-        """Make a repository whose owner holds `credential`, and open it. Conflict, Unsupported, InvalidInput."""
+        """Make a repository whose owner holds `credential`, and open it. Conflict, Unsupported, InvalidInput.
+
+        `replica_of`: the same repository at another place, which the same credentials open; `copy` fills it.
+        """
+        if replica_of is not None:
+            from pharmabackup.engine import opening
+
+            of = replica_of._unlocked
+            return cls(
+                opening.create_replica(url, credential, of=of, storage_options=storage_options, state_dir=state_dir),
+                os.fspath(url),
+            )
         if not isinstance(credential, Passphrase):
             raise Unsupported("A repository's first credential is a passphrase.", remedy="Give a pb.Passphrase.")
         from pharmabackup.engine import opening
@@ -203,13 +215,47 @@ class Repository:
 
         return check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel)
 
+    def copy(
+        self,
+        other: Repository,
+        *,
+        snapshots: Sequence[Snapshot] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Bring to `other` what it lacks: all that is not forgotten, or these. Run again, it goes on.
+
+        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there. To
+        another repository all is read here and sealed anew there. Incomplete, Conflict, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.engine.history import load_history
+        from pharmabackup.verbs.copy import copy
+
+        return copy(
+            self._unlocked,
+            self._block_reader(),
+            other._unlocked,
+            chosen=None if snapshots is None else [snapshot._committed for snapshot in snapshots],
+            show=lambda committed: other._shower(load_history(other._unlocked))(committed),
+            progress=progress,
+            cancel=cancel,
+        )
+
+    def compare(self, other: Repository) -> Comparison:
+        """What one of two replicas holds and the other lacks. InvalidInput, Damaged, StorageFailed."""
+        from pharmabackup.verbs.compare import compare
+
+        return compare(
+            self._unlocked, self._block_reader(), other._unlocked, show_here=self._shower, show_there=other._shower
+        )
+
     def propose_forget(
         self, keep: Mapping[str, Keep] | None = None, *, snapshots: Sequence[Snapshot] = (), time_zone: str = "UTC"
     ) -> Proposal:
         """What would be forgotten: by these rules, by the owner's, or what is named. Nothing is changed.
 
-        `keep` has names of datasets, or patterns; the first that fits holds, and of a dataset that none fits
-        everything is kept. `time_zone`: where days begin. InvalidInput, Damaged, NotPermitted, StorageFailed.
+        `keep` says of what as `[device/]dataset[:label]`, each a name or a pattern; the first that fits holds, and
+        what none fits is kept. `time_zone`: where days begin. InvalidInput, Damaged, NotPermitted, StorageFailed.
         """
         from pharmabackup.verbs.forget import Wish, propose_forget
 
@@ -257,6 +303,30 @@ class Repository:
         from pharmabackup.verbs.marks import release
 
         release(self._unlocked, snapshot._committed, reason=reason)
+
+    def slots(self) -> list[Slot]:
+        """Who is enrolled, and who ever was. Damaged, StorageFailed."""
+        from pharmabackup.verbs.keys import slots
+
+        return slots(self._unlocked)
+
+    def enrol(self, role: Role, who: Credential, *, name: str) -> None:
+        """Let one more credential open this repository. Conflict("name-taken"), NotPermitted, Unsupported."""
+        from pharmabackup.verbs.keys import enrol
+
+        enrol(self._unlocked, role, who, name=name)
+
+    def change_passphrase(self, new: Passphrase) -> None:
+        """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import change_passphrase
+
+        change_passphrase(self._unlocked, new)
+
+    def rotate(self, *, reason: str) -> None:
+        """New keys for what is written from now on; old data keeps its own. NotPermitted, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import rotate
+
+        rotate(self._unlocked, reason=reason)
 
     # ------------------------------------------------------------ inside
 

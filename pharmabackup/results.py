@@ -12,6 +12,7 @@ from pharmabackup.clock import iso
 from pharmabackup.events import Finding, State
 
 if TYPE_CHECKING:
+    from pharmabackup.format.keys import Role
     from pharmabackup.snapshot import Snapshot
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -103,6 +104,48 @@ class Report:
             "datasets": {name: result.to_dict() for name, result in self.datasets.items()},
             "findings": [finding.to_dict() for finding in self.findings],
             "audit_id": self.audit_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One credential that was enrolled."""
+
+    name: str
+    role: Role
+    kind: str
+    created: datetime
+    revoked: datetime | None
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "role": self.role,
+            "kind": self.kind,
+            "created": iso(self.created),
+            "revoked": iso(self.revoked) if self.revoked else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What one replica holds and the other lacks. `bytes_to_copy`: of packs that a copy to there would send."""
+
+    only_here: tuple[Snapshot, ...]
+    only_there: tuple[Snapshot, ...]
+    bytes_to_copy: int
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.only_here)} only here ({sized(self.bytes_to_copy)}), {len(self.only_there)} only there"]
+        lines += [f"  here   {snapshot}" for snapshot in self.only_here]
+        lines += [f"  there  {snapshot}" for snapshot in self.only_there]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "only_here": [snapshot.to_dict() for snapshot in self.only_here],
+            "only_there": [snapshot.to_dict() for snapshot in self.only_there],
+            "bytes_to_copy": self.bytes_to_copy,
         }
 
 

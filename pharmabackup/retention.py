@@ -1,4 +1,4 @@
-"""What is kept of a dataset: rules over the moments that the first storage's clock gave.
+"""What is kept: which snapshots a rule is for, and what it keeps, by the moments that the first storage's clock gave.
 
 Each device is judged by itself, so that one whose clock is wrong, or which was stolen, pushes out nobody else's
 snapshots. A snapshot in which something is missing never takes the place of a whole one of the same period.
@@ -6,6 +6,8 @@ snapshots. A snapshot in which something is missing never takes the place of a w
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -45,6 +47,7 @@ def _no_rule(name: str, value: object, wanted: str) -> InvalidInput:
     return InvalidInput(f"{name}={value!r} is not how much can be kept.", remedy=f"Give {wanted}, 0 or more.")
 
 
+AHEAD_NS = 24 * 3600 * 10**9  # a time that lies further in the future comes of a clock that was wrong
 PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
     ("hourly", lambda moment: (moment.date(), moment.hour, moment.utcoffset())),
     ("daily", lambda moment: moment.date()),
@@ -56,7 +59,10 @@ PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Dated:
-    """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock."""
+    """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock.
+
+    `rule`: the number of the rule that is for it; None: all such are kept.
+    """
 
     id: bytes
     time: int
@@ -64,6 +70,38 @@ class Dated:
     complete: bool
     verified: bool
     held: bool
+    rule: int | None = 0
+
+
+class Class:
+    """The snapshots that one rule is for: `[device/]dataset[:label]`, each part a name or a pattern.
+
+    A label is the reason that was given with the backup, in capital letters or not; without one in the rule, every
+    snapshot's will do. Neither a dataset's name nor what people call their devices has a colon or a slash.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        """InvalidInput."""
+        names, colon, label = pattern.partition(":")
+        device, slash, dataset = names.rpartition("/")
+        if not dataset or (slash and not device) or (colon and not label):
+            raise InvalidInput(
+                f"{pattern!r} says of no snapshots that they are to be kept.",
+                remedy='Name a dataset ("doc*"), one of a device ("till-1/pmr"), or a label ("*:before update*").',
+            )
+        self._dataset, self._device = _compiled(dataset), _compiled(device or "*")
+        self._label = _compiled(label, re.IGNORECASE) if colon else None
+
+    def fits(self, dataset: str, device: str, label: str | None) -> bool:
+        return (
+            self._dataset.match(dataset) is not None
+            and self._device.match(device) is not None
+            and (self._label is None or self._label.match(label or "") is not None)
+        )
+
+
+def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern), flags)
 
 
 def zone(name: str) -> tzinfo:
@@ -76,37 +114,53 @@ def zone(name: str) -> tzinfo:
         raise InvalidInput(f"There is no time zone {name!r}.", remedy='Give one like "Europe/London".') from None
 
 
-def kept(snapshots: Iterable[Dated], keep: Keep, where: tzinfo) -> dict[bytes, str]:
+def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: int) -> dict[bytes, str]:
     """Why each snapshot that stays does: of one dataset and one device. What is not in it may go.
 
-    "held" is the reason of those that no rule would keep.
+    "held" is the reason of those that nothing else would keep. `now` is any clock's: what lies beyond it is kept and
+    takes nobody's place, so that a clock that is behind only lets less go.
     """
     newest = sorted(snapshots, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
-    whole = [item for item in newest if item.complete]
+    dated = [item for item in newest if item.time <= now + AHEAD_NS]
     reasons: dict[bytes, str] = {}
-    for first, reason in ((newest[:1], "newest"), (whole[:1], "newest whole")):
-        for item in first:
-            reasons.setdefault(item.id, reason)
-    for item in [item for item in newest if item.verified][:1]:
-        reasons.setdefault(item.id, "last verified")
-    for item in [*newest[: keep.last], *whole[: keep.last]]:
-        reasons.setdefault(item.id, "last")
+    for items in (newest, dated):
+        for first, reason in (
+            (items, "newest"),
+            ([item for item in items if item.complete], "newest whole"),
+            ([item for item in items if item.verified], "last verified"),
+        ):
+            for item in first[:1]:
+                reasons.setdefault(item.id, reason)
     for later, item in pairwise(newest):
         if later.time == item.time:  # a clock went back, and they were given the time of the one before
             reasons.setdefault(later.id, "undated")
             reasons.setdefault(item.id, "undated")
+    for item in newest[: len(newest) - len(dated)]:
+        reasons.setdefault(item.id, "undated")
+    for number, keep in enumerate(keeps):
+        for item, reason in _kept_by([item for item in dated if item.rule == number], keep, where):
+            reasons.setdefault(item.id, reason)
+    for item in newest:
+        if item.rule is None:
+            reasons.setdefault(item.id, "no rule")
+        if item.held:
+            reasons.setdefault(item.id, "held")
+    return reasons
+
+
+def _kept_by(newest: Sequence[Dated], keep: Keep, where: tzinfo) -> Iterator[tuple[Dated, str]]:
+    """What one rule keeps of those that it is for, the newest first."""
+    whole = [item for item in newest if item.complete]
+    for item in [*newest[: keep.last], *whole[: keep.last]]:
+        yield item, "last"
     if keep.within and newest:
         since = newest[0].time - keep.within // timedelta(microseconds=1) * 1000
         for item in newest:
             if item.time >= since:
-                reasons.setdefault(item.id, "within")
+                yield item, "within"
     for name, period in PERIODS:
         for item in _newest_of_each(newest, whole, period, where, getattr(keep, name)):
-            reasons.setdefault(item.id, name)
-    for item in newest:
-        if item.held:
-            reasons.setdefault(item.id, "held")
-    return reasons
+            yield item, name
 
 
 def _newest_of_each(

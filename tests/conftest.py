@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,12 @@ from hypothesis import HealthCheck, settings
 
 import pharmabackup as pb
 
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("default")
+# What is tried is the same each time, so that a change fails for what it changes; `nightly` looks for new examples.
+settings.register_profile(
+    "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.register_profile("nightly", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("PHARMABACKUP_PROFILE", "default"))
 
 PASSPHRASE = "correct horse battery staple"
 

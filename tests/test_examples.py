@@ -40,6 +40,8 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "04_check.py",
         "05_freeze.py",
         "06_keep.py",
+        "08_copy.py",
+        "09_keys.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -49,6 +51,9 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("04_check.py", "OK "),
         ("05_freeze.py", "The queue was paused"),
         ("06_keep.py", "can be called back until"),
+        ("08_copy.py", "check: ok"),
+        ("08_copy.py", "sent 0 bytes"),
+        ("09_keys.py", "Jaya Patel: owner"),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"

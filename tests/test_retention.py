@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -10,16 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pharmabackup as pb
+from pharmabackup import retention
 from pharmabackup.clock import to_ns
-from pharmabackup.retention import Dated, kept, zone
+from pharmabackup.retention import Class, Dated, zone
 
 BASE = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
 LONDON = zone("Europe/London")
 
 
 def _dated(number: int, moment: datetime, **facts: bool) -> Dated:
     what: dict[str, bool] = {"complete": True, "verified": False, "held": False, **facts}
     return Dated(number.to_bytes(16, "big"), to_ns(moment), number, **what)
+
+
+def kept(snapshots: list[Dated], keep: pb.Keep, where: tzinfo, now: datetime = BASE + 5000 * DAY) -> dict[bytes, str]:
+    return retention.kept(snapshots, [keep], where, to_ns(now))
 
 
 def _numbers(reasons: dict[bytes, str]) -> list[int]:
@@ -85,6 +92,57 @@ def test_those_whose_time_is_that_of_the_one_before_stay() -> None:
     snapshots = _days(*range(30)) + [_dated(30 + i, wrong) for i in range(20)]
     reasons = kept(snapshots, pb.Keep(daily=5), UTC)
     assert {number for number in _numbers(reasons) if number >= 30} == set(range(30, 50))
+
+
+@pytest.mark.parametrize("keep", [pb.Keep(within=10 * DAY), pb.Keep(daily=5), pb.Keep(last=5), pb.Keep()])
+@pytest.mark.parametrize("ahead", [1, 20])
+def test_what_lies_in_the_future_takes_nobodys_place(keep: pb.Keep, ahead: int) -> None:
+    """The storage's clock was once wrong by years, or a stolen device says what it likes."""
+    good = _days(*range(30))
+    wrong = [_dated(30 + i, BASE + (4000 + i) * DAY) for i in range(ahead)]
+    now = BASE + 29 * DAY
+    assert _numbers(kept(good + wrong, keep, UTC, now)) == [
+        *_numbers(kept(good, keep, UTC, now)), *(30 + i for i in range(ahead)),
+    ]  # fmt: skip
+
+
+@given(st.integers(-100, 40), st.sampled_from(["within", "daily", "weekly", "last"]))
+def test_a_clock_that_is_behind_only_lets_less_go(now: int, rule: str) -> None:
+    snapshots = _days(*range(0, 60, 2))
+    keep = pb.Keep(**{rule: 10 * DAY if rule == "within" else 4})  # type: ignore[arg-type]
+    assert set(kept(snapshots, keep, UTC)) <= set(kept(snapshots, keep, UTC, BASE + now * DAY))
+
+
+FITS: dict[str, list[tuple[str, str, str | None]]] = {
+    "pmr": [("pmr", "till-1", None), ("pmr", "office", "Before update 7")],
+    "doc*": [("documents", "office", None)],
+    "till-?/pmr": [("pmr", "till-1", None)],
+    "office/*": [("pmr", "office", "Before update 7"), ("documents", "office", None)],
+    "*:before update*": [("pmr", "office", "Before update 7")],
+    "office/pmr:*7": [("pmr", "office", "Before update 7")],
+    "*:x": [],
+}
+
+
+@pytest.mark.parametrize("pattern", FITS)
+def test_which_snapshots_a_rule_is_for(pattern: str) -> None:
+    all_of_them = [("pmr", "till-1", None), ("pmr", "office", "Before update 7"), ("documents", "office", None)]
+    assert [facts for facts in all_of_them if Class(pattern).fits(*facts)] == FITS[pattern]
+
+
+@pytest.mark.parametrize("pattern", ["", "/pmr", "office/", "pmr:", ":x", "a/:x"])
+def test_what_is_no_pattern_of_a_rule(pattern: str) -> None:
+    with pytest.raises(pb.InvalidInput, match="says of no snapshots"):
+        Class(pattern)
+
+
+def test_each_rule_judges_its_own() -> None:
+    """Those with a label take no place of the others, and what no rule is for is kept."""
+    labels: list[int | None] = [0, 1, 0, None, 1, 0, 0]
+    snapshots = [replace(item, rule=rule) for item, rule in zip(_days(*range(7)), labels, strict=True)]
+    reasons = retention.kept(snapshots, [pb.Keep(last=2), pb.Keep(yearly=1)], UTC, to_ns(BASE + 9 * DAY))
+    assert _numbers(reasons) == [3, 4, 5, 6]
+    assert _numbers(retention.kept(snapshots, [pb.Keep(), pb.Keep()], UTC, to_ns(BASE + 9 * DAY))) == [3, 6]
 
 
 def test_what_stays_whatever_the_rules_say() -> None:

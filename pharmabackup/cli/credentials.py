@@ -66,7 +66,7 @@ def _ask(prompt: str) -> str:
 def _ask_new() -> str:
     """Twice, since nobody sees what is typed and a slip would lock everything away for good."""
     for _ in range(ATTEMPTS):
-        secret = _ask("Owner's passphrase, 12 characters or more: ")
+        secret = _ask("New passphrase, 12 characters or more: ")
         if _ask("Again: ") == secret:
             return secret
         print("They differ. Type it twice, the same.", file=sys.stderr)  # noqa: T201  (it belongs to the prompt)

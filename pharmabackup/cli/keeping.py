@@ -20,7 +20,13 @@ COUNT = click.IntRange(min=0)
 
 @pharmabackup.command()
 @click.argument("named", metavar="[ID]...", nargs=-1)
-@click.option("--dataset", "datasets", metavar="NAME|GLOB", multiple=True, help="What the rules are for; all.")
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="[DEVICE/]NAME[:LABEL]",
+    multiple=True,
+    help="What the rules are for, with * and ? if need be; all.",
+)
 @click.option("--keep-last", "last", type=COUNT, metavar="N", help="The newest N.")
 @click.option("--keep-within", "within", type=Duration(), metavar="30d", help="All that are no older than that.")
 @click.option("--keep-hourly", "hourly", type=COUNT, metavar="N", help="The newest of each of the last N hours.")
@@ -105,7 +111,9 @@ def prune(settings: Settings, yes: bool) -> None:
         if not output.people and not yes:
             output.result(proposal.to_dict())
             return
-        if output.people and not proposal.bytes_freed:
+        if output.people:
+            output.findings(proposal.findings)
+        if output.people and not proposal.bytes_freed and not proposal.findings:
             output.say("There is nothing to delete.")
             return
         if output.people:

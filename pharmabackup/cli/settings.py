@@ -50,12 +50,7 @@ class Settings:
         url = os.environ.get("PHARMABACKUP_REPOSITORY") if given is None else given
         if not url:
             raise click.UsageError("Say which repository: -r URL, or set PHARMABACKUP_REPOSITORY.")
-        if SECRET_IN_URL.match(url):
-            raise pb.InvalidInput(
-                "The repository's URL holds a password, and every user of this machine can see it there.",
-                remedy="Leave it out of the URL; storage back ends read their own environment.",
-            )
-        return url
+        return check_url(url)
 
     def storage_options(self) -> Mapping[str, object] | None:
         return self.storage_option or None
@@ -72,6 +67,16 @@ class Settings:
             storage_options=self.storage_options(),
             state_dir=self.state,
         )
+
+
+def check_url(url: str) -> str:
+    """The URL. InvalidInput when there is a secret in it."""
+    if SECRET_IN_URL.match(url):
+        raise pb.InvalidInput(
+            "The repository's URL holds a password, and every user of this machine can see it there.",
+            remedy="Leave it out of the URL; storage back ends read their own environment.",
+        )
+    return url
 
 
 # ------------------------------------------------------------ the options themselves

@@ -11,9 +11,9 @@ PREFIX = "pharmabackup/1 "
 Buffer = bytes | bytearray | memoryview
 
 
-def derive(purpose: str, key: bytes) -> bytes:
-    """A 32-byte key for one purpose, from which `key` cannot be found."""
-    return blake3(key, derive_key_context=PREFIX + purpose).digest()
+def derive(purpose: str, key: bytes, length: int = 32) -> bytes:
+    """A key for one purpose, of so many bytes, from which `key` cannot be found."""
+    return blake3(key, derive_key_context=PREFIX + purpose).digest(length=length)
 
 
 def key_id(key: bytes) -> bytes:

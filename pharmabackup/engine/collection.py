@@ -14,18 +14,20 @@ from dataclasses import dataclass, field
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import ABANDONED_NS, Garbage, Look, list_intents, pinned_by, still_needed
+from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
-from pharmabackup.format.index import PackEntry, Segment
-from pharmabackup.format.transaction import Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.keys import Slot
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
+from pharmabackup.format.wire import Kind, Signed, decode, is_kind, split
 
 SEGMENT_ENTRIES = 4096
+SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
 
 
@@ -70,31 +72,16 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(packs):
+        for pack in sorted(
+            packs, key=lambda pack: (garbage.modified[pack], pack)
+        ):  # what is of one time stays together
             look()
+            wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                data, directory, names = _read_whole(unlocked, pack, garbage.sizes[pack])
+                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
-            writer = writers.get(directory.domain)
-            if writer is None:
-                writer = writers[directory.domain] = PackWriter(unlocked, directory.domain)
-            wanted = {table.ids[number] for number in garbage.sparse[pack]}
-            if not wanted <= {block.id for block in directory.blocks}:
-                moved.damaged[pack] = Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
-                continue
-            for block, own in zip(directory.blocks, names, strict=True):
-                if block.id in wanted:
-                    wanted.discard(block.id)
-                    writer.add(
-                        kind=block.kind,
-                        number=0,
-                        block_id=block.id,
-                        names=own,
-                        sealed=data[block.offset : block.offset + block.length],
-                        key=directory.keys[block.key],
-                    )
             moved.emptied.add(pack)
         for writer in writers.values():
             entries += [written.entry for written in writer.finish()]
@@ -104,6 +91,33 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             writer.close()
     _publish(unlocked, entries)
     return moved
+
+
+def transplant(
+    source: Unlocked, pack: bytes, size: int, wanted: set[bytes], target: Unlocked, writers: dict[bytes, PackWriter]
+) -> None:
+    """Put blocks of a pack into new packs, as they are sealed. `writers`: by domain, made where there is none.
+
+    Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
+    """
+    data, directory, names = _read_whole(source, pack, size)
+    left = set(wanted)
+    if not left <= {block.id for block in directory.blocks}:
+        raise Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
+    writer = writers.get(directory.domain)
+    if writer is None:
+        writer = writers[directory.domain] = PackWriter(target, directory.domain)
+    for block, own in zip(directory.blocks, names, strict=True):
+        if block.id in left:
+            left.discard(block.id)
+            writer.add(
+                kind=block.kind,
+                number=0,
+                block_id=block.id,
+                names=own,
+                sealed=data[block.offset : block.offset + block.length],
+                key=directory.keys[block.key],
+            )
 
 
 def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
@@ -116,15 +130,15 @@ def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview,
 
 
 def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
-    for start in range(0, len(entries), SEGMENT_ENTRIES):
-        write_segment(unlocked, entries[start : start + SEGMENT_ENTRIES])
-
-
-def abort_abandoned(unlocked: Unlocked, garbage: Garbage) -> bool:
-    """Decide what nobody has decided for so long. False when one was committed just now: then look again."""
-    aborted = {who for who in garbage.abandoned if _abort(unlocked, who)}
-    garbage.history.aborted |= aborted
-    return aborted == garbage.abandoned
+    size, ready = 0, list[PackEntry]()
+    for entry in entries:
+        if ready and (len(ready) == SEGMENT_ENTRIES or size + len(entry.directory) > SEGMENT_BYTES):
+            write_segment(unlocked, ready)
+            size, ready = 0, []
+        ready.append(entry)
+        size += len(entry.directory)
+    if ready:
+        write_segment(unlocked, ready)
 
 
 def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:
@@ -191,8 +205,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
     history = sound_history(unlocked)
     found: set[bytes] = set()
     for who, own in intents.items():
-        decided = who in history.committed or who in history.aborted
-        if not decided and own.modified <= now - ABANDONED_NS and _abort(unlocked, who):
+        if who not in history.decided and own.abandoned(now) and _abort(unlocked, who):
             continue
         if who not in history.aborted:
             found |= pinned_by(unlocked, own)
@@ -205,27 +218,36 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
     try:
         unlocked.put(Kind.FATE, name, Fate(transaction, "abort", None, None))
     except Conflict:
-        return unlocked.get(Kind.FATE, name, Fate).record.outcome == "abort"
+        stored = unlocked.storage.get(name, limit=RECORD_MAX)
+        return (
+            not is_kind(stored, Kind.CARRY) and unlocked.open(Kind.FATE, name, stored, Fate).record.outcome == "abort"
+        )
     return True
 
 
 def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[bytes]:
     """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments."""
-    names = sorted(info.name for info in unlocked.storage.list("index"))
-    segments: dict[bytes, Segment] = {}
-    for digest in filter(None, map(ids.hex_tail, names)):
-        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
-            segments[digest] = read_segment(unlocked, digest).record
+    digests = sorted(ids.hex_tail(info.name) or b"" for info in unlocked.storage.list("index"))
     there = {ids.hex_tail(info.name) for info in unlocked.storage.list("packs")} - packs
     going: set[bytes] = set()
-    staying: dict[bytes, PackEntry] = {}
-    for digest, segment in segments.items():
+    staying: dict[PackEntry, None] = {}
+    for digest in (digest for digest in digests if len(digest) == 32):
         look()
-        if any(entry.pack not in there for entry in segment.packs):
-            going.add(digest)
-            staying.update({entry.pack: entry for entry in segment.packs if entry.pack in there})
-    _publish(unlocked, list(staying.values()))
+        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
+            segment = read_segment(unlocked, digest)
+            if any(entry.pack not in there for entry in segment.record.packs):
+                going.add(digest)
+                own = (
+                    entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry)
+                )
+                staying.update(dict.fromkeys(own))
+    _publish(unlocked, list(staying))
     return going
+
+
+def _counts(slot: Slot, entry: PackEntry) -> bool:
+    """Whether an entry is of its publisher's domain. Others would begin to count when a collector publishes them."""
+    return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
 
 
 def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:

@@ -32,6 +32,22 @@ def parse_name(name: str) -> tuple[int, str]:
     return int(pieces[1]), pieces[2]
 
 
+class BurntNames:
+    """Packs that a collection ever came to delete: since a late delete may come, their names are never used again."""
+
+    def __init__(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._read: dict[str, list[bytes]] = {}
+
+    def all(self) -> set[bytes]:
+        """Up to now. Damaged, StorageFailed."""
+        for info in self._unlocked.storage.list("collections"):
+            if info.name.endswith("/execute") and info.name not in self._read:
+                record = self._unlocked.get(Kind.EXECUTE, info.name, Execute).record
+                self._read[info.name] = split(record.packs, 32, "collection")
+        return {pack for packs in self._read.values() for pack in packs}
+
+
 def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     """Read collections/: all that are unfinished, or all from number `since`. Damaged, StorageFailed."""
     parts: dict[int, set[str]] = {}

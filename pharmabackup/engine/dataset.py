@@ -61,15 +61,23 @@ class DatasetSink(Sink):
     """Takes a source's dump. `step` hears of progress and raises Cancelled."""
 
     def __init__(
-        self, unlocked: Unlocked, transaction: Transaction, dataset: str, remembered: Remembered | None, step: STEP
+        self,
+        unlocked: Unlocked,
+        transaction: Transaction,
+        dataset: str,
+        remembered: Remembered | None,
+        step: STEP,
+        *,
+        memory: str = "",
     ) -> None:
+        """`memory`: under which name this machine remembers it; its own."""
         index, blocks = transaction.index, transaction.blocks
         names = unlocked.naming_key
         self.contents = contents = Contents(index=index, blocks=blocks, remembered=remembered)
         naming, extents = derive("data names", names), derive("extents", names)
         self._files = FileContents(contents, index=index, naming_key=naming, cutter=transaction.cutter)
         self._pages = PageContents(contents, index=index, naming_key=naming, extent_key=extents)
-        self.cache = open_cache(unlocked, dataset)
+        self.cache = open_cache(unlocked, memory or dataset)
         self._dataset = dataset
         self.told: list[Finding] = []
         self.complete = True

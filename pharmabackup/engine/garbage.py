@@ -1,7 +1,8 @@
 """What may go: packs that hold nothing alive, and packs that hold so much that is dead that the rest is worth moving.
 
 Read in the order of docs/format.md, §21: intents, then fates and marks, then the index, then packs. Alive is what
-committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay.
+committed snapshots rely on that are not forgotten, or are held; packs of transactions that are not decided stay,
+unless these are so old that the collection will abort them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import History, sound_history
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import check_region, read_directory
+from pharmabackup.engine.packs import PACK_TARGET, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -26,6 +27,10 @@ YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that ha
 INTENT_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 Look = Callable[[], None]
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
+SMALL = PACK_TARGET // 4  # bytes: packs below that are joined when there are many of about one size
+MANY = (
+    32  # far more than a class of sizes spans: what was joined is of a higher one, and is not joined again with those
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class Intents:
 
     names: list[str]
     modified: int
+
+    def abandoned(self, now: int) -> bool:
+        """Whether a collector may abort the transaction, if it is undecided. `now`: by the storage's clock."""
+        return self.modified <= now - ABANDONED_NS
 
 
 @dataclass(slots=True)
@@ -46,17 +55,18 @@ class Garbage:
     index: Index
     intents: dict[bytes, Intents]
     gone: set[bytes] = field(default_factory=set)  # snapshots that are forgotten
-    abandoned: set[bytes] = field(default_factory=set)  # transactions to be aborted: what they pin is taken for free
     sizes: dict[bytes, int] = field(default_factory=dict)  # of packs that storage lists
+    modified: dict[bytes, int] = field(default_factory=dict)  # when each was made, by the storage's clock
     unindexed: set[bytes] = field(default_factory=set)  # packs that no segment names
     dead: set[bytes] = field(default_factory=set)
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
+    small: set[bytes] = field(default_factory=set)  # of these, those that are only to be joined
     freed: int = 0  # bytes
 
     @property
     def decided(self) -> set[bytes]:
         """Transactions whose intents were listed, and which were decided when fates were read after that."""
-        return set(self.intents) & (set(self.history.committed) | self.history.aborted)
+        return set(self.intents) & self.history.decided
 
 
 def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
@@ -96,26 +106,27 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
     gone = history.gone(now)
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
-    modified = _read_packs(unlocked, garbage, look)
+    _read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
-    undecided = set(intents) - garbage.decided
-    garbage.abandoned = {who for who in undecided if intents[who].modified <= now - ABANDONED_NS}
-    pinned = {pack for who in undecided - garbage.abandoned for pack in pinned_by(unlocked, intents[who])}
-    kept = _places(garbage, _alive(unlocked, garbage, look), pinned, state.packs)
+    undecided = (own for who, own in intents.items() if who not in garbage.decided)
+    pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
+    kept, instead = _places(garbage, _alive(unlocked, garbage, look), state.packs)
     content = _content(garbage)
-    unused: list[tuple[float, int, bytes]] = []
+    unused: dict[bytes, int] = {}  # bytes between living blocks
     for pack, size in garbage.sizes.items():
         if pack in pinned:
             continue
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
         elif pack in kept:
-            rest = content[pack] - sum(table.length[number] for number in kept[pack])
-            unused.append((rest / content[pack], rest, pack))
-        elif modified[pack] <= now - YOUNG_NS:
+            unused[pack] = content[pack] - sum(table.length[number] for number in kept[pack])
+        elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
-            garbage.freed += size
-    _choose_sparse(garbage, unused, kept)
+    _choose_sparse(garbage, unused, content, kept)
+    _choose_small(garbage, unused, kept)
+    _keep_what_nothing_replaces(unlocked, garbage, instead, look)
+    garbage.freed += sum(garbage.sizes[pack] for pack in garbage.dead)
+    garbage.freed += sum(unused[pack] for pack in garbage.sparse)
     return garbage
 
 
@@ -141,17 +152,15 @@ def still_needed(unlocked: Unlocked, packs: set[bytes], gone: set[bytes], look: 
         garbage.index.close()
 
 
-def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, int]:
-    """First the index, then which packs are there; when each was made, by the storage's clock."""
+def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
+    """First the index, then which packs are there."""
     garbage.index.load()
-    modified: dict[bytes, int] = {}
     for info in unlocked.storage.list("packs"):
         digest = ids.hex_tail(info.name)
         if digest is not None and ids.pack_name(digest) == info.name:
-            garbage.sizes[digest], modified[digest] = info.size, info.modified
+            garbage.sizes[digest], garbage.modified[digest] = info.size, info.modified
     _learn_unindexed(unlocked, garbage, look)
     garbage.index.blocks.restrict(garbage.sizes, frozenset())
-    return modified
 
 
 def _instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
@@ -201,15 +210,17 @@ def _alive(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, set[
 
 
 def _places(
-    garbage: Garbage, alive: dict[bytes, set[bytes]], pinned: set[bytes], condemned: frozenset[bytes]
-) -> dict[bytes, list[int]]:
+    garbage: Garbage, alive: dict[bytes, set[bytes]], condemned: frozenset[bytes]
+) -> tuple[dict[bytes, list[int]], dict[bytes, dict[bytes, set[bytes]]]]:
     """By pack: the blocks that have to be kept there, or moved. Each in one place. Damaged.
 
-    A pack that two segments name is in the table twice.
+    And by pack: which of its blocks are kept in which others instead. The oldest is taken, since whoever adds
+    something later, be it a device that was stolen, must not make others go. A pack that two segments name is in the
+    table twice.
     """
     table = garbage.index.blocks
     kept: dict[bytes, list[int]] = {}
-    several: list[dict[bytes, int]] = []
+    instead: dict[bytes, dict[bytes, set[bytes]]] = {}
     for block, domain in ((block, domain) for domain, blocks in alive.items() for block in blocks):
         places = {table.packs[table.pack[number]]: number for number in _instances(garbage, block, domain)}
         if not places:
@@ -218,26 +229,65 @@ def _places(
                 kind="block",
                 remedy="Run check, and mend what it names.",
             )
-        if len(places) == 1:
-            ((pack, number),) = places.items()
-            kept.setdefault(pack, []).append(number)
-        else:
-            several.append(places)
-    for places in several:
-        last = sorted(places, key=lambda pack: (pack in condemned, pack in garbage.unindexed, pack))
-        last = [pack for pack in last if pack not in condemned and pack not in garbage.unindexed] or last[:1]
-        best = next((pack for pack in last if pack in pinned or pack in kept), last[0])
+        best = next(iter(places))
+        if len(places) > 1:
+            best = min(
+                places,
+                key=lambda pack: (pack in condemned, pack in garbage.unindexed, garbage.modified[pack], pack),
+            )
+            for pack in places.keys() - {best}:
+                instead.setdefault(pack, {}).setdefault(best, set()).add(block)
         kept.setdefault(best, []).append(places[best])
-    return kept
+    return kept, instead
 
 
-def _choose_sparse(garbage: Garbage, unused: list[tuple[float, int, bytes]], kept: dict[bytes, list[int]]) -> None:
+def _choose_sparse(
+    garbage: Garbage, unused: dict[bytes, int], content: dict[bytes, int], kept: dict[bytes, list[int]]
+) -> None:
     """Empty the packs with the greatest share of dead bytes, until few are left."""
-    left = sum(rest for _, rest, _ in unused)
-    may_stay = UNUSED_SHARE * sum(garbage.sizes[pack] - rest for _, rest, pack in unused)
-    for _, rest, pack in sorted(unused, reverse=True):
+    left = sum(unused.values())
+    may_stay = UNUSED_SHARE * sum(garbage.sizes[pack] - rest for pack, rest in unused.items())
+    for pack in sorted(unused, key=lambda pack: (unused[pack] / content[pack], pack), reverse=True):
         if left <= may_stay:
             return
         garbage.sparse[pack] = sorted(kept[pack])
-        garbage.freed += rest
-        left -= rest
+        left -= unused[pack]
+
+
+def _choose_small(garbage: Garbage, unused: dict[bytes, int], kept: dict[bytes, list[int]]) -> None:
+    """Join small packs where there are many of about one size: of one power of eight."""
+    domain_of = dict(zip(garbage.index.blocks.packs, garbage.index.blocks.domains, strict=True))
+    classes: dict[tuple[bytes, int], list[bytes]] = {}
+    for pack in unused.keys() - garbage.sparse.keys():
+        if garbage.sizes[pack] < SMALL:
+            classes.setdefault((domain_of[pack], garbage.sizes[pack].bit_length() // 3), []).append(pack)
+    for packs in classes.values():
+        if len(packs) >= MANY:
+            garbage.small.update(packs)
+            garbage.sparse.update((pack, sorted(kept[pack])) for pack in packs)
+
+
+def _keep_what_nothing_replaces(
+    unlocked: Unlocked, garbage: Garbage, instead: dict[bytes, dict[bytes, set[bytes]]], look: Look
+) -> None:
+    """A pack that would go because others hold its living blocks too stays, unless these really do: they are read."""
+    holds: dict[bytes, set[bytes]] = {}
+    for pack in sorted(instead.keys() & (garbage.dead | garbage.sparse.keys())):
+        for other, blocks in instead[pack].items():
+            if other not in holds:
+                look()
+                holds[other] = _really_holds(unlocked, other, garbage.sizes[other])
+            if not blocks <= holds[other]:
+                garbage.dead.discard(pack)
+                garbage.sparse.pop(pack, None)
+                garbage.small.discard(pack)
+
+
+def _really_holds(unlocked: Unlocked, pack: bytes, size: int) -> set[bytes]:
+    """The blocks that a pack holds by its own directory, which is of the bytes before it; none if it is damaged."""
+    try:
+        _, directory = read_directory(unlocked, pack, size)
+        check_region(unlocked.storage, pack, directory)
+    except (Damaged, NotFound):
+        return set()
+    return {block.id for block in directory.blocks}

@@ -19,8 +19,8 @@ from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Condemn, Fate, Head, Mark, Snapshot
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Fate, Head, Mark, Snapshot
+from pharmabackup.format.wire import Kind, is_kind, malformed, split
 
 CONTEXT = b"history cache"
 ENDLESS = 1 << 64
@@ -63,13 +63,21 @@ class History:
 
     committed: dict[bytes, Committed] = field(default_factory=dict)
     aborted: set[bytes] = field(default_factory=set)
+    carriers: dict[bytes, bytes] = field(default_factory=dict)  # transactions that brought others' records; SHA-256
+    brought: dict[str, str] = field(default_factory=dict)  # records by their names: the object that carries each
     said: list[Said] = field(default_factory=list)  # by the storage's time
-    deleted: set[bytes] = field(default_factory=set)  # that collections took for forgotten, and have carried it out
+    absent: set[bytes] = field(default_factory=set)  # brought from another replica without their content
+    deleted: set[bytes] = field(default_factory=set)  # these, and what collections took for forgotten and carried out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
     void: dict[str, Damaged] = field(default_factory=dict)  # marks that can be read and do not count
     vanished: list[str] = field(default_factory=list)
+
+    @property
+    def decided(self) -> set[bytes]:
+        """Transactions whose fate is known."""
+        return {*self.committed, *self.aborted, *self.carriers}
 
     def heads(self, slot: bytes) -> tuple[Head, ...]:
         """The slot's newest transactions: those that none of its others names."""
@@ -133,16 +141,20 @@ class History:
 
     def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
-        events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
-        first_of: dict[bytes, bytes] = {}
+        made = {item.id: item for item in self.said if item.mark.kind == "forget"}
+        events: dict[bytes, list[tuple[int, int, Said]]] = {}  # by first forget: what was said about it, in order
         for item in self.said:
+            about = made.get(item.mark.about or b"")
             if item.mark.kind == "forget":
-                first_of[item.id] = item.mark.about or item.id
-                events.setdefault(first_of[item.id], []).append(item)
-            elif item.mark.kind == "undo" and item.mark.about in first_of:
-                events[first_of[item.mark.about]].append(item)
+                events.setdefault(item.mark.about or item.id, []).append((item.time, 0, item))
+            elif (
+                item.mark.kind == "undo" and about is not None
+            ):  # made after that, whatever a clock says that went back
+                events.setdefault(about.mark.about or about.id, []).append((max(item.time, about.time), 1, item))
+        for found in events.values():
+            found.sort(key=lambda event: event[:2])
         return {
-            (first.id, who): self._outcome(first, who, events[first.id])
+            (first.id, who): self._outcome(first, who, [item for *_, item in events[first.id]])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
             for who in first.transactions
@@ -188,6 +200,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
             listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
     fresh = False
+    carries: list[tuple[int, str, Carry]] = []
     for name in sorted(listed):
         if name.startswith("collections/") and not _is_carried_out(name, listed):
             continue
@@ -195,7 +208,9 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
         try:
             if data is None:
                 data = unlocked.storage.get(name, limit=RECORD_MAX)
-            if name.startswith("snapshots/"):
+            if name.startswith("snapshots/") and is_kind(data, Kind.CARRY):
+                carries.append((listed[name], name, _carry(unlocked, history, name, data)))
+            elif name.startswith("snapshots/"):
                 _take_fate(unlocked, history, name, data)
             elif name.startswith("marks/"):
                 _take_mark(unlocked, history, name, data, listed[name])
@@ -207,6 +222,10 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
             continue
         fresh = fresh or name not in seen
         objects[name] = data
+    for time, name, carry in sorted(carries, key=lambda item: item[:2]):
+        _take_carried(unlocked, history, name, carry, time)
+    history.deleted |= history.absent
+    history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
     history.said.sort(key=lambda item: item.time)
     if fresh:
@@ -276,6 +295,53 @@ def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> 
         return
     digest = hashlib.sha256(data).digest()
     history.committed[fate.transaction] = Committed(fate.transaction, digest, opened.slot, fate.snapshot)
+
+
+def _carry(unlocked: Unlocked, history: History, name: str, data: bytes) -> Carry:
+    carry = unlocked.open(Kind.CARRY, name, data, Carry).record
+    if ids.fate_name(carry.transaction) != name:
+        raise unlocked.damaged(name, malformed("carry", "it is another transaction's"))
+    history.carriers[carry.transaction] = hashlib.sha256(data).digest()
+    return carry
+
+
+def _take_carried(unlocked: Unlocked, history: History, carrier: str, carry: Carry, time: int) -> None:
+    """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
+    for place, item in enumerate(carry.items):
+        try:
+            if item.name.startswith("snapshots/"):
+                _take_carried_fate(unlocked, history, carrier, item)
+            elif item.name.startswith("marks/") and item.name not in history.brought:
+                _take_carried_mark(unlocked, history, carrier, item, time + place)
+        except Damaged as error:
+            history.damaged.setdefault(f"{carrier} ({item.name})", error)
+
+
+def _take_carried_fate(unlocked: Unlocked, history: History, carrier: str, item: Carried) -> None:
+    transaction = ids.hex_tail(item.name) or b""
+    known = history.committed.get(transaction)
+    if transaction in history.aborted or transaction in history.carriers:
+        raise malformed("carry", "it brings what was decided otherwise here")
+    if known is None:
+        _take_fate(unlocked, history, item.name, item.stored)
+        if transaction not in history.committed:
+            raise malformed("carry", "it brings what was not committed")
+        history.brought[item.name] = carrier
+        if history.damaged.pop(item.name, None) is None and item.gone:
+            history.absent.add(transaction)
+    elif not item.gone:
+        history.absent.discard(transaction)
+
+
+def _take_carried_mark(unlocked: Unlocked, history: History, carrier: str, item: Carried, time: int) -> None:
+    if ids.hex_tail(item.name) in {said.id for said in history.said}:
+        return
+    opened = unlocked.open(Kind.MARK, item.name, item.stored, Mark)
+    if opened.record.kind == "verified":
+        return  # what was read there says nothing about what lies here
+    history.damaged.pop(item.name, None)
+    history.brought[item.name] = carrier
+    _take_mark(unlocked, history, item.name, item.stored, time)
 
 
 def _cache_key(unlocked: Unlocked) -> SealingKey:

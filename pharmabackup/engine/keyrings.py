@@ -1,4 +1,4 @@
-"""A credential's sealed keyring: sealing it, and finding the one that a credential opens.
+"""A credential's sealed keyrings: sealing them, and finding those that a credential opens.
 
 Opening begins here, with the one step that takes time on purpose; everything else is imported while that runs.
 """
@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.crypto import hashing, passphrases
@@ -17,43 +22,100 @@ from pharmabackup.format.keys import Argon2id, Keyring, SealedKeyring
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
+if TYPE_CHECKING:  # imported while the passphrase is stretched
+    from pharmabackup.crypto.recipients import PrivateKey
+
 KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
+SETTINGS_TRIED = 3  # of a slot: its passphrase may have been changed while somebody gave it new keys
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-def seal_keyring(keyring: Keyring, number: int, credential: Passphrase) -> bytes:
-    """The stored bytes of a keyring that this passphrase opens."""
-    setting = Argon2id(
-        os.urandom(passphrases.SALT_SIZE), passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES
-    )
-    kek = _stretch(credential, setting)
-    key_id = hashing.key_id(kek)
+@dataclass(frozen=True, slots=True)
+class Stretched:
+    """What a passphrase was stretched to: it opens the keyrings of one slot."""
+
+    setting: Argon2id
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, credential: Passphrase, setting: Argon2id | None = None) -> Stretched:
+        """With a new salt when there is no setting yet."""
+        if setting is None:
+            salt = os.urandom(passphrases.SALT_SIZE)
+            setting = Argon2id(salt, passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES)
+        key = passphrases.stretch(
+            credential.reveal(),
+            salt=setting.salt,
+            memory_kib=setting.memory_kib,
+            iterations=setting.iterations,
+            lanes=setting.lanes,
+        )
+        return cls(setting, key)
+
+    @property
+    def private(self) -> PrivateKey:
+        """Its key pair: others seal to the public half without knowing the passphrase."""
+        from pharmabackup.crypto.recipients import SECRET_SIZE, PrivateKey
+
+        return PrivateKey(hashing.derive("recipient", self.key, SECRET_SIZE))
+
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """What is sealed under either of these it opens."""
+        return frozenset((hashing.key_id(self.key), hashing.key_id(self.private.public.raw)))
+
+    def open(self, repository: bytes, sealed: SealedKeyring) -> Keyring:
+        """What was sealed to it. Damaged."""
+        assert sealed.key_id is not None
+        context = wire.keyring_context(repository, sealed.key_id, sealed.slot, sealed.number)
+        try:
+            if sealed.key_id == hashing.key_id(self.key):
+                opened = SealingKey(self.key).open(sealed.sealed, context)
+            else:
+                opened = self.private.open(sealed.sealed, context)
+        except NotAuthentic:
+            raise wire.malformed("keyring", "it was changed after it was written") from None
+        keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
+        if keyring.slot != sealed.slot or keyring.repository != repository:
+            raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
+        return keyring
+
+
+def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: bytes) -> bytes:
+    """The stored bytes of a keyring that whoever holds the private half of `recipient` opens."""
+    from pharmabackup.crypto.recipients import PublicKey
+
+    key_id = hashing.key_id(recipient)
     context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
-    sealed = SealingKey(kek).seal(wire.pad(wire.encode(keyring)), context)
+    sealed = PublicKey(recipient).seal(wire.pad(wire.encode(keyring)), context)
     return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, setting, key_id, sealed))
 
 
-def _stretch(credential: Passphrase, setting: Argon2id) -> bytes:
-    return passphrases.stretch(
-        credential.reveal(),
-        salt=setting.salt,
-        memory_kib=setting.memory_kib,
-        iterations=setting.iterations,
-        lanes=setting.lanes,
-    )
+@dataclass(frozen=True, slots=True)
+class FoundKeys:
+    """A slot's keys, what opened them, and under which key ids there are keyrings of this slot."""
+
+    keyring: Keyring
+    stretched: Stretched
+    sealed_to: frozenset[bytes]
 
 
-def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> Keyring:
-    """The keyring that this credential opens. WrongCredential("no-slot"), Damaged, StorageFailed."""
-    if not isinstance(credential, Passphrase):
-        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
-    newest: dict[str, int] = {}
+def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
+    """By slot, ascending. Damaged, StorageFailed."""
+    found: dict[str, list[int]] = {}
     for info in storage.list("keys"):
         if not KEYRING.fullmatch(info.name):
             raise wire.malformed("object name", f"{info.name} is no name of a keyring")
-        slot = info.name.split("/")[1]
-        newest[slot] = max(newest.get(slot, 0), numbered(info.name))
-    if not newest:
+        found.setdefault(info.name.split("/")[1], []).append(numbered(info.name))
+    return {slot: sorted(numbers) for slot, numbers in found.items()}
+
+
+def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> FoundKeys:
+    """The keys of the slot whose newest keyring this credential opens. WrongCredential, Damaged, StorageFailed."""
+    if not isinstance(credential, Passphrase):
+        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
+    slots = keyring_numbers(storage)
+    if not slots:
         raise Damaged(
             "This repository holds no keys: its folder keys/ is empty.",
             kind="keys-missing",
@@ -61,42 +123,66 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
         )
     unreadable: Damaged | None = None
     tried = 0
-    for slot_hex, number in sorted(newest.items()):
-        try:
-            sealed = _read_sealed(storage, f"keys/{slot_hex}/{number}", slot_hex)
-        except Damaged as error:
-            unreadable = error
-            continue
-        if sealed.argon2id is None or tried == keys.PASSPHRASE_SLOTS_MAX:
-            continue
-        tried += 1
-        kek = _stretch(credential, sealed.argon2id)
-        key_id = hashing.key_id(kek)
-        if key_id != sealed.key_id:
-            continue
-        try:
-            context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
-            opened = SealingKey(kek).open(sealed.sealed, context)
-        except NotAuthentic:
-            unreadable = wire.malformed("keyring", "it was changed after it was written")
-            continue
-        keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
-        if keyring.slot != sealed.slot or keyring.repository != repository:
-            raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
-        return keyring
+    for slot, numbers in sorted(slots.items()):
+        sealed: list[SealedKeyring] = []
+        for number in reversed(numbers):
+            try:
+                sealed.append(read_sealed(storage, slot, number))
+            except Damaged as error:
+                unreadable = error
+        settings = list(dict.fromkeys(item.argon2id for item in sealed if item.argon2id is not None))
+        for setting in settings[:SETTINGS_TRIED]:
+            if tried == keys.PASSPHRASE_SLOTS_MAX:
+                break
+            tried += 1
+            stretched = Stretched.of(credential, setting)
+            try:
+                keyring = open_all(repository, sealed, stretched)
+            except Damaged as error:
+                unreadable = error
+                continue
+            if keyring is not None:
+                found = frozenset(item.key_id for item in sealed if item.key_id is not None)
+                return FoundKeys(keyring, stretched, found)
     if unreadable is not None:
         raise unreadable
-    raise WrongCredential(
+    raise wrong_passphrase()
+
+
+def wrong_passphrase() -> WrongCredential:
+    return WrongCredential(
         "This passphrase does not open this repository.",
         remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
     )
 
 
-def _read_sealed(storage: Storage, name: str, slot: str) -> SealedKeyring:
+def open_all(repository: bytes, sealed: list[SealedKeyring], stretched: Stretched) -> Keyring | None:
+    """A slot's keys: those of all its keyrings that one credential opens, the newest first in the list. Damaged.
+
+    Who gives a slot new keys does not know all that it holds, so that later keyrings may only add.
+    """
+    key_ids = stretched.key_ids
+    opened = [stretched.open(repository, item) for item in sealed if item.key_id in key_ids]
+    return reduce(_merged, opened) if opened else None
+
+
+def _merged(newer: Keyring, older: Keyring) -> Keyring:
+    return replace(
+        newer,
+        signing=newer.signing or older.signing,
+        naming=(*older.naming, *(item for item in newer.naming if item not in older.naming)),
+        catalogue=(*older.catalogue, *(item for item in newer.catalogue if item not in older.catalogue)),
+        readers=(*older.readers, *(item for item in newer.readers if item not in older.readers)),
+    )
+
+
+def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
+    """One stored keyring. Damaged, NotFound, StorageFailed."""
+    name = f"keys/{slot}/{number}"
     data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
     wire.check_header(data, Kind.KEYRING)
     sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)
-    if sealed.slot.hex() != slot or sealed.number != numbered(name):
+    if sealed.slot.hex() != slot or sealed.number != number:
         raise wire.malformed("keyring", "it lies under another name than its own")
     if sealed.argon2id is not None and sealed.argon2id.memory_kib < 8 * sealed.argon2id.lanes:
         raise wire.malformed("keyring", "its Argon2id setting is impossible")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.engine.keyrings import find_keyring
+from pharmabackup.engine.keyrings import find_keyring, wrong_passphrase
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Keyring
 from pharmabackup.format.repository import (
@@ -23,7 +23,7 @@ from pharmabackup.format.repository import (
     encode_repository,
 )
 from pharmabackup.storage import connect
-from pharmabackup.storage.base import Storage
+from pharmabackup.storage.base import Capabilities, Storage
 from pharmabackup.storage.probe import probe
 
 if TYPE_CHECKING:
@@ -42,6 +42,43 @@ def create(
 ) -> Unlocked:
     """A new repository. The object `repository` is created last: before it is there, nothing is one."""
     credential.check_enrollable()
+    storage = _empty(url, storage_options)
+    from pharmabackup.engine.roster import found
+
+    capabilities = probe(storage)
+    founding = found(credential)
+    storage.put_new(ids.roster_name(0), founding.roster)
+    storage.put_new(founding.keyring_name, founding.keyring)
+    record = _record(founding.repository, capabilities)
+    storage.put_new(REPOSITORY, encode_repository(record))
+    return _unlock(storage, record, credential, state_dir, lambda: None)
+
+
+def create_replica(
+    url: StrPath,
+    credential: Credential,
+    *,
+    of: Unlocked,
+    storage_options: Mapping[str, object] | None = None,
+    state_dir: StrPath | None = None,
+) -> Unlocked:
+    """The same repository at another place, without content yet. It opens with the credentials of the first.
+
+    Conflict, WrongCredential, StorageFailed.
+    """
+    from pharmabackup.engine.carrying import copy_objects
+
+    find_keyring(of.storage, of.repository, credential)  # before anything is written
+    storage = _empty(url, storage_options)
+    record = _record(of.repository, probe(storage))
+    for folder in ("keys", "roster"):
+        copy_objects(of.storage, storage, folder)
+    storage.put_new(REPOSITORY, encode_repository(record))
+    return _unlock(storage, record, credential, state_dir, lambda: None)
+
+
+def _empty(url: StrPath, storage_options: Mapping[str, object] | None) -> Storage:
+    """The storage, for a new repository. Conflict when there is something in it."""
     storage = connect(url, storage_options=storage_options, create=True)
     if any(True for _ in storage.list("")):
         raise Conflict(
@@ -51,23 +88,19 @@ def create(
             if _exists(storage)
             else "Choose a new or empty folder for the repository.",
         )
-    from pharmabackup.engine.roster import found
+    return storage
 
-    capabilities = probe(storage)
-    founding = found(credential)
-    storage.put_new(ids.roster_name(0), founding.roster)
-    storage.put_new(founding.keyring_name, founding.keyring)
-    record = RepositoryRecord(
+
+def _record(repository: bytes, capabilities: Capabilities) -> RepositoryRecord:
+    return RepositoryRecord(
         pharmabackup=1,
-        id=founding.repository.hex(),
+        id=repository.hex(),
         capabilities={
             "exclusive-create": capabilities.exclusive_create,
             "fresh-listing": capabilities.fresh_listing,
             "object-lock": capabilities.object_lock,
         },
     )
-    storage.put_new(REPOSITORY, encode_repository(record))
-    return _unlock(storage, record, credential, state_dir, lambda: None)
 
 
 def _exists(storage: Storage) -> bool:
@@ -125,22 +158,32 @@ def _unlock(
     repository = bytes.fromhex(record.id)
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find_keyring, storage, repository, credential)
+        from pharmabackup.crypto.hashing import key_id
+        from pharmabackup.crypto.signatures import SigningKey
         from pharmabackup.engine.roster import read_rosters
         from pharmabackup.engine.unlocked import Unlocked
 
         meanwhile()
         rosters = read_rosters(storage, repository)
-        keyring = finding.result()
+        found = finding.result()
+    keyring = found.keyring
     slot = next((slot for slot in rosters.newest.slots if slot.id == keyring.slot), None)
     if slot is None:
         raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
+    current = None if slot.recipient is None else key_id(slot.recipient)
+    if current in found.sealed_to and current not in found.stretched.key_ids:
+        raise wrong_passphrase()  # it was changed since
+    if slot.role != keyring.role or (
+        keyring.signing is not None and SigningKey(keyring.signing).public != slot.signing
+    ):
+        raise Damaged("A keyring is not that of its slot.", kind="keys", remedy="Restore from another location.")
     if slot.revoked is not None:
         raise WrongCredential(
             f"This credential was revoked ({slot.revoked.reason}).",
             kind="revoked",
             remedy="Ask the owner to enrol a new one.",
         )
-    return Unlocked(
+    unlocked = Unlocked(
         storage=storage,
         record=record,
         repository=repository,
@@ -148,8 +191,12 @@ def _unlock(
         roster_hash=rosters.newest_hash,
         rosters=rosters.hashes,
         keyring=keyring,
+        stretched=found.stretched,
         state=state_folder(state_dir) / _state_name(storage, keyring),
     )
+    if not unlocked.has_newest_keys:  # they were changed between the two readings
+        unlocked.renew()
+    return unlocked
 
 
 def _state_name(storage: Storage, keyring: Keyring) -> str:

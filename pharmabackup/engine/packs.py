@@ -22,6 +22,8 @@ from pharmabackup.storage.base import Storage, Upload
 PACK_TARGET = 32 << 20
 PACK_SLACK = 2 << 20  # how far past its target a pack may grow to waste less padding
 NAMES_TARGET = 8 << 20  # bytes of chunks' names: they are sealed in one go, so that tiny chunks end a pack sooner
+BLOCKS_MAX = 1 << 14  # moved blocks may be tiny, and each may be under a key of its own: readers take 4 times as much
+KEYS_MAX = 1 << 10
 WASTE_MAX = 96 << 10
 DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for each block
 BLOCK_BYTES = 40
@@ -57,9 +59,9 @@ class _Filling:
         self.size += len(data)
 
     def is_full(self) -> bool:
-        """Whether it should end here: it has its size, and little padding would follow; or it has many names."""
+        """Whether it should end here: it has its size, and little padding would follow; or has many parts."""
         names = pack.names_size(self.chunks)
-        if names >= NAMES_TARGET:
+        if names >= NAMES_TARGET or len(self.blocks) >= BLOCKS_MAX or len(self.keys) >= KEYS_MAX:
             return True
         total = self.size + names
         if total < PACK_TARGET:

@@ -15,7 +15,7 @@ from pharmabackup import ids
 from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.blocktable import BlockTable
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import block_id, read_directory
@@ -45,6 +45,10 @@ class BlockReader:
 
     def __init__(self, unlocked: Unlocked, index: Index) -> None:
         self.index = index
+        self.first = 1  # the first collection that may have begun since the index was read
+        self._looked: tuple[Index, Condemned] | None = (
+            None  # an index for which all was listed, and what went on then
+        )
         self._unlocked = unlocked
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
@@ -59,7 +63,8 @@ class BlockReader:
         with self._refreshing:
             if seen is not None and self.index is not seen:
                 return
-            read_condemned(self._unlocked)
+            state = read_condemned(self._unlocked)
+            self.first = state.first
             index = Index(self._unlocked, chunks=False)
             index.load()
             listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
@@ -70,6 +75,8 @@ class BlockReader:
             # A condemned pack may still be read: only writers must not rely on it.
             index.blocks.restrict(listed, frozenset())
             self.index = index
+            if seen is not None:
+                self._looked = index, state
 
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
         """A block's content and where its chunks end. Damaged when no whole instance is to be had."""
@@ -88,22 +95,20 @@ class BlockReader:
 
     def fetch(self, wanted: bytes, domain: bytes) -> bytes:
         """As `block`, the content alone, and it is not kept."""
-        problem: Damaged | NotFound | None = None
-        looked: object = None
+        damaged: Damaged | None = None
         while True:
-            index = self.index
-            table = index.blocks
-            for number in table.instances(wanted):
+            index, missing = self.index, False
+            for number in index.blocks.instances(wanted):
                 try:
-                    return self.open(table, number, self._sealed(table, number), domain)
-                except (Damaged, NotFound) as error:
-                    problem = error
-            if isinstance(problem, Damaged):
-                raise problem
-            state = read_condemned(self._unlocked)
-            if state == looked:  # nothing has moved since the last look
-                raise damaged_block("no pack that is here holds it")
-            looked = state
+                    return self.open(index.blocks, number, self._sealed(index.blocks, number), domain)
+                except Damaged as error:
+                    damaged = error
+                except NotFound:
+                    missing = True
+            if damaged is not None and not missing:
+                raise damaged
+            if self._looked == (index, read_condemned(self._unlocked)):  # nothing has moved since
+                raise damaged or damaged_block("no pack that is here holds it")
             self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
 
     def _sealed(self, table: BlockTable, number: int) -> bytes:

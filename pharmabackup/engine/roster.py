@@ -11,7 +11,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.credentials import Passphrase
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey
-from pharmabackup.engine.keyrings import numbered, seal_keyring
+from pharmabackup.engine.keyrings import Stretched, numbered, seal_keyring
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster
@@ -42,7 +42,9 @@ def found(credential: Passphrase) -> Founding:
     signing, reader = signatures.SigningKey.generate(), PrivateKey.generate()
     catalogue, naming, block_names = os.urandom(32), os.urandom(32), os.urandom(32)
     slot, domain = ids.new_id(), ids.new_id()
-    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, "passphrase", signing.public, None, now_ns(), None)
+    stretched = Stretched.of(credential)
+    recipient = stretched.private.public.raw
+    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, "passphrase", signing.public, recipient, now_ns(), None)
     roster = Roster(
         number=0,
         previous=None,
@@ -57,7 +59,7 @@ def found(credential: Passphrase) -> Founding:
         pack_floor=0,
     )
     content = wire.encode(roster)
-    message = _roster_message(NO_REPOSITORY, 0, slot, NO_REPOSITORY, content)
+    message = roster_message(NO_REPOSITORY, 0, slot, NO_REPOSITORY, content)
     stored = wire.header(Kind.ROSTER) + wire.encode(SignedRoster(content, slot, signing.sign(message)))
     repository = hashlib.sha256(stored).digest()
     keyring = Keyring(
@@ -70,10 +72,12 @@ def found(credential: Passphrase) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    return Founding(repository, stored, ids.keyring_name(slot, 0), seal_keyring(keyring, 0, credential))
+    sealed = seal_keyring(keyring, 0, stretched.setting, recipient)
+    return Founding(repository, stored, ids.keyring_name(slot, 0), sealed)
 
 
-def _roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
+def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
+    """What the signature of roster `number` is over; `previous`: the hash of the one before."""
     return wire.signed_message(
         repository, Kind.ROSTER, ids.roster_name(number), slot, max(number - 1, 0), previous, content
     )
@@ -129,7 +133,7 @@ def _check_roster(
         raise wire.malformed("roster", "it does not follow from the one before it")
     signers = (before or roster).slots
     signer = next((slot for slot in signers if slot.id == signed.slot and slot.role == "owner"), None)
-    message = _roster_message(
+    message = roster_message(
         repository if number else NO_REPOSITORY, number, signed.slot, previous or NO_REPOSITORY, signed.content
     )
     if (
@@ -138,4 +142,22 @@ def _check_roster(
         or not signatures.is_signed(signer.signing, signed.signature, message)
     ):
         raise wire.malformed("roster", "it is not signed by an owner")
+    if before is not None and not _follows(before, roster):
+        raise wire.malformed("roster", "it changes what never changes")
     return roster
+
+
+def _follows(before: Roster, after: Roster) -> bool:
+    """Whether nobody and nothing was removed, and no slot became another one."""
+    now = {slot.id: slot for slot in after.slots}
+    for slot in before.slots:
+        same = now.get(slot.id)
+        if same is None or (slot.revoked is not None and slot.revoked != same.revoked):
+            return False
+        for name in ("role", "domain", "credential", "signing"):
+            if getattr(slot, name) != getattr(same, name):
+                return False
+    return (
+        after.domains[: len(before.domains)] == before.domains
+        and after.generations[: len(before.generations)] == before.generations
+    )

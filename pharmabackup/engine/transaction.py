@@ -22,7 +22,7 @@ from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, rea
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import Fate, Intent, Snapshot
+from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
@@ -41,8 +41,11 @@ class Ground:
     index: Index
 
 
-def survey(unlocked: Unlocked, index: Index) -> Ground:
-    """Read collections/, then the index, then list packs: in this order, or a collection could slip between."""
+def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground:
+    """Read collections/, then the index, then list packs: in this order, or a collection could slip between.
+
+    `foreign`: make use of what was left behind in other domains, too.
+    """
     condemned = read_condemned(unlocked)
     index.load()
     ground = Ground(condemned, index)
@@ -55,7 +58,7 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
             continue  # not ours: check names it
         listed[digest] = info.size
         if digest not in known and digest not in condemned.packs:
-            entry = _orphan(unlocked, index, digest, info)
+            entry = _orphan(unlocked, index, digest, info, foreign=foreign)
             if entry is not None:
                 index.add_entry(entry)
                 adopted.append(entry)
@@ -65,11 +68,11 @@ def survey(unlocked: Unlocked, index: Index) -> Ground:
     return ground
 
 
-def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -> PackEntry | None:
+def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo, *, foreign: bool) -> PackEntry | None:
     """What a pack holds whose writer died before it published a segment, or has not come to it yet."""
     try:
         entry, directory = read_directory(unlocked, digest, info.size)
-        if directory.domain != unlocked.domain:
+        if directory.domain != unlocked.domain and not foreign:
             return None
         check_region(unlocked.storage, digest, directory)
     except NotFound:
@@ -80,11 +83,40 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo) -
     return entry
 
 
+class Attempt:
+    """What decides, in every transaction: intents pin packs, then one record is created exclusively."""
+
+    def __init__(self, unlocked: Unlocked, ground: Ground) -> None:
+        self.id = ids.new_id()
+        self._unlocked = unlocked
+        self._first = ground.condemned.first
+        self._pinned: set[bytes] = set()
+        self._intents = 0
+
+    def pin(self, packs: Iterable[bytes]) -> tuple[ObjectInfo, bytes]:
+        """Write an intent; the last one names all that is relied on. Its object and its SHA-256. StorageFailed."""
+        self._pinned = set(packs)
+        number, self._intents = self._intents, self._intents + 1
+        intent = Intent(self.id, number, "write", b"".join(sorted(self._pinned)), now_ns())
+        return self._unlocked.put(Kind.INTENT, ids.intent_name(self.id, number), intent)
+
+    def decide(self, record: Fate | Carry) -> bytes:
+        """Create the record that decides; SHA-256 of what is stored. Overtaken when a collection was faster."""
+        if read_condemned(self._unlocked, self._first).packs & self._pinned:
+            raise Overtaken
+        name, kind = ids.fate_name(self.id), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
+        try:
+            return self._unlocked.put(kind, name, record)[1]
+        except Conflict:  # it was aborted
+            raise Overtaken from None
+
+
 class Transaction:
     """From the first block to the fate. Not used again after `commit` or `abandon`."""
 
     def __init__(self, unlocked: Unlocked, ground: Ground) -> None:
-        self.id = ids.new_id()
+        self._attempt = Attempt(unlocked, ground)
+        self.id = self._attempt.id
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
@@ -99,10 +131,8 @@ class Transaction:
         self._packs = PackWriter(unlocked, unlocked.domain)
         self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
         self._unlocked = unlocked
-        self._ground = ground
         self._written: list[bytes] = []
         self._unindexed: list[WrittenPack] = []
-        self._intents = 0
 
     @property
     def bytes_written(self) -> int:
@@ -134,24 +164,11 @@ class Transaction:
     def pin(self, blocks: Iterable[int]) -> tuple[ObjectInfo, bytes]:
         """Write an intent: every pack that the snapshot relies on or that this transaction wrote."""
         table = self.index.blocks
-        packs = {table.packs[table.pack[block]] for block in blocks} | set(self._written)
-        self._pinned = packs
-        number, self._intents = self._intents, self._intents + 1
-        intent = Intent(self.id, number, "write", b"".join(sorted(packs)), now_ns())
-        return self._unlocked.put(Kind.INTENT, ids.intent_name(self.id, number), intent)
+        return self._attempt.pin({table.packs[table.pack[block]] for block in blocks} | set(self._written))
 
     def commit(self, intent: bytes, snapshot: Snapshot) -> bytes:
         """Create the fate; SHA-256 of what is stored. Overtaken when a collection was faster."""
-        again = read_condemned(self._unlocked, self._ground.condemned.first)
-        if again.packs & self._pinned:
-            raise Overtaken
-        name = ids.fate_name(self.id)
-        fate = Fate(self.id, "commit", intent, snapshot)
-        try:
-            _, digest = self._unlocked.put(Kind.FATE, name, fate)
-            return digest
-        except Conflict:  # it was aborted
-            raise Overtaken from None
+        return self._attempt.decide(Fate(self.id, "commit", intent, snapshot))
 
     def abandon(self) -> None:
         """Not committed. What was uploaded whole stays, indexed, for the next attempt. Raises no Exception."""

@@ -13,7 +13,9 @@ from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed
+from pharmabackup.engine.keyrings import Stretched, keyring_numbers, open_all, read_sealed
+from pharmabackup.engine.roster import read_rosters
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, Role, Roster, Slot
@@ -37,6 +39,7 @@ GRANTS: Mapping[Kind, frozenset[Role]] = {
     Kind.INDEX: WRITERS | COLLECTORS,
     Kind.INTENT: EVERYBODY,
     Kind.FATE: WRITERS | COLLECTORS,
+    Kind.CARRY: COLLECTORS,
     Kind.CONDEMN: COLLECTORS,
     Kind.EXECUTE: COLLECTORS,
     Kind.DONE: COLLECTORS,
@@ -68,12 +71,44 @@ class Unlocked:
     roster_hash: bytes
     rosters: Mapping[int, bytes]  # number to SHA-256 of every roster, for citations
     keyring: Keyring
+    stretched: Stretched = field(repr=False)  # what opens this slot's keyrings, those to come as well
     state: Path  # this repository's folder on this machine: caches that may be deleted
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._take_keys()
+
+    def _take_keys(self) -> None:
         self._catalogue = {hashing.key_id(item.key): SealingKey(item.key) for item in self.keyring.catalogue}
+
+    def renew(self) -> None:
+        """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
+        slot = self.keyring.slot.hex()
+        rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
+        sealed = [read_sealed(self.storage, slot, n) for n in reversed(keyring_numbers(self.storage).get(slot, []))]
+        keyring = open_all(self.repository, sealed, self.stretched)
+        if keyring is not None:
+            self.keyring = keyring
+            self._take_keys()
+        self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes
+        if not self.has_newest_keys:
+            raise WrongCredential(
+                "The keys of this repository were changed, and this passphrase does not open the new ones.",
+                remedy="Open it again; if the passphrase was changed, use the new one.",
+            )
+
+    @property
+    def has_newest_keys(self) -> bool:
+        """Whether what is written now can be read."""
+        return self.catalogue_id in self._catalogue
+
+    def _renewed(self) -> bool:
+        """Whether there are rosters, and perhaps keys, that were not known; they are now."""
+        if sum(1 for _ in self.storage.list("roster")) <= len(self.rosters):
+            return False
+        self.renew()
+        return True
 
     @property
     def slot(self) -> Slot:
@@ -164,6 +199,8 @@ class Unlocked:
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
+        if key is None and self._renewed():
+            key = self._catalogue.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
         try:
@@ -173,6 +210,8 @@ class Unlocked:
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""
+        if signed.roster not in self.rosters:
+            self._renewed()
         slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
         if slot is None or slot.role not in GRANTS[kind]:
             raise wire.malformed(kind.name, "its signer may not write such a thing")

@@ -118,6 +118,22 @@ class Fate(Record, frozen=True):
             self.snapshot.check()
 
 
+class Carried(Record, frozen=True):
+    """A fate or mark of another replica: the object's name there, and the bytes that are stored there."""
+
+    name: Name
+    stored: bytes
+    gone: bool  # of a fate: its content is not here
+
+
+class Carry(Record, frozen=True):
+    """What a transaction of one replica brings from another. It lies where a fate would, and decides as one."""
+
+    transaction: Id
+    intent: Hash  # SHA-256 of the stored intent that pins what the carried snapshots rely on
+    items: Annotated[tuple[Carried, ...], msgspec.Meta(min_length=1, max_length=1 << 16)]
+
+
 class Condemn(Record, frozen=True):
     number: Count
     packs: Hashes

@@ -45,6 +45,7 @@ class Kind(IntEnum):
     MARK = 8
     AUDIT = 9
     NAMES = 10
+    CARRY = 11
     DATA_BLOCK = 16
     MANIFEST_BLOCK = 17
     RECIPE_BLOCK = 18
@@ -109,6 +110,11 @@ def little(column: array[int]) -> array[int]:
 
 def header(kind: Kind) -> bytes:
     return HEADER.pack(MAGIC, VERSION, kind, 0)
+
+
+def is_kind(data: bytes | memoryview, kind: Kind) -> bool:
+    """Whether an object says that it is of this kind; `check_header` says whether it may."""
+    return len(data) >= HEADER.size and data[5] == kind
 
 
 def check_header(data: bytes | memoryview, kind: Kind) -> None:

@@ -23,7 +23,7 @@ from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
-from pharmabackup.verbs.findings import history_findings
+from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REASON_MAX = 4000  # characters, as the format has it
@@ -151,6 +151,7 @@ class _Run:
         self._show = show
         self._results: dict[str, DatasetResult] = {}
         self._failed: list[str] = []
+        self._now: int | None = None  # by the storage's clock, when something was last committed
 
     def prepare(self, sources: Sequence[Source]) -> None:
         self._history = load_history(self._unlocked)
@@ -275,6 +276,7 @@ class _Run:
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
         self._sequence += 1
+        self._now = info.modified
         committed = Committed(transaction.id, digest, unlocked.slot, snapshot)
         self._history.committed[transaction.id] = committed
         for finding in sink.told:
@@ -306,6 +308,9 @@ class _Run:
 
     def result(self) -> Report:
         """The report. Incomplete when a dataset is missing or not whole."""
+        if self._now is not None:
+            for finding in clock_findings(self._history, self._now, self._unlocked.storage.location):
+                self._reporter.find(finding)
         for pack, error in sorted(self._index.damaged.items()):
             self._reporter.find(
                 Finding(

@@ -27,10 +27,11 @@ from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
-from pharmabackup.verbs.findings import history_findings
+from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
+LOOKS = 5  # while collections move what is looked at
 
 
 def check(
@@ -58,6 +59,9 @@ class _State:
     sound: set[bytes] = field(default_factory=set)  # packs that were read whole
     missing_packs: list[bytes] = field(default_factory=list)
     missing_blocks: set[bytes] = field(default_factory=set)  # that snapshots need
+    unindexed: list[bytes] = field(default_factory=list)
+    replaced: bool = False  # a segment that was listed was gone: what takes its place may not have been listed
+    findings: list[Finding] = field(default_factory=list)
 
 
 class _Checker:
@@ -67,11 +71,10 @@ class _Checker:
         self._reporter = reporter
         self._state = _State()
         self._location = unlocked.storage.location
-        self._unindexed_packs: list[bytes] = []
         self._since = 0  # the first collection that may have gone on meanwhile
 
     def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
-        self._reporter.find(
+        self._state.findings.append(
             Finding(
                 code=code,
                 severity=severity,
@@ -82,15 +85,44 @@ class _Checker:
             )
         )
 
+    def _tell(self) -> None:
+        for finding in self._state.findings:
+            self._reporter.find(finding)
+        self._state.findings = []
+
     # ------------------------------------------------------------ structure
 
     def structure(self) -> None:
-        """Fates, then the index, then packs: in this order nothing seems lost that is not."""
-        check_records(self._unlocked, self._find, self._reporter.look)
-        before = self._condemned()
-        self._history = load_history(self._unlocked, anew=True)
+        """Look at everything, and again when something seems lost that a collection may only have moved."""
+        before, looked = self._condemned(), False
+        for left in reversed(range(LOOKS)):
+            self._look(before)
+            after = self._condemned()
+            still = before == after and not self._state.replaced and (looked or not after.unfinished)
+            if still or all(finding.severity == "info" for finding in self._state.findings):
+                break
+            before, looked = after, True
+            if not left:
+                self._state.findings = []
+                self._find(
+                    "collection-under-way",
+                    "warning",
+                    "collections",
+                    "Collections went on all the time, so that it cannot be told whether something is missing.",
+                    "Run check again when they have ended.",
+                )
         for finding in history_findings(self._history, self._location):
             self._reporter.find(finding)
+        for finding in clock_findings(self._history, now_ns(), self._location):
+            self._reporter.find(finding)
+        check_records(self._unlocked, self._find, self._reporter.look)
+        self._tell()
+
+    def _look(self, before: Condemned) -> None:
+        """Fates, then the index, then packs: in this order nothing seems lost that is not."""
+        self.index.close()
+        self.index, self._state, self._since = Index(self._unlocked, chunks=False), _State(), before.first
+        self._history = load_history(self._unlocked, anew=True)
         self._segments()
         listed = self._packs()
         blocks = BlockReader(self._unlocked, self.index)
@@ -99,16 +131,7 @@ class _Checker:
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
-        self._since = before.first
         self._missing(self._condemned(self._since).packs)
-        if before != self._condemned():
-            self._find(
-                "collection-under-way",
-                "info",
-                "collections",
-                "A collection went on while this check ran; what it moved may be told as missing.",
-                "Run check again when it has ended.",
-            )
 
     def _condemned(self, since: int | None = None) -> Condemned:
         """What collections condemn, as far as it can be read: `check_records` has told what cannot."""
@@ -133,7 +156,7 @@ class _Checker:
             try:
                 self.index.add_segment(digest, read_segment(self._unlocked, digest))
             except NotFound:
-                continue  # a collection has replaced it; if it is lost, so are packs that snapshots need
+                self._state.replaced = True
             except Damaged as error:
                 self._find(
                     "index-damaged",
@@ -177,7 +200,7 @@ class _Checker:
         except Damaged as error:
             self._damaged(digest, error.message)
             return
-        self._unindexed_packs.append(digest)
+        self._state.unindexed.append(digest)
         self._find(
             "pack-unindexed",
             "info",
@@ -190,7 +213,7 @@ class _Checker:
         """Packs that snapshots need and no segment names: a segment is lost."""
         table = self.index.blocks
         needed = {table.packs[pack] for packs in self._state.packs_of.values() for pack in packs}
-        lost = needed.intersection(self._unindexed_packs)
+        lost = needed.intersection(self._state.unindexed)
         if lost:
             self._find(
                 "index-missing",
@@ -203,11 +226,11 @@ class _Checker:
     def _missing(self, condemned: frozenset[bytes]) -> None:
         """Packs that segments name and storage does not list: bad where something needs them."""
         table, state = self.index.blocks, self._state
-        numbers = {table.packs.index(pack) for pack in state.missing_packs}
+        missing = set(state.missing_packs)
         needed = {
             table.packs[pack]
             for block, pack in zip(table.ids, table.pack, strict=True)
-            if pack in numbers and block in state.missing_blocks
+            if block in state.missing_blocks and table.packs[pack] in missing
         }
         for pack in state.missing_packs:
             name = ids.pack_name(pack)
@@ -326,6 +349,7 @@ class _Checker:
                 self._state.sound.add(table.packs[pack])
             elif table.packs[pack] not in moved:
                 self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+        self._tell()
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 
     def _affected(self, pack: int) -> str:
@@ -367,6 +391,7 @@ class _Checker:
                     f"It could not be noted that all is verified: {error.message}",
                     error.remedy,
                 )
+                self._tell()
 
 
 def _described(committed: Committed) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.history import History
 from pharmabackup.events import Finding
+from pharmabackup.retention import AHEAD_NS
 
 
 def history_findings(history: History, location: str) -> list[Finding]:
@@ -31,3 +33,22 @@ def history_findings(history: History, location: str) -> list[Finding]:
             )
         )
     return found
+
+
+def clock_findings(history: History, now: int, location: str) -> list[Finding]:
+    """Snapshots whose time lies in the future. `now`: by the storage's clock, or else this machine's."""
+    ahead = [item for item in history.newest() if item.snapshot.time > now + AHEAD_NS]
+    if not ahead:
+        return []
+    return [
+        Finding(
+            code="time-ahead",
+            severity="warning",
+            subject=ahead[-1].transaction.hex(),
+            message=f"{len(ahead)} snapshots have a time that lies in the future, up to "
+            f"{iso(from_ns(ahead[0].snapshot.time))}: a clock was wrong, or is.",
+            remedy="Set the clocks of the storage and of this machine right. Until then these and later snapshots "
+            "share one time, and rules let none of them go.",
+            location=location,
+        )
+    ]

@@ -19,9 +19,8 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
-from pharmabackup.patterns import compile_patterns
 from pharmabackup.results import Proposal, Report
-from pharmabackup.retention import Dated, Keep, kept, zone
+from pharmabackup.retention import Class, Dated, Keep, kept, zone
 from pharmabackup.verbs.marks import permit, say
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.standing import NOTHING, Standing, standings
@@ -104,7 +103,8 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
         raise NotFound(
             "A snapshot that was named is not here.", kind="snapshot", remedy="List what there is with snapshots()."
         )
-    rule, where = _rules(unlocked, wish), zone(wish.time_zone)
+    rules, where, now = [] if names else _rules(unlocked, wish), zone(wish.time_zone), now_ns()
+    keeps = [keep for _, keep in rules] or [Keep()]
     said, asked = standings(history), {*history.forgets(), *history.deleted}
     own = {who for (_, who), slots in history.standing_forgets().items() if unlocked.slot.id in slots}
     groups: dict[tuple[bytes, str, bytes], list[Committed]] = {}
@@ -113,11 +113,11 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
             groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
     chosen: list[Committed] = []
     findings: list[Finding] = []
-    for (_, dataset, _), items in groups.items():
-        keep = Keep() if names else rule(dataset)
-        if keep is None:
-            continue
-        reasons = kept((_dated(item, said.get(item.transaction, NOTHING)) for item in items), keep, where)
+    for items in groups.values():
+        dated = [
+            _dated(item, said.get(item.transaction, NOTHING), 0 if names else _rule(rules, item)) for item in items
+        ]
+        reasons = kept(dated, keeps, where, now)
         for item in items:
             reason = reasons.get(item.transaction)
             if reason is None or (names and reason == "undated"):  # what a person names needs no date
@@ -129,12 +129,14 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
     return chosen, findings
 
 
-def _rules(unlocked: Unlocked, wish: Wish) -> Callable[[str], Keep | None]:
-    """The rule for a dataset: of the first name or pattern that fits."""
-    keep = wish.keep
-    if keep is None:
-        keep = {
-            rule.dataset: Keep(
+def _rules(unlocked: Unlocked, wish: Wish) -> list[tuple[Class, Keep]]:
+    """InvalidInput."""
+    if wish.keep is not None:
+        return [(Class(pattern), keep) for pattern, keep in wish.keep.items()]
+    return [
+        (
+            Class(rule.dataset),
+            Keep(
                 last=rule.last,
                 within=timedelta(seconds=rule.within),
                 hourly=rule.hourly,
@@ -142,14 +144,19 @@ def _rules(unlocked: Unlocked, wish: Wish) -> Callable[[str], Keep | None]:
                 weekly=rule.weekly,
                 monthly=rule.monthly,
                 yearly=rule.yearly,
-            )
-            for rule in unlocked.roster.policy.keep
-        }
-    fits = [(compile_patterns(["/" + pattern], ignore_case=False), rule) for pattern, rule in keep.items()]
-    return lambda dataset: next((rule for matches, rule in fits if matches(dataset.encode())), None)
+            ),
+        )
+        for rule in unlocked.roster.policy.keep
+    ]
 
 
-def _dated(item: Committed, said: Standing) -> Dated:
+def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:
+    """The number of the first that is for a snapshot."""
+    dataset, device, label = item.snapshot.dataset, item.slot.name, item.snapshot.reason
+    return next((number for number, (of, _) in enumerate(rules) if of.fits(dataset, device, label)), None)
+
+
+def _dated(item: Committed, said: Standing, rule: int | None) -> Dated:
     record = item.snapshot
     return Dated(
         item.transaction,
@@ -158,6 +165,7 @@ def _dated(item: Committed, said: Standing) -> Dated:
         complete=record.complete,
         verified=said.verified is not None,
         held=said.held is not None,
+        rule=rule,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns
-from pharmabackup.engine.collection import abort_abandoned, condemn, finish, move, require_exclusive, storage_now
+from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
@@ -52,7 +52,7 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
             not_before=from_ns(now),
             snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in new),
             bytes_freed=garbage.freed,
-            findings=(),
+            findings=tuple(_told(garbage, unlocked.storage.location)),
             wish=Wish(frozenset(new), frozenset(garbage.dead), frozenset(garbage.sparse)),
         )
     finally:
@@ -92,7 +92,7 @@ class _Pruning:
         finish(unlocked, now, look)
         garbage = look_for_garbage(unlocked, now, look, may_go=self._wish.gone)
         try:
-            if garbage.unfinished or not abort_abandoned(unlocked, garbage):
+            if garbage.unfinished:
                 return False
             goes_on, moved = self._let_go(garbage)
         finally:
@@ -130,6 +130,28 @@ class _Pruning:
             return True, 0
         self.reporter.check_cancelled()
         return condemn(unlocked, garbage, going), moved.bytes
+
+
+def _told(garbage: Garbage, location: str) -> Iterator[Finding]:
+    """What would be done besides deleting."""
+    if garbage.unfinished:
+        yield Finding(
+            code="collection-unfinished",
+            severity="info",
+            subject="collections",
+            message="A prune was interrupted; it is finished first.",
+            remedy="Nothing else to do.",
+            location=location,
+        )
+    if garbage.small:
+        yield Finding(
+            code="packs-joined",
+            severity="info",
+            subject="packs",
+            message=f"{len(garbage.small)} small packs are joined into larger ones.",
+            remedy="Nothing to do.",
+            location=location,
+        )
 
 
 def _permit(unlocked: Unlocked) -> None:

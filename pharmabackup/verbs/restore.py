@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.hold import held
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.target import Target
 from pharmabackup.engine.unlocked import Unlocked
@@ -61,16 +62,18 @@ def restore(
         reporter.find(finding)
     reporter.total = sum(item.snapshot.size for item in snapshots) if selection.everything else None
     results: dict[str, DatasetResult] = {}
-    tiers = sorted({item.snapshot.tier for item in snapshots})
-    for tier in tiers:
-        for item in [item for item in snapshots if item.snapshot.tier == tier]:
-            reporter.tier, reporter.dataset = tier, item.snapshot.dataset
-            place = places[item.snapshot.dataset]
-            outcome = _dataset(blocks, item, place, selection, reporter, overwrite)
-            results[item.snapshot.dataset] = outcome.result(show(item), reporter)
-            if outcome.whole:
-                reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
-        reporter.tell("tier", f"Tier {tier} is done.")
+    reporter.check_cancelled()
+    readers = {item.transaction: SnapshotReader(blocks, item.snapshot) for item in snapshots}
+    with held(unlocked, blocks, list(readers.values())):
+        for tier in sorted({item.snapshot.tier for item in snapshots}):
+            for item in [item for item in snapshots if item.snapshot.tier == tier]:
+                reporter.tier, reporter.dataset = tier, item.snapshot.dataset
+                place, reader = places[item.snapshot.dataset], readers.pop(item.transaction)
+                outcome = _dataset(reader, item, place, selection, reporter, overwrite)
+                results[item.snapshot.dataset] = outcome.result(show(item), reporter)
+                if outcome.whole:
+                    reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
+            reporter.tell("tier", f"Tier {tier} is done.")
     for name, result in results.items():  # only now: until then the same call goes on where this one stopped
         if result.complete:
             marker_of(places[name].folder).unlink(missing_ok=True)
@@ -112,7 +115,7 @@ class _Outcome:
 
 
 def _dataset(
-    blocks: BlockReader, item: Committed, place: Place, selection: Selection, reporter: Reporter, overwrite: bool
+    reader: SnapshotReader, item: Committed, place: Place, selection: Selection, reporter: Reporter, overwrite: bool
 ) -> _Outcome:
     """Restore one dataset. What is lost is a finding; what stops everything is raised."""
     reporter.tell("dataset", f"Restoring {item.snapshot.dataset}.")
@@ -120,7 +123,7 @@ def _dataset(
     found_before = len(reporter.findings)
     mark(place.folder, item)
     target = Target(place.folder, merge=place.merge, sync=place.database is not None)
-    restorer = ContentRestorer(SnapshotReader(blocks, item.snapshot), target, reporter)
+    restorer = ContentRestorer(reader, target, reporter)
     try:
         restorer.run(selection.filter(item.snapshot.dataset))
         target.close()

@@ -94,6 +94,18 @@ CASES: dict[str, tuple[int, list[Said], set[bytes]]] = {
         set(),
     ),
     "undone": (1, [_said(FIRST, "forget"), _said(SECOND, "undo", about=FIRST)], set()),
+    "undone before it was said, as clocks have it": (
+        1, [_said(FIRST, "forget", days=16), _said(SECOND, "undo", days=17, about=FIRST)], set(),
+    ),
+    "the second undone before it was said, as clocks have it": (
+        2,
+        [
+            _said(FIRST, "forget", days=30),
+            _said(SECOND, "forget", slot=2, days=16, about=FIRST),
+            _said(THIRD, "undo", days=17, about=SECOND),
+        ],
+        set(),
+    ),
     "another undone": (1, [_said(FIRST, "forget"), _said(SECOND, "undo", about=THIRD)], {ONE}),
     "one of two": (2, [_said(FIRST, "forget")], set()),
     "two": (2, [_said(FIRST, "forget"), _said(SECOND, "forget", slot=2, about=FIRST)], {ONE}),

@@ -11,8 +11,12 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.engine.collection import move
+from pharmabackup.engine.garbage import look_for_garbage
 from pharmabackup.engine.index import Index, read_segment, write_segment
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.errors import NotFound
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.local import LocalStorage
 
 MakeRepo = Callable[[], pb.Repository]
@@ -70,6 +74,61 @@ def test_a_restore_goes_on_when_blocks_get_other_numbers(
         for name in "abc":
             was = (tmp_path / f"scans-{number}" / name).read_bytes()
             assert (tmp_path / "out" / f"scans-{number}" / name).read_bytes() == was
+
+
+def test_however_many_blocks_are_lost_the_index_is_read_again_once(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "large"
+    root.mkdir()
+    for number in range(8):
+        (root / f"{number}").write_bytes(os.urandom(1_500_000))
+    storage = repo._unlocked.storage
+    before = {info.name for info in storage.list("packs")}
+    monkeypatch.setattr("pharmabackup.engine.packs.PACK_TARGET", 1 << 20)
+    repo.backup([pb.Files(root)])
+    lost = []
+    for info in storage.list("packs"):
+        _, directory = read_directory(repo._unlocked, ids.hex_tail(info.name) or b"", info.size)
+        if info.name not in before and {block.kind for block in directory.blocks} == {Kind.DATA_BLOCK}:
+            lost.append(info.name)
+    assert len(lost) > 3
+    loads, real = [], Index.load
+    monkeypatch.setattr(Index, "load", lambda self: (loads.append(self), real(self))[1])
+
+    def lose(event: pb.Event) -> None:
+        if event.kind == "dataset":
+            storage.delete(lost)
+
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.restore(tmp_path / "out", snapshots=[repo.snapshot("large")], progress=lose)
+    assert {finding.code for finding in caught.value.findings} == {"file-lost"}
+    assert len(loads) <= 2
+
+
+def test_a_block_that_was_moved_is_found_though_another_copy_is_damaged(tmp_path: Path, repo: pb.Repository) -> None:
+    reader, unlocked = repo._block_reader(), repo._unlocked
+    table = reader.index.blocks
+    number = next(number for number in range(len(table)) if table.length[number] > 100_000)
+    wanted, domain = table.ids[number], unlocked.domain
+    content = reader.fetch(wanted, domain)
+    old = ids.pack_name(table.packs[table.pack[number]])
+    found = look_for_garbage(unlocked, 0, lambda: None)
+    packs = [found.index.blocks.packs[place] for place in {*found.index.blocks.pack}]
+    for _ in range(2):  # two copies: one is damaged, the other moves on
+        found.sparse = {
+            pack: [i for i, place in enumerate(found.index.blocks.pack) if found.index.blocks.packs[place] == pack]
+            for pack in packs
+        }
+        names = {info.name for info in unlocked.storage.list("packs")}
+        move(unlocked, found, packs, lambda: None)
+        if not _:
+            reader.refresh()
+            (copy,) = {info.name for info in unlocked.storage.list("packs")} - names
+    path = Path(unlocked.storage.local_root() or "") / copy
+    path.write_bytes(bytes(path.stat().st_size - 1000) + path.read_bytes()[-1000:])
+    assert not any(unlocked.storage.delete([old]).values())
+    assert reader.fetch(wanted, domain) == content
 
 
 def test_two_readers_that_miss_a_block_look_again_once(

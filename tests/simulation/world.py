@@ -159,7 +159,8 @@ class World:
     def check(self, repo: pb.Repository, device: str) -> object:
         """Nothing is damaged, so that nothing may be found but what is under way."""
         report = repo.check(read_data=1.0)
-        assert {finding.severity for finding in report.findings} <= {"info"}, report
+        bad = {finding.code for finding in report.findings if finding.severity != "info"}
+        assert bad <= {"collection-under-way"}, report
         return report
 
     def hold(self, repo: pb.Repository, which: int) -> None:

@@ -26,7 +26,7 @@ from tests.format import samples as s
 
 MakeRepo = Callable[[], pb.Repository]
 DAY = timedelta(days=1)
-BASE = datetime(2027, 3, 1, 12, tzinfo=UTC)
+BASE = datetime(2025, 3, 1, 12, tzinfo=UTC)  # what lies in the future is judged otherwise
 
 
 class Calendar:
@@ -83,6 +83,30 @@ def test_rules_say_what_goes_and_nothing_happens_before_it_is_applied(repo: pb.R
     assert 3_000_000 < proposal.bytes_freed < 6_000_000  # most of both first files, which no later one has
     assert not any(item.forget_at for item in repo.snapshots())
     assert "documents" in str(proposal) and proposal.to_dict()["bytes_freed"] == proposal.bytes_freed
+
+
+def test_rules_for_a_device_and_for_a_label(tmp_path: Path, repo: pb.Repository, calendar: Calendar) -> None:
+    for day in range(10, 14):
+        calendar.now = BASE + day * DAY
+        repo.backup([pb.Files(tmp_path / "documents")], reason=f"Before update {day}" if day % 2 else None)
+    proposal = repo.propose_forget({"*:before *": pb.Keep(last=1), "till/*": pb.Keep(), "*/doc*": pb.Keep(last=3)})
+    assert _days(proposal.snapshots) == [*range(9), 11]  # scans have no rule; 9, 10 and 12 are the last three
+    assert {snapshot.dataset for snapshot in proposal.snapshots} == {"documents"}
+    assert repo.propose_forget({"till/*": pb.Keep()}).snapshots == ()
+
+
+def test_a_time_in_the_future_is_told_and_pushes_nothing_out(
+    tmp_path: Path, repo: pb.Repository, calendar: Calendar
+) -> None:
+    assert "time-ahead" not in {finding.code for finding in repo.check().findings}
+    calendar.now = datetime.now(UTC) + 4000 * DAY
+    repo.backup([pb.Files(tmp_path / "documents")])
+    assert _days(repo.propose_forget({"documents": pb.Keep(within=3 * DAY)}).snapshots) == list(range(6))
+    told = [finding for finding in repo.check().findings if finding.code == "time-ahead"]
+    assert [finding.severity for finding in told] == ["warning"]
+    calendar.now = datetime.now(UTC)
+    findings = repo.backup([pb.Files(tmp_path / "documents")]).findings
+    assert [finding.severity for finding in findings if finding.code == "time-ahead"] == ["warning"]
 
 
 def test_a_dataset_without_a_rule_keeps_everything(repo: pb.Repository) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import clock, ids
-from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.engine import collection, garbage, hold, opening
 from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
@@ -28,26 +30,14 @@ from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs import check
 from pharmabackup.verbs.marks import say
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
-DAY_NS = 86400 * 10**9
 PATIENCE_S = 30
 MakeRepo = Callable[[], pb.Repository]
-
-
-class Time:
-    """The storage's clock for collectors, and this machine's for those that only look."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0
-        real_now, real_storage = clock.now_ns, collection.storage_now
-        for module in ("engine.history", "verbs.standing"):
-            monkeypatch.setattr(f"pharmabackup.{module}.now_ns", lambda: real_now() + self.ahead)
-        monkeypatch.setattr(
-            "pharmabackup.verbs.prune.storage_now", lambda unlocked: real_storage(unlocked) + self.ahead
-        )
 
 
 @pytest.fixture
@@ -55,64 +45,9 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(monkeypatch)
 
 
-class Site:
-    """A folder that changes from day to day, and what it was like at each snapshot."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir()
-        self.states: dict[str, dict[str, bytes]] = {}
-        self._day = 0
-
-    def change(self, *, size: int = 30_000) -> None:
-        """Most stays, one file is new, one that was new is gone, one is written anew."""
-        if self._day == 0:
-            for name in "abc":
-                (self.root / name).write_bytes(os.urandom(size))
-        (self.root / f"day-{self._day}").write_bytes(os.urandom(size))
-        (self.root / f"day-{self._day - 2}").unlink(missing_ok=True)
-        (self.root / "abc"[self._day % 3]).write_bytes(os.urandom(size))
-        self._day += 1
-
-    def bring_back(self) -> None:
-        """What only the first snapshot held, which is forgotten: a writer finds it in what is about to go."""
-        first = next(iter(self.states.values()))
-        (self.root / "again").write_bytes(first["day-0"])
-
-    def back_up(self, repo: pb.Repository) -> str:
-        report = repo.backup([pb.Files(self.root)])
-        snapshot = report.datasets[self.root.name].snapshot
-        assert snapshot is not None
-        self.states[snapshot.id] = {path.name: path.read_bytes() for path in self.root.iterdir()}
-        return snapshot.id
-
-    def all_restore(self, repo: pb.Repository, out: Path) -> None:
-        """Every snapshot that is not forgotten comes back byte for byte, and nothing is wrong."""
-        for snapshot in repo.snapshots():
-            if not snapshot.forgotten:
-                repo.restore(out / snapshot.id, snapshots=[snapshot])
-                found = {path.name: path.read_bytes() for path in (out / snapshot.id / self.root.name).iterdir()}
-                assert found == self.states[snapshot.id]
-        findings = {finding.code for finding in repo.check(read_data=1.0).findings}
-        assert findings <= {"pack-unindexed", "collection-unfinished", "index-stale"}, findings
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "documents")
-
-
-def _forget_all_but(repo: pb.Repository, last: int, time: Time) -> None:
-    repo.apply(repo.propose_forget({"*": pb.Keep(last=last)}))
-    time.ahead += 15 * DAY_NS
-
-
-def _prune(repo: pb.Repository) -> pb.Report:
-    return repo.apply(repo.propose_prune())
-
-
-def _stored(storage: Storage, prefix: str) -> list[str]:
-    return sorted(info.name for info in storage.list(prefix))
 
 
 @pytest.fixture
@@ -131,7 +66,7 @@ def large(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
     for _ in range(5):
         site.change(size=1_500_000)
         site.back_up(made)
-    _forget_all_but(made, 1, time)
+    forget_all_but(made, 1, time)
     return made
 
 
@@ -156,7 +91,7 @@ def test_what_nothing_needs_goes_and_the_rest_restores(
     storage = repo._unlocked.storage
     before = sum(info.size for info in storage.list("packs"))
     assert repo.propose_prune().bytes_freed < before / 10  # nothing is forgotten, and little is dead by itself
-    _forget_all_but(repo, 2, time)
+    forget_all_but(repo, 2, time)
     proposal = repo.propose_prune()
     assert {snapshot.id for snapshot in proposal.snapshots} == {s.id for s in repo.snapshots() if s.forgotten}
     assert len(proposal.snapshots) == 6
@@ -168,13 +103,13 @@ def test_what_nothing_needs_goes_and_the_rest_restores(
     assert after < 2.2 * alive
     site.all_restore(repo, tmp_path / "out")
     assert repo.propose_prune().bytes_freed < 0.1 * after
-    assert _stored(storage, "intents") == [] or len(_stored(storage, "intents")) <= 2
-    assert _stored(storage, "collections") == [f"collections/1/{part}" for part in ("condemn", "done", "execute")]
+    assert stored(storage, "intents") == [] or len(stored(storage, "intents")) <= 2
+    assert stored(storage, "collections") == [f"collections/1/{part}" for part in ("condemn", "done", "execute")]
 
 
 def test_a_backup_after_it_finds_what_was_moved(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
-    _forget_all_but(repo, 1, time)
-    _prune(repo)
+    forget_all_but(repo, 1, time)
+    prune(repo)
     state = repo._unlocked.state
     report = repo.backup([pb.Files(site.root)])
     site.states[report.datasets["documents"].snapshot.id] = site.states[repo.snapshots()[1].id]  # type: ignore[union-attr]
@@ -199,7 +134,7 @@ def test_held_snapshots_are_alive_though_forgotten(
     first = proposal.snapshots[-1]
     repo.hold(first, reason="incident 7")
     time.ahead += 15 * DAY_NS
-    report = _prune(repo)
+    report = prune(repo)
     assert report.bytes > 0
     held = next(snapshot for snapshot in repo.snapshots() if snapshot.id == first.id)
     repo.restore(tmp_path / "out", snapshots=[held])
@@ -212,7 +147,7 @@ def test_nothing_goes_before_the_delay_is_over(tmp_path: Path, repo: pb.Reposito
     assert repo.propose_prune().snapshots == ()
     time.ahead += 13 * DAY_NS
     assert repo.propose_prune().snapshots == ()
-    _prune(repo)
+    prune(repo)
     assert all(not snapshot.forgotten for snapshot in repo.snapshots())
     site.all_restore(repo, tmp_path / "out")
 
@@ -224,12 +159,12 @@ def test_what_is_young_stays(repo: pb.Repository, site: Site, time: Time, monkey
         patch.setattr(Transaction, "pin", _stops)
         with pytest.raises(StorageFailed):
             site.back_up(repo)
-    packs = _stored(repo._unlocked.storage, "packs")
-    _prune(repo)
-    assert _stored(repo._unlocked.storage, "packs") == packs
+    packs = stored(repo._unlocked.storage, "packs")
+    prune(repo)
+    assert stored(repo._unlocked.storage, "packs") == packs
     time.ahead += 2 * DAY_NS
-    _prune(repo)
-    assert len(_stored(repo._unlocked.storage, "packs")) == len(packs) - 1
+    prune(repo)
+    assert len(stored(repo._unlocked.storage, "packs")) == len(packs) - 1
 
 
 def _stops(*_: object) -> tuple[ObjectInfo, bytes]:
@@ -244,17 +179,17 @@ def test_an_undecided_transaction_pins_until_it_is_taken_for_dead(
         patch.setattr(Transaction, "commit", _stops)
         with pytest.raises(StorageFailed):
             site.back_up(repo)
-    packs = _stored(repo._unlocked.storage, "packs")
-    _forget_all_but(repo, 8, time)
-    _prune(repo)
-    assert _stored(repo._unlocked.storage, "packs") == packs  # it pins them
-    fates = len(_stored(repo._unlocked.storage, "snapshots"))
-    site.back_up(repo)  # now some more is to be done
-    _forget_all_but(repo, 1, time)
-    _prune(repo)
-    assert len(_stored(repo._unlocked.storage, "snapshots")) == fates + 2  # the new one, and that it was given up
-    time.ahead += 2 * DAY_NS
-    _prune(repo)
+    storage = repo._unlocked.storage
+    packs, fates = stored(storage, "packs"), stored(storage, "snapshots")
+    with monkeypatch.context() as patch:
+        patch.setattr(garbage, "YOUNG_NS", 0)
+        assert repo.propose_prune().bytes_freed == 0  # it pins them
+    prune(repo)
+    assert (stored(storage, "packs"), stored(storage, "snapshots")) == (packs, fates)
+    time.ahead += 2 * DAY_NS  # and then it does no more, though there is nothing else to do
+    assert prune(repo).bytes > 0
+    assert len(stored(storage, "packs")) == len(packs) - 1
+    assert len(stored(storage, "snapshots")) == len(fates) + 1  # that it was given up
     site.all_restore(repo, tmp_path / "out")
 
 
@@ -290,12 +225,12 @@ def test_a_damaged_pack_is_not_given_a_sound_name(large: pb.Repository) -> None:
 
 def test_a_missing_block_stops_it(repo: pb.Repository, time: Time) -> None:
     storage = repo._unlocked.storage
-    _forget_all_but(repo, 1, time)
+    forget_all_but(repo, 1, time)
     newest = max(storage.list("packs"), key=lambda info: info.modified)
     assert not any(storage.delete([newest.name]).values())
     with pytest.raises(pb.Damaged):
-        _prune(repo)
-    assert _stored(storage, "collections") == []
+        prune(repo)
+    assert stored(storage, "collections") == []
 
 
 def test_a_pack_that_two_segments_name_is_not_dead(
@@ -303,30 +238,84 @@ def test_a_pack_that_two_segments_name_is_not_dead(
 ) -> None:
     """Two writers may adopt one orphan, and a collection may die between a segment and what takes its place."""
     unlocked = repo._unlocked
-    segments = [ids.hex_tail(name) or b"" for name in _stored(unlocked.storage, "index")]
+    segments = [ids.hex_tail(name) or b"" for name in stored(unlocked.storage, "index")]
     for digest in segments:
         write_segment(unlocked, list(read_segment(unlocked, digest).record.packs))
-    _forget_all_but(repo, 3, time)
+    forget_all_but(repo, 3, time)
     proposal = repo.propose_prune()
     repo.apply(proposal)
     site.all_restore(repo, tmp_path / "out")
-    _prune(repo)
+    prune(repo)
     site.all_restore(repo, tmp_path / "again")
 
 
 def test_segments_keep_what_stays(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
     """One that names packs which go and packs which stay is replaced, and without it nothing would be found."""
     unlocked = repo._unlocked
-    names = _stored(unlocked.storage, "index")
+    names = stored(unlocked.storage, "index")
     entries = [entry for name in names for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs]
     together = write_segment(unlocked, entries)
     assert not any(unlocked.storage.delete(names).values())
-    _forget_all_but(repo, 3, time)
-    _prune(repo)
-    left = _stored(unlocked.storage, "index")
+    forget_all_but(repo, 3, time)
+    prune(repo)
+    left = stored(unlocked.storage, "index")
     assert ids.index_name(together) not in left
     named = {entry.pack for name in left for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs}
-    assert named == {ids.hex_tail(name) for name in _stored(unlocked.storage, "packs")}
+    assert named == {ids.hex_tail(name) for name in stored(unlocked.storage, "packs")}
+    site.all_restore(repo, tmp_path / "out")
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["of its own domain", "of another"])
+def test_what_others_say_of_a_pack_takes_no_ones_place(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """A device's word that counts for nothing does not count either once a collector has published it."""
+    unlocked, real = repo._unlocked, read_segment
+    named = [
+        entry
+        for name in stored(unlocked.storage, "index")
+        for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs
+    ]
+    planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
+    told = {write_segment(unlocked, entries) for entries in planted}
+
+    def read(unlocked: Unlocked, digest: bytes) -> Any:
+        found = real(unlocked, digest)
+        slot = replace(found.slot, role="device", domain=ids.new_id())
+        return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
+
+    for module in ("collection", "index"):
+        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segment", read)
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    left = [real(unlocked, ids.hex_tail(name) or b"") for name in stored(unlocked.storage, "index")]
+    entries = {entry for segment in left for entry in segment.record.packs}
+    kept = {entry for entry in named if ids.pack_name(entry.pack) in set(stored(unlocked.storage, "packs"))}
+    assert kept and kept <= entries
+    lies = {entry for entries in planted for entry in entries}
+    assert bool(lies & entries) != foreign
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_packs_and_segments_stay_within_what_readers_take(
+    repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of moved blocks each may be tiny and have a key of its own."""
+    for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
+        monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
+    monkeypatch.setattr(collection, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    forget_all_but(repo, 3, time)
+    before = set(stored(repo._unlocked.storage, "packs"))
+    prune(repo)
+    new = [name for name in stored(repo._unlocked.storage, "packs") if name not in before]
+    assert len(new) >= 2
+    for name in new:
+        size = repo._unlocked.storage.info(name).size
+        directory = read_directory(repo._unlocked, ids.hex_tail(name) or b"", size)[1]
+        assert len(directory.keys) == 1 and len(directory.blocks) <= 2
+    assert len(stored(repo._unlocked.storage, "index")) >= len(new)
     site.all_restore(repo, tmp_path / "out")
 
 
@@ -340,14 +329,14 @@ def test_nothing_is_rewritten_when_nothing_is_dead(
     time.ahead += 3 * DAY_NS
     proposal = repo.propose_prune()
     assert (proposal.bytes_freed, proposal.snapshots) == (0, ())
-    before = _stored(repo._unlocked.storage, "")
+    before = stored(repo._unlocked.storage, "")
     assert repo.apply(proposal).bytes == 0
-    assert _stored(repo._unlocked.storage, "") == before
+    assert stored(repo._unlocked.storage, "") == before
 
 
 def test_only_the_snapshots_that_were_shown_go(tmp_path: Path, repo: pb.Repository, site: Site, time: Time) -> None:
     """Others that are forgotten by the time it is applied were not in the proposal."""
-    _forget_all_but(repo, 4, time)
+    forget_all_but(repo, 4, time)
     proposal = repo.propose_prune()
     shown = {snapshot.id for snapshot in proposal.snapshots}
     repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
@@ -365,9 +354,9 @@ def test_only_the_snapshots_that_were_shown_go(tmp_path: Path, repo: pb.Reposito
 def test_what_was_deleted_stays_forgotten(
     repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, later: str
 ) -> None:
-    _forget_all_but(repo, 2, time)
+    forget_all_but(repo, 2, time)
     gone = {snapshot.id for snapshot in repo.propose_prune().snapshots}
-    _prune(repo)
+    prune(repo)
     if later == "the clock is set back":
         time.ahead = 0
     else:
@@ -375,7 +364,7 @@ def test_what_was_deleted_stays_forgotten(
         monkeypatch.setattr(repo._unlocked, "roster", replace(repo._unlocked.roster, policy=policy))
     assert {snapshot.id for snapshot in repo.snapshots() if snapshot.forgotten} == gone
     assert repo.check(read_data=1.0).state == "ok"
-    _prune(repo)
+    prune(repo)
     first = next(snapshot for snapshot in repo.snapshots() if snapshot.id in gone)
     with pytest.raises(pb.Conflict, match="may be gone already"):
         repo.hold(first, reason="too late")
@@ -399,12 +388,103 @@ def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
         planted = ids.pack_name(hashlib.sha256(data).digest())
         storage.put_new(planted, bytes(data))
     time.ahead += 3 * DAY_NS
-    _prune(repo)
-    assert genuine.name in _stored(storage, "packs")
+    prune(repo)
+    assert genuine.name in stored(storage, "packs")
     snapshot = repo.snapshot("documents")
     repo.restore(tmp_path / "out", snapshots=[snapshot])
     found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
     assert found == site.states[snapshot.id]
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["older", "younger"])
+def test_a_segment_that_names_a_planted_pack_lets_no_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, older: bool
+) -> None:
+    """A device that was stolen can sign that others' blocks lie in a pack of its own, and cannot delete anything."""
+    unlocked, storage = repo._unlocked, repo._unlocked.storage
+    newest = max(storage.list("index"), key=lambda info: info.modified)
+    genuine = read_segment(unlocked, ids.hex_tail(newest.name) or b"").record.packs
+    planted = []
+    for entry in genuine:
+        for _ in range(64):
+            data = os.urandom(entry.size)
+            digest = hashlib.sha256(data).digest()
+            storage.put_new(ids.pack_name(digest), data)
+            planted.append(replace(entry, pack=digest))
+            if older:
+                os.utime(Path(storage.local_root() or "") / ids.pack_name(digest), (1, 1))
+    write_segment(unlocked, planted)
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert {ids.pack_name(entry.pack) for entry in genuine} <= set(stored(storage, "packs"))
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
+
+
+def _double(repo: pb.Repository) -> None:
+    """All blocks lie in a second pack, too."""
+    found = garbage.look_for_garbage(repo._unlocked, clock.now_ns(), lambda: None)
+    table = found.index.blocks
+    found.sparse = {
+        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
+        for pack in found.sizes
+    }
+    collection.move(repo._unlocked, found, list(found.sizes), lambda: None)
+
+
+def test_of_two_packs_the_whole_one_stays(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    storage = repo._unlocked.storage
+    (first,) = stored(storage, "packs")
+    _double(repo)
+    path = Path(storage.local_root() or "") / first
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert len(stored(storage, "packs")) == 2
+    repo.restore(tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[repo.snapshot().id]
+
+
+def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    storage = repo._unlocked.storage
+    monkeypatch.setattr(garbage, "MANY", 10)
+    for day in range(24):
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+        if day == 8:
+            assert repo.propose_prune().findings == ()
+            prune(repo)
+            assert len(stored(storage, "packs")) == 9
+    proposal = repo.propose_prune()
+    assert [finding.code for finding in proposal.findings] == ["packs-joined"]
+    assert proposal.bytes_freed < 20_000 and proposal.snapshots == ()
+    repo.apply(proposal)
+    after = stored(storage, "packs")
+    assert len(after) < 10
+    site.all_restore(repo, tmp_path / "out")
+    assert repo.propose_prune().findings == ()
+    prune(repo)
+    assert stored(storage, "packs") == after
+    for day in range(24, 24 + 10):  # more small ones: those are joined, the joined one is not read again
+        (site.root / f"{day}").write_bytes(os.urandom(3000))
+        site.back_up(repo)
+    largest = max(storage.list("packs"), key=lambda info: info.size)
+    prune(repo)
+    assert len(stored(storage, "packs")) < 12
+    assert largest.name in stored(storage, "packs")
+    site.all_restore(repo, tmp_path / "again")
 
 
 def test_before_anything_is_deleted_everything_is_asked_once_more(
@@ -415,17 +495,11 @@ def test_before_anything_is_deleted_everything_is_asked_once_more(
     site.change()
     site.back_up(repo)
     unlocked = repo._unlocked
-    found = garbage.look_for_garbage(unlocked, clock.now_ns(), lambda: None)
-    table = found.index.blocks
-    found.sparse = {
-        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
-        for pack in found.sizes
-    }
-    collection.move(unlocked, found, list(found.sizes), lambda: None)
+    _double(repo)
     time.ahead += 3 * DAY_NS
     proposal = repo.propose_prune()
     dead = {ids.pack_name(pack) for pack in proposal.wish.dead}  # type: ignore[attr-defined]
-    others = set(_stored(unlocked.storage, "packs")) - dead
+    others = set(stored(unlocked.storage, "packs")) - dead
     assert (len(dead), len(others)) == (1, 1)
     real = LocalUpload.publish
 
@@ -438,23 +512,23 @@ def test_before_anything_is_deleted_everything_is_asked_once_more(
     with monkeypatch.context() as patch:
         patch.setattr(LocalUpload, "publish", publish)
         repo.apply(proposal)
-    assert dead <= set(_stored(unlocked.storage, "packs"))
+    assert dead <= set(stored(unlocked.storage, "packs"))
     site.all_restore(repo, tmp_path / "out")
 
 
 def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _forget_all_but(repo, 1, time)
+    forget_all_but(repo, 1, time)
     refused = StorageFailed("It is locked.", kind="storage-denied", location="here")
     with monkeypatch.context() as patch:
         patch.setattr(LocalStorage, "delete", lambda self, names: dict.fromkeys(names, refused))
         with pytest.raises(StorageFailed, match=r"It is locked\."):
-            _prune(repo)
-    assert "collections/1/done" not in _stored(repo._unlocked.storage, "collections")
+            prune(repo)
+    assert "collections/1/done" not in stored(repo._unlocked.storage, "collections")
     site.all_restore(repo, tmp_path / "out")
-    _prune(repo)
-    assert "collections/1/done" in _stored(repo._unlocked.storage, "collections")
+    prune(repo)
+    assert "collections/1/done" in stored(repo._unlocked.storage, "collections")
     site.all_restore(repo, tmp_path / "again")
 
 
@@ -477,12 +551,12 @@ def test_collections_come_one_after_the_other(
                 patch.setattr("pharmabackup.verbs.prune.finish", _only_before(real))
                 with pytest.raises(StorageFailed):
                     repo.apply(one)
-            assert _stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
+            assert stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
         return found
 
     monkeypatch.setattr("pharmabackup.verbs.prune.finish", finish)
     repo.apply(two)
-    names = _stored(repo._unlocked.storage, "collections")
+    names = stored(repo._unlocked.storage, "collections")
     assert [name for name in names if name.endswith("done")] == [
         name.replace("condemn", "done") for name in names if name.endswith("condemn")
     ]
@@ -522,7 +596,7 @@ def memory(
         for _ in range(4):
             site.change(size=3000)
             site.back_up(repo)
-        _forget_all_but(repo, 1, time)
+        forget_all_but(repo, 1, time)
     yield storage
 
 
@@ -557,12 +631,12 @@ def test_it_dies_at_any_call(
                 died = True
         with _open(monkeypatch, inner, state) as repo:
             site.all_restore(repo, tmp_path / f"out-{dies_at}")
-            _prune(repo)
-            _prune(repo)
+            prune(repo)
+            prune(repo)
             site.all_restore(repo, tmp_path / f"again-{dies_at}")
-            assert len(_stored(inner, "packs")) <= 2
+            assert len(stored(inner, "packs")) <= 2
             freed.add(sum(info.size for info in inner.list("packs")))
-            intents = {name.split("/")[1].split(".")[0] for name in _stored(inner, "intents")}
+            intents = {name.split("/")[1].split(".")[0] for name in stored(inner, "intents")}
             assert len(intents) <= 2
         if not died:
             break
@@ -607,7 +681,7 @@ def test_a_collector_runs_between_any_two_calls_of_a_backup(
 
         def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
             with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
-                _prune(collector)
+                prune(collector)
 
         storage = BusyStorage(inner, meanwhile)
         with _open(monkeypatch, storage, tmp_path / f"writer-{at}") as repo:
@@ -639,7 +713,7 @@ def test_a_backup_comes_between_any_two_calls_of_a_collector_and_commits_after_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
 ) -> None:
     """It has looked at collections for the last time before the packs were condemned that it relies on."""
-    monkeypatch.setattr(collection, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
     site.change(size=3000)
     site.bring_back()
     for at in range(1000):
@@ -688,7 +762,7 @@ def test_a_collector_runs_between_any_two_calls_of_another(
 
         def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
             with _open(monkeypatch, inner, tmp_path / f"other-{at}") as other:
-                _prune(other)
+                prune(other)
 
         storage = BusyStorage(inner, meanwhile)
         with _open(monkeypatch, storage, tmp_path / f"one-{at}") as repo:
@@ -697,9 +771,9 @@ def test_a_collector_runs_between_any_two_calls_of_another(
             repo.apply(proposal)
         with _open(monkeypatch, inner, tmp_path / f"one-{at}") as repo:
             site.all_restore(repo, tmp_path / f"out-{at}")
-            _prune(repo)  # each may have moved the same blocks
+            prune(repo)  # each may have moved the same blocks
             site.all_restore(repo, tmp_path / f"again-{at}")
-            assert len(_stored(inner, "packs")) <= 2
+            assert len(stored(inner, "packs")) <= 2
         if not storage.interrupted:
             return
     pytest.fail("it never ends")
@@ -719,7 +793,7 @@ def test_a_proposal_is_made_though_a_collection_deletes_what_it_reads(
         found = real(unlocked)
         calls.append(len(found))
         if len(calls) == 1:
-            assert not any(unlocked.storage.delete(_stored(unlocked.storage, "intents")).values())
+            assert not any(unlocked.storage.delete(stored(unlocked.storage, "intents")).values())
         return found
 
     monkeypatch.setattr(garbage, "list_intents", list_intents)
@@ -735,7 +809,7 @@ def test_a_restore_goes_on_whenever_a_collector_runs(
 
         def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
             with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
-                _prune(collector)
+                prune(collector)
 
         storage = BusyStorage(inner, meanwhile)
         with _open(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
@@ -759,7 +833,7 @@ def test_a_long_backup_pins_what_it_has_uploaded(
         (site.root / f"scan-{number}").write_bytes(os.urandom(1_500_000))
     with _open(monkeypatch, memory, tmp_path / "writer") as repo:
         snapshot = bytes.fromhex(site.back_up(repo))
-        names = [name for name in _stored(memory, "intents") if snapshot.hex() in name]
+        names = [name for name in stored(memory, "intents") if snapshot.hex() in name]
         pinned = [set(split(repo._unlocked.get(Kind.INTENT, name, Intent).record.packs, 32, "x")) for name in names]
     assert len(names) >= 3
     for fewer, more in pairwise(sorted(pinned, key=len)):
@@ -770,7 +844,7 @@ def test_a_collection_that_was_begun_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: pb.Repository, site: Site, time: Time
 ) -> None:
     """Also when there is nothing else to do."""
-    _forget_all_but(repo, 1, time)
+    forget_all_but(repo, 1, time)
     proposal = repo.propose_prune()
     real = LocalUpload.publish
 
@@ -783,10 +857,10 @@ def test_a_collection_that_was_begun_is_finished_by_the_next(
         patch.setattr(LocalUpload, "publish", publish)
         with pytest.raises(StorageFailed):
             repo.apply(proposal)
-    assert _stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
+    assert stored(repo._unlocked.storage, "collections") == ["collections/1/condemn"]
     site.all_restore(repo, tmp_path / "out")
     repo.apply(proposal)
-    assert "collections/1/done" in _stored(repo._unlocked.storage, "collections")
+    assert "collections/1/done" in stored(repo._unlocked.storage, "collections")
     site.all_restore(repo, tmp_path / "again")
 
 
@@ -811,3 +885,175 @@ def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest
     assert large.propose_prune().wish.sparse  # type: ignore[attr-defined]
     monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
     assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("read_data", [0.0, 1.0])
+def test_a_check_tells_nothing_as_lost_whenever_a_collector_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, read_data: float
+) -> None:
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
+                prune(collector)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
+            storage.interrupt(at)
+            report = repo.check(read_data=read_data)
+        assert report.state == "ok", (at, report.findings)
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_what_is_lost_is_told_though_a_collection_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        with monkeypatch.context() as patch:
+            patch.setattr("pharmabackup.verbs.prune.finish", _only_before(collection.finish))
+            with pytest.raises(StorageFailed):
+                prune(repo)
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(stored(memory, "packs")).values())
+        codes = {finding.code for finding in repo.check().findings}
+    assert {"pack-missing", "snapshot-damaged"} <= codes
+
+
+def test_while_collections_never_end_a_check_says_that_it_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    real, number = check.read_condemned, itertools.count()
+    monkeypatch.setattr(check, "read_condemned", lambda *a: dataclasses.replace(real(*a), highest=next(number)))
+    with _open(monkeypatch, memory, tmp_path / "state") as repo:
+        assert repo.check().state == "ok"
+        assert not any(memory.delete(stored(memory, "packs")).values())
+        found = [(item.code, item.severity) for item in repo.check(read_data=1.0).findings]
+        assert found == [("collection-under-way", "warning")]
+
+
+# ------------------------------------------------------------ restores that hold what they need
+
+
+def _come_back(repo: pb.Repository, site: Site, snapshot: pb.Snapshot, out: Path, **options: Any) -> None:
+    repo.restore(out, snapshots=[snapshot], **options)
+    assert {path.name: path.read_bytes() for path in (out / "documents").iterdir()} == site.states[snapshot.id]
+
+
+def test_a_restore_holds_what_it_needs_though_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, time: Time
+) -> None:
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    with _open(monkeypatch, memory, tmp_path / "reader") as repo:
+        first, freed = repo.snapshots()[-1], list[int]()
+        assert first.forgotten
+
+        def interrupt(event: pb.Event) -> None:
+            if event.kind == "dataset":
+                with _open(monkeypatch, memory, tmp_path / "collector") as collector:
+                    freed.append(prune(collector).bytes)
+
+        before = stored(memory, "")
+        _come_back(repo, site, first, tmp_path / "out", progress=interrupt)
+        with _open(monkeypatch, memory, tmp_path / "collector") as collector:
+            freed.append(prune(collector).bytes)  # and no longer than it needs it
+    assert len(freed) == 2 and freed[1] > 10_000
+    new = [name for name in stored(memory, "") if name not in before and not name.startswith("collections/")]
+    assert [name.partition("/")[0] for name in new if name.startswith(("intents/", "snapshots/"))] == ["snapshots"]
+
+
+def test_a_restore_whose_hold_is_taken_is_not_broken_whichever_call_a_collector_is_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    """Of a snapshot that is forgotten, and which the collector is about to delete."""
+    monkeypatch.setattr(garbage, "ABANDONED_NS", 1 << 62)  # the clock is far ahead here
+    real, holds = hold._pin, list[bool]()
+
+    def pin(*arguments: Any) -> bool:
+        holds.append(real(*arguments))
+        return holds[-1]
+
+    monkeypatch.setattr(hold, "_pin", pin)
+    for at in range(1000):
+        inner = _twin(memory)
+        reached, go = threading.Event(), threading.Event()
+        outcome: list[object] = []
+
+        def wait(event: pb.Event, reached: threading.Event = reached, go: threading.Event = go) -> None:
+            if event.kind == "dataset":
+                reached.set()
+                assert go.wait(PATIENCE_S)
+
+        def read(
+            inner: MemoryStorage = inner,
+            at: int = at,
+            reached: threading.Event = reached,
+            outcome: list[object] = outcome,
+            wait: Callable[[pb.Event], None] = wait,
+        ) -> None:
+            try:
+                with _open(monkeypatch, inner, tmp_path / f"reader-{at}") as reader:
+                    _come_back(reader, site, reader.snapshots()[-1], tmp_path / f"out-{at}", progress=wait)
+                outcome.append("whole")
+            except BaseException as error:  # noqa: BLE001
+                outcome.append(error)
+            reached.set()
+
+        thread = threading.Thread(target=read)
+
+        def meanwhile(thread: threading.Thread = thread, reached: threading.Event = reached) -> None:
+            thread.start()
+            assert reached.wait(PATIENCE_S)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"collector-{at}") as repo:
+            proposal = repo.propose_prune()
+            storage.interrupt(at)
+            try:
+                repo.apply(proposal)
+            except pb.Conflict as conflict:
+                assert conflict.kind == "proposal-stale"
+        go.set()
+        if not storage.interrupted:
+            break
+        thread.join()
+        assert len(holds) == at + 1
+        assert outcome == ["whole"] or not holds[at], (at, outcome)
+    assert not storage.interrupted
+    assert holds[0] and not holds[-1]  # soon enough, and too late
+
+
+@pytest.mark.parametrize("what", ["full", "read-only", "nobody may sign"])
+def test_a_restore_that_cannot_hold_anything_goes_on(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "nobody may sign":
+        monkeypatch.setattr(repo._unlocked, "keyring", replace(repo._unlocked.keyring, signing=None, role="restorer"))
+    else:
+        error = StorageFailed("No.", kind="full" if what == "full" else "storage-denied", location="here")
+        monkeypatch.setattr(LocalStorage, "upload", lambda _: _raise(error))
+    before = stored(repo._unlocked.storage, "")
+    _come_back(repo, site, repo.snapshot(), tmp_path / "out")
+    assert stored(repo._unlocked.storage, "") == before
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def test_a_restorers_hold_is_given_up_by_a_collector(
+    tmp_path: Path, large: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = large._unlocked.storage
+    with monkeypatch.context() as patch:
+        patch.setattr(large._unlocked, "keyring", replace(large._unlocked.keyring, role="restorer"))
+        _come_back(large, site, large.snapshot(), tmp_path / "out")
+    before = stored(storage, "packs")
+    time.ahead = 0
+    assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
+    time.ahead = 15 * DAY_NS
+    assert prune(large).bytes > 0
+    assert stored(storage, "packs") != before
+    assert prune(large).bytes == 0

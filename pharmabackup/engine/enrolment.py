@@ -1,0 +1,137 @@
+"""Changing who may do what: a new roster, signed by an owner, after the keyrings that it speaks of.
+
+In this order a crash leaves keys that nobody uses yet, and never a key that is used and that no keyring holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from zlib import crc32
+
+from msgspec.structs import replace
+
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.crypto import hashing
+from pharmabackup.crypto.recipients import PrivateKey
+from pharmabackup.crypto.signatures import SigningKey
+from pharmabackup.engine.keyrings import Stretched, keyring_numbers, read_sealed, seal_keyring
+from pharmabackup.engine.roster import roster_message
+from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.errors import Conflict, Unsupported
+from pharmabackup.format import keys, wire
+from pharmabackup.format.keys import Keyring, Roster, SignedRoster, Slot
+from pharmabackup.format.wire import Kind
+
+ATTEMPTS = 3  # when other owners are faster
+
+
+def permit_owner(unlocked: Unlocked) -> None:
+    """NotPermitted, Unsupported."""
+    if unlocked.keyring.role != "owner":
+        raise unlocked.not_permitted("change who may do what")
+    if not unlocked.record.capabilities.get("exclusive-create", False):
+        raise Unsupported(
+            "This storage cannot create an object exclusively, so that two owners could change the list at once.",
+            kind="capability",
+            remedy="Copy the repository to a storage that can.",
+        )
+
+
+def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> None:
+    """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed."""
+    signing = unlocked.keyring.signing
+    assert signing is not None
+    for left in reversed(range(ATTEMPTS)):
+        unlocked.renew()
+        before = unlocked.roster
+        after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
+        content, slot = wire.encode(after), unlocked.keyring.slot
+        message = roster_message(unlocked.repository, after.number, slot, unlocked.roster_hash, content)
+        signed = SignedRoster(content, slot, SigningKey(signing).sign(message))
+        stored, name = wire.header(Kind.ROSTER) + wire.encode(signed), ids.roster_name(after.number)
+        try:
+            unlocked.storage.put_new(name, stored)
+        except Conflict:
+            if unlocked.storage.get(name, limit=keys.ROSTER_MAX + 4096) != stored:  # not only the answer was lost
+                if not left:
+                    raise
+                continue
+        read_back(unlocked.storage, name, len(stored), crc32(stored))
+        unlocked.renew()
+        return
+
+
+def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, recipient: bytes) -> None:
+    """Give a slot one more keyring. Conflict, StorageFailed."""
+    slot = keyring.slot.hex()
+    for left in reversed(range(ATTEMPTS)):
+        number = max(keyring_numbers(unlocked.storage).get(slot, []), default=-1) + 1
+        stored, name = seal_keyring(keyring, number, setting, recipient), ids.keyring_name(keyring.slot, number)
+        try:
+            unlocked.storage.put_new(name, stored)
+        except Conflict:
+            if unlocked.storage.get(name, limit=keys.KEYRING_MAX + 4096) != stored:
+                if not left:
+                    raise
+                continue
+        read_back(unlocked.storage, name, len(stored), crc32(stored))
+        return
+
+
+def new_owner(unlocked: Unlocked, name: str, stretched: Stretched) -> tuple[Slot, Keyring]:
+    """A slot with all keys that this one holds, and a signing key of its own. Writes nothing."""
+    signing = SigningKey.generate()
+    recipient = stretched.private.public.raw
+    slot = Slot(ids.new_id(), name, "owner", None, "passphrase", signing.public, recipient, now_ns(), None)
+    return slot, replace(unlocked.keyring, slot=slot.id, signing=signing.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class NextGeneration:
+    """New keys for what will be written: not used before a roster says so."""
+
+    catalogue: bytes
+    reader: PrivateKey
+
+    @classmethod
+    def make(cls) -> NextGeneration:
+        return cls(os.urandom(32), PrivateKey.generate())
+
+    def public(self, number: int) -> keys.Generation:
+        return keys.Generation(number, hashing.key_id(self.catalogue), self.reader.public.raw)
+
+    def keyring(self, unlocked: Unlocked, slot: Slot, number: int) -> Keyring:
+        """What a slot gets besides what it holds: no more than its role may have."""
+        readers = (keys.ReaderKey(number, self.reader.raw),) if slot.role in ("restorer", "owner") else ()
+        return Keyring(
+            repository=unlocked.repository,
+            slot=slot.id,
+            role=slot.role,
+            signing=None,
+            naming=(),
+            catalogue=(keys.CatalogueKey(number, self.catalogue),),
+            block_names=unlocked.keyring.block_names,
+            readers=readers,
+        )
+
+
+def way_to(unlocked: Unlocked, slot: Slot) -> tuple[keys.Argon2id, bytes]:
+    """How to seal a keyring to a slot without knowing its passphrase. Conflict where that cannot be.
+
+    The roster says whom to seal to, since an owner signed it; a keyring that is sealed to the same says how the
+    passphrase is stretched. Nobody is sealed to on the word of a keyring alone, which is not signed.
+    """
+    if slot.recipient is not None:
+        recipient = hashing.key_id(slot.recipient)
+        for number in keyring_numbers(unlocked.storage).get(slot.id.hex(), []):
+            sealed = read_sealed(unlocked.storage, slot.id.hex(), number)
+            if sealed.key_id == recipient and sealed.argon2id is not None:
+                return sealed.argon2id, slot.recipient
+    raise Conflict(
+        f"The slot {slot.name!r} cannot be given new keys: a change of its passphrase was not finished.",
+        kind="slot-left-out",
+        remedy="Open with that passphrase and change it, then do this again.",
+    )

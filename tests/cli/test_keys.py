@@ -1,0 +1,47 @@
+"""slots, enrol, passphrase, rotate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Call = Callable[..., Any]
+SECOND = "a second passphrase of the tests"
+
+
+@pytest.fixture
+def second(place: Any, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("backup", *place.sources()).code == 0
+    place.environment["SECOND"] = SECOND
+    monkeypatch.setenv("SECOND", SECOND)
+
+
+def test_one_more_passphrase(call: Call, second: None) -> None:
+    assert call("--credential", "env:SECOND", "snapshots").code == 77
+    done = call("enrol", "owner", "Jaya Patel", "--new", "env:SECOND")
+    assert done.code == 0 and "Jaya Patel can open" in done.out
+    assert call("--credential", "env:SECOND", "snapshots").code == 0
+    assert [slot["name"] for slot in call("slots", "--json").json["slots"]] == ["owner", "Jaya Patel"]
+    assert "this one" in call("slots").out
+    assert call("enrol", "owner", "Jaya Patel", "--new", "env:SECOND").code == 73
+
+
+def test_another_passphrase(call: Call, second: None) -> None:
+    done = call("passphrase", "--new", "env:SECOND")
+    assert done.code == 0 and "run rotate too" in done.out
+    assert call("snapshots").code == 77
+    assert call("--credential", "env:SECOND", "snapshots").code == 0
+
+
+def test_new_keys(place: Any, call: Call, second: None) -> None:
+    assert call("rotate").code == 64
+    assert call("rotate", "--reason", "a laptop was lost", "--json").json == {"slot": "owner"}
+    assert call("backup", *place.sources()).code == 0
+    assert call("check", "--read-data", "100%").code == 0
+
+
+def test_nobody_is_asked_without_a_terminal(call: Call, second: None) -> None:
+    refused = call("passphrase")
+    assert refused.code == 77 and "nobody at a terminal" in refused.err

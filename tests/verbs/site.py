@@ -1,0 +1,83 @@
+"""A folder that changes from day to day, its repository, and a storage's clock that can be moved on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup import clock
+from pharmabackup.engine import collection
+from pharmabackup.storage.base import Storage
+
+DAY_NS = 86400 * 10**9
+
+
+class Time:
+    """The storage's clock for collectors, and this machine's for those that only look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0
+        real_now, real_storage = clock.now_ns, collection.storage_now
+        for module in ("engine.history", "verbs.standing"):
+            monkeypatch.setattr(f"pharmabackup.{module}.now_ns", lambda: real_now() + self.ahead)
+        monkeypatch.setattr(
+            "pharmabackup.verbs.prune.storage_now", lambda unlocked: real_storage(unlocked) + self.ahead
+        )
+
+
+class Site:
+    """A folder that changes from day to day, and what it was like at each snapshot."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.states: dict[str, dict[str, bytes]] = {}
+        self._day = 0
+
+    def change(self, *, size: int = 30_000) -> None:
+        """Most stays, one file is new, one that was new is gone, one is written anew."""
+        if self._day == 0:
+            for name in "abc":
+                (self.root / name).write_bytes(os.urandom(size))
+        (self.root / f"day-{self._day}").write_bytes(os.urandom(size))
+        (self.root / f"day-{self._day - 2}").unlink(missing_ok=True)
+        (self.root / "abc"[self._day % 3]).write_bytes(os.urandom(size))
+        self._day += 1
+
+    def bring_back(self) -> None:
+        """What only the first snapshot held, which is forgotten: a writer finds it in what is about to go."""
+        first = next(iter(self.states.values()))
+        (self.root / "again").write_bytes(first["day-0"])
+
+    def back_up(self, repo: pb.Repository) -> str:
+        report = repo.backup([pb.Files(self.root)])
+        snapshot = report.datasets[self.root.name].snapshot
+        assert snapshot is not None
+        self.states[snapshot.id] = {path.name: path.read_bytes() for path in self.root.iterdir()}
+        return snapshot.id
+
+    def all_restore(self, repo: pb.Repository, out: Path) -> None:
+        """Every snapshot that is not forgotten comes back byte for byte, and nothing is wrong."""
+        for snapshot in repo.snapshots():
+            if not snapshot.forgotten:
+                repo.restore(out / snapshot.id, snapshots=[snapshot])
+                found = {path.name: path.read_bytes() for path in (out / snapshot.id / self.root.name).iterdir()}
+                assert found == self.states[snapshot.id]
+        findings = {finding.code for finding in repo.check(read_data=1.0).findings}
+        assert findings <= {"pack-unindexed", "collection-unfinished", "index-stale"}, findings
+
+
+def forget_all_but(repo: pb.Repository, last: int, time: Time) -> None:
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=last)}))
+    time.ahead += 15 * DAY_NS
+
+
+def prune(repo: pb.Repository) -> pb.Report:
+    return repo.apply(repo.propose_prune())
+
+
+def stored(storage: Storage, prefix: str) -> list[str]:
+    return sorted(info.name for info in storage.list(prefix))

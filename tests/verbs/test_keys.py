@@ -1,0 +1,324 @@
+"""Passphrases that are added and changed, and keys that are replaced: interrupted anywhere, nobody is locked out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.crypto import hashing
+from pharmabackup.engine import enrolment, opening
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.keyrings import keyring_numbers
+from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.site import Site, stored
+
+FIRST = pb.Passphrase("correct horse battery staple")
+SECOND = pb.Passphrase("quite another passphrase")
+THIRD = pb.Passphrase("yet another passphrase")
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "documents")
+
+
+@pytest.fixture
+def repo(make_repo: MakeRepo, site: Site) -> pb.Repository:
+    made = make_repo()
+    site.change()
+    site.back_up(made)
+    return made
+
+
+def _opens(place: Path, *passphrases: pb.Passphrase) -> None:
+    for passphrase in passphrases:
+        with pb.Repository.open(place, passphrase) as repo:
+            repo.snapshot().glob()
+
+
+def _refused(place: Path, passphrase: pb.Passphrase) -> None:
+    with pytest.raises(pb.WrongCredential):
+        pb.Repository.open(place, passphrase)
+
+
+def test_one_more_passphrase(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    place = tmp_path / "repository-0"
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    assert [slot.name for slot in repo.slots()] == ["owner", "Jaya Patel"]
+    with pb.Repository.open(place, SECOND) as other:
+        assert (other.slot, other.role, other.id) == ("Jaya Patel", "owner", repo.id)
+        site.change()
+        site.back_up(other)
+        site.all_restore(other, tmp_path / "out")
+        other.enrol("owner", THIRD, name="locum")
+    _opens(place, FIRST, SECOND, THIRD)
+    site.all_restore(repo, tmp_path / "again")  # which was open all the time
+
+
+def test_names_and_passphrases_are_checked(repo: pb.Repository) -> None:
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    before = stored(repo._unlocked.storage, "keys")
+    with pytest.raises(pb.Conflict) as caught:
+        repo.enrol("owner", THIRD, name="Jaya Patel")
+    assert caught.value.kind == "name-taken"
+    for name in ("", " x", "x" * 201):
+        with pytest.raises(pb.InvalidInput):
+            repo.enrol("owner", THIRD, name=name)
+    with pytest.raises(pb.InvalidInput):
+        repo.enrol("owner", pb.Passphrase("short"), name="x")
+    with pytest.raises(pb.InvalidInput):
+        repo.change_passphrase(pb.Passphrase("short"))
+    with pytest.raises(pb.Unsupported):
+        repo.enrol("device", THIRD, name="till-1")
+    with pytest.raises(pb.InvalidInput):
+        repo.rotate(reason=" ")
+    assert stored(repo._unlocked.storage, "keys") == before
+
+
+def test_a_changed_passphrase_opens_and_the_old_one_does_not(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    place = tmp_path / "repository-0"
+    repo.change_passphrase(SECOND)
+    _opens(place, SECOND)
+    _refused(place, FIRST)
+    repo.change_passphrase(THIRD)
+    _opens(place, THIRD)
+    _refused(place, SECOND)
+    site.change()
+    site.back_up(repo)
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_new_keys_for_what_comes(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    place = tmp_path / "repository-0"
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    old = pb.Repository.open(place, SECOND)  # stays open, and does not hear of it
+    before = _readers(repo)
+    repo.rotate(reason="a laptop was lost")
+    site.change()
+    site.back_up(repo)
+    after = _readers(repo)
+    assert len(before) == 1 and len(after) == 2
+    assert {hashing.key_id(generation.reader) for generation in repo._unlocked.roster.generations} == after
+    site.all_restore(old, tmp_path / "old")  # learns the new keys when it meets them
+    site.change()
+    site.back_up(old)
+    for passphrase in (FIRST, SECOND):
+        with pb.Repository.open(place, passphrase, state_dir=tmp_path / "fresh") as again:
+            site.all_restore(again, tmp_path / f"out-{again.slot}")
+    audited = stored(repo._unlocked.storage, "audit")
+    assert len(audited) == 2
+
+
+def _readers(repo: pb.Repository) -> set[bytes]:
+    """Key ids of the public keys that transactions' keys are sealed to."""
+    index = Index(repo._unlocked, chunks=False)
+    index.load()
+    return {wrap.recipient for wrapped in index.blocks.keys for wrap in wrapped.wraps}
+
+
+def test_new_keys_after_another_passphrase_and_the_other_way_round(
+    tmp_path: Path, repo: pb.Repository, site: Site
+) -> None:
+    place = tmp_path / "repository-0"
+    repo.enrol("owner", THIRD, name="Jaya Patel")
+    repo.rotate(reason="one")
+    repo.change_passphrase(SECOND)
+    repo.rotate(reason="two")
+    site.change()
+    site.back_up(repo)
+    for passphrase in (SECOND, THIRD):
+        with pb.Repository.open(place, passphrase) as again:
+            assert len(again._unlocked.keyring.catalogue) == len(again._unlocked.keyring.readers) == 3
+            site.all_restore(again, tmp_path / f"out-{again.slot}")
+    _refused(place, FIRST)
+
+
+def test_keys_go_to_replicas(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    there = pb.Repository.create(tmp_path / "there", FIRST, replica_of=repo)
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    repo.rotate(reason="a laptop was lost")
+    site.change()
+    site.back_up(repo)
+    repo.copy(there)
+    site.all_restore(there, tmp_path / "out")
+    with pb.Repository.open(tmp_path / "there", SECOND) as other:
+        site.all_restore(other, tmp_path / "again")
+
+
+def test_who_has_the_old_keyring_alone_is_told(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its passphrase was changed by another process, and the keys after that."""
+    with pb.Repository.open(tmp_path / "repository-0", FIRST) as other:
+        other.change_passphrase(SECOND)
+        other.rotate(reason="a laptop was lost")
+        site.change()
+        site.back_up(other)
+    with pytest.raises(pb.WrongCredential, match="Open it again"):
+        repo.snapshots()
+
+
+class Place:
+    """A repository in memory with two passphrases, to be copied for each try."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+        self.storage = MemoryStorage("base")
+        self._monkeypatch = monkeypatch
+        self._tmp_path = tmp_path
+        self._number = 0
+        self.use(self.storage)
+        with pb.Repository.create("memory://x", FIRST) as repo:
+            repo.enrol("owner", THIRD, name="Jaya Patel")
+            site.change(size=3000)
+            site.back_up(repo)
+
+    def use(self, storage: object) -> None:
+        self._monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+
+    def twin(self) -> MemoryStorage:
+        twin = MemoryStorage("twin")
+        for info in self.storage.list(""):
+            twin.put_new(info.name, self.storage.get(info.name, limit=1 << 30))
+        return twin
+
+    def open(self, storage: object, passphrase: pb.Passphrase) -> pb.Repository:
+        self.use(storage)
+        self._number += 1
+        return pb.Repository.open("memory://x", passphrase, state_dir=self._tmp_path / f"state-{self._number}")
+
+    def all_is_well(self, storage: MemoryStorage, site: Site, *passphrases: pb.Passphrase) -> int:
+        """How many of these open; each that does reads everything, writes, and can do all again."""
+        opened = 0
+        for passphrase in passphrases:
+            try:
+                repo = self.open(storage, passphrase)
+            except pb.WrongCredential:
+                continue
+            with repo:
+                opened += 1
+                site.back_up(repo)
+                assert repo.check().state == "ok"
+                for snapshot in repo.snapshots():
+                    assert snapshot.open("a").read() == site.states[snapshot.id]["a"]
+        return opened
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site) -> Place:
+    return Place(tmp_path, monkeypatch, site)
+
+
+ACTS: dict[str, Callable[[pb.Repository], None]] = {
+    "enrol": lambda repo: repo.enrol("owner", SECOND, name="new"),
+    "change": lambda repo: repo.change_passphrase(SECOND),
+    "rotate": lambda repo: repo.rotate(reason="a laptop was lost"),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("act", ACTS)
+def test_it_dies_at_any_call(place: Place, site: Site, act: str, after: bool) -> None:
+    for dies_at in range(1000):
+        inner = place.twin()
+        storage = DyingStorage(inner)
+        with place.open(storage, FIRST) as repo:
+            storage.arm(dies_at, after=after)
+            try:
+                ACTS[act](repo)
+                died = False
+            except Dead:
+                died = True
+        assert place.all_is_well(inner, site, THIRD) == 1
+        opened = place.all_is_well(inner, site, FIRST, SECOND)
+        assert opened >= 1 if act != "change" else opened == 1
+        with place.open(inner, THIRD) as repo:
+            try:
+                repo.rotate(reason="again")
+            except pb.Conflict as conflict:  # until the passphrase that was being changed is
+                assert (act, conflict.kind) == ("change", "slot-left-out")
+                with place.open(inner, FIRST) as own:
+                    own.change_passphrase(SECOND)
+                repo.rotate(reason="again")
+        place.all_is_well(inner, site, FIRST, SECOND, THIRD)
+        if not died:
+            return
+    pytest.fail("it never ends")
+
+
+@pytest.mark.parametrize("other", ACTS)
+@pytest.mark.parametrize("act", ACTS)
+def test_another_owner_does_something_between_any_two_calls(place: Place, site: Site, act: str, other: str) -> None:
+    others: dict[str, Callable[[pb.Repository], None]] = {
+        "enrol": lambda repo: repo.enrol("owner", pb.Passphrase("a fourth passphrase"), name="fourth"),
+        "change": lambda repo: repo.change_passphrase(pb.Passphrase("a fourth passphrase")),
+        "rotate": lambda repo: repo.rotate(reason="too"),
+    }
+    for at in range(1000):
+        inner = place.twin()
+
+        def meanwhile(inner: MemoryStorage = inner) -> None:
+            with place.open(inner, THIRD) as repo:
+                try:
+                    others[other](repo)
+                except pb.Conflict as conflict:
+                    assert conflict.kind in ("slot-left-out", "already-running")
+
+        storage = BusyStorage(inner, meanwhile)
+        with place.open(storage, FIRST) as repo:
+            storage.interrupt(at)
+            try:
+                ACTS[act](repo)
+            except pb.Conflict as conflict:
+                assert conflict.kind in ("slot-left-out", "already-running")
+        assert place.all_is_well(inner, site, THIRD, pb.Passphrase("a fourth passphrase")) >= 1
+        assert place.all_is_well(inner, site, FIRST, SECOND) >= 1
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
+
+
+def test_nobody_is_sealed_to_on_the_word_of_a_keyring(place: Place, site: Site) -> None:
+    """Who may write to storage could put a keyring of his own there: the owner goes by the signed list."""
+    storage = place.twin()
+    with place.open(storage, FIRST) as repo:
+        unlocked = repo._unlocked
+        slot = next(slot for slot in unlocked.roster.slots if slot.name == "Jaya Patel")
+        mine = enrolment.NextGeneration.make()
+        keyring = mine.keyring(unlocked, slot, 0)
+        setting, _ = enrolment.way_to(unlocked, slot)
+        enrolment.put_keyring(unlocked, keyring, setting, mine.reader.public.raw)
+        repo.rotate(reason="a laptop was lost")
+        names = [name for name in stored(storage, "keys") if slot.id.hex() in name]
+        assert len(names) == len(keyring_numbers(storage)[slot.id.hex()]) == 3
+    assert place.all_is_well(storage, site, THIRD) == 1
+
+
+def test_two_owners_rotate_at_once(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    kinds: list[str] = []
+
+    def run(passphrase: pb.Passphrase) -> None:
+        with pb.Repository.open(tmp_path / "repository-0", passphrase, state_dir=tmp_path / "x") as one:
+            try:
+                one.rotate(reason="at once")
+                kinds.append("done")
+            except pb.Conflict as conflict:
+                kinds.append(conflict.kind)
+
+    threads = [threading.Thread(target=run, args=(passphrase,)) for passphrase in (FIRST, SECOND)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "done" in kinds and set(kinds) <= {"done", "already-running"}
+    for passphrase in (FIRST, SECOND):
+        with pb.Repository.open(tmp_path / "repository-0", passphrase) as again:
+            site.change()
+            site.back_up(again)
+            site.all_restore(again, tmp_path / f"out-{again.slot}")
