@@ -25,6 +25,14 @@ class Condemned:
     highest: int
 
 
+def parse_name(name: str) -> tuple[int, str]:
+    """The collection's number, and which of its records. Damaged."""
+    pieces = name.split("/")
+    if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
+        raise malformed("collection", f"{name} is no name of a collection's record")
+    return int(pieces[1]), pieces[2]
+
+
 class BurntNames:
     """Packs that a collection ever came to delete: since a late delete may come, their names are never used again."""
 
@@ -45,10 +53,8 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     """Read collections/: all that are unfinished, or all from number `since`. Damaged, StorageFailed."""
     parts: dict[int, set[str]] = {}
     for info in unlocked.storage.list("collections"):
-        pieces = info.name.split("/")
-        if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
-            raise malformed("collection", f"{info.name} is no name of a collection's record")
-        parts.setdefault(int(pieces[1]), set()).add(pieces[2])
+        number, part = parse_name(info.name)
+        parts.setdefault(number, set()).add(part)
     highest = max(parts, default=0)
     if highest != len(parts):
         raise malformed("collection", "the records of one are missing")

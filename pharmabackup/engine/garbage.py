@@ -22,8 +22,8 @@ from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
 
-YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
 ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
+YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
 Look = Callable[[], None]
 READ_SIZE = 4 << 20
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
@@ -92,13 +92,15 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
 
 def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
     """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
-    found: set[bytes] = set()
-    for name in intents.names:
-        record = unlocked.get(Kind.INTENT, name, Intent).record
-        if ids.intent_name(record.transaction, record.number) != name:
-            raise malformed("intent", f"{name} is not its name")
-        found.update(split(record.packs, 32, "intent"))
-    return found
+    return {pack for name in intents.names for pack in pinned_in(unlocked, name)}
+
+
+def pinned_in(unlocked: Unlocked, name: str) -> list[bytes]:
+    """The packs of one intent. NotFound, Damaged, StorageFailed."""
+    record = unlocked.get(Kind.INTENT, name, Intent).record
+    if ids.intent_name(record.transaction, record.number) != name:
+        raise malformed("intent", f"{name} is not its name")
+    return split(record.packs, 32, "intent")
 
 
 def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozenset[bytes] | None = None) -> Garbage:

@@ -12,7 +12,6 @@ import struct
 import time
 from collections import deque
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
 
@@ -33,7 +32,7 @@ from pharmabackup.engine.rowfile import (
     split_rows,
     write_run,
 )
-from pharmabackup.engine.unlocked import Statement, Unlocked, read_back
+from pharmabackup.engine.unlocked import Statement, Unlocked, create
 from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
@@ -384,6 +383,5 @@ def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:
     """Publish what packs hold; the segment's digest. StorageFailed."""
     data = unlocked.seal(Kind.INDEX, "index/", Segment(tuple(entries)))
     digest = hashlib.sha256(data).digest()
-    unlocked.storage.put_new(ids.index_name(digest), data)
-    read_back(unlocked.storage, ids.index_name(digest), len(data), crc32(data))
+    create(unlocked.storage, ids.index_name(digest), data)
     return digest

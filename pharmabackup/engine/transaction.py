@@ -6,7 +6,6 @@ relies on before `collections/` is read for the last time, and one create-exclus
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, rea
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import RECORD_MAX, Carry, Fate, Intent, Snapshot
-from pharmabackup.format.wire import Kind, is_kind
+from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
 SURVEYS = 3  # while collections go on
@@ -128,10 +127,7 @@ class Attempt:
         name, kind = ids.fate_name(self.id), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
         try:
             return self._unlocked.put(kind, name, record)[1]
-        except Conflict:
-            stored = self._unlocked.storage.get(name, limit=RECORD_MAX)
-            if is_kind(stored, kind) and self._unlocked.open(kind, name, stored, type(record)).record == record:
-                return hashlib.sha256(stored).digest()  # the storage had created it, and only its answer was lost
+        except Conflict:  # it was aborted
             raise Overtaken from None
 
 

@@ -230,6 +230,7 @@ class _Run:
         unlocked, reporter, source = self._unlocked, self._reporter, cut.source
         transaction = Transaction(unlocked, self._ground)
         sink: DatasetSink | None = None
+        remembered: Remembered | None = None
         try:
             remembered = self._remembered(source.name)
             sink = DatasetSink(unlocked, transaction, source.name, remembered, reporter.step)
@@ -268,9 +269,10 @@ class _Run:
                 sink.cache.discard()
             transaction.abandon()
             raise
+        finally:
+            if remembered is not None:
+                remembered.close()
         transaction.close()
-        if remembered is not None:
-            remembered.close()
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
         self._sequence += 1
