@@ -139,7 +139,7 @@ class _Checker:
         try:
             return read_condemned(self._unlocked, since)
         except Damaged:
-            return Condemned(frozenset(), 1, unfinished=True, highest=0)
+            return Condemned(frozenset(), frozenset(), 1, unfinished=True, highest=0)
 
     def _snapshots(self) -> Iterator[Committed]:
         forgotten = self._history.forgotten()
