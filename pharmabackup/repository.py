@@ -275,7 +275,7 @@ class Repository:
         `replicas`: the same repository elsewhere. `sources`: what may still have lost data, as it is backed up.
         InvalidInput, NotPermitted, Damaged, SourceFailed, StorageFailed.
         """
-        from pharmabackup.verbs.repair import propose_repair
+        from pharmabackup.verbs.repair_proposal import propose_repair
 
         others = [replica._unlocked for replica in replicas]
         return propose_repair(self._unlocked, others, sources, shower=self._shower)

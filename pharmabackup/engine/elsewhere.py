@@ -8,45 +8,46 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from pharmabackup import ids
-from pharmabackup.engine.history import History
+from pharmabackup.engine.carrying import stored_record
+from pharmabackup.engine.history import History, load_history
 from pharmabackup.engine.keyrings import KEYRING, numbered, read_sealed
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.keys import KEYRING_MAX, ROSTER_MAX
-from pharmabackup.format.transaction import RECORD_MAX, Fate, Mark
+from pharmabackup.format.transaction import Fate, Mark
 from pharmabackup.format.wire import Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A fate or mark that is damaged or not here, and whole in a replica: its name and its bytes there."""
+    """A fate or mark that is damaged or not here, and whole in a replica."""
 
     name: str
     location: str
-    data: bytes
     known: bool  # it was here: it is damaged, this machine has seen it, or another snapshot names it
 
 
 def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[Unlocked]) -> list[Elsewhere]:
     """Fates and marks that can be taken from a replica: judged by the keys and the roster that are known here.
 
-    Whoever carries them here begins with this list. StorageFailed.
+    StorageFailed.
     """
-    here = {info.name for folder in ("snapshots", "marks") for info in unlocked.storage.list(folder)}
+    here = {ids.fate_name(who) for who in {*history.committed, *history.aborted}}
+    here |= {ids.mark_name(said.id) for said in history.said}
     known = {name for name in {*history.damaged, *history.vanished} if name.startswith(("snapshots/", "marks/"))}
     found: dict[str, Elsewhere] = {}
     for replica in replicas:
-        for folder in ("snapshots", "marks"):
-            for info in replica.storage.list(folder):
-                if info.name in found or (info.name in here and info.name not in history.damaged):
-                    continue
-                with suppress(Damaged, NotFound):
-                    data = replica.storage.get(info.name, limit=RECORD_MAX)
-                    if folder == "snapshots":
-                        unlocked.open(Kind.FATE, info.name, data, Fate)
-                    else:
-                        unlocked.open(Kind.MARK, info.name, data, Mark)
-                    found[info.name] = Elsewhere(info.name, replica.storage.location, data, info.name in known)
+        there = load_history(replica)
+        names = {ids.fate_name(who) for who in there.committed if who not in there.absent}
+        names |= {ids.mark_name(said.id) for said in there.said if said.mark.kind != "verified"}
+        for name in names - here - set(found):
+            with suppress(Damaged, NotFound):
+                data = stored_record(replica, there, name)
+                if name.startswith("snapshots/"):
+                    unlocked.open(Kind.FATE, name, data, Fate)
+                else:
+                    unlocked.open(Kind.MARK, name, data, Mark)
+                found[name] = Elsewhere(name, replica.storage.location, name in known)
     return [found[name] for name in sorted(found)]
 
 

@@ -408,17 +408,31 @@ def test_a_storage_that_cannot_create_exclusively(ward: Ward, monkeypatch: pytes
     assert ward.whole() == set(ward.states)
 
 
-def test_records_that_a_replica_has(ward: Ward, replica: pb.Repository) -> None:
-    """They are told; and while they are damaged here no pack is let go."""
-    fate = ward.names("snapshots")[0]
-    ward.flip(fate, 100)
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_records_that_a_replica_has(ward: Ward, replica: pb.Repository, how: str) -> None:
+    """They are brought first: while they are damaged no pack is let go, since one of them might be a hold."""
+    ward.repo.hold(ward.repo.snapshots()[-1], reason="incident 7")
+    ward.repo.copy(replica)
+    fate, mark = ward.names("snapshots")[0], ward.names("marks")[0]
+    assert ward.repo.check().state == "ok"  # this machine has seen them
+    for name in (fate, mark):
+        if how == "gone":
+            ward.lose(name)
+        else:
+            ward.flip(name, 100)
     name = ward.pack_of(Kind.DATA_BLOCK)
     ward.flip(name, ward.regions(name)["filler"])
-    proposal = ward.mend(replicas=[replica])
-    codes = {finding.code: finding.subject for finding in proposal.findings}
-    assert codes["record-elsewhere"] == fate and "repair-held-back" in codes
+    alone = ward.repo.propose_repair()
+    assert "repair-held-back" in {finding.code for finding in alone.findings}
+    first = ward.mend(replicas=[replica])
+    assert "2 records are taken from a replica" in str(first)
     assert name in ward.names("packs")
-    assert ward.whole() == set(ward.states) - {fate.rpartition("/")[2]}
+    assert ward.repo.snapshots()[-1].held == "incident 7"
+    ward.mend(replicas=[replica])
+    assert name not in ward.names("packs")
+    assert ward.repo.check(read_data=1.0).findings == ()
+    assert ward.whole() == set(ward.states)
+    assert not ward.repo.propose_repair(replicas=[replica]).steps
 
 
 def test_a_keyring_that_a_replica_has(ward: Ward, replica: pb.Repository) -> None:
