@@ -1,6 +1,6 @@
 """One verb of pharmabackup as a whole process, over the public API: import and opening the repository included.
 
-    python driver.py create|backup|restore|check|snapshots|prune|days URL [ARGUMENT ...]
+    python driver.py create|backup|restore|restore-dataset|check|snapshots|prune|days|many URL [ARGUMENT ...]
 
 The passphrase comes from PHARMABACKUP_PASSPHRASE, the folder for caches from PHARMABACKUP_STATE. A backup takes a
 path that ends in .db as a live SQLite database and every other path as a tree of files. Days are counted by backups:
@@ -9,6 +9,7 @@ the first was of day 1.
 
 import os
 import sys
+from pathlib import Path
 
 import pharmabackup as pb
 
@@ -27,6 +28,13 @@ def main(verb: str, url: str, *arguments: str) -> None:
             target, *days = arguments
             chosen = by_day(repository)[int(days[0])] if days else []
             print(repository.restore(target, snapshots=chosen))
+        elif verb == "restore-dataset":
+            target, dataset = arguments
+            print(repository.restore(target, snapshots=[repository.snapshot(dataset)]))
+        elif verb == "many":
+            for number in range(int(arguments[1])):
+                change(Path(arguments[0]), number)
+                repository.backup([source_of(arguments[0])])
         elif verb == "snapshots":
             print(*repository.snapshots(), sep="\n")
         elif verb == "check":
@@ -45,6 +53,13 @@ def main(verb: str, url: str, *arguments: str) -> None:
 
 def source_of(path: str) -> pb.Source:
     return pb.SQLite(path) if path.endswith(".db") else pb.Files(path)
+
+
+def change(folder: Path, number: int) -> None:
+    """Write one of the first half of the files anew."""
+    files = sorted(folder.iterdir())
+    path = files[number % (len(files) // 2)]
+    path.write_bytes(os.urandom(path.stat().st_size))
 
 
 def by_day(repository: pb.Repository) -> dict[int, list[pb.Snapshot]]:

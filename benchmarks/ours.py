@@ -37,6 +37,16 @@ class Ours(Tool):
     def restore(self, target: Path, day: int | None = None) -> Run:
         return self._verb("restore", target, *([day] if day else []))
 
+    def restore_database(self, target: Path) -> Run:
+        """The newest of the pharmacy's database alone."""
+        return self._verb("restore-dataset", target, "pmr")
+
+    def many_backups(self, folder: Path, count: int) -> Run:
+        return self._verb("many", folder, count)
+
+    def snapshots(self) -> Run:
+        return self._verb("snapshots")
+
     def check_all_data(self) -> Run:
         return self._verb("check", 1.0)
 

@@ -113,9 +113,9 @@ def prune(lab: Lab, years: Years) -> None:
                 before = tool.size()
                 lab.measure("prune", tool, partial(tool.prune, years.keep))
                 freed = before - tool.size()
-                lab.note("pruned", tool.name, "bytes", tool.size())
-                lab.note("freed", tool.name, "bytes", freed)
-                lab.note("freed", tool.name, "share", freed / before)
+                lab.note("prune-left", tool.name, "bytes", tool.size())
+                lab.note("prune-freed", tool.name, "freed", freed)
+                lab.note("prune-share", tool.name, "share", freed / before)
                 if number == 0:
                     _prove(lab, years, tool)
 
@@ -128,6 +128,21 @@ def _prove(lab: Lab, years: Years, tool: Tool) -> None:
     newest = years.pharmacy.source
     lab.restore_and_compare("", tool, newest)
     lab.restore_and_compare("", tool, Source(years.folder / "oldest", newest.items), min(years.keep))
+
+
+def condition(years: Years) -> str:
+    """What a reader has to know about these figures."""
+    rules = ", ".join(f"{number} {rule}" for rule, number in RULES.items())
+    return (
+        f"Two years: {years.days} daily backups of a small pharmacy that trades on every other day, each tool's own "
+        f"dated by simulated days; what is kept: {rules}. Borg's rules take turns, so that each was given what the "
+        "ones before it left. Ours are dated by the storage: what goes is named, the same days; the delay "
+        "until a forget counts (14 days) is skipped by its process's own clock. Prune is forget and prune for restic, "
+        "prune and compact for Borg. Afterwards the days that are left are the same for all tools, all data is "
+        "checked, and the newest and the oldest are restored and compared. A check of structure is restic check, "
+        "which reads all trees; borg check --archives-only, which reads all archives' metadata; ours, which reads "
+        "every record, segment, recipe and manifest and verifies signatures."
+    )
 
 
 def check_many(lab: Lab, years: Years) -> None:

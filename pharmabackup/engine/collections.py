@@ -16,12 +16,21 @@ PARTS = {"condemn", "execute", "done"}
 
 @dataclass(frozen=True, slots=True)
 class Condemned:
-    """Packs that may not be relied on, and the first collection that has to be read again before a commit."""
+    """What may not be relied on, and the first collection that has to be read again before a commit."""
 
     packs: frozenset[bytes]
+    segments: frozenset[bytes]  # that are to be deleted: what takes their place is there
     first: int
     unfinished: bool
     highest: int
+
+
+def parse_name(name: str) -> tuple[int, str]:
+    """The collection's number, and which of its records. Damaged."""
+    pieces = name.split("/")
+    if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
+        raise malformed("collection", f"{name} is no name of a collection's record")
+    return int(pieces[1]), pieces[2]
 
 
 class BurntNames:
@@ -44,24 +53,24 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     """Read collections/: all that are unfinished, or all from number `since`. Damaged, StorageFailed."""
     parts: dict[int, set[str]] = {}
     for info in unlocked.storage.list("collections"):
-        pieces = info.name.split("/")
-        if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
-            raise malformed("collection", f"{info.name} is no name of a collection's record")
-        parts.setdefault(int(pieces[1]), set()).add(pieces[2])
+        number, part = parse_name(info.name)
+        parts.setdefault(number, set()).add(part)
     highest = max(parts, default=0)
     if highest != len(parts):
         raise malformed("collection", "the records of one are missing")
     unfinished = [number for number in range(1, highest + 1) if "done" not in parts.get(number, set())]
     first = min(unfinished, default=highest + 1) if since is None else since
     packs: set[bytes] = set()
+    segments: set[bytes] = set()
     for number in range(first, highest + 1):
         have = parts.get(number, set())
         if "execute" in have:
             record = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute).record
             packs.update(split(record.packs, 32, "collection"))
+            segments.update(split(record.segments, 32, "collection"))
         elif "condemn" in have:
             condemn = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
             packs.update(split(condemn.packs, 32, "collection"))
         else:
             raise malformed("collection", f"the records of collection {number} are missing")
-    return Condemned(frozenset(packs), first, bool(unfinished), highest)
+    return Condemned(frozenset(packs), frozenset(segments), first, bool(unfinished), highest)

@@ -6,7 +6,6 @@ relies on before `collections/` is read for the last time, and one create-exclus
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, rea
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import RECORD_MAX, Carry, Fate, Intent, Snapshot
-from pharmabackup.format.wire import Kind, is_kind
+from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
+SURVEYS = 3  # while collections go on
 SEGMENT_PACKS = 8  # a segment is published at least every so many packs, for whoever goes on after a crash
 
 
@@ -47,8 +47,19 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 
     `foreign`: make use of what was left behind in other domains, too.
     """
+    for left in reversed(range(SURVEYS)):
+        try:
+            return _survey(unlocked, index, foreign=foreign)
+        except NotFound:  # a collection has deleted the segment of what was adopted
+            if not left:
+                raise
+            index.forget()
+    raise AssertionError
+
+
+def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
     condemned = read_condemned(unlocked)
-    index.load()
+    index.load(without=condemned.segments)
     ground = Ground(condemned, index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
@@ -84,6 +95,14 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo, *
     return entry
 
 
+def cutter(unlocked: Unlocked, naming_key: bytes) -> ContentCutter:
+    """How a domain's content is cut."""
+    chunker = unlocked.roster.chunker
+    return ContentCutter(
+        chunker.minimum, chunker.average, chunker.maximum, chunker.normalization, chunker_seed(naming_key)
+    )
+
+
 class Attempt:
     """What decides, in every transaction: intents pin packs, then one record is created exclusively."""
 
@@ -108,10 +127,7 @@ class Attempt:
         name, kind = ids.fate_name(self.id), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
         try:
             return self._unlocked.put(kind, name, record)[1]
-        except Conflict:
-            stored = self._unlocked.storage.get(name, limit=RECORD_MAX)
-            if is_kind(stored, kind) and self._unlocked.open(kind, name, stored, type(record)).record == record:
-                return hashlib.sha256(stored).digest()  # the storage had created it, and only its answer was lost
+        except Conflict:  # it was aborted
             raise Overtaken from None
 
 
@@ -124,16 +140,11 @@ class Transaction:
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
-        chunker = unlocked.roster.chunker
-        self.cutter = ContentCutter(
-            chunker.minimum,
-            chunker.average,
-            chunker.maximum,
-            chunker.normalization,
-            chunker_seed(unlocked.naming_key),
-        )
+        self.cutter = cutter(unlocked, unlocked.naming_key)
         self._packs = PackWriter(unlocked, unlocked.domain)
-        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
+        self.blocks = BlockWriter(
+            unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
+        )
         self._unlocked = unlocked
         self._written: list[bytes] = []
         self._unindexed: list[WrittenPack] = []

@@ -15,7 +15,7 @@ from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.keyrings import Stretched, keyring_numbers, open_all, read_sealed
 from pharmabackup.engine.roster import read_rosters
-from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, Role, Roster, Slot
@@ -244,9 +244,7 @@ class Unlocked:
     def put(self, kind: Kind, name: str, record: Record) -> tuple[ObjectInfo, bytes]:
         """Create a signed record and read it back; what is stored and its SHA-256. Conflict, StorageFailed."""
         data = self.seal(kind, name, record)
-        info = self.storage.put_new(name, data)
-        read_back(self.storage, name, len(data), crc32(data))
-        return info, hashlib.sha256(data).digest()
+        return create(self.storage, name, data), hashlib.sha256(data).digest()
 
     def get(self, kind: Kind, name: str, shape: type[R], *, limit: int = BODY_MAX) -> Statement[R]:
         """Read and open the record `name`. NotFound, Damaged, StorageFailed."""
@@ -300,6 +298,21 @@ class Unlocked:
     def damaged(name: str, error: Damaged) -> Damaged:
         """The same error, saying in which object."""
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
+
+
+def create(storage: Storage, name: str, data: bytes) -> ObjectInfo:
+    """Create an object and read it back. Conflict when it exists and is not this very one; StorageFailed.
+
+    A storage whose answer was lost is asked again, and says of what it has just created that it exists.
+    """
+    try:
+        info = storage.put_new(name, data)
+    except Conflict:
+        info = storage.info(name)
+        if info.size != len(data) or storage.get(name, limit=len(data)) != data:
+            raise
+    read_back(storage, name, len(data), crc32(data))
+    return info
 
 
 def read_back(storage: Storage, name: str, size: int, checksum: int) -> None:

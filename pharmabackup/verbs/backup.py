@@ -230,6 +230,7 @@ class _Run:
         unlocked, reporter, source = self._unlocked, self._reporter, cut.source
         transaction = Transaction(unlocked, self._ground)
         sink: DatasetSink | None = None
+        remembered: Remembered | None = None
         try:
             remembered = self._remembered(source.name)
             sink = DatasetSink(unlocked, transaction, source.name, remembered, reporter.step)
@@ -268,9 +269,10 @@ class _Run:
                 sink.cache.discard()
             transaction.abandon()
             raise
+        finally:
+            if remembered is not None:
+                remembered.close()
         transaction.close()
-        if remembered is not None:
-            remembered.close()
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
         self._sequence += 1
@@ -317,6 +319,17 @@ class _Run:
                     subject=ids.pack_name(pack),
                     message=f"{error.message} What it holds was not looked for; snapshots that need it may be hurt.",
                     remedy="Run check to see what is affected.",
+                    location=self._unlocked.storage.location,
+                )
+            )
+        for segment, error in sorted(self._index.changed.items()):
+            self._reporter.find(
+                Finding(
+                    code="index-damaged",
+                    severity="warning",
+                    subject=ids.index_name(segment),
+                    message=f"{error.message} It was passed over; what it said stands in the packs.",
+                    remedy=error.remedy,
                     location=self._unlocked.storage.location,
                 )
             )

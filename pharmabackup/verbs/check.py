@@ -25,6 +25,7 @@ from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.results import Report, sized
 from pharmabackup.verbs.check_packs import PackReading
+from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
 from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
@@ -93,10 +94,10 @@ class _Checker:
 
     def structure(self) -> None:
         """Look at everything, and again when something seems lost that a collection may only have moved."""
-        before, looked = read_condemned(self._unlocked), False
+        before, looked = self._condemned(), False
         for left in reversed(range(LOOKS)):
             self._look(before)
-            after = read_condemned(self._unlocked)
+            after = self._condemned()
             still = before == after and not self._state.replaced and (looked or not after.unfinished)
             if still or all(finding.severity == "info" for finding in self._state.findings):
                 break
@@ -114,6 +115,7 @@ class _Checker:
             self._reporter.find(finding)
         for finding in clock_findings(self._history, now_ns(), self._location):
             self._reporter.find(finding)
+        check_records(self._unlocked, self._find, self._reporter.look)
         self._tell()
 
     def _look(self, before: Condemned) -> None:
@@ -130,7 +132,14 @@ class _Checker:
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
         self._strangers()
-        self._missing(read_condemned(self._unlocked, self._since).packs)
+        self._missing(self._condemned(self._since).packs)
+
+    def _condemned(self, since: int | None = None) -> Condemned:
+        """What collections condemn, as far as it can be read: `check_records` has told what cannot."""
+        try:
+            return read_condemned(self._unlocked, since)
+        except Damaged:
+            return Condemned(frozenset(), frozenset(), 1, unfinished=True, highest=0)
 
     def _snapshots(self) -> Iterator[Committed]:
         forgotten = self._history.forgotten()
@@ -343,13 +352,13 @@ class _Checker:
                 budget -= table.pack_sizes[number]
             there = chosen
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
-        problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
-        moved = read_condemned(self._unlocked, self._since).packs  # by collections that went on meanwhile
-        for pack, problem in sorted(problems.items()):
-            if problem is None:
+        results = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        moved = self._condemned(self._since).packs  # by collections that went on meanwhile
+        for pack, found in sorted(results.items()):
+            if found.problem is None:
                 self._state.sound.add(table.packs[pack])
             elif table.packs[pack] not in moved:
-                self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+                self._damaged(table.packs[pack], f"{found.problem} {self._affected(pack)}")
         self._tell()
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 

@@ -27,16 +27,24 @@ ATTEMPTS = 3  # when collections here or there are faster
 
 
 class ReplicaCopy:
-    """`chosen`: the only snapshots whose content is wanted; None: all."""
+    """`chosen`: the only snapshots whose content is wanted; None: all. `anew`: what is there is read again."""
 
     def __init__(
-        self, source: Unlocked, blocks: BlockReader, target: Unlocked, reporter: Reporter, chosen: set[bytes] | None
+        self,
+        source: Unlocked,
+        blocks: BlockReader,
+        target: Unlocked,
+        reporter: Reporter,
+        chosen: set[bytes] | None,
+        *,
+        anew: bool = False,
     ) -> None:
         self._source = source
         self._blocks = blocks
         self._target = target
         self._reporter = reporter
         self._chosen = chosen
+        self._anew = anew
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -83,7 +91,7 @@ class ReplicaCopy:
         target.renew()
 
     def _attempt(self, index: Index, burnt: BurntNames, *, first: bool) -> None:
-        here, there = load_history(self._source), load_history(self._target)
+        here, there = load_history(self._source), load_history(self._target, anew=self._anew)
         if first:
             for finding in history_findings(here, self._source.storage.location):
                 self._reporter.find(finding)

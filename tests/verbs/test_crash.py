@@ -10,6 +10,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine import opening
+from pharmabackup.engine.filecache import Remembered
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.faults import Dead, DyingStorage
@@ -87,6 +88,31 @@ def test_a_backup_that_dies_at_any_call_loses_nothing(
         pytest.fail("the backup never finished")
     assert deaths > 15
     assert committed == {1, 2}
+
+
+def test_a_backup_that_fails_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None
+) -> None:
+    """Windows removes no open file, and a program that backs up for years has so many files at most."""
+    source = tmp_path / "documents"
+    source.mkdir()
+    storage = DyingStorage(MemoryStorage("failing"))
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage.inner)
+    pb.Repository.create("memory://failing", PASSPHRASE).close()
+    closed: list[Remembered] = []
+    real = Remembered.close
+    monkeypatch.setattr(Remembered, "close", lambda self: (closed.append(self), real(self))[1])
+    with _open(monkeypatch, storage, tmp_path / "state") as repo:
+        for round_ in range(3):
+            _tree(source, round_)
+            if round_ == 2:
+                storage.arm(12, after=False)
+                with pytest.raises(Dead):
+                    repo.backup([pb.Files(source)])
+            else:
+                repo.backup([pb.Files(source)])
+    assert len(closed) == 2
+    assert all(remembered._file is None or remembered._file.closed for remembered in closed)
 
 
 def _restores(

@@ -1,0 +1,74 @@
+"""The records that no snapshot needs and that a collector cannot do without: can they be read?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pharmabackup import ids
+from pharmabackup.engine.collections import parse_name
+from pharmabackup.engine.garbage import Look, list_intents, pinned_in
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.events import Severity
+from pharmabackup.format.transaction import Condemn, Done, Execute
+from pharmabackup.format.wire import Kind, Record
+
+PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
+    ("condemn", Kind.CONDEMN, Condemn),
+    ("execute", Kind.EXECUTE, Execute),
+    ("done", Kind.DONE, Done),
+)
+Find = Callable[[str, Severity, str, str, str], None]
+
+
+def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
+    """Intents and collections. StorageFailed."""
+    for own in list_intents(unlocked).values():
+        look()
+        for name in own.names:
+            try:
+                pinned_in(unlocked, name)
+            except NotFound:
+                continue  # a collection has deleted it
+            except Damaged as error:
+                remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
+                find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
+    _collections(unlocked, find, look)
+
+
+def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:
+    parts: dict[int, set[str]] = {}
+    for info in unlocked.storage.list("collections"):
+        try:
+            number, part = parse_name(info.name)
+        except Damaged:
+            _tell(find, info.name, "it is no name of such a record")
+        else:
+            parts.setdefault(number, set()).add(part)
+    for number in sorted(parts):
+        look()
+        if number > 1 and number - 1 not in parts:
+            _tell(find, ids.collection_name(number - 1, "condemn"), "it is missing")
+        for name, kind, shape in _expected(number, parts[number], ended=number + 1 in parts):
+            try:
+                unlocked.get(kind, name, shape)
+            except NotFound:
+                _tell(find, name, "it is missing")
+            except Damaged as error:
+                _tell(find, name, error.message.rstrip("."))
+
+
+def _expected(number: int, there: set[str], *, ended: bool) -> list[tuple[str, Kind, type[Record]]]:
+    """Of the last collection, which may be going on, all that come before one that is there."""
+    last = len(PARTS) if ended else max(place for place, (part, _, _) in enumerate(PARTS, 1) if part in there)
+    return [(ids.collection_name(number, part), kind, shape) for part, kind, shape in PARTS[:last]]
+
+
+def _tell(find: Find, name: str, why: str) -> None:
+    find(
+        "collection-damaged",
+        "critical",
+        name,
+        f"{name} cannot be read, and says what a prune deleted: {why}.",
+        "Copy that object from another location; without it prunes, or backups too, may stop.",
+    )
