@@ -137,7 +137,7 @@ def condition(years: Years) -> str:
         f"Two years: {years.days} daily backups of a small pharmacy that trades on every other day, each tool's own "
         f"dated by simulated days; what is kept: {rules}. Borg's rules take turns, so that each was given what the "
         "ones before it left. Ours are dated by the storage: what goes is named, the same days; the delay "
-        "until a forget counts (14 days) is skipped by its process's own clock. Prune is forget and prune for restic, "
+        "until a forget counts (14 days) is skipped by its process's clock. Prune is forget and prune for restic, "
         "prune and compact for Borg. Afterwards the days that are left are the same for all tools, all data is "
         "checked, and the newest and the oldest are restored and compared. A check of structure is restic check, "
         "which reads all trees; borg check --archives-only, which reads all archives' metadata; ours, which reads "

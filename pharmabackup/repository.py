@@ -288,6 +288,10 @@ class Repository:
             from pharmabackup.verbs.prune import apply_prune
 
             return apply_prune(self._unlocked, proposal, progress=progress, cancel=cancel)
+        if proposal.verb == "reseal":
+            from pharmabackup.verbs.reseal import apply_reseal
+
+            return apply_reseal(self._unlocked, proposal, progress=progress, cancel=cancel)
         if proposal.verb == "repair":
             from pharmabackup.verbs.repair import apply_repair
 
@@ -342,6 +346,12 @@ class Repository:
         from pharmabackup.verbs.keys import rotate
 
         rotate(self._unlocked, reason=reason)
+
+    def propose_reseal(self) -> Proposal:
+        """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""
+        from pharmabackup.verbs.reseal import propose_reseal
+
+        return propose_reseal(self._unlocked)
 
     # ------------------------------------------------------------ inside
 

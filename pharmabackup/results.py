@@ -159,7 +159,7 @@ class Proposal:
     that. `findings`: what it does not touch.
     """
 
-    verb: Literal["forget", "prune", "repair"]
+    verb: Literal["forget", "prune", "repair", "reseal"]
     created: datetime
     not_before: datetime | None
     snapshots: tuple[Snapshot, ...]
@@ -169,8 +169,8 @@ class Proposal:
     wish: object = field(repr=False)  # what it was made from, to see whether it still holds
 
     def __str__(self) -> str:
-        if self.verb == "repair":
-            lines = [f"repair: {len(self.steps)} steps" if self.steps else "repair: nothing to do"]
+        if self.verb in ("repair", "reseal"):
+            lines = [f"{self.verb}: {len(self.steps)} steps" if self.steps else f"{self.verb}: nothing to do"]
             lines += [f"  {text}" for text in self.steps]
             lines += [f"  whole again: {snapshot}" for snapshot in self.snapshots]
             lines += [f"  {finding}" for finding in self.findings]

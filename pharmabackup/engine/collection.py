@@ -7,7 +7,7 @@ other begins anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, s
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
+Anew = Callable[[layout.Directory, layout.Block, memoryview], tuple[memoryview, layout.WrappedKey]]
 
 
 def require_exclusive(unlocked: Unlocked) -> None:
@@ -63,8 +64,10 @@ class Moved:
     bytes: int = 0  # of new packs
 
 
-def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Look) -> Moved:
-    """Put the living blocks of sparse packs into new packs, as they are sealed. StorageFailed.
+def move(
+    unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Look, *, anew: Anew | None = None
+) -> Moved:
+    """Put the living blocks of sparse packs into new packs, as they are sealed, or `anew`. StorageFailed.
 
     A pack is read whole and compared with its name first: what is damaged is not given a new, sound name.
     """
@@ -76,7 +79,7 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers)
+                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers, anew=anew)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
@@ -92,9 +95,16 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
 
 
 def transplant(
-    source: Unlocked, pack: bytes, size: int, wanted: set[bytes], target: Unlocked, writers: dict[bytes, PackWriter]
+    source: Unlocked,
+    pack: bytes,
+    size: int,
+    wanted: set[bytes],
+    target: Unlocked,
+    writers: dict[bytes, PackWriter],
+    *,
+    anew: Anew | None = None,
 ) -> None:
-    """Put blocks of a pack into new packs, as they are sealed. `writers`: by domain, made where there is none.
+    """Put blocks of a pack into new packs, as they are sealed or `anew`. `writers`: by domain, made as needed.
 
     Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
     """
@@ -108,14 +118,10 @@ def transplant(
     for block, own in zip(directory.blocks, names, strict=True):
         if block.id in left:
             left.discard(block.id)
-            writer.add(
-                kind=block.kind,
-                number=0,
-                block_id=block.id,
-                names=own,
-                sealed=data[block.offset : block.offset + block.length],
-                key=directory.keys[block.key],
-            )
+            sealed, key = data[block.offset : block.offset + block.length], directory.keys[block.key]
+            if anew is not None:
+                sealed, key = anew(directory, block, sealed)
+            writer.add(kind=block.kind, number=0, block_id=block.id, names=own, sealed=sealed, key=key)
 
 
 def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:

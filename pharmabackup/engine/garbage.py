@@ -59,6 +59,7 @@ class Garbage:
     doubtful: set[bytes] = field(default_factory=set)  # the same, and their blocks are not those of their directory
     unreadable: set[bytes] = field(default_factory=set)  # the same, and they do not say what they hold
     dead: set[bytes] = field(default_factory=set)
+    emptiable: dict[bytes, list[int]] = field(default_factory=dict)  # packs that may go once these have moved
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
     small: set[bytes] = field(default_factory=set)  # of these, those that are only to be joined
     freed: int = 0  # bytes
@@ -129,6 +130,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
         elif pack in kept and pack in garbage.doubtful:
             continue
         elif pack in kept:
+            garbage.emptiable[pack] = sorted(kept[pack])
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
