@@ -33,14 +33,12 @@ class Setting:
 
 
 SETTINGS: dict[str, Setting] = {}
-SAFE: list[str] = []
 
 
 def case(
     code: str,
     title: str,
     *,
-    safe: bool = True,
     deletes: bool = True,
     commits: bool = True,
     quiet: str = "collector",
@@ -50,7 +48,7 @@ def case(
     arrives: Callable[[View], str] | None = None,
     **rules: object,
 ) -> Callable[[Build], Build]:
-    """Enter a case. `safe=False`: only mutants of it are run. `rules`: what its storage is like."""
+    """Enter a case. `rules`: what is different in it, such as what its storage is like."""
 
     def enter(build: Build) -> Build:
         changed = replace(THE_PROTOCOL, **rules)  # type: ignore[arg-type]
@@ -58,8 +56,6 @@ def case(
         SETTINGS[code] = Setting(
             code, title, build, changed, deletes, commits, quiet, everywhere, nightly, index_matters, arrives
         )
-        if safe:
-            SAFE.append(code)
         return build
 
     return enter
@@ -67,10 +63,12 @@ def case(
 
 def make(code: str) -> Case:
     """A case under the protocol's rules."""
-    return _made(SETTINGS[code], code, SETTINGS[code].title, "", {})
+    return make_mutant(code, code, SETTINGS[code].title, "", {})
 
 
-def _made(setting: Setting, code: str, title: str, expects: str, changes: dict[str, object]) -> Case:
+def make_mutant(of: str, code: str, title: str, expects: str, changes: dict[str, object]) -> Case:
+    """A case under rules of which some are changed."""
+    setting = SETTINGS[of]
     rules = replace(setting.rules, **changes)  # type: ignore[arg-type]
     store, actors = setting.build(rules)
     if setting.quiet == "copier":
@@ -90,7 +88,7 @@ def _made(setting: Setting, code: str, title: str, expects: str, changes: dict[s
         afterwards=after,
         everywhere=setting.everywhere,
         arrives=setting.arrives,
-        index_matters=setting.index_matters,
+        index_matters=setting.index_matters and expects in ("", "INDEX"),
     )
 
 

@@ -245,7 +245,7 @@ class Looking:
         self, at: At, view: View, where: dict[tuple[str, str], set[str]], pinned: set[str], taken: Names
     ) -> Iterator[Move]:
         live = sorted(at.live)
-        places = [self._places(where.get(need, set()) - taken, view) for need in live]
+        places = [self._places(where.get(need, set()) - taken, at, view) for need in live]
         if not all(places):
             yield Move("a living block is nowhere: stops", At(END), view.store)
             return
@@ -261,10 +261,12 @@ class Looking:
                     moves = frozenset(need for pack in emptied for need in used[pack])
                     yield self._planned(at, going | frozenset(emptied), moves, view)
 
-    def _places(self, packs: set[str], view: View) -> list[str]:
-        """A device that was stolen may say that its new pack holds what is in old ones."""
-        old = {pack for pack in packs if not view.packs[pack].late}
-        return sorted(old if old and self._rules.prefers_old else packs)
+    def _places(self, packs: set[str], at: At, view: View) -> list[str]:
+        """A device that was stolen may say that its new pack holds what is in old ones: such a place is the last."""
+        roster = view.rosters.get(at.roster)
+        revoked = roster.revoked if roster else NONE
+        sound = {pack for pack in packs if not view.packs[pack].late and view.packs[pack].slot not in revoked}
+        return sorted(sound if sound and self._rules.prefers_sound else packs)
 
     def _planned(self, at: At, packs: Names, moves: Needs, view: View) -> Move:
         if not packs:
@@ -318,4 +320,4 @@ class Looking:
         label = f"creates collections/{number}/condemn = {names(at.packs)}, knows {names(at.decided)}"
         yield Move(label, now, view.delete(*old) | {record})
         if self._rules.torn_records == "condemn":
-            yield Move(f"creates collections/{number}/condemn, which is torn", now, view.put(Torn("condemn", str(number))))
+            yield Move(f"creates collections/{number}/condemn, which is torn", now, view.put(Torn("condemn", str(number), record)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.model.actors import END, Move, names, subsets
 from tests.model.collector import At, Looking
-from tests.model.store import NONE, Done, Entry, Execute, Fate, Names, Segment, View
+from tests.model.store import NONE, Condemn, Done, Entry, Execute, Fate, Names, Segment, View
 
 
 class Collector(Looking):
@@ -18,15 +18,17 @@ class Collector(Looking):
             now = now._replace(left=self._names(view.executes[number]))
         yield Move(f"reads collections/: goes on with collection {number}", now, view.store)
 
+    def _record(self, at: At, view: View) -> Condemn:
+        """What the collection condemned; the shortcuts go on where the record is torn, or deleted."""
+        found = view.condemns.get(at.number) or view.remembered.get(at.number)
+        return found or Condemn(at.number, NONE, NONE, NONE)
+
     # ------------------------------------------------------------ step 4
 
     def _intents2(self, at: At, view: View) -> Iterator[Move]:
         if self._stops({"intent"}, view):
             return
-        if at.number not in view.condemns:  # it was torn, and nobody minds
-            yield Move(f"collection {at.number} is not there", At(END), view.store)
-            return
-        listed = view.condemns[at.number].listed
+        listed = self._record(at, view).listed
         intents = frozenset(item for item in view.intents if item.txn not in listed)
         if not self._rules.second_look:
             intents = frozenset()
@@ -83,7 +85,7 @@ class Collector(Looking):
     # ------------------------------------------------------------ step 5
 
     def _needed(self, at: At, view: View) -> Iterator[Move]:
-        gone = view.condemns[at.number].gone | view.deleted
+        gone = self._record(at, view).gone | view.deleted
         if not self._rules.lists_gone:
             gone = view.gone(view.counting)
         live = self._alive(view, at.roster, gone)
@@ -116,7 +118,7 @@ class Collector(Looking):
     def _decide(self, at: At, listed: Names, view: View) -> Move:
         """What dies, and which segments go for it."""
         rules = self._rules
-        dead = view.condemns[at.number].packs - at.packs
+        dead = self._record(at, view).packs - at.packs
         if rules.asks_again:
             where = self._where(at.entries, view)
             for need in at.live:
@@ -185,7 +187,7 @@ class Collector(Looking):
 
     def _tidy(self, at: At, view: View) -> Iterator[Move]:
         """Delete the intents of the transactions that condemn lists, then say that it is done."""
-        listed = view.condemns[at.number].listed if at.number in view.condemns else NONE
+        listed = self._record(at, view).listed
         intents = sorted((item for item in view.intents if item.txn in listed), key=str)
         if intents:
             now = at._replace(pc="delete", left=NONE)

@@ -6,6 +6,7 @@ out once. What is found is found with as few moves as possible.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -119,7 +120,7 @@ class Search:
             layer = following
         found.states, found.stores = len(parents), len(self._stores.values)
         if self.case.afterwards:
-            self._quiet(sorted(last) if not self.case.everywhere else range(len(self._stores.values)))
+            self._quiet(sorted(last) if not self.case.everywhere else range(len(self._stores.values)), parents)
         return found
 
     def view(self, store: int) -> View:
@@ -185,14 +186,16 @@ class Search:
 
     # ------------------------------------------------------------ when all is quiet
 
-    def _quiet(self, stores: Sequence[int] | range) -> None:
+    def _quiet(self, stores: Sequence[int], parents: dict[int, int]) -> None:
         good: set[Store] = set()
         for number in stores:
             store: Store = self._stores.values[number]  # type: ignore[assignment]
             wrong, trace = self._alone(store, good)
             self.found.quiet += 1
             if wrong:
-                self.found.wrong, self.found.trace = wrong, [f"in a store with {_told(store)}", *trace]
+                state = next(state for state in parents if state & MASK == number)
+                self.found.wrong = wrong
+                self.found.trace = [*self._trace(parents, state), "         all stop for ever", *trace]
                 return
 
     def _alone(self, store: Store, good: set[Store]) -> tuple[str, list[str]]:
@@ -222,9 +225,12 @@ class Search:
         return "", trace
 
 
-def _told(store: Store) -> str:
-    return "; ".join(sorted(map(str, store)))
-
-
 def explore(case: Case) -> Found:
-    return Search(case).run()
+    """Garbage collection of Python's own is off meanwhile: there are millions of tuples and no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        return Search(case).run()
+    finally:
+        if was_on:
+            gc.enable()

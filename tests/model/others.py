@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.model.actors import END, Move
+from tests.model.rules import Rules
 from tests.model.store import (
     Fate,
     Intent,
@@ -62,19 +63,26 @@ def clock(txn: str) -> Steps:
     return Steps("clock", (f"the forget of {txn} counts", ripen))
 
 
-def say(kind: str, txn: str) -> Steps:
+def say(kind: str, txn: str, rules: Rules) -> Steps:
     """An undo or a hold: the storage's time tells whether it came in time."""
 
     def mark(view: View) -> Store | None:
         if kind == "undo" and Mark("forget", txn) not in view.store:
             return None
-        return view.put(Mark(kind, txn, late=txn in view.ripe or txn in view.deleted))
+        late = txn in view.counting or txn in view.deleted
+        told = txn not in view.deleted if rules.late_words == "count" else not late
+        return view.put(Mark(kind, txn, late, told))
 
     return Steps(kind, (f"says {kind} of {txn}", mark))
 
 
-def slower_policy() -> Steps:
-    return Steps("owner", ("sets a longer delay for forgets", lambda view: view.put(Slower())))
+def slower_policy(rules: Rules) -> Steps:
+    """An owner sets a longer delay."""
+
+    def publish(view: View) -> Store | None:
+        return view.put(Slower()) if rules.policy == "newest" else view.store
+
+    return Steps("owner", ("sets a longer delay for forgets", publish))
 
 
 # ---------------------------------------------------------------- locks
@@ -85,8 +93,12 @@ def unlock(pack: str) -> Steps:
 
 
 def lock(pack: str) -> Steps:
-    """A lock may be put on at any time, also on what is just being deleted."""
-    return Steps("lock", (f"{pack} is locked", lambda view: view.put(Locked(pack)) if pack in view.packs else None))
+    """A lock may be put on at any time, also on what is just being deleted, and end at any time."""
+    return Steps(
+        "lock",
+        (f"{pack} is locked", lambda view: view.put(Locked(pack)) if pack in view.packs else None),
+        (f"the lock of {pack} ends", lambda view: view.delete(Locked(pack))),
+    )
 
 
 # ---------------------------------------------------------------- rosters
@@ -167,12 +179,3 @@ def source_collection(txn: str, pack: str) -> Steps:
 
 def commits(txn: str, fate: Fate) -> Steps:
     return Steps(txn, (f"creates snapshots/{txn}", lambda view: view.put(fate) if txn not in view.fates else view.store))
-
-
-def say_after_policy(kind: str, txn: str) -> Steps:
-    """A hold under a longer delay than that by which a collector judged: it comes in time."""
-
-    def mark(view: View) -> Store | None:
-        return view.put(Mark(kind, txn, late=txn in view.deleted)) if view.slower else None
-
-    return Steps(kind, (f"says {kind} of {txn}", mark))

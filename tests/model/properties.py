@@ -12,13 +12,13 @@ def broken(view: View, rules: Rules) -> str:
     DATA   a snapshot that is committed and not gone needs a block that no whole pack of its domain holds
     KEY    such a pack is there, but the key of the transaction that sealed it is not
     INDEX  such a pack is there, but no segment that counts says so
-    WORD   a hold or undo that came in time did not save its snapshot
+    WORD   a hold or undo did not save its snapshot, though whoever made it was told that it came in time
     """
     deleted = view.deleted
     for mark in view.marks:
-        if mark.kind in ("undo", "hold") and not mark.late and mark.txn in deleted:
-            return f"WORD: the {mark.kind} of {mark.txn} came in time, and it was deleted"
-    gone = view.gone(view.counting)
+        if mark.kind in ("undo", "hold") and mark.told and mark.txn in deleted:
+            return f"WORD: the {mark.kind} of {mark.txn} was said to come in time, and it was deleted"
+    gone = view.gone(view.counting, late_words=rules.late_words)
     entries = entries_of(view.segments.values())
     for txn, snapshot in sorted(view.snapshots().items()):
         if txn in gone:

@@ -11,6 +11,7 @@ class Rules:
 
     # ---- storage
     exclusive: bool = True  # of several who create one name, one succeeds
+    sole: bool = True  # there is but one collector where storage has no exclusive create
     stale: bool = False  # a listing may miss an object that was made since the beginning
     paged: bool = False  # a listing comes in two parts, one after the other
     torn_packs: bool = False  # a put may say yes and keep nothing whole
@@ -59,11 +60,12 @@ class Rules:
     late_words: str = "void"  # or "count": undo and hold count however late
     lists_gone: bool = True  # condemn lists the snapshots that were taken for gone
     heeds_holds: bool = True
+    policy: str = "then"  # a longer delay is for forgets that are made after it; "newest": for all, as docs/format.md has it
 
     # ---- domains
     foreign_instances: bool = False  # an instance in another domain counts
     foreign_entries: bool = False  # an entry of another domain than its segment's signer counts
-    prefers_old: bool = True  # of several places of a block, one that was there before a device was stolen
+    prefers_sound: bool = True  # of several places of a block, one that no stolen or revoked device has made
     believes_directories: bool = False  # of packs that no segment names, unread
 
     # ---- rosters
@@ -79,7 +81,8 @@ class Rules:
 
     # ---- replicas
     carries: str = "carry"  # one exclusive fate brings all; "plain": fates as objects of their own names; "own-name"
-    burnt: str = "all"  # nobody relies on a name that an execute named; "copier": only copies heed it; "none"
+    burnt: str = "none"  # where there are copies, "all": nobody relies on a name that an execute named
+    # "copier": only copies heed that; "writers": collectors do not
     copy_order: str = "intent-first"  # or "carry-first"
     copy_rechecks: bool = True
     marks_gone: bool = True  # a carried fate whose content is not there says so

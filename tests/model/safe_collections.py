@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.model import others
 from tests.model.actors import Actor
-from tests.model.cases import DEAD, FORGOTTEN, HALF_DEAD, TWICE, case, commit, names, pack, segment
+from tests.model.cases import DEAD, HALF_DEAD, TWICE, case, commit, names, pack, segment
 from tests.model.collector import At as CollectorAt
 from tests.model.deleting import Collector
 from tests.model.rules import Rules
@@ -159,12 +159,13 @@ def c20(rules: Rules) -> Built:
 
 @case("C21", "no exclusive create: one collector, which aborts nothing", exclusive=False, aborts=False)
 def c21(rules: Rules) -> Built:
-    return HALF_DEAD, (Writer("T", "d", rules), Collector("C", rules))
+    second = () if rules.sole else (Collector("D", rules),)
+    return HALF_DEAD, (Writer("T", "d", rules), Collector("C", rules), *second)
 
 
 @case("C22", "a collector that restarts over and over, a writer", asks_again=False, nightly=True)
 def c22(rules: Rules) -> Built:
-    return HALF_DEAD, (Writer("T", "d", rules, tries=2), Collector("C", rules, runs=2), Collector("D", rules))
+    return HALF_DEAD, (Writer("T", "d", rules, tries=0), Collector("C", rules, runs=2), Collector("D", rules))
 
 
 @case("C23", "stale listings: two writers, and nobody collects", stale=True, deletes=False, quiet="")
@@ -172,27 +173,16 @@ def c23(rules: Rules) -> Built:
     return HALF_DEAD, (Writer("T", "dn", rules), Writer("U", "dn", rules))
 
 
-@case("X1", "no exclusive create: two collectors", safe=False, exclusive=False, aborts=False)
-def x1(rules: Rules) -> Built:
-    return HALF_DEAD, (Writer("T", "d", rules), Collector("C", rules), Collector("D", rules))
-
-
-@case("X2", "an aborted transaction's fate, two collections", safe=False)
-def x2(rules: Rules) -> Built:
+@case("C24", "an aborted transaction, a writer, a collector twice")
+def c24(rules: Rules) -> Built:
     return frozenset({Fate("S0")}), (Writer("T", "n", rules), Collector("C", rules, runs=2))
 
 
-@case("X3", "one collector", safe=False)
-def x3(rules: Rules) -> Built:
+@case("C25", "one collector", commits=False)
+def c25(rules: Rules) -> Built:
     return DEAD, (Collector("C", rules),)
 
 
-@case("X4", "two writers of one chunk, a collector twice", safe=False, asks_again=False)
-def x4(rules: Rules) -> Built:
-    return DEAD, (Writer("T", "n", rules, tries=0), Writer("U", "n", rules, tries=0), Collector("C", rules, runs=2))
-
-
-@case("X5", "a writer and a hold that sleeps, two collectors", safe=False, asks_again=False)
-def x5(rules: Rules) -> Built:
-    store: Store = frozenset({pack("X", "d"), segment("I0", "d X"), commit("S0", "d"), *FORGOTTEN})
-    return store, (Writer("T", "d", rules, tries=0), others.pin("H", "X"), Collector("C", rules), Collector("D", rules))
+@case("C26", "what is not decided is taken for dead in the first look too, and for alive in the second", asks_again=False)
+def c26(rules: Rules) -> Built:
+    return HALF_DEAD, (Writer("T", "d", rules), Collector("C", rules, runs=2, heeds_pins=False))

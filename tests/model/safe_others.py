@@ -8,7 +8,7 @@ from tests.model.cases import DEAD, FORGOTTEN, HALF_DEAD, case, commit, names, p
 from tests.model.deleting import Collector
 from tests.model.readers import Check, Holder, Reader
 from tests.model.rules import Rules
-from tests.model.store import Locked, Mark, Ripe, Roster, Store
+from tests.model.store import Intent, Locked, Mark, Ripe, Roster, Store
 from tests.model.writer import Writer
 
 Built = tuple[Store, tuple[Actor, ...]]
@@ -48,7 +48,7 @@ def r5(rules: Rules) -> Built:
 @case("M1", "forget, its delay, an undo at any time; a collector twice", commits=False)
 def m1(rules: Rules) -> Built:
     store = HALF_DEAD - set(FORGOTTEN)
-    return store, (others.forget("S0"), others.clock("S0"), others.say("undo", "S0"), Collector("C", rules, runs=2, clock=True))
+    return store, (others.forget("S0"), others.clock("S0"), others.say("undo", "S0", rules), Collector("C", rules, runs=2, clock=True))
 
 
 @case("M2", "forget, its delay, a hold at any time; a writer, a collector")
@@ -57,16 +57,16 @@ def m2(rules: Rules) -> Built:
     return store, (
         others.forget("S0"),
         others.clock("S0"),
-        others.say("hold", "S0"),
+        others.say("hold", "S0", rules),
         Writer("T", "d", rules, tries=0),
         Collector("C", rules, clock=True),
     )
 
 
-@case("M3", "a longer delay is set at any time; a collector twice, two of them", commits=False)
+@case("M3", "a longer delay is set at any time; a collector twice, two of them", commits=False, policy="newest")
 def m3(rules: Rules) -> Built:
     return HALF_DEAD, (
-        others.slower_policy(),
+        others.slower_policy(rules),
         Collector("C", rules, runs=2, clock=True),
         Collector("D", rules, clock=True),
     )
@@ -78,16 +78,16 @@ def m4(rules: Rules) -> Built:
     return store, (
         Reader("R", "S0", rules),
         others.clock("S0"),
-        others.say("undo", "S0"),
+        others.say("undo", "S0", rules),
         Collector("C", rules, clock=True),
     )
 
 
-@case("XM1", "a longer delay, and then a hold", safe=False, commits=False)
-def xm1(rules: Rules) -> Built:
+@case("M5", "a longer delay is set at any time, and a hold is said at any time; a collector", commits=False)
+def m5(rules: Rules) -> Built:
     return HALF_DEAD, (
-        others.slower_policy(),
-        others.say_after_policy("hold", "S0"),
+        others.slower_policy(rules),
+        others.say("hold", "S0", rules),
         Collector("C", rules, clock=True),
     )
 
@@ -111,7 +111,8 @@ def d1(rules: Rules) -> Built:
 def d2(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "c"), segment("I0", "c X"), commit("S1", "c"), pack("Z", "z", **STOLEN), pack("D", "d")}
-        | {pack("Q", "", says="", **STOLEN), segment("I1", "c Q a", "e Q a", "z Z b", **STOLEN)}
+        | {pack("Q", "q", **STOLEN), segment("I1", "q Q b", "c Q a", "e Q a", "z Z b", **STOLEN)}
+        | {commit("S2", "q", **STOLEN)}
     )
     return store, (Collector("C", rules, runs=2), Writer("T", "e", rules, tries=0))
 
@@ -173,7 +174,7 @@ def revoked() -> Store:
     """x is revoked. S1, which counts, and S2, another device's, rely on its pack."""
     return frozenset(
         {pack("X", "c d", slot="x"), segment("I0", "c X", "d X", slot="x", domain="a"), pack("Z", "z")}
-        | {commit("S1", "c", slot="x"), commit("S2", "d", slot="y"), commit("S9", "z", slot="x", cites=0)}
+        | {commit("S1", "c", slot="x"), commit("S2", "d", slot="y"), commit("S9", "z", slot="x"), Intent("S9", 0, names("Z"), "x")}
         | {Roster(0, names("x y")), Roster(1, names("x y"), names("x"), names("S1"))}
     )
 
@@ -187,6 +188,15 @@ def o3(rules: Rules) -> Built:
 def o4(rules: Rules) -> Built:
     store = revoked() | {pack("Q", "", says="e", slot="x"), segment("I1", "e Q", slot="x", domain="a")}
     return store, (Writer("T", "e", rules, slot="y"), Collector("C", rules))
+
+
+@case("O5", "storage was turned back: a snapshot cites a roster that is not there", deletes=False, commits=False, quiet="")
+def o5(rules: Rules) -> Built:
+    store: Store = frozenset(
+        {pack("X", "c", slot="x"), segment("I0", "c X", slot="x", domain="a"), pack("Z", "z"), Roster(0, names("x"))}
+        | {commit("S1", "c", slot="x", cites=1)}
+    )
+    return store, (Collector("C", rules),)
 
 
 # ---------------------------------------------------------------- locks
@@ -215,10 +225,10 @@ def l3(rules: Rules) -> Built:
     return store, (Collector("C", rules, late=True), late)
 
 
-@case("XL1", "a refused deletion, and a lock that ends; two collectors", safe=False, commits=False)
-def xl1(rules: Rules) -> Built:
-    return DEAD | {Locked("X")}, (
-        others.unlock("X"),
+@case("L4", "a lock is put on and ends, a writer, two collectors", asks_again=False)
+def l4(rules: Rules) -> Built:
+    return DEAD, (
+        others.lock("X"),
         Writer("T", "d", rules, tries=0),
         Collector("C", rules, late=True),
         Collector("D", rules, late=True),

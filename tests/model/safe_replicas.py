@@ -25,7 +25,7 @@ def arrived(view: View) -> str:
     return f"{missing} cannot be copied" if missing else ""
 
 
-COPIED = {"quiet": "copier", "arrives": arrived}
+COPIED = {"quiet": "copier", "arrives": arrived, "burnt": "all"}
 
 
 @case("B1", "a copy, and a collector twice, which may take it for dead", everywhere=True, **COPIED)
@@ -54,7 +54,7 @@ def b4(rules: Rules) -> Built:
     )
 
 
-@case("B5", "the same, and the replica needs d already and holds it twice", commits=False, **COPIED)
+@case("B5", "the same, and the replica needs d already and holds it twice", **COPIED)
 def b5(rules: Rules) -> Built:
     needs = {commit("S1", "d"), pack("W", "d"), segment("I0", "d W"), pack("X", "d")}
     return SOURCE | needs, (Copier("X", rules, tries=0), Collector("C", rules, runs=2), others.delete_again("X", 1))
@@ -90,7 +90,7 @@ def b9(rules: Rules) -> Built:
     return SOURCE | {pack("Z", "z")}, (Copier("X", rules), Reader("R", "S0", rules), Collector("C", rules))
 
 
-@case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer", asks_again=False)
+@case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer", burnt="all")
 def n1(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "d"), segment("I0", "d X"), commit("S0", "d"), Mark("forget", "S0"), Ripe("S0")}

@@ -98,11 +98,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """forget, undo or hold. `late`: by the storage's time it came when the forget counted already."""
+    """forget, undo or hold. `late`: by the storage's time it came when the forget counted already.
+
+    `told`: whoever made it was told that it came in time.
+    """
 
     kind: str
     txn: str
     late: bool = False
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,11 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """A record that is there and cannot be read."""
+    """A record that is there and cannot be read. `record`: a condemn, which who wrote it remembers."""
 
     kind: str
     name: str
+    record: Condemn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ class View:
     """One store, with its objects by kind."""
 
     __slots__ = (
-        "condemns", "done", "executes", "fates", "intents", "locked", "marks", "packs", "ripe", "rosters", "segments",
+        "condemns", "done", "executes", "fates", "intents", "locked", "marks", "packs", "remembered", "ripe", "rosters", "segments",
         "slower", "source_packs", "sources", "store", "torn",
     )  # fmt: skip
 
@@ -184,6 +189,7 @@ class View:
         self.locked: set[str] = set()
         self.rosters: dict[int, Roster] = {}
         self.torn: set[str] = set()
+        self.remembered: dict[int, Condemn] = {}
         self.sources: list[Source] = []
         self.source_packs: dict[str, SourcePack] = {}
         for item in store:
@@ -214,6 +220,8 @@ class View:
                     self.rosters[item.number] = item
                 case Torn():
                     self.torn.add(item.kind)
+                    if item.record:
+                        self.remembered[item.record.number] = item.record
                 case Source():
                     self.sources.append(item)
                 case SourcePack():
@@ -286,8 +294,13 @@ class View:
         return fate.slot not in known.revoked or fate.txn in known.accepted
 
     def snapshots(self, roster: int | None = None) -> dict[str, Snapshot]:
-        """Committed ones whose fates count, and those that copies brought with their content."""
-        number = self.newest_roster() if roster is None else roster
+        """Committed ones whose fates count, and those that copies brought with their content.
+
+        `roster`: for who knows that one; None: in truth, in which a roster that is cited was there.
+        """
+        number = roster
+        if number is None:
+            number = max(self.newest_roster(), *(fate.cites for fate in self.fates.values()), 0)
         found: dict[str, Snapshot] = {}
         for fate in self.fates.values():
             if self.fate_counts(fate, number):

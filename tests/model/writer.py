@@ -86,7 +86,7 @@ class Writer:
         bad = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
         if rules.relies_on_condemned:
             bad = NONE
-        if rules.burnt == "all":
+        if rules.burnt in ("all", "writers"):
             bad |= view.burnt
         after = "packs_first" if rules.survey == "packs-first" else "index"
         if at.pc == "late_collections":  # the shortcut: packs were listed before
