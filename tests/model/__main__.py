@@ -34,7 +34,10 @@ def main(wanted: list[str]) -> int:
         as_expected = found.wrong.startswith(case.expects) if case.expects else not found.wrong
         bad += not as_expected
         said = "" if as_expected else "   NOT AS EXPECTED"
-        print(f"| {code} | {case.title} | {found.wrong or 'safe'} | {found.states:,} | {spent:.1f} s |{said}", flush=True)
+        print(
+            f"| {code} | {case.title} | {found.wrong or 'safe'} | {found.states:,} | {spent:.1f} s |{said}",
+            flush=True,
+        )
         if codes == wanted:
             for number, line in enumerate(found.trace, 1):
                 print(f"{number:5} {line}")

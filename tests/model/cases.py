@@ -72,7 +72,10 @@ def make_mutant(of: str, code: str, title: str, expects: str, changes: dict[str,
     rules = replace(setting.rules, **changes)  # type: ignore[arg-type]
     store, actors = setting.build(rules)
     if setting.quiet == "copier":
-        after: tuple[Callable[[], Actor], ...] = (lambda: Copier("Z", rules, tries=3), lambda: Collector("Q", rules, runs=4))
+        after: tuple[Callable[[], Actor], ...] = (
+            lambda: Copier("Z", rules, tries=3),
+            lambda: Collector("Q", rules, runs=4),
+        )
     else:
         after = (lambda: Collector("Q", rules, runs=4),) if setting.quiet else ()
     return Case(

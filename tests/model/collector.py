@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.model.actors import END, Move, names, subsets
 from tests.model.rules import Rules
-from tests.model.store import NONE, Condemn, Entry, Fate, Intent, Names, Pack, Segment, Torn, View, entries_of
+from tests.model.store import NONE, Condemn, Entry, Intent, Names, Pack, Segment, Torn, View, entries_of
 
 Needs = frozenset[tuple[str, str]]  # blocks, and the domains in which they are needed
 
@@ -33,7 +33,8 @@ class At(NamedTuple):
 class Looking:
     """Steps 1 to 3. `runs`: how many collections it makes. `clock`: marks are made meanwhile, so that time matters.
 
-    `late`: each deletion is asked for, whether or not somebody else was faster.
+    `late`: each deletion is asked for, whether or not somebody else was faster. `young`: of what is dead, any part may be
+    too young to go. `joins`: packs that are all alive may be emptied too.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Looking:
         clock: bool = False,
         late: bool = False,
         young: bool = False,
-        heeds_pins: bool = True,  # False: an undecided transaction may be taken for dead in the first look too
+        joins: bool = False,
         start: At | None = None,
     ) -> None:
         self.name = name
@@ -55,7 +56,7 @@ class Looking:
         self._clock = clock
         self._late = late
         self._young = young
-        self._heeds_pins = heeds_pins
+        self._joins = joins
 
     def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
         yield from getattr(self, f"_{at.pc}")(at, view)
@@ -74,7 +75,11 @@ class Looking:
         """A citation of a roster that this one does not know: list them again, and if that does not help, stop."""
         if self._rules.newer == "list" and any(item.cites > at.roster for item in records):  # type: ignore[attr-defined]
             if view.newest_roster() > at.roster:
-                yield Move("sees a newer roster cited, lists roster/ again", at._replace(roster=view.newest_roster()), view.store)
+                yield Move(
+                    "sees a newer roster cited, lists roster/ again",
+                    at._replace(roster=view.newest_roster()),
+                    view.store,
+                )
             else:
                 yield Move("sees a newer roster cited than there is: stops", At(END), view.store)
 
@@ -105,18 +110,13 @@ class Looking:
         if unfinished and self._rules.waits:
             yield from self._resume(at, unfinished, view)
         else:
-            now = at._replace(pc="dead", number=view.highest + 1)
+            now = at._replace(
+                pc="intents" if self._rules.look == "intents-first" else "fates", number=view.highest + 1
+            )
             yield Move(f"reads collections/: will be collection {now.number}", now, view.store)
 
     def _resume(self, at: At, number: int, view: View) -> Iterator[Move]:
         raise NotImplementedError
-
-    def _dead(self, at: At, view: View) -> Iterator[Move]:
-        """Some that are not decided are taken for dead, which may be so at any time, and are aborted."""
-        if self._rules.aborts and self._rules.aborts_first and self._rules.abort_decides:
-            for txn in sorted({item.txn for item in view.intents} - set(view.fates)):
-                yield Move(f"creates snapshots/{txn}: abort", at, view.put(Fate(txn)))
-        yield from self._intents(at, view) if self._rules.look == "intents-first" else self._fates(at, view)
 
     def _intents(self, at: At, view: View) -> Iterator[Move]:
         if self._stops({"intent"}, view):
@@ -184,14 +184,20 @@ class Looking:
             yield from newer
         elif self._rules.paged:
             found = frozenset(item for item in view.segments.values() if item.name != "I0")
-            now = at._replace(pc="index2", segments=frozenset(item.name for item in found), entries=self._read(found, at, view))
+            now = at._replace(
+                pc="index2", segments=frozenset(item.name for item in found), entries=self._read(found, at, view)
+            )
             yield Move("lists index/, first part", now, view.store)
         else:
             yield self._loaded(at, self._read(view.segments.values(), at, view), view)
 
     def _index2(self, at: At, view: View) -> Iterator[Move]:
         if any(name not in view.segments for name in at.segments):
-            yield Move("a listed segment is gone: lists index/ again", at._replace(pc="index", segments=frozenset()), view.store)
+            yield Move(
+                "a listed segment is gone: lists index/ again",
+                at._replace(pc="index", segments=frozenset()),
+                view.store,
+            )
         else:
             older = [item for item in view.segments.values() if item.name == "I0"]
             yield self._loaded(at, at.entries | self._read(older, at, view), view)
@@ -216,9 +222,10 @@ class Looking:
             return
         where = self._where(at.entries, view)
         taken = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
-        heed = subsets(frozenset(i.txn for i in at.intents) - at.decided) if not self._heeds_pins else [NONE]
-        for dead in heed:
-            pinned = {p for item in at.intents if item.txn not in at.decided | dead for p in item.packs}
+        undecided = frozenset(item.txn for item in at.intents) - at.decided
+        may_be_dead = self._rules.aborts and not self._rules.dead_pin
+        for dead in subsets(undecided) if may_be_dead else [NONE]:  # which may be so at any time
+            pinned = {pack for item in at.intents if item.txn in undecided - dead for pack in item.packs}
             yield from self._choose(at, view, where, pinned, taken)
 
     def _where(self, entries: frozenset[Entry], view: View) -> dict[tuple[str, str], set[str]]:
@@ -257,7 +264,7 @@ class Looking:
             dead = frozenset(free - set(used))
             sparse = [p for p in sorted(free & set(used)) if len(used[p]) < len(view.packs[p].says)]
             for going in subsets(dead) if self._young else [dead]:
-                for emptied in [sparse, []] if sparse else [[]]:
+                for emptied in [sparse, []] + [sorted(free & set(used))] * self._joins if used else [[]]:
                     moves = frozenset(need for pack in emptied for need in used[pack])
                     yield self._planned(at, going | frozenset(emptied), moves, view)
 
@@ -278,7 +285,11 @@ class Looking:
         )  # fmt: skip
         if not moves and self._rules.replaces == "early":
             now = now._replace(pc="publish")
-        return Move(f"lists packs/: {names(packs)} to go" + f", {names(b for b, _ in moves)} to move" * bool(moves), now, view.store)
+        return Move(
+            f"lists packs/: {names(packs)} to go" + f", {names(b for b, _ in moves)} to move" * bool(moves),
+            now,
+            view.store,
+        )
 
     def _ended(self, at: At) -> At:
         return At("roster", at.run + 1) if at.run + 1 < self._runs else At(END)
@@ -314,10 +325,18 @@ class Looking:
                 yield from self._over(at, f"collections/{number}/condemn exists", view)
                 return
         gone = at.gone - view.deleted if self._rules.lists_gone else NONE
+        if self._rules.lists_absent:
+            gone |= {item.txn for fate in view.fates.values() for item in fate.carried if item.gone} - set(
+                view.snapshots()
+            )
         record = Condemn(number, at.packs, at.decided, gone)
         old = [view.condemns[number]] if number in view.condemns else []
         now = At("intents2", at.run, number, segments=at.segments, roster=at.roster)
         label = f"creates collections/{number}/condemn = {names(at.packs)}, knows {names(at.decided)}"
         yield Move(label, now, view.delete(*old) | {record})
         if self._rules.torn_records == "condemn":
-            yield Move(f"creates collections/{number}/condemn, which is torn", now, view.put(Torn("condemn", str(number), record)))
+            yield Move(
+                f"creates collections/{number}/condemn, which is torn",
+                now,
+                view.put(Torn("condemn", str(number), record)),
+            )

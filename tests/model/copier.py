@@ -66,10 +66,10 @@ class Copier:
     # ------------------------------------------------------------ step 1
 
     def _source(self, at: At, view: View) -> Iterator[Move]:
-        """The source's fates, without those that the replica has or has let go."""
-        there = {item.txn for fate in view.fates.values() for item in fate.carried} | set(view.snapshots())
-        gone = view.gone(view.counting)
-        brings = frozenset(item for item in view.sources if item.txn not in there | gone)
+        """The source's fates, without those that the replica has or has let go. Content may come after its record."""
+        there = set(view.snapshots()) | view.gone(view.counting)
+        absent = {item.txn for fate in view.fates.values() for item in fate.carried}
+        brings = frozenset(item for item in view.sources if item.txn not in there | (absent if item.gone else NONE))
         if brings:
             label = f"reads the source's fates: {names(item.txn for item in brings)} to be brought"
             yield Move(label, at._replace(pc="collections", brings=brings), view.store)
@@ -86,7 +86,9 @@ class Copier:
 
     def _index(self, at: At, view: View) -> Iterator[Move]:
         wanted = {block for item in at.brings for block in item.snapshot.blocks}
-        entries = frozenset(e for e in entries_of(view.segments.values()) if e.block in wanted and e.pack not in at.bad)
+        entries = frozenset(
+            e for e in entries_of(view.segments.values()) if e.block in wanted and e.pack not in at.bad
+        )
         yield Move("reads index/", at._replace(pc="packs", entries=entries), view.store)
 
     def _packs(self, at: At, view: View) -> Iterator[Move]:
@@ -99,7 +101,9 @@ class Copier:
                 if need in there:
                     pinned.add(there[need])
                     continue
-                pack = next((p for p in view.source_packs.values() if block in p.blocks and p.domain == need[1]), None)
+                pack = next(
+                    (p for p in view.source_packs.values() if block in p.blocks and p.domain == need[1]), None
+                )
                 if pack is None:
                     yield from self._vanished(at, item, view)
                     return
@@ -145,7 +149,9 @@ class Copier:
 
     def _publish(self, at: At, view: View) -> Iterator[Move]:
         segment = Segment(f"I{self._txn(at)}{at.attempt}", at.unindexed)
-        yield Move(f"publishes segment {segment.name}", self._onward(at._replace(unindexed=frozenset())), view.put(segment))
+        yield Move(
+            f"publishes segment {segment.name}", self._onward(at._replace(unindexed=frozenset())), view.put(segment)
+        )
 
     def _intent(self, at: At, view: View) -> Iterator[Move]:
         then = at._replace(pc="recheck" if self._rules.copy_rechecks else "carry")
@@ -172,7 +178,11 @@ class Copier:
             if txn in view.fates:
                 yield from self._anew(at, f"finds snapshots/{txn} aborted", view)
             else:
-                yield Move(f"creates snapshots/{txn}: carries {names(c.txn for c in carried)}", then, view.put(Fate(txn, None, carried)))
+                yield Move(
+                    f"creates snapshots/{txn}: carries {names(c.txn for c in carried)}",
+                    then,
+                    view.put(Fate(txn, None, carried)),
+                )
             return
         new = [Fate(item.txn, item.snapshot) for item in at.brings if not item.gone and item.txn not in view.fates]
         yield Move(f"creates {names('snapshots/' + f.txn for f in new)}", then, view.put(*new))

@@ -136,7 +136,10 @@ class Collector(Looking):
             if name in view.segments and any(entry.pack not in there for entry in view.segments[name].entries)
         )  # fmt: skip
         staying = frozenset(
-            entry for name in going for entry in view.segments[name].entries if entry.pack in there and entry in at.entries
+            entry
+            for name in going
+            for entry in view.segments[name].entries
+            if entry.pack in there and entry in at.entries
         )
         now = now._replace(segments=going, pc="replace" if staying else "execute", entries=staying)
         return Move(f"lists packs/: lets {names(dead)} go", now, view.store)
@@ -180,7 +183,9 @@ class Collector(Looking):
                 if self._rules.done_despite_refusal:
                     yield Move(f"asks to delete {name}: refused, goes on", now, view.store)
                 else:
-                    yield Move(f"asks to delete {name}: refused, leaves the collection unfinished", At(END), view.store)
+                    yield Move(
+                        f"asks to delete {name}: refused, leaves the collection unfinished", At(END), view.store
+                    )
                 continue
             item = view.packs.get(name) or view.segments.get(name)
             yield Move(f"deletes {name}", now, view.delete(item) if item else view.store)
@@ -195,7 +200,9 @@ class Collector(Looking):
             return
         dropped: list[object] = []
         if "fates" in self._rules.drops:
-            dropped += [f for f in view.fates.values() if f.txn in listed and (f.aborted or f.txn in view.gone(view.counting))]
+            dropped += [
+                f for f in view.fates.values() if f.txn in listed and (f.aborted or f.txn in view.gone(view.counting))
+            ]
         if "marks" in self._rules.drops:
             dropped += [mark for mark in view.marks if mark.txn in view.gone(view.counting)]
         if "collections" in self._rules.drops:

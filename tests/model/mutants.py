@@ -33,11 +33,19 @@ def build_mutant(code: str) -> Case:
 # ---------------------------------------------------------------- writers
 
 mutant("w-no-recheck", "C1", "does not read collections/ again before the commit", "DATA", recheck="none")
-mutant("w-recheck-relied", "C6", "looks again only for packs that it relies on, not for its own", "DATA", recheck_own=False)
+mutant(
+    "w-recheck-relied",
+    "C6",
+    "looks again only for packs that it relies on, not for its own",
+    "DATA",
+    recheck_own=False,
+)
 mutant("w-recheck-open", "C1", "looks again only at collections that are not done", "DATA", recheck="unfinished")
 mutant("w-later-first", "C1", "relies on condemned packs, and looks again only at later collections", "DATA",
        first="next", relies_on_condemned=True)  # fmt: skip
-mutant("w-unindexed", "C1", "puts what is condemned into a pack that no segment names", "INDEX", begin_anew="unindexed")
+mutant(
+    "w-unindexed", "C1", "puts what is condemned into a pack that no segment names", "INDEX", begin_anew="unindexed"
+)
 mutant("w-unlisted", "C10", "relies on what the index says, without listing packs after it", "DATA", relies="indexed")
 mutant("w-packs-first", "C1", "lists packs before it reads collections/", "DATA", survey="packs-first")
 mutant("w-unverified", "C14", "does not read back what it put", "DATA", verify=False)
@@ -60,22 +68,51 @@ mutant("c-no-second-look", "C1", "does not read intents again after condemn", "D
 mutant("c-known-now", "C1", "takes for known what was decided since its look, and step 5 does not ask", "DATA",
        known="now", asks_again=False)  # fmt: skip
 mutant("c-no-abort", "C1", "takes for dead what it does not abort", "DATA", abort_decides=False)
-mutant("c-never-aborts-first", "C1", "aborts only while it deletes, so that the dead pin for ever", "QUIET", aborts_first=False)
+mutant(
+    "c-dead-pin",
+    "C1",
+    "what is taken for dead pins in the first look, so that it may pin for ever",
+    "QUIET",
+    dead_pin=True,
+)
 mutant("c-not-asked", "C19", "does not ask again what is needed", "DATA", asks_again=False)
 mutant("c-no-waiting", "C8", "does not wait for a collection that is not done", "DATA", waits=False, number="free")
-mutant("c-free-number", "C8", "takes the next free number for condemn, not the one after those it saw", "DATA", number="free")
+mutant(
+    "c-free-number",
+    "C8",
+    "takes the next free number for condemn, not the one after those it saw",
+    "DATA",
+    number="free",
+)
 mutant("c-own-execute", "C12", "deletes what it found itself although there is an execute", "DATA", deletes="own")
 mutant("c-no-execute", "C12", "deletes without an execute", "DATA", executes=False)
 mutant("c-replaces-early", "C2", "replaces segments before it is decided what dies", "INDEX", replaces="early")
-mutant("c-packs-first", "C2", "lists packs before the index when it replaces segments", "INDEX", compacts="packs-first")
+mutant(
+    "c-packs-first", "C2", "lists packs before the index when it replaces segments", "INDEX", compacts="packs-first"
+)
 mutant("c-moves-unindexed", "C2", "publishes no segment for what it moved", "INDEX",
        indexes_moved=False, asks_again=False)  # fmt: skip
-mutant("c-same-name", "C4", "gives a new pack the old name when it begins anew", "DATA", reuses_names=True, asks_again=False)
+mutant(
+    "c-same-name",
+    "C4",
+    "gives a new pack the old name when it begins anew",
+    "DATA",
+    reuses_names=True,
+    asks_again=False,
+)
 mutant("c-drops-fates", "C24", "deletes fates of aborted transactions", "DATA", drops=frozenset({"fates"}))
-mutant("c-drops-forgotten", "C17", "deletes fates of forgotten ones", "DATA", drops=frozenset({"fates"}))
+mutant("c-drops-forgotten", "C17", "deletes fates and marks of forgotten ones, and does not list them", "DATA",
+       drops=frozenset({"fates", "marks"}), lists_gone=False)  # fmt: skip
 mutant("c-drops-marks", "C25", "deletes marks", "DATA", drops=frozenset({"marks"}), lists_gone=False)
 mutant("c-drops-records", "C9", "deletes its records when it is done", "DATA", drops=frozenset({"collections"}))
-mutant("c-drops-gap", "C12", "the same, and writers begin anew at a gap", "DATA", drops=frozenset({"collections"}), gap="anew")
+mutant(
+    "c-drops-gap",
+    "C12",
+    "the same, and writers begin anew at a gap",
+    "DATA",
+    drops=frozenset({"collections"}),
+    gap="anew",
+)
 
 # ---------------------------------------------------------------- storage
 
@@ -103,8 +140,20 @@ mutant("m-policy", "M5", "a longer delay holds for forgets that were made before
 
 mutant("d-foreign-instance", "D1", "an instance in another domain counts", "DATA", foreign_instances=True)
 mutant("d-foreign-entry", "D2", "an entry of another domain than its signer's counts", "DATA", foreign_entries=True)
-mutant("d-restated", "D2", "entries that do not count are stated again when segments are replaced", "DATA", restates_all=True)
-mutant("d-believed", "D3", "the directory of a pack that no segment names is believed unread", "DATA", believes_directories=True)
+mutant(
+    "d-restated",
+    "D2",
+    "entries that do not count are stated again when segments are replaced",
+    "DATA",
+    restates_all=True,
+)
+mutant(
+    "d-believed",
+    "D3",
+    "the directory of a pack that no segment names is believed unread",
+    "DATA",
+    believes_directories=True,
+)
 mutant("d-any-place", "D5", "any place of a block is as good as another", "DATA", prefers_sound=False)
 
 # ---------------------------------------------------------------- rosters
@@ -126,9 +175,18 @@ mutant("l-named", "L3", "execute names what is under a lock", "QUIET", executes_
 mutant("b-plain", "B1", "brings fates as objects of their own names", "DATA", carries="plain")
 mutant("b-own-name", "B1", "pins under the name of what it brings", "QUIET", carries="own-name")
 mutant("b-burnt", "B3", "uses names again that an execute named", "DATA", burnt="none")
-mutant("b-burnt-copier", "B4", "only copies heed which names are burnt, not the replica's writers", "DATA", burnt="copier")
+mutant(
+    "b-burnt-copier",
+    "B4",
+    "only copies heed which names are burnt, not the replica's writers",
+    "DATA",
+    burnt="copier",
+)
 mutant("b-burnt-writers", "B5", "a collector takes a pack with a burnt name for a place", "DATA", burnt="writers")
 mutant("b-carry-first", "B1", "creates the fate before the intent", "DATA", copy_order="carry-first")
 mutant("b-no-recheck", "B2", "does not read collections/ again", "DATA", copy_rechecks=False)
+mutant("b-absent", "B10", "condemn names what was brought without its content as gone", "QUIET", lists_absent=True)
 mutant("b-gone", "B6", "brings fates whose content is gone, and does not say so", "DATA", marks_gone=False)
-mutant("n-burnt", "N1", "a writer relies on a name that an execute named, and requests come late", "DATA", burnt="copier")
+mutant(
+    "n-burnt", "N1", "a writer relies on a name that an execute named, and requests come late", "DATA", burnt="copier"
+)

@@ -131,13 +131,17 @@ def enrol(slot: str) -> Steps:
 def late_segment(pack: Pack, segment: Segment) -> Steps:
     """A writer that stops between a pack and its segment, and wakes whenever."""
     return Steps(
-        "late", (f"puts pack {pack.name}", lambda v: v.put(pack)), (f"wakes, publishes {segment.name}", lambda v: v.put(segment))
+        "late",
+        (f"puts pack {pack.name}", lambda v: v.put(pack)),
+        (f"wakes, publishes {segment.name}", lambda v: v.put(segment)),
     )
 
 
 def pin(txn: str, pack: str) -> Steps:
     """A transaction that pins a pack whenever it comes to it, and does not go on."""
-    return Steps(txn, (f"creates intents/{txn}.0 = {{{pack}}}", lambda view: view.put(Intent(txn, 0, frozenset([pack])))))
+    return Steps(
+        txn, (f"creates intents/{txn}.0 = {{{pack}}}", lambda view: view.put(Intent(txn, 0, frozenset([pack]))))
+    )
 
 
 def put_again(pack: Pack) -> Steps:
@@ -178,4 +182,6 @@ def source_collection(txn: str, pack: str) -> Steps:
 
 
 def commits(txn: str, fate: Fate) -> Steps:
-    return Steps(txn, (f"creates snapshots/{txn}", lambda view: view.put(fate) if txn not in view.fates else view.store))
+    return Steps(
+        txn, (f"creates snapshots/{txn}", lambda view: view.put(fate) if txn not in view.fates else view.store)
+    )

@@ -51,19 +51,25 @@ class Reader:
             yield Move("reads fates: it is not there, or forgotten", At(END), view.store)
         else:
             snapshot = view.snapshots()[self._txn]
-            yield Move("reads fates", at._replace(pc="index", want=snapshot.blocks, domain=snapshot.domain), view.store)
+            yield Move(
+                "reads fates", at._replace(pc="index", want=snapshot.blocks, domain=snapshot.domain), view.store
+            )
 
     def _index(self, at: At, view: View) -> Iterator[Move]:
         if self._rules.paged:
             found = frozenset(item for item in view.segments.values() if item.name != "I0")
-            now = at._replace(pc="index2", segments=frozenset(i.name for i in found), entries=self._useful(at, found, view))
+            now = at._replace(
+                pc="index2", segments=frozenset(i.name for i in found), entries=self._useful(at, found, view)
+            )
             yield Move("lists index/, first part", now, view.store)
         else:
             yield self._loaded(at, self._useful(at, view.segments.values(), view), view)
 
     def _index2(self, at: At, view: View) -> Iterator[Move]:
         if any(name not in view.segments for name in at.segments):
-            yield Move("a listed segment is gone: lists index/ again", at._replace(pc="index", segments=NONE), view.store)
+            yield Move(
+                "a listed segment is gone: lists index/ again", at._replace(pc="index", segments=NONE), view.store
+            )
         else:
             older = [item for item in view.segments.values() if item.name == "I0"]
             yield self._loaded(at, at.entries | self._useful(at, older, view), view)
@@ -110,7 +116,12 @@ class Reader:
                 yield Move(label, at._replace(entries=at.entries - {entry}), view.store)
 
     def _missing(self, at: At, block: str, view: View) -> Iterator[Move]:
-        now: Seen = (view.condemned(view.unfinished or 1, finished=False), view.unfinished, bool(view.unfinished), view.highest)
+        now: Seen = (
+            view.condemned(view.unfinished or 1, finished=False),
+            view.unfinished,
+            bool(view.unfinished),
+            view.highest,
+        )
         if self._over(view):
             yield Move(f"does not find {block}: it is forgotten meanwhile, says so", At(END), view.store)
         elif now == at.looked or self._once():
@@ -164,7 +175,9 @@ class Holder(Reader):
         places = {e.block: e.pack for e in sorted(at.entries) if e.pack in view.packs and e.pack not in condemned}
         if set(places) == at.want:
             first = view.unfinished or view.highest + 1
-            now = at._replace(pc="intent", pinned=frozenset(places.values()), entries=frozenset(), first=at.first or first)
+            now = at._replace(
+                pc="intent", pinned=frozenset(places.values()), entries=frozenset(), first=at.first or first
+            )
             yield Move(f"lists packs/: will hold {names(now.pinned)}", now, view.store)
         else:
             yield Move("lists packs/: not all is there, begins anew", At("fates"), view.store)

@@ -35,7 +35,7 @@ class Rules:
 
     # ---- collectors
     aborts: bool = True  # may decide a transaction of others
-    aborts_first: bool = True  # before it looks, too, so that what a dead one pinned is garbage for this collection
+    dead_pin: bool = False  # in the first look too, what is taken for dead pins nothing
     abort_decides: bool = True  # False: takes it for dead without creating its fate
     look: str = "intents-first"  # or "fates-first"
     second_look: bool = True  # step 4: reads intents again
@@ -58,9 +58,12 @@ class Rules:
     # ---- marks and time
     clock: str = "storage"  # "own": the collector's clock, which may be ahead; "late": asked after marks were read
     late_words: str = "void"  # or "count": undo and hold count however late
+    lists_absent: bool = False  # condemn names those that were brought without their content
     lists_gone: bool = True  # condemn lists the snapshots that were taken for gone
     heeds_holds: bool = True
-    policy: str = "then"  # a longer delay is for forgets that are made after it; "newest": for all, as docs/format.md has it
+    policy: str = (
+        "then"  # a longer delay is for forgets that are made after it; "newest": for all, as docs/format.md has it
+    )
 
     # ---- domains
     foreign_instances: bool = False  # an instance in another domain counts

@@ -7,6 +7,7 @@ from tests.model.actors import Actor
 from tests.model.cases import DEAD, HALF_DEAD, TWICE, case, commit, names, pack, segment
 from tests.model.collector import At as CollectorAt
 from tests.model.deleting import Collector
+from tests.model.readers import Reader
 from tests.model.rules import Rules
 from tests.model.store import Condemn, Done, Execute, Fate, Intent, Mark, Ripe, Store
 from tests.model.writer import At as WriterAt
@@ -183,6 +184,9 @@ def c25(rules: Rules) -> Built:
     return DEAD, (Collector("C", rules),)
 
 
-@case("C26", "what is not decided is taken for dead in the first look too, and for alive in the second", asks_again=False)
+@case("C26", "packs that are all alive are joined, or not; a writer, a restore", asks_again=False)
 def c26(rules: Rules) -> Built:
-    return HALF_DEAD, (Writer("T", "d", rules), Collector("C", rules, runs=2, heeds_pins=False))
+    store: Store = frozenset(
+        {pack("P", "c"), pack("Q", "d"), segment("I0", "c P", "d Q"), commit("S1", "c d"), pack("Z", "z")}
+    )
+    return store, (Writer("T", "cz", rules), Reader("R", "S1", rules), Collector("C", rules, joins=True))

@@ -48,7 +48,12 @@ def r5(rules: Rules) -> Built:
 @case("M1", "forget, its delay, an undo at any time; a collector twice", commits=False)
 def m1(rules: Rules) -> Built:
     store = HALF_DEAD - set(FORGOTTEN)
-    return store, (others.forget("S0"), others.clock("S0"), others.say("undo", "S0", rules), Collector("C", rules, runs=2, clock=True))
+    return store, (
+        others.forget("S0"),
+        others.clock("S0"),
+        others.say("undo", "S0", rules),
+        Collector("C", rules, runs=2, clock=True),
+    )
 
 
 @case("M2", "forget, its delay, a hold at any time; a writer, a collector")
@@ -174,12 +179,21 @@ def revoked() -> Store:
     """x is revoked. S1, which counts, and S2, another device's, rely on its pack."""
     return frozenset(
         {pack("X", "c d", slot="x"), segment("I0", "c X", "d X", slot="x", domain="a"), pack("Z", "z")}
-        | {commit("S1", "c", slot="x"), commit("S2", "d", slot="y"), commit("S9", "z", slot="x"), Intent("S9", 0, names("Z"), "x")}
+        | {
+            commit("S1", "c", slot="x"),
+            commit("S2", "d", slot="y"),
+            commit("S9", "z", slot="x"),
+            Intent("S9", 0, names("Z"), "x"),
+        }
         | {Roster(0, names("x y")), Roster(1, names("x y"), names("x"), names("S1"))}
     )
 
 
-@case("O3", "what a revoked device stored before is read, and stays; a later record of it does not count", everywhere=True)
+@case(
+    "O3",
+    "what a revoked device stored before is read, and stays; a later record of it does not count",
+    everywhere=True,
+)
 def o3(rules: Rules) -> Built:
     return revoked(), (Reader("R", "S2", rules), Writer("T", "e", rules, slot="y"), Collector("C", rules))
 
@@ -190,7 +204,13 @@ def o4(rules: Rules) -> Built:
     return store, (Writer("T", "e", rules, slot="y"), Collector("C", rules))
 
 
-@case("O5", "storage was turned back: a snapshot cites a roster that is not there", deletes=False, commits=False, quiet="")
+@case(
+    "O5",
+    "storage was turned back: a snapshot cites a roster that is not there",
+    deletes=False,
+    commits=False,
+    quiet="",
+)
 def o5(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "c", slot="x"), segment("I0", "c X", slot="x", domain="a"), pack("Z", "z"), Roster(0, names("x"))}

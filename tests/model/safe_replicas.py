@@ -9,7 +9,20 @@ from tests.model.copier import Copier
 from tests.model.deleting import Collector
 from tests.model.readers import Reader
 from tests.model.rules import Rules
-from tests.model.store import Condemn, Done, Execute, Mark, Ripe, Snapshot, Source, SourcePack, Store, View
+from tests.model.store import (
+    Carried,
+    Condemn,
+    Done,
+    Execute,
+    Fate,
+    Mark,
+    Ripe,
+    Snapshot,
+    Source,
+    SourcePack,
+    Store,
+    View,
+)
 from tests.model.writer import Writer
 
 Built = tuple[Store, tuple[Actor, ...]]
@@ -20,8 +33,9 @@ SOURCE: Store = frozenset({Source("S0", Snapshot(names("d"), "a")), SourcePack("
 
 def arrived(view: View) -> str:
     """After a quiet copy, what the source has is in the replica."""
-    gone = view.gone(view.counting)
-    missing = [s.txn for s in view.sources if not s.gone and s.txn not in view.snapshots() and s.txn not in gone]
+    forgotten = {mark.txn for mark in view.marks if mark.kind == "forget"}
+    there = set(view.snapshots()) - view.deleted
+    missing = [item.txn for item in view.sources if not item.gone and item.txn not in there | forgotten]
     return f"{missing} cannot be copied" if missing else ""
 
 
@@ -44,7 +58,12 @@ def b3(rules: Rules) -> Built:
     return SOURCE | old, (Copier("X", rules), others.delete_again("X", 1), Collector("C", rules))
 
 
-@case("B4", "a copy that sleeps while X goes, its collector that sleeps, a writer of the replica", asks_again=False, **COPIED)
+@case(
+    "B4",
+    "a copy that sleeps while X goes, its collector that sleeps, a writer of the replica",
+    asks_again=False,
+    **COPIED,
+)
 def b4(rules: Rules) -> Built:
     return SOURCE | {pack("X", "d")}, (
         Copier("X", rules, tries=0),
@@ -54,10 +73,15 @@ def b4(rules: Rules) -> Built:
     )
 
 
-@case("B5", "the same, and the replica needs d already and holds it twice", **COPIED)
+@case("B5", "the same, and a block that the replica needs lies in X too", **COPIED)
 def b5(rules: Rules) -> Built:
-    needs = {commit("S1", "d"), pack("W", "d"), segment("I0", "d W"), pack("X", "d")}
-    return SOURCE | needs, (Copier("X", rules, tries=0), Collector("C", rules, runs=2), others.delete_again("X", 1))
+    source = {Source("S0", Snapshot(names("e"), "a")), SourcePack("X", names("d e"))}
+    needs = {commit("S1", "d"), pack("W", "d"), segment("I0", "d W"), pack("X", "d e"), segment("I1", "d X", "e X")}
+    return frozenset(source | needs), (
+        Copier("X", rules, tries=0),
+        Collector("C", rules, runs=2),
+        others.delete_again("X", 1),
+    )
 
 
 @case("B6", "the source lets a snapshot go while it is copied, another stays", deletes=False, **COPIED)
@@ -88,6 +112,12 @@ def b8(rules: Rules) -> Built:
 @case("B9", "a restore of what is being copied, a collector", **COPIED)
 def b9(rules: Rules) -> Built:
     return SOURCE | {pack("Z", "z")}, (Copier("X", rules), Reader("R", "S0", rules), Collector("C", rules))
+
+
+@case("B10", "a record was brought without its content, which comes later; a collector twice", **COPIED)
+def b10(rules: Rules) -> Built:
+    before = Fate("W0", None, (Carried("S0", Snapshot(names("d"), "a"), True),))
+    return SOURCE | {before, pack("Z", "z")}, (Copier("X", rules), Collector("C", rules, runs=2))
 
 
 @case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer", burnt="all")

@@ -271,7 +271,8 @@ class View:
         saved = {
             mark.txn
             for mark in self.marks
-            if (mark.kind == "undo" or (mark.kind == "hold" and heeds_holds)) and (not mark.late or late_words == "count")
+            if (mark.kind == "undo" or (mark.kind == "hold" and heeds_holds))
+            and (not mark.late or late_words == "count")
         }
         forgotten = {mark.txn for mark in self.marks if mark.kind == "forget"}
         return frozenset((forgotten & set(ripe)) - saved) | self.deleted

@@ -90,7 +90,9 @@ class Writer:
             bad |= view.burnt
         after = "packs_first" if rules.survey == "packs-first" else "index"
         if at.pc == "late_collections":  # the shortcut: packs were listed before
-            yield from self._rely(at._replace(first=unfinished or view.highest + 1, bad=bad), view, "reads collections/")
+            yield from self._rely(
+                at._replace(first=unfinished or view.highest + 1, bad=bad), view, "reads collections/"
+            )
         elif after == "packs_first":
             yield from self._packs_first(at, view)
         else:
@@ -163,7 +165,9 @@ class Writer:
         for chosen in product(*[sorted(places[chunk]) or [None] for chunk in sorted(self._chunks)]):
             relied = frozenset(place for place in chosen if place)
             todo = self._chunks - {block[0] for block, _ in relied}
-            now = At("upload" if todo else "intent", at.attempt, at.first, NONE, relied=relied, todo=todo, roster=at.roster)
+            now = At(
+                "upload" if todo else "intent", at.attempt, at.first, NONE, relied=relied, todo=todo, roster=at.roster
+            )
             yield Move(f"{why} relies on {names(pack for _, pack in relied)}", now, view.put(*new))
 
     # ------------------------------------------------------------ step 2
@@ -255,7 +259,9 @@ class Writer:
         now = at._replace(
             pc="intent", relied=at.relied - hit, written=(at.written - hit) | places, attempt=at.attempt + 1
         )
-        yield Move(f"reads collections/ again: {names(p for _, p in hit)} condemned, puts {name}", now, view.put(pack))
+        yield Move(
+            f"reads collections/ again: {names(p for _, p in hit)} condemned, puts {name}", now, view.put(pack)
+        )
 
     def _commit(self, at: At, view: View) -> Iterator[Move]:
         txn = self._txn(at)
