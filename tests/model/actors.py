@@ -6,9 +6,9 @@ and what follows says what. Since every state is checked, an actor that is never
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tests.model.store import Store, View
 
@@ -17,20 +17,20 @@ END = "end"
 
 class Move(NamedTuple):
     label: str
-    at: tuple[Hashable, ...]  # the actor's own memory; its first field is where it is
+    at: Any  # the actor's own memory, a named tuple; its first field is where it is
     store: Store
 
 
 class Actor(Protocol):
     name: str
-    start: tuple[Hashable, ...]
+    start: Any
 
-    def moves(self, at: tuple[Hashable, ...], view: View) -> Iterator[Move]: ...
+    def moves(self, at: Any, view: View) -> Iterator[Move]: ...
 
 
-def names(items: object) -> str:
+def names(items: Iterable[object]) -> str:
     """For labels: a set of names, in order."""
-    return "{" + ", ".join(sorted(map(str, items))) + "}"  # type: ignore[call-overload]
+    return "{" + ", ".join(sorted(map(str, items))) + "}"
 
 
 def subsets(items: frozenset[str]) -> Iterator[frozenset[str]]:

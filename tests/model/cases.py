@@ -1,4 +1,4 @@
-"""How a case is written down, and what storage holds when most begin. The cases are in `safe_*.py` and `mutants.py`."""
+"""How a case is written down, and what storage holds when most begin. `safe_*.py` and `mutants.py` have the cases."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.model.actors import END, Move, names, subsets
 from tests.model.rules import Rules
-from tests.model.store import NONE, Condemn, Entry, Intent, Names, Pack, Segment, Torn, View, entries_of
+from tests.model.store import NONE, Condemn, Entry, Fate, Intent, Names, Pack, Segment, Torn, View, entries_of
 
 Needs = frozenset[tuple[str, str]]  # blocks, and the domains in which they are needed
 
@@ -33,8 +33,8 @@ class At(NamedTuple):
 class Looking:
     """Steps 1 to 3. `runs`: how many collections it makes. `clock`: marks are made meanwhile, so that time matters.
 
-    `late`: each deletion is asked for, whether or not somebody else was faster. `young`: of what is dead, any part may be
-    too young to go. `joins`: packs that are all alive may be emptied too.
+    `late`: each deletion is asked for, whether or not somebody else was faster. `young`: of what is dead, any part
+    may be too young to go. `joins`: packs that are all alive may be emptied too.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Looking:
         self._young = young
         self._joins = joins
 
-    def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
+    def moves(self, at: At, view: View) -> Iterator[Move]:
         yield from getattr(self, f"_{at.pc}")(at, view)
 
     def _over(self, at: At, why: str, view: View) -> Iterator[Move]:
@@ -71,9 +71,9 @@ class Looking:
     def _stops(self, kinds: set[str], view: View) -> bool:
         return bool(view.torn & kinds) and self._rules.unreadable == "stop"
 
-    def _newer(self, at: At, records: Iterable[object], view: View) -> Iterator[Move]:
+    def _newer(self, at: At, records: Iterable[Fate | Intent | Segment], view: View) -> Iterator[Move]:
         """A citation of a roster that this one does not know: list them again, and if that does not help, stop."""
-        if self._rules.newer == "list" and any(item.cites > at.roster for item in records):  # type: ignore[attr-defined]
+        if self._rules.newer == "list" and any(item.cites > at.roster for item in records):
             if view.newest_roster() > at.roster:
                 yield Move(
                     "sees a newer roster cited, lists roster/ again",
@@ -143,10 +143,10 @@ class Looking:
             now = now._replace(live=self._alive(view, at.roster, gone), gone=gone)
         yield Move("reads fates", now, view.store)
 
-    def _decides(self, fate: object, roster: int, view: View) -> bool:
+    def _decides(self, fate: Fate, roster: int, view: View) -> bool:
         if self._rules.revoked_fates == "void":
             return True
-        return view.fate_counts(fate, roster)  # type: ignore[arg-type]
+        return view.fate_counts(fate, roster)
 
     def _gone(self, view: View, ripe: Iterable[str]) -> Names:
         rules = self._rules
@@ -229,7 +229,7 @@ class Looking:
             yield from self._choose(at, view, where, pinned, taken)
 
     def _where(self, entries: frozenset[Entry], view: View) -> dict[tuple[str, str], set[str]]:
-        """By block and domain: packs that are listed. One that no segment names counts if it was read, and comes last."""
+        """By block and domain: packs that are listed. What no segment names counts if it was read, and comes last."""
         rules = self._rules
         burnt = view.burnt if rules.burnt == "all" else NONE
         found: dict[tuple[str, str], set[str]] = {}
@@ -281,7 +281,8 @@ class Looking:
         listed = frozenset(item.txn for item in at.intents) & at.decided
         now = At(
             "move" if moves else "condemn", at.run, at.number, decided=listed, gone=at.gone, packs=packs, moves=moves,
-            segments=at.segments, entries=at.entries if self._rules.replaces == "early" else frozenset(), roster=at.roster,
+            segments=at.segments, entries=at.entries if self._rules.replaces == "early" else frozenset(),
+            roster=at.roster,
         )  # fmt: skip
         if not moves and self._rules.replaces == "early":
             now = now._replace(pc="publish")
@@ -303,7 +304,7 @@ class Looking:
         new = []
         for domain in {domain for _, domain in at.moves}:
             blocks = frozenset(block for block, own in at.moves if own == domain)
-            keys = [p.key for p in view.packs.values() if p.name in at.packs and p.holds & blocks]
+            keys = sorted(p.key for p in view.packs.values() if p.name in at.packs and p.holds & blocks)
             new.append(Pack(self._moved(at, domain), blocks, blocks, domain, key=keys[0] if keys else ""))
         yield Move(f"puts pack {names(pack.name for pack in new)}", at._replace(pc="publish"), view.put(*new))
 
@@ -320,10 +321,9 @@ class Looking:
 
     def _condemn(self, at: At, view: View) -> Iterator[Move]:
         number = view.highest + 1 if self._rules.number == "free" else at.number
-        if number in view.condemns or number in view.done:
-            if self._rules.exclusive:
-                yield from self._over(at, f"collections/{number}/condemn exists", view)
-                return
+        if (number in view.condemns or number in view.done) and self._rules.exclusive:
+            yield from self._over(at, f"collections/{number}/condemn exists", view)
+            return
         gone = at.gone - view.deleted if self._rules.lists_gone else NONE
         if self._rules.lists_absent:
             gone |= {item.txn for fate in view.fates.values() for item in fate.carried if item.gone} - set(

@@ -1,8 +1,8 @@
 """A copy into a replica. It is a writer there, whose fate brings the fates of the source.
 
-(1) Read all of the replica's collections, its index, its packs. (2) Upload what is missing, bit for bit under its own
-name; blocks of a pack whose name was ever in an `execute`, or is condemned, go into a new pack, unopened. (3) Write an
-intent. (4) Read collections again. (5) Create the fate, which carries the source's.
+(1) Read all of the replica's collections, its index, its packs. (2) Upload what is missing, bit for bit under its
+own name; blocks of a pack whose name was ever in an `execute`, or is condemned, go into a new pack, unopened. (3)
+Write an intent. (4) Read collections again. (5) Create the fate, which carries the source's.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Copier:
         self._rules = rules
         self._tries = tries
 
-    def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
+    def moves(self, at: At, view: View) -> Iterator[Move]:
         yield from getattr(self, f"_{at.pc}")(at, view)
 
     def _txn(self, at: At) -> str:
@@ -95,8 +95,8 @@ class Copier:
         """Rely on what is listed. Of the rest, the source says in which of its packs it lies."""
         there = {(e.block, e.domain): e.pack for e in sorted(at.entries) if e.pack in view.packs}
         pinned, uploads, unindexed = set(), set(), set()
-        for item in at.brings:
-            for block in item.snapshot.blocks if not item.gone else NONE:
+        for item in sorted(at.brings, key=str):
+            for block in sorted(item.snapshot.blocks) if not item.gone else []:
                 need = (block, item.snapshot.domain)
                 if need in there:
                     pinned.add(there[need])

@@ -1,14 +1,15 @@
 """The search: every state that some order of the actors' moves reaches, breadth first, each checked once.
 
-Stores and actors' memories are numbered, so that a state is one integer and what an actor can do from a store is worked
-out once. What is found is found with as few moves as possible.
+Stores and actors' memories are numbered, so that a state is one integer, and what an actor can do from a store is
+worked out once. What is found is found with as few moves as possible.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.model.actors import END, Actor
 from tests.model.properties import broken, garbage, has_deleted
@@ -61,7 +62,7 @@ class _Numbered:
 
     def __init__(self) -> None:
         self.number: dict[Hashable, int] = {}
-        self.values: list[Hashable] = []
+        self.values: list[Any] = []
 
     def of(self, value: Hashable) -> int:
         found = self.number.setdefault(value, len(self.values))
@@ -83,71 +84,71 @@ class Search:
 
     def run(self) -> Found:
         """Until something is wrong or all was seen."""
-        found, actors = self.found, range(len(self.case.actors))
+        found, last = self.found, set[int]()
         start = self._stores.of(self.case.store)
-        for i in actors:
-            start |= self._places[i].of(self.case.actors[i].start) << BITS * (i + 1)
-        parents: dict[int, int] = {start: -1}
-        layer, last = [start], set[int]()
+        for i, actor in enumerate(self.case.actors):
+            start |= self._places[i].of(actor.start) << BITS * (i + 1)
         self._look(start & MASK)
-        while layer and not found.wrong:
-            following: list[int] = []
-            for state in layer:
-                store, moved = state & MASK, False
-                for i in actors:
-                    shift = BITS * (i + 1)
-                    place = state >> shift & MASK
-                    moves = self._next[i].get(place << BITS | store)
-                    if moves is None:
-                        moves = self._moves(i, place, store)
-                    if moves:
-                        moved = True
-                    rest = state & ~(MASK << shift | MASK)
-                    for new_place, new_store in moves:
-                        new = rest | new_place << shift | new_store
-                        if new not in parents:
-                            parents[new] = state
-                            following.append(new)
-                            if found.wrong:
-                                found.trace = self._trace(parents, new)
-                                found.states, found.stores = len(parents), len(self._stores.values)
-                                return found
-                if not moved:
-                    last.add(store)
-                deleted, committed = self._facts[store]
-                found.deleted += deleted
-                found.committed += committed
-            layer = following
+        parents, queue = {start: -1}, [start]
+        for state in queue:
+            moved = False
+            for new in self._successors(state):
+                moved = True
+                if new not in parents:
+                    parents[new] = state
+                    queue.append(new)
+            if found.wrong:
+                found.trace = self._trace(parents, queue[-1])
+                break
+            if not moved:
+                last.add(state & MASK)
+            deleted, committed = self._facts[state & MASK]
+            found.deleted += deleted
+            found.committed += committed
         found.states, found.stores = len(parents), len(self._stores.values)
-        if self.case.afterwards:
-            self._quiet(sorted(last) if not self.case.everywhere else range(len(self._stores.values)), parents)
+        if self.case.afterwards and not found.wrong:
+            self._quiet(range(found.stores) if self.case.everywhere else sorted(last), parents)
         return found
+
+    def _successors(self, state: int) -> Iterator[int]:
+        """The states that one move leads to. If that is where something is wrong, it is the last."""
+        store = state & MASK
+        for i, known in enumerate(self._next):
+            shift = BITS * (i + 1)
+            key = (state >> shift & MASK) << BITS | store
+            moves = known.get(key)
+            if moves is None:
+                moves = known[key] = self._moves(i, key >> BITS, store)
+            rest = state & ~(MASK << shift | MASK)
+            for place, after in moves:
+                yield rest | place << shift | after
+            if self.found.wrong:
+                return
 
     def view(self, store: int) -> View:
         view = self._views.get(store)
         if view is None:
             if len(self._views) >= VIEWS:
                 self._views.clear()
-            view = self._views[store] = View(self._stores.values[store])  # type: ignore[arg-type]
+            view = self._views[store] = View(self._stores.values[store])
         return view
 
     def _moves(self, i: int, place: int, store: int) -> list[tuple[int, int]]:
         """What actor i can do; what is wrong after one of these moves is noted."""
         at = self._places[i].values[place]
         moves = []
-        if at[0] != END and at[0][0] != "!":  # type: ignore[index]
-            for move in self.case.actors[i].moves(at, self.view(store)):  # type: ignore[arg-type]
+        if at[0] != END and at[0][0] != "!":
+            for move in self.case.actors[i].moves(at, self.view(store)):
                 known = len(self._stores.values)
                 number = self._stores.of(move.store)
                 if number == known:
                     self._look(number)
-                if move.at[0][0] == "!" and not self.found.wrong:  # type: ignore[index]
-                    self.found.wrong = move.at[0][1:]  # type: ignore[index]
+                if move.at[0][0] == "!" and not self.found.wrong:
+                    self.found.wrong = move.at[0][1:]
                 moves.append((self._places[i].of(move.at), number))
                 if self.found.wrong:
                     moves = moves[-1:]
                     break
-        self._next[i][place << BITS | store] = moves
         return moves
 
     def _look(self, store: int) -> None:
@@ -174,9 +175,9 @@ class Search:
             if before & ~(MASK << shift | MASK) != after & ~(MASK << shift | MASK):
                 continue
             at = self._places[i].values[before >> shift & MASK]
-            if at[0] == END:  # type: ignore[index]
+            if at[0] == END:
                 continue
-            for move in actor.moves(at, self.view(before & MASK)):  # type: ignore[arg-type]
+            for move in actor.moves(at, self.view(before & MASK)):
                 if (
                     self._places[i].number.get(move.at) == after >> shift & MASK
                     and self._stores.number.get(move.store) == after & MASK
@@ -189,7 +190,7 @@ class Search:
     def _quiet(self, stores: Sequence[int], parents: dict[int, int]) -> None:
         good: set[Store] = set()
         for number in stores:
-            store: Store = self._stores.values[number]  # type: ignore[assignment]
+            store: Store = self._stores.values[number]
             wrong, trace = self._alone(store, good)
             self.found.quiet += 1
             if wrong:

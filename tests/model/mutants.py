@@ -62,7 +62,7 @@ mutant("w-keys", "C6", "keeps the wrapped key in the intent", "KEY", keys="inten
 
 # ---------------------------------------------------------------- collectors
 
-mutant("c-fates-first", "C1", "reads fates before intents, where writers delete theirs, and step 5 does not ask", "DATA",
+mutant("c-fates-first", "C1", "reads fates before intents, writers delete theirs, and step 5 does not ask", "DATA",
        look="fates-first", drops_intents=True, asks_again=False)  # fmt: skip
 mutant("c-no-second-look", "C1", "does not read intents again after condemn", "DATA", second_look=False)
 mutant("c-known-now", "C1", "takes for known what was decided since its look, and step 5 does not ask", "DATA",

@@ -1,4 +1,4 @@
-"""Those who do one thing whenever they come to it: marks, time, locks, owners, thieves, and requests that come late."""
+"""Those who do one thing whenever they come to it: marks, time, locks, owners, and requests that come late."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Steps:
         self.start = At("0")
         self._steps = steps
 
-    def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
+    def moves(self, at: At, view: View) -> Iterator[Move]:
         number = int(at.pc)
         label, step = self._steps[number]
         store = step(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tests.model.actors import END, Move, names
@@ -36,7 +36,7 @@ class Reader:
         self._txn = txn
         self._rules = rules
 
-    def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
+    def moves(self, at: At, view: View) -> Iterator[Move]:
         yield from getattr(self, f"_{at.pc}")(at, view)
 
     def _once(self) -> bool:
@@ -74,10 +74,10 @@ class Reader:
             older = [item for item in view.segments.values() if item.name == "I0"]
             yield self._loaded(at, at.entries | self._useful(at, older, view), view)
 
-    def _useful(self, at: At, segments: object, view: View) -> frozenset[Entry]:
+    def _useful(self, at: At, segments: Iterable[Segment], view: View) -> frozenset[Entry]:
         roster = view.rosters.get(view.newest_roster())
         fate = view.fates.get(self._txn)
-        found: list[Segment] = list(segments)  # type: ignore[call-overload]
+        found = list(segments)
         if roster and self._rules.revoked_packs == "never":
             found = [item for item in found if item.slot not in roster.revoked]
         if roster and self._rules.revoked_packs == "own":

@@ -1,4 +1,4 @@
-"""The protocol's rules. The defaults are the protocol; each other value is a shortcut that a test must find unsafe."""
+"""The protocol's rules. The defaults are the protocol; each other value is a shortcut that has to be found unsafe."""
 
 from __future__ import annotations
 

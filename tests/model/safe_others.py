@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.model import others
 from tests.model.actors import Actor
 from tests.model.cases import DEAD, FORGOTTEN, HALF_DEAD, case, commit, names, pack, segment
@@ -22,7 +24,7 @@ def r1(rules: Rules) -> Built:
     return HALF_DEAD, (Reader("R", "S1", rules), Collector("C", rules, runs=2))
 
 
-@case("R2", "a restore, listings in parts, two collectors", paged=True, commits=False, nightly=True)
+@case("R2", "a restore, listings in parts, two collectors", paged=True, commits=False)
 def r2(rules: Rules) -> Built:
     return HALF_DEAD, (Reader("R", "S1", rules), Collector("C", rules), Collector("D", rules))
 
@@ -100,7 +102,7 @@ def m5(rules: Rules) -> Built:
 # ---------------------------------------------------------------- domains: device x writes in b
 
 
-STOLEN = {"slot": "x", "domain": "b"}
+STOLEN: dict[str, Any] = {"slot": "x", "domain": "b"}
 
 
 @case("D1", "a device of b says that its pack holds a's block", commits=False)
@@ -134,7 +136,7 @@ def d3(rules: Rules) -> Built:
 def d4(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "c d"), segment("I0", "c X", "d X", slot="w", domain="a"), commit("S0", "d"), commit("S1", "c")}
-        | {pack("Y", "c d", **STOLEN), segment("I1", "c Y b", "d Y b", **STOLEN), commit("S2", "c", **{**STOLEN})}
+        | {pack("Y", "c d", **STOLEN), segment("I1", "c Y b", "d Y b", **STOLEN), commit("S2", "c", **STOLEN)}
         | set(FORGOTTEN)
     )
     return store, (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.model import others
 from tests.model.actors import Actor
 from tests.model.cases import case, commit, names, pack, segment
@@ -39,7 +41,7 @@ def arrived(view: View) -> str:
     return f"{missing} cannot be copied" if missing else ""
 
 
-COPIED = {"quiet": "copier", "arrives": arrived, "burnt": "all"}
+COPIED: dict[str, Any] = {"quiet": "copier", "arrives": arrived, "burnt": "all"}
 
 
 @case("B1", "a copy, and a collector twice, which may take it for dead", everywhere=True, **COPIED)

@@ -170,8 +170,8 @@ class View:
     """One store, with its objects by kind."""
 
     __slots__ = (
-        "condemns", "done", "executes", "fates", "intents", "locked", "marks", "packs", "remembered", "ripe", "rosters", "segments",
-        "slower", "source_packs", "sources", "store", "torn",
+        "condemns", "done", "executes", "fates", "intents", "locked", "marks", "packs", "remembered", "ripe",
+        "rosters", "segments", "slower", "source_packs", "sources", "store", "torn",
     )  # fmt: skip
 
     def __init__(self, store: Store) -> None:

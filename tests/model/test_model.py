@@ -1,7 +1,7 @@
 """The protocol is safe in every case, and each shortcut that the design forbids is not.
 
-`python -m tests.model` lists cases and mutants; `python -m tests.model CODE` runs one and prints the shortest way to what
-goes wrong. The environment variable PHARMABACKUP_PROFILE=nightly adds the large cases.
+`python -m tests.model` lists cases and mutants; `python -m tests.model CODE` runs one and prints the shortest way to
+what goes wrong. The environment variable PHARMABACKUP_PROFILE=nightly adds the large cases.
 """
 
 from __future__ import annotations

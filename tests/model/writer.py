@@ -55,7 +55,7 @@ class Writer:
         self._piecewise = piecewise
         self._loses_reply = loses_reply
 
-    def moves(self, at: At, view: View) -> Iterator[Move]:  # type: ignore[override]
+    def moves(self, at: At, view: View) -> Iterator[Move]:
         yield from getattr(self, f"_{at.pc}")(at, view)
 
     def _txn(self, at: At) -> str:
@@ -162,7 +162,8 @@ class Writer:
             trusted = pack not in view.packs or view.packs[pack].slot not in revoked
             if listed and trusted and pack not in at.bad and block[0] in places:
                 places[block[0]].add((block, pack))
-        for chosen in product(*[sorted(places[chunk]) or [None] for chunk in sorted(self._chunks)]):
+        options: list[list[tuple[str, str] | None]] = [[*sorted(places[chunk])] or [None] for chunk in sorted(places)]
+        for chosen in product(*options):
             relied = frozenset(place for place in chosen if place)
             todo = self._chunks - {block[0] for block, _ in relied}
             now = At(
