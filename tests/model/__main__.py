@@ -34,11 +34,10 @@ def main(wanted: list[str]) -> int:
         as_expected = found.wrong.startswith(case.expects) if case.expects else not found.wrong
         bad += not as_expected
         said = "" if as_expected else "   NOT AS EXPECTED"
-        print(
-            f"| {code} | {case.title} | {found.wrong or 'safe'} | {found.states:,} | {spent:.1f} s |{said}",
-            flush=True,
-        )
+        result = found.wrong.split(":")[0] or "safe"
+        print(f"| {code} | {case.title} | {result} | {found.states:,} |{spent:6.1f} s{said}", flush=True)
         if codes == wanted:
+            print(found.wrong)
             for number, line in enumerate(found.trace, 1):
                 print(f"{number:5} {line}")
     return 1 if bad else 0

@@ -32,7 +32,8 @@ class At(NamedTuple):
     attempt: int = 0
     brings: frozenset[Source] = frozenset()
     first: int = 0
-    bad: Names = NONE  # condemned or burnt: not to be relied on, and no name for a new pack
+    bad: Names = NONE  # condemned or burnt: not to be relied on
+    taken: Names = NONE  # the same: no name for a new pack
     entries: frozenset[Entry] = frozenset()
     uploads: Names = NONE  # the source's packs that are to be read
     pinned: Names = NONE
@@ -77,12 +78,12 @@ class Copier:
             yield Move("reads the source's fates: has all", At(END), view.store)
 
     def _collections(self, at: At, view: View) -> Iterator[Move]:
-        bad = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
-        if self._rules.burnt != "none":
-            bad |= view.burnt
+        condemned = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
+        taken = condemned | view.burnt if self._rules.burnt != "none" else condemned
+        bad = condemned if self._rules.burnt == "names" else taken
         first = view.unfinished or view.highest + 1
-        label = f"reads collections/: F is {first}, condemned or burnt {names(bad)}"
-        yield Move(label, at._replace(pc="index", first=first, bad=bad), view.store)
+        label = f"reads collections/: F is {first}, condemned or burnt {names(taken)}"
+        yield Move(label, at._replace(pc="index", first=first, bad=bad, taken=taken), view.store)
 
     def _index(self, at: At, view: View) -> Iterator[Move]:
         wanted = {block for item in at.brings for block in item.snapshot.blocks}
@@ -113,7 +114,7 @@ class Copier:
                 else:
                     uploads.add(pack.name)
         now = At(
-            "upload", at.attempt, at.brings, at.first, at.bad,
+            "upload", at.attempt, at.brings, at.first, at.bad, at.taken,
             uploads=frozenset(uploads), pinned=frozenset(pinned), unindexed=frozenset(unindexed),
         )  # fmt: skip
         yield Move(f"lists packs/: relies on {names(pinned)}", self._onward(now), view.store)
@@ -141,7 +142,7 @@ class Copier:
         if pack is None:
             yield from self._anew(at, f"{name} is not in the source any more", view)
             return
-        here = name if name not in at.bad else f"{name}{self._txn(at)}"
+        here = name if name not in at.taken else f"{name}{self._txn(at)}"
         entries = at.unindexed | {Entry(block, here, pack.domain) for block in pack.blocks}
         now = at._replace(uploads=at.uploads - {name}, pinned=at.pinned | {here}, unindexed=entries)
         store = view.store if here in view.packs else view.put(Pack(here, pack.blocks, pack.blocks, pack.domain))

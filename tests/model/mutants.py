@@ -182,6 +182,7 @@ mutant(
     "DATA",
     burnt="copier",
 )
+mutant("b-burnt-names", "B11", "copies heed it only when they name what they put", "DATA", burnt="names")
 mutant("b-burnt-writers", "B5", "a collector takes a pack with a burnt name for a place", "DATA", burnt="writers")
 mutant("b-carry-first", "B1", "creates the fate before the intent", "DATA", copy_order="carry-first")
 mutant("b-no-recheck", "B2", "does not read collections/ again", "DATA", copy_rechecks=False)

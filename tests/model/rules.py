@@ -85,7 +85,7 @@ class Rules:
     # ---- replicas
     carries: str = "carry"  # one exclusive fate brings all; "plain": fates as objects of their own names; "own-name"
     burnt: str = "none"  # where there are copies, "all": nobody relies on a name that an execute named
-    # "copier": only copies heed that; "writers": collectors do not
+    # "copier": only copies heed that; "names": and only when they name packs; "writers": collectors do not
     copy_order: str = "intent-first"  # or "carry-first"
     copy_rechecks: bool = True
     marks_gone: bool = True  # a carried fate whose content is not there says so

@@ -92,7 +92,7 @@ def b6(rules: Rules) -> Built:
     return SOURCE | more, (Copier("X", rules, tries=2), others.source_collection("S0", "X"))
 
 
-@case("B7", "two copies at once, a restore, a collector", asks_again=False, **COPIED)
+@case("B7", "two copies at once, a collector", asks_again=False, **COPIED)
 def b7(rules: Rules) -> Built:
     return SOURCE, (
         Copier("X", rules, tries=0),
@@ -120,6 +120,16 @@ def b9(rules: Rules) -> Built:
 def b10(rules: Rules) -> Built:
     before = Fate("W0", None, (Carried("S0", Snapshot(names("d"), "a"), True),))
     return SOURCE | {before, pack("Z", "z")}, (Copier("X", rules), Collector("C", rules, runs=2))
+
+
+@case("B11", "a copy that sleeps while X goes, its collector that sleeps, another copy", asks_again=False, **COPIED)
+def b11(rules: Rules) -> Built:
+    return SOURCE | {pack("X", "d")}, (
+        Copier("X", rules, tries=0),
+        Copier("Y", rules, tries=0),
+        Collector("C", rules),
+        others.delete_again("X", 1),
+    )
 
 
 @case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer", burnt="all")
