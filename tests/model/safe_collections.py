@@ -190,3 +190,13 @@ def c26(rules: Rules) -> Built:
         {pack("P", "c"), pack("Q", "d"), segment("I0", "c P", "d Q"), commit("S1", "c d"), pack("Z", "z")}
     )
     return store, (Writer("T", "cz", rules), Reader("R", "S1", rules), Collector("C", rules, joins=True))
+
+
+@case("C27", "packs that are all alive are joined, or not; a writer, two collectors", asks_again=False, nightly=True)
+def c27(rules: Rules) -> Built:
+    store: Store = frozenset({pack("P", "c"), pack("Q", "d"), segment("I0", "c P", "d Q"), commit("S1", "c d")})
+    return store, (
+        Writer("T", "c", rules, tries=0),
+        Collector("C", rules, joins=True),
+        Collector("D", rules, joins=True),
+    )

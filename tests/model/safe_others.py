@@ -44,6 +44,16 @@ def r5(rules: Rules) -> Built:
     return HALF_DEAD | {Ripe("S1")}, (Holder("H", "S1", rules), others.forget("S1"), Collector("C", rules, runs=2))
 
 
+@case("R6", "a restore under a hold, a forget, two collectors, listings in parts", paged=True, commits=False)
+def r6(rules: Rules) -> Built:
+    return HALF_DEAD | {Ripe("S1")}, (
+        Holder("H", "S1", rules),
+        others.forget("S1"),
+        Collector("C", rules),
+        Collector("D", rules),
+    )
+
+
 # ---------------------------------------------------------------- marks and time
 
 
@@ -96,6 +106,18 @@ def m5(rules: Rules) -> Built:
         others.slower_policy(rules),
         others.say("hold", "S0", rules),
         Collector("C", rules, clock=True),
+    )
+
+
+@case("M6", "forget, its delay, an undo at any time; a writer, a collector twice")
+def m6(rules: Rules) -> Built:
+    store = HALF_DEAD - set(FORGOTTEN)
+    return store, (
+        others.forget("S0"),
+        others.clock("S0"),
+        others.say("undo", "S0", rules),
+        Writer("T", "d", rules),
+        Collector("C", rules, runs=2, clock=True),
     )
 
 
