@@ -36,7 +36,7 @@ def main(wanted: list[str]) -> int:
         said = "" if as_expected else "   NOT AS EXPECTED"
         result = found.wrong.split(":")[0] or "safe"
         print(f"| {code} | {case.title} | {result} | {found.states:,} |{spent:6.1f} s{said}", flush=True)
-        if codes == wanted:
+        if codes == wanted and found.wrong:
             print(found.wrong)
             for number, line in enumerate(found.trace, 1):
                 print(f"{number:5} {line}")
