@@ -53,10 +53,11 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    transactions: frozenset[bytes] = field(init=False, compare=False)
 
-    @property
-    def transactions(self) -> list[bytes]:
-        return split(self.mark.transactions, ids.ID_SIZE, "mark")
+    def __post_init__(self) -> None:
+        found = frozenset(split(self.mark.transactions, ids.ID_SIZE, "mark"))  # once: it is asked for each of them
+        object.__setattr__(self, "transactions", found)
 
 
 @dataclass(slots=True)
@@ -137,24 +138,20 @@ class History:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
         events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
         first_of: dict[bytes, bytes] = {}
-        named: dict[bytes, set[bytes]] = {}  # by forget
         for item in self.said:
             if item.mark.kind == "forget":
                 first_of[item.id] = item.mark.about or item.id
                 events.setdefault(first_of[item.id], []).append(item)
-                named[item.id] = set(item.transactions)
             elif item.mark.kind == "undo" and item.mark.about in first_of:
                 events[first_of[item.mark.about]].append(item)
         return {
-            (first.id, who): self._outcome(first, who, events[first.id], named)
+            (first.id, who): self._outcome(first, who, events[first.id])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
-            for who in named[first.id]
+            for who in first.transactions
         }
 
-    def _outcome(
-        self, first: Said, who: bytes, events: list[Said], named: Mapping[bytes, set[bytes]]
-    ) -> tuple[set[bytes], int | None]:
+    def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
         stand: dict[bytes, bytes] = {}  # slot: its mark
         ripe: int | None = None
         for item in events:
@@ -164,7 +161,7 @@ class History:
                 if item.mark.about == first.id:
                     return set(), None
                 stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
-            elif who in named[item.id]:
+            elif who in item.transactions:
                 stand.setdefault(item.slot.id, item.id)
             if len(stand) < self.quorum:
                 ripe = None
@@ -296,7 +293,6 @@ def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    split(mark.transactions, ids.ID_SIZE, "mark")
     history.said.append(Said(mark_id, mark, slot, time))
 
 
