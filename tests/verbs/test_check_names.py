@@ -154,3 +154,12 @@ def test_what_is_wrong_between_pieces_is_found_though_each_is_known(
         check.totals(blocks.snapshot([ROOT, A_MORE]))
         check.totals(blocks.snapshot([ROOT, B]))
         check.totals(blocks.snapshot([ROOT, A, DEEP + B]))
+
+
+def test_what_begins_alike_and_goes_on_otherwise_is_another_piece(blocks: Blocks, check: NamesCheck) -> None:
+    data = b"".join(GOOD)
+    other = b"".join([ROOT, A, A_MORE, DEEP, record(b"b", (b"4", FILE, 101)), LINK])
+    assert data[:100] == other[:100]
+    for _ in range(2):
+        assert check.totals(blocks.snapshot([data[:100], data[100:]])) == TOTALS
+        assert check.totals(blocks.snapshot([other[:100], other[100:]])) == (150, 8, 170)
