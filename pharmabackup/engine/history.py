@@ -49,10 +49,11 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    transactions: frozenset[bytes] = field(init=False, compare=False)
 
-    @property
-    def transactions(self) -> list[bytes]:
-        return split(self.mark.transactions, ids.ID_SIZE, "mark")
+    def __post_init__(self) -> None:
+        found = frozenset(split(self.mark.transactions, ids.ID_SIZE, "mark"))  # once: it is asked for each of them
+        object.__setattr__(self, "transactions", found)
 
 
 @dataclass(slots=True)
@@ -140,7 +141,6 @@ class History:
     def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
         made = {item.id: item for item in self.said if item.mark.kind == "forget"}
-        named = {who: set(item.transactions) for who, item in made.items()}
         events: dict[bytes, list[tuple[int, int, Said]]] = {}  # by first forget: what was said about it, in order
         for item in self.said:
             about = made.get(item.mark.about or b"")
@@ -154,15 +154,13 @@ class History:
             found.sort(key=lambda event: event[:2])
         ordered = {first: [item for *_, item in found] for first, found in events.items()}
         return {
-            (first.id, who): self._outcome(first, who, ordered[first.id], named)
+            (first.id, who): self._outcome(first, who, ordered[first.id])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
-            for who in named[first.id]
+            for who in first.transactions
         }
 
-    def _outcome(
-        self, first: Said, who: bytes, events: list[Said], named: Mapping[bytes, set[bytes]]
-    ) -> tuple[set[bytes], int | None]:
+    def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
         stand: dict[bytes, bytes] = {}  # slot: its mark
         ripe: int | None = None
         for item in events:
@@ -172,7 +170,7 @@ class History:
                 if item.mark.about == first.id:
                     return set(), None
                 stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
-            elif who in named[item.id]:
+            elif who in item.transactions:
                 stand.setdefault(item.slot.id, item.id)
             if len(stand) < self.quorum:
                 ripe = None
@@ -304,7 +302,6 @@ def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    split(mark.transactions, ids.ID_SIZE, "mark")
     history.said.append(Said(mark_id, mark, slot, time))
 
 

@@ -75,6 +75,7 @@ class Unlocked:
     state: Path  # this repository's folder on this machine: caches that may be deleted
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
+    _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -270,9 +271,10 @@ class Unlocked:
             return known
         if not self.keyring.readers:
             raise self.not_permitted("read")
-        for reader in self.keyring.readers:
-            private = PrivateKey(reader.key)
-            recipient = hashing.key_id(private.public.raw)
+        if not self._readers:
+            private_keys = [PrivateKey(reader.key) for reader in self.keyring.readers]
+            self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
+        for recipient, private in self._readers:
             for wrap in wrapped.wraps:
                 if wrap.recipient != recipient:
                     continue
