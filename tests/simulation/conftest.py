@@ -14,8 +14,5 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     done = {name: count for name, count in steps.most_common() if name != "calls"}
     if done:
         terminalreporter.section("simulation")
-        text = ", ".join(f"{count:,} {name}" for name, count in done.items())
-        terminalreporter.write_line(
-            f"{sum(done.values()):,} steps and {steps['calls']:,} storage calls of clients at once"
-        )
-        terminalreporter.write_line(text)
+        terminalreporter.write_line(f"{sum(done.values()):,} steps; {steps['calls']:,} storage calls in turns")
+        terminalreporter.write_line(", ".join(f"{count:,} {name}" for name, count in done.items()))

@@ -15,9 +15,9 @@ FIRST_SEED = int(os.environ.get("PHARMABACKUP_SEED", "0"))
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """`examples` of the machine with so many `steps` each, for so many `seconds`; `seeds` of each test of the scheduler.
+    """`examples` of a machine, with so many `steps` each; `seeds` of each test of the scheduler.
 
-    Without `seconds` there is one machine, so that each run is the same.
+    Machines follow one another for so many `seconds`. Without, there is one, so that each run is the same.
     """
 
     examples: int
@@ -35,9 +35,7 @@ class Profile:
 
 
 CI = Profile(examples=60, steps=30, seeds=12)
-NIGHTLY = Profile(
-    examples=50, steps=60, seeds=200, seconds=3300
-)  # the tests of the scheduler take the rest of the hour
+NIGHTLY = Profile(examples=50, steps=60, seeds=200, seconds=3300)  # the scheduler takes the rest
 profile = NIGHTLY if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else CI
 
 
