@@ -318,15 +318,20 @@ def create(storage: Storage, name: str, data: bytes) -> ObjectInfo:
 
 
 def read_back(storage: Storage, name: str, size: int, checksum: int) -> None:
-    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write").
+    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write"), NotFound.
 
     This finds writes that were lost or torn. What proves an object later is its name, seal or signature.
     """
     if storage.checksum(name) != (size, checksum):
-        raise StorageFailed(
-            f"The storage did not keep {name} as it was written.",
-            kind="lost-write",
-            retryable=True,
-            location=storage.location,
-            remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
-        )
+        raise lost_write(storage, name)
+
+
+def lost_write(storage: Storage, name: str) -> StorageFailed:
+    """What is said of an object that is not there as it was written, where no collection can have deleted it."""
+    return StorageFailed(
+        f"The storage did not keep {name} as it was written.",
+        kind="lost-write",
+        retryable=True,
+        location=storage.location,
+        remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
+    )
