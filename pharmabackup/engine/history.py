@@ -18,7 +18,7 @@ from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocke
 from pharmabackup.errors import Damaged
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Fate, Head, Mark, Snapshot
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
 from pharmabackup.format.wire import Kind, Signed, is_kind, malformed, split
 
 ENDLESS = 1 << 64
@@ -66,6 +66,7 @@ class History:
     brought: dict[str, str] = field(default_factory=dict)  # records by their names: the object that carries each
     said: list[Said] = field(default_factory=list)  # by the storage's time
     absent: set[bytes] = field(default_factory=set)  # brought from another replica without their content
+    burnt: set[bytes] = field(default_factory=set)  # packs that collections ever came to delete
     deleted: set[bytes] = field(default_factory=set)  # these, and what collections took for forgotten and carried out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
@@ -185,11 +186,12 @@ class History:
         )
 
 
-SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn]]] = {
+SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
     "snapshots": (Kind.FATE, Fate),
     "marks": (Kind.MARK, Mark),
     "collections": (Kind.CONDEMN, Condemn),
 }
+EXECUTE = (Kind.EXECUTE, Execute)
 
 
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
@@ -237,7 +239,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
 
 def _read(unlocked: Unlocked, name: str) -> Remembered:
     """Read and verify one object. Damaged, NotFound, StorageFailed."""
-    kind, shape = SHAPES[name.partition("/")[0]]
+    kind, shape = _shape(name)
     data = unlocked.storage.get(name, limit=RECORD_MAX)
     if kind == Kind.FATE and is_kind(data, Kind.CARRY):
         signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
@@ -245,9 +247,15 @@ def _read(unlocked: Unlocked, name: str) -> Remembered:
     return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
 
 
-def _recalled(unlocked: Unlocked, name: str, known: Remembered) -> tuple[Fate | Mark | Condemn | Carry, Slot]:
+def _shape(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
+    return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]
+
+
+def _recalled(
+    unlocked: Unlocked, name: str, known: Remembered
+) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
     """A record that was verified, and its signer. Damaged."""
-    kind, shape = SHAPES[name.partition("/")[0]]
+    kind, shape = _shape(name)
     signed = wire.decode(known.signed, Signed)
     if known.kind == Kind.CARRY:
         carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
@@ -256,19 +264,23 @@ def _recalled(unlocked: Unlocked, name: str, known: Remembered) -> tuple[Fate | 
     return opened.record, opened.slot
 
 
-def _take(history: History, name: str, record: Fate | Mark | Condemn, slot: Slot, digest: bytes, time: int) -> None:
+def _take(
+    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
+) -> None:
     if isinstance(record, Fate):
         _take_fate(history, name, record, slot, digest)
     elif isinstance(record, Mark):
         _take_mark(history, name, record, slot, time)
+    elif isinstance(record, Execute):
+        history.burnt.update(split(record.packs, 32, "collection"))
     else:
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
 def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
-    """Whether it is what a collection condemned that has come to delete it."""
+    """Whether it is a record of what a collection has come to delete."""
     number, _, part = name.removeprefix("collections/").partition("/")
-    return part == "condemn" and f"collections/{number}/execute" in listed
+    return part in ("condemn", "execute") and f"collections/{number}/execute" in listed
 
 
 def sound_history(unlocked: Unlocked) -> History:
