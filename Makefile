@@ -5,8 +5,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS = 20
+SEED = 0
 
-.PHONY: demo test check fix bench fuzz clean
+.PHONY: demo test nightly check fix bench fuzz clean
 
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "pharmabackup needs Python 3.11 or newer: install one, or run make PYTHON=..."; exit 1; }
@@ -21,6 +22,9 @@ demo: $(VENV)/.ready  ## back up a sample pharmacy, let a day pass, restore it a
 test: $(VENV)/.ready  ## all tests
 	sh tests/setup.sh
 	$(BIN)/python -m pytest
+
+nightly: $(VENV)/.ready  ## an hour of the simulation; SEED=1000 begins with that one
+	PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest tests/simulation
 
 check: $(VENV)/.ready  ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .

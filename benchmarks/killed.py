@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measure import Failed, usage_of, walk, warm
 from scenarios import Lab
-from tools import Source, Tool
+from tools import Restic, Source, Tool
 
 LOOK_S = 0.01
 PATIENCE_S = 600
@@ -40,6 +40,8 @@ def resume(lab: Lab) -> None:
             )
             lab.note("resumed", tool.name, "bytes", uploaded)
             if number == 0:
+                if isinstance(tool, Restic):  # the killed process's lock stands in the way of a check
+                    tool.run(["restic", "unlock", "--quiet"])
                 tool.check_all_data()
                 lab.restore_and_compare("", tool, source)
 

@@ -77,7 +77,7 @@ def markdown(results: Results) -> str:
         *_as_markdown(comparison(results["figures"])),
         "",
         "Seconds and sizes are medians, with the least and the greatest in brackets. The ratio is ours against "
-        "the better of the peers: for times, how many times as fast; for sizes and what is freed, our share.",
+        "the better of the peers: for times, how many times as fast; for bytes, our share of theirs.",
         "",
         *_as_markdown(own_limits(results)),
         "",

@@ -1,7 +1,7 @@
 """Compare pharmabackup with restic and Borg over the same data: what `make bench` runs.
 
-Takes some two hours and 30 GB of disk the first time: two simulated years are backed up by all tools, and kept for
-the next time. --quick only proves that everything works.
+Takes hours and 30 GB of disk the first time: two simulated years are backed up by all tools, and kept for the next
+time. --quick only proves that everything works.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ class Years:
 
     def _make(self, kinds: list[type[Tool]]) -> None:
         self.pharmacy.make()
-        tools = [self.tool(kind) for kind in kinds]
+        tools = [kind(self._home(kind)) for kind in kinds]
         for tool in tools:
             tool.init()
         for day in range(1, self.days + 1):
@@ -81,17 +81,18 @@ class Years:
             if day == min(self.keep):
                 copy(self.pharmacy.site, self.folder / "oldest")
         facts = {**self.pharmacy.facts(), "tools": [kind.name for kind in kinds]}
+        (self.folder / "after").rename(self.folder / "made")
         (self.folder / "facts.json").write_text(json.dumps(facts))
 
-    def tool(self, kind: type[Tool]) -> Tool:
-        return kind(self.folder / "after" / kind.name)
+    def _home(self, kind: type[Tool]) -> Path:
+        return self.folder / "after" / kind.name
 
     @contextmanager
     def copied(self, kind: type[Tool]) -> Iterator[Tool]:
-        """A tool with a copy of its repository; the copy is gone afterwards."""
-        place = self.folder / "copies" / kind.name
+        """A tool with a copy of its repository where it was made, since caches know where; it is gone afterwards."""
+        place = self._home(kind)
         shutil.rmtree(place, ignore_errors=True)
-        copy(self.tool(kind).home, place)
+        copy(self.folder / "made" / kind.name, place)
         try:
             yield kind(place)
         finally:
@@ -134,20 +135,21 @@ def condition(years: Years) -> str:
     """What a reader has to know about these figures."""
     rules = ", ".join(f"{number} {rule}" for rule, number in RULES.items())
     return (
-        f"Two years: {years.days} daily backups of a small pharmacy that trades on every other day, each tool's own "
-        f"dated by simulated days; what is kept: {rules}. Borg's rules take turns, so that each was given what the "
-        "ones before it left. Ours are dated by the storage: what goes is named, the same days; the delay "
-        "until a forget counts (14 days) is skipped by its process's clock. Prune is forget and prune for restic, "
-        "prune and compact for Borg. Afterwards the days that are left are the same for all tools, all data is "
-        "checked, and the newest and the oldest are restored and compared. A check of structure is restic check, "
-        "which reads all trees; borg check --archives-only, which reads all archives' metadata; ours, which reads "
-        "every record, segment, recipe and manifest and verifies signatures."
+        f"Two years: {years.days} daily backups of a small pharmacy that trades on every other day, dated by "
+        f"simulated days where a tool can do that; what is kept: {rules}. Borg's rules take turns, so that each was "
+        "given what the ones before it left. Ours are dated by the storage, so that what goes is named, the same "
+        "days; the 14 days until a forget counts are skipped by the clock of its own process. Prune is forget and "
+        "prune for restic, prune and compact for Borg. Afterwards the days that are left are the same for all tools, "
+        "all data is checked, and the newest and the oldest are restored and compared. A check of structure is "
+        "restic check, which reads all trees; borg check --archives-only, which reads all archives' metadata; ours, "
+        "which reads every record, segment, recipe and manifest and verifies all signatures."
     )
 
 
 def check_many(lab: Lab, years: Years) -> None:
     """A check of structure on all days' backups, none of the data being read."""
     lab.facts["two years"] = years.make(list(lab.tools))
-    tools = {kind.name: years.tool(kind) for kind in lab.tools}
-    warm([tool.repository for tool in tools.values()])
-    lab.turns("check-years", tools, lambda tool: tool.check_structure())
+    with ExitStack() as copies:
+        tools = {kind.name: copies.enter_context(years.copied(kind)) for kind in lab.tools}
+        warm([tool.repository for tool in tools.values()])
+        lab.turns("check-years", tools, lambda tool: tool.check_structure())

@@ -13,7 +13,6 @@ from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.engine.collection import transplant
-from pharmabackup.engine.collections import BurntNames
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index, write_segment
@@ -40,8 +39,6 @@ class Carrier:
         blocks: BlockReader,
         target: Unlocked,
         index: Index,
-        *,
-        burnt: BurntNames,
         step: Step,
     ) -> None:
         """`blocks`: of the source; `index`: of the target. Damaged, NotFound, StorageFailed."""
@@ -53,7 +50,7 @@ class Carrier:
         self._step = step
         ground = survey(target, index, foreign=True)
         self._attempt = Attempt(target, ground)
-        self._burnt = burnt.all() | ground.condemned.packs
+        self._burnt = ground.burnt | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
         self._unindexed: list[PackEntry] = []
 

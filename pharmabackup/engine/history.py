@@ -18,7 +18,7 @@ from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocke
 from pharmabackup.errors import Damaged
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Fate, Head, Mark, Snapshot
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
 from pharmabackup.format.wire import Kind, Signed, is_kind, malformed, split
 
 ENDLESS = 1 << 64
@@ -49,10 +49,11 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    transactions: frozenset[bytes] = field(init=False, compare=False)
 
-    @property
-    def transactions(self) -> list[bytes]:
-        return split(self.mark.transactions, ids.ID_SIZE, "mark")
+    def __post_init__(self) -> None:
+        found = frozenset(split(self.mark.transactions, ids.ID_SIZE, "mark"))  # once: it is asked for each of them
+        object.__setattr__(self, "transactions", found)
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class History:
     brought: dict[str, str] = field(default_factory=dict)  # records by their names: the object that carries each
     said: list[Said] = field(default_factory=list)  # by the storage's time
     absent: set[bytes] = field(default_factory=set)  # brought from another replica without their content
+    burnt: set[bytes] = field(default_factory=set)  # packs that collections ever came to delete
     deleted: set[bytes] = field(default_factory=set)  # these, and what collections took for forgotten and carried out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
@@ -140,7 +142,6 @@ class History:
     def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
         made = {item.id: item for item in self.said if item.mark.kind == "forget"}
-        named = {who: set(item.transactions) for who, item in made.items()}
         events: dict[bytes, list[tuple[int, int, Said]]] = {}  # by first forget: what was said about it, in order
         for item in self.said:
             about = made.get(item.mark.about or b"")
@@ -154,15 +155,13 @@ class History:
             found.sort(key=lambda event: event[:2])
         ordered = {first: [item for *_, item in found] for first, found in events.items()}
         return {
-            (first.id, who): self._outcome(first, who, ordered[first.id], named)
+            (first.id, who): self._outcome(first, who, ordered[first.id])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
-            for who in named[first.id]
+            for who in first.transactions
         }
 
-    def _outcome(
-        self, first: Said, who: bytes, events: list[Said], named: Mapping[bytes, set[bytes]]
-    ) -> tuple[set[bytes], int | None]:
+    def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
         stand: dict[bytes, bytes] = {}  # slot: its mark
         ripe: int | None = None
         for item in events:
@@ -172,7 +171,7 @@ class History:
                 if item.mark.about == first.id:
                     return set(), None
                 stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
-            elif who in named[item.id]:
+            elif who in item.transactions:
                 stand.setdefault(item.slot.id, item.id)
             if len(stand) < self.quorum:
                 ripe = None
@@ -187,11 +186,12 @@ class History:
         )
 
 
-SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn]]] = {
+SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
     "snapshots": (Kind.FATE, Fate),
     "marks": (Kind.MARK, Mark),
     "collections": (Kind.CONDEMN, Condemn),
 }
+EXECUTE = (Kind.EXECUTE, Execute)
 
 
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
@@ -239,7 +239,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
 
 def _read(unlocked: Unlocked, name: str) -> Remembered:
     """Read and verify one object. Damaged, NotFound, StorageFailed."""
-    kind, shape = SHAPES[name.partition("/")[0]]
+    kind, shape = _shape(name)
     data = unlocked.storage.get(name, limit=RECORD_MAX)
     if kind == Kind.FATE and is_kind(data, Kind.CARRY):
         signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
@@ -247,9 +247,15 @@ def _read(unlocked: Unlocked, name: str) -> Remembered:
     return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
 
 
-def _recalled(unlocked: Unlocked, name: str, known: Remembered) -> tuple[Fate | Mark | Condemn | Carry, Slot]:
+def _shape(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
+    return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]
+
+
+def _recalled(
+    unlocked: Unlocked, name: str, known: Remembered
+) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
     """A record that was verified, and its signer. Damaged."""
-    kind, shape = SHAPES[name.partition("/")[0]]
+    kind, shape = _shape(name)
     signed = wire.decode(known.signed, Signed)
     if known.kind == Kind.CARRY:
         carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
@@ -258,19 +264,23 @@ def _recalled(unlocked: Unlocked, name: str, known: Remembered) -> tuple[Fate | 
     return opened.record, opened.slot
 
 
-def _take(history: History, name: str, record: Fate | Mark | Condemn, slot: Slot, digest: bytes, time: int) -> None:
+def _take(
+    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
+) -> None:
     if isinstance(record, Fate):
         _take_fate(history, name, record, slot, digest)
     elif isinstance(record, Mark):
         _take_mark(history, name, record, slot, time)
+    elif isinstance(record, Execute):
+        history.burnt.update(split(record.packs, 32, "collection"))
     else:
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
 def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
-    """Whether it is what a collection condemned that has come to delete it."""
+    """Whether it is a record of what a collection has come to delete."""
     number, _, part = name.removeprefix("collections/").partition("/")
-    return part == "condemn" and f"collections/{number}/execute" in listed
+    return part in ("condemn", "execute") and f"collections/{number}/execute" in listed
 
 
 def sound_history(unlocked: Unlocked) -> History:
@@ -304,7 +314,6 @@ def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    split(mark.transactions, ids.ID_SIZE, "mark")
     history.said.append(Said(mark_id, mark, slot, time))
 
 

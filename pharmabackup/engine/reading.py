@@ -184,32 +184,34 @@ class SnapshotReader:
         self.blocks = blocks
         self.snapshot = snapshot
         self._runs: Runs | None = None
-        self._table: list[bytes] = []
+        self._table: list[bytes] | None = None
 
     def recipe(self) -> tuple[Runs, list[bytes]]:
         """The runs of the content, and the block ids that they name by slot. Damaged."""
         if self._runs is None:
-            self._table = self._read_table()
+            table = self.table()
             recipe = self.blocks.chunks(self.snapshot.recipe, self.snapshot.domain)
-            runs = decode_runs(recipe, table_size=len(self._table), chunks=self.snapshot.chunks)
+            runs = decode_runs(recipe, table_size=len(table), chunks=self.snapshot.chunks)
             if sum(runs.count) != self.snapshot.chunks:
                 raise malformed("recipe", "it has another number of chunks than its snapshot says")
-            if any(self._table[slot] == UNUSED for slot in set(runs.block)):
+            if any(table[slot] == UNUSED for slot in set(runs.block)):
                 raise malformed("recipe", "a run names a place of the block table that is not used")
             self.run_starts = cumulative(runs.sizes)
             self._runs = runs
-        return self._runs, self._table
+        return self._runs, self.table()
 
-    def _read_table(self) -> list[bytes]:
+    def table(self) -> list[bytes]:
         """The block ids by slot. Damaged."""
-        raw = bytearray()
-        for piece in self.blocks.chunks(self.snapshot.table, self.snapshot.domain):
-            raw += piece
-            if len(raw) > TABLE_MAX:
-                raise malformed("snapshot", "its block table is larger than allowed")
-        if len(raw) % 32:
-            raise malformed("snapshot", "its block table cannot be read")
-        return [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
+        if self._table is None:
+            raw = bytearray()
+            for piece in self.blocks.chunks(self.snapshot.table, self.snapshot.domain):
+                raw += piece
+                if len(raw) > TABLE_MAX:
+                    raise malformed("snapshot", "its block table is larger than allowed")
+            if len(raw) % 32:
+                raise malformed("snapshot", "its block table cannot be read")
+            self._table = [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
+        return self._table
 
     def relied(self) -> set[bytes]:
         """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged.
@@ -218,7 +220,7 @@ class SnapshotReader:
         """
         record = self.snapshot
         found = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
-        found.update(self._table if self._runs is not None else self._read_table())
+        found.update(self.table())
         found.discard(UNUSED)
         return found
 

@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
-from pharmabackup.engine.collections import Condemned, read_condemned
+from pharmabackup.engine.collections import Condemned, burnt_names, read_condemned
 from pharmabackup.engine.index import Index, write_segment
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked
@@ -39,6 +39,7 @@ class Ground:
     """What was read before anything is written: what may be relied on."""
 
     condemned: Condemned
+    burnt: frozenset[bytes]  # names of packs that nobody relies on any more
     index: Index
 
 
@@ -60,7 +61,7 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
     condemned = read_condemned(unlocked)
     index.load(without=condemned.segments)
-    ground = Ground(condemned, index)
+    ground = Ground(condemned, burnt_names(unlocked), index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
     listed: dict[bytes, int] = {}
@@ -69,14 +70,14 @@ def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
         if digest is None or ids.pack_name(digest) != info.name:
             continue  # not ours: check names it
         listed[digest] = info.size
-        if digest not in known and digest not in condemned.packs:
+        if digest not in known and digest not in condemned.packs | ground.burnt:
             entry = _orphan(unlocked, index, digest, info, foreign=foreign)
             if entry is not None:
                 index.add_entry(entry)
                 adopted.append(entry)
     if adopted:  # at once: a backup that dies over and over must not read more directories each time
         index.segments.add(write_segment(unlocked, adopted))
-    index.blocks.restrict(listed, condemned.packs)
+    index.blocks.restrict(listed, condemned.packs | ground.burnt)
     return ground
 
 

@@ -75,6 +75,7 @@ class Unlocked:
     state: Path  # this repository's folder on this machine: caches that may be deleted
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
+    _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -270,9 +271,10 @@ class Unlocked:
             return known
         if not self.keyring.readers:
             raise self.not_permitted("read")
-        for reader in self.keyring.readers:
-            private = PrivateKey(reader.key)
-            recipient = hashing.key_id(private.public.raw)
+        if not self._readers:
+            private_keys = [PrivateKey(reader.key) for reader in self.keyring.readers]
+            self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
+        for recipient, private in self._readers:
             for wrap in wrapped.wraps:
                 if wrap.recipient != recipient:
                     continue
@@ -316,15 +318,20 @@ def create(storage: Storage, name: str, data: bytes) -> ObjectInfo:
 
 
 def read_back(storage: Storage, name: str, size: int, checksum: int) -> None:
-    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write").
+    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write"), NotFound.
 
     This finds writes that were lost or torn. What proves an object later is its name, seal or signature.
     """
     if storage.checksum(name) != (size, checksum):
-        raise StorageFailed(
-            f"The storage did not keep {name} as it was written.",
-            kind="lost-write",
-            retryable=True,
-            location=storage.location,
-            remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
-        )
+        raise lost_write(storage, name)
+
+
+def lost_write(storage: Storage, name: str) -> StorageFailed:
+    """What is said of an object that is not there as it was written, where no collection can have deleted it."""
+    return StorageFailed(
+        f"The storage did not keep {name} as it was written.",
+        kind="lost-write",
+        retryable=True,
+        location=storage.location,
+        remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
+    )

@@ -5,10 +5,11 @@ While a `Simulation` is entered
 - the library's clocks are `clock`, and its random bytes come from the seed;
 - its threads work one after the other: who gives another thread something to do waits until that is done. So a
   client makes the same calls to its storage in the same order each time. All else is the code that always runs;
-- passphrases are stretched at no cost;
+- passphrases are stretched at no cost, and a transaction's key is sealed to its readers by a stand-in: the real one
+  takes its random bytes from the system. It hides nothing from anybody;
 - `create` and `open` make and open repositories over any `Storage`.
 
-What stays random: how a transaction's key is sealed to its readers, and with it the names of packs.
+Python's own order of sets of bytes is another one in each process, unless PYTHONHASHSEED is set.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from typing import Any, Self
 from unittest import mock
 
 from pharmabackup.credentials import Passphrase
+from pharmabackup.crypto import hashing
+from pharmabackup.crypto.recipients import PrivateKey, PublicKey
+from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.repository import Repository
 from pharmabackup.storage.base import Storage
 from pharmabackup.testing.faults import SimulatedClock
@@ -50,6 +54,11 @@ class Simulation:
         self._next.storage = storage
         Repository.create("simulated://", self.credential, state_dir=self._state / "founder").close()
 
+    def replicate(self, repo: Repository, storage: Storage) -> None:
+        """Make an empty replica of a repository there."""
+        self._next.storage = storage
+        Repository.create("simulated://", self.credential, state_dir=self._state / "founder", replica_of=repo).close()
+
     def open(self, storage: Storage, *, device: str = "device") -> Repository:
         """Open it as that device: each has a folder of its own for what it remembers."""
         self._next.storage = storage
@@ -66,6 +75,8 @@ class Simulation:
             "engine.opening.connect": lambda *_, **__: self._next.storage,
             "engine.opening.ThreadPoolExecutor": TurnExecutor,
             "engine.packs.ThreadPoolExecutor": TurnExecutor,
+            "crypto.recipients.PublicKey.seal": _seal,
+            "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,
             "verbs.check_packs.ThreadPoolExecutor": TurnExecutor,
             "verbs.restore_content.queue": all_turns,
@@ -78,6 +89,14 @@ class Simulation:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self._entered.close()
+
+
+def _seal(self: PublicKey, data: bytes, info: bytes) -> bytes:
+    return SealingKey(hashing.key_id(self.raw)).seal(data, info)
+
+
+def _open(self: PrivateKey, sealed: bytes, info: bytes) -> bytes:
+    return SealingKey(hashing.key_id(self.public.raw)).open(sealed, info)
 
 
 class TurnExecutor(Executor):

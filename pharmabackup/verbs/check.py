@@ -20,10 +20,10 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
-from pharmabackup.format.manifest import EntryKind, entries, read_folders
 from pharmabackup.format.transaction import Mark
-from pharmabackup.format.wire import Kind, malformed
+from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
+from pharmabackup.verbs.check_names import NamesCheck
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
@@ -126,6 +126,7 @@ class _Checker:
         self._segments()
         listed = self._packs()
         blocks = BlockReader(self._unlocked, self.index)
+        self._names = NamesCheck(blocks, self._reporter.look)
         self.index.blocks.restrict(listed, frozenset())
         for committed in self._snapshots():
             self._reporter.look()
@@ -276,7 +277,7 @@ class _Checker:
                     problems.append("its recipe names chunks that a block does not have")
                     break
             if self._unlocked.keyring.readers:
-                stored, files, size = self._names(reader)
+                stored, files, size = self._names.totals(reader)
                 if stored != sum(runs.sizes):
                     problems.append("its names and its content do not have the same size")
                 if (files, size) != (record.files, record.size):
@@ -308,31 +309,6 @@ class _Checker:
         """How many chunks a block has; 0 when it is not known."""
         number = self.index.blocks.find(block_id, domain)
         return 0 if number is None else self.index.blocks.count[number]
-
-    def _names(self, reader: SnapshotReader) -> tuple[int, int, int]:
-        """Decode the whole manifest; the bytes of content that it speaks of, its files, the sum of their sizes."""
-        stored = files = size = 0
-        folders, firsts = {b""}, set[bytes]()
-        for folder, frame, start in read_folders(reader.frames()):
-            if folder.path not in folders:
-                raise malformed("manifest", "a path names no folder seen before")
-            for entry in entries(folder, frame, start):
-                if entry.kind == EntryKind.FOLDER:
-                    folders.add(entry.path)
-                if entry.kind == EntryKind.FILE:
-                    files += 1
-                    size += entry.size
-                if entry.same_file is not None:
-                    firsts.add(entry.same_file)
-            stored = start + frame.size
-            self._reporter.look()
-        if firsts:  # rare enough that names are read once more instead of being kept
-            for found in reader.entries():
-                firsts -= {entry.path for entry in found if entry.kind == EntryKind.FILE and entry.same_file is None}
-                self._reporter.look()
-            if firsts:
-                raise malformed("manifest", "a further name is of a file that is not in it")
-        return stored, files, size
 
     # ------------------------------------------------------------ data
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.history import MARK_GRANTS, Committed, History, load_history
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
@@ -21,7 +23,7 @@ WHAT = {
 def say(
     unlocked: Unlocked,
     kind: str,
-    transactions: list[bytes],
+    transactions: Iterable[bytes],
     *,
     reason: str | None = None,
     until: int | None = None,
@@ -30,7 +32,11 @@ def say(
     """Store a mark; its time by the storage's clock. NotPermitted, InvalidInput, StorageFailed."""
     permit(unlocked, kind)
     mark = Mark(kind, b"".join(sorted(transactions)), now_ns(), reason, until, about)  # type: ignore[arg-type]
-    info, _ = unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
+    name = ids.mark_name(ids.new_id())
+    try:
+        info, _ = unlocked.put(Kind.MARK, name, mark)
+    except NotFound:
+        raise lost_write(unlocked.storage, name) from None
     return info.modified
 
 

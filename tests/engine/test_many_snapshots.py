@@ -145,8 +145,8 @@ def test_what_a_snapshot_relies_on_is_in_its_table(repo: pb.Repository, tmp_path
 
 
 def test_a_run_that_names_an_unused_place_is_damage(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = SnapshotReader._read_table
-    monkeypatch.setattr(SnapshotReader, "_read_table", lambda self: [UNUSED] * len(real(self)))
+    real = SnapshotReader.table
+    monkeypatch.setattr(SnapshotReader, "table", lambda self: [UNUSED] * len(real(self)))
     reader = SnapshotReader(repo._block_reader(), load_history(repo._unlocked).newest()[0].snapshot)
     with pytest.raises(Damaged):
         reader.recipe()

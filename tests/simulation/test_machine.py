@@ -13,14 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
+from hypothesis import seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, rule
 
 import pharmabackup as pb
 from pharmabackup.testing.faults import Faults
 from pharmabackup.testing.scheduler import Crash
-from tests.simulation.profile import machine_settings
+from tests.simulation.profile import machine_settings, profile
 from tests.simulation.world import PAGE, Verb, World, steps
 
 DEVICES = st.sampled_from(["0", "1", "2"])
@@ -32,7 +32,7 @@ MANY = ("before", "after", "again", "torn", "lost", "twice", "late")
 
 
 def verb_of(world: World, number: int) -> Verb:
-    """What one client does beside others. `copy` and `repair` have their place here."""
+    """What one client does beside others. `repair` has its place here."""
     verbs = [
         Verb("backup", world.back_up),
         Verb("prune", world.prune),
@@ -41,6 +41,8 @@ def verb_of(world: World, number: int) -> Verb:
         Verb("restore", world.restore(number)),
         Verb("forget", world.forget(1 + number % 2)),
         Verb("check", world.check),
+        Verb("copy", world.copy),
+        Verb("prune replica", world.prune_replica),
     ]
     return verbs[number % len(verbs)]
 
@@ -54,7 +56,11 @@ class Site(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="pharmabackup-simulation-")
-        self.world = World(Path(self._folder.name))
+        self.world = world = World(Path(self._folder.name))
+        for number, device in enumerate("01"):
+            world.write(device, number, number)
+            world.write(device, number + 1, 5)
+            world.back_up(world.repo(device), device)
 
     def teardown(self) -> None:
         try:
@@ -68,6 +74,7 @@ class Site(RuleBasedStateMachine):
 
     @rule(device=DEVICES, name=SMALL, number=st.one_of(st.none(), SMALL))
     def write(self, device: str, name: int, number: int | None) -> None:
+        steps["write"] += 1
         self.world.write(device, name, number)
 
     @rule(device=DEVICES)
@@ -104,6 +111,16 @@ class Site(RuleBasedStateMachine):
     def recall(self, device: str, which: int) -> None:
         steps["recall"] += 1
         self.world.recall(self.world.repo(device), which)
+
+    @rule(device=DEVICES)
+    def copy(self, device: str) -> None:
+        steps["copy"] += 1
+        self.world.copy(self.world.repo(device), device)
+
+    @rule(device=DEVICES)
+    def restore_from_replica(self, device: str) -> None:
+        steps["restore from replica"] += 1
+        self.world.all_restore_from_replica(device)
 
     @rule(device=DEVICES)
     def check(self, device: str) -> None:
@@ -150,7 +167,7 @@ class Site(RuleBasedStateMachine):
             error = outcome.error
             if isinstance(error, pb.Conflict):  # others were faster, or what was proposed is not true any more
                 assert error.kind in ("proposal-stale", "already-running"), repr(error)
-                assert verbs[device].name in ("prune", "forget"), repr(error)
+                assert verbs[device].name in ("prune", "prune replica", "forget"), repr(error)
             else:
                 assert error is None or outcome.crashed, repr(error)
         world.learn()
@@ -185,7 +202,6 @@ class Site(RuleBasedStateMachine):
         world.repo(device).snapshots()  # it has seen all that there is: what vanishes can be missed
         world.close_devices()
         name = world.damage(kind, which, how, at, bit)
-        steps[f"{name.partition('/')[0]} {how}"] += 1
         try:
             world.finds(device, name)
         finally:
@@ -193,9 +209,12 @@ class Site(RuleBasedStateMachine):
         world.check(world.repo(device), device)
 
 
-def test_the_site_keeps_its_promises(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        run_state_machine_as_test(Site, settings=machine_settings())  # type: ignore[no-untyped-call]
-    finally:
-        with capsys.disabled():
-            print(dict(steps))
+def test_the_site_keeps_its_promises() -> None:
+    for number in profile.machines():
+        machine = get_state_machine_test(Site, settings=machine_settings())  # type: ignore[no-untyped-call]
+        try:
+            seed(number)(machine)()
+        except BaseException as error:
+            error.add_note(f"Again with PHARMABACKUP_SEED={number}, PHARMABACKUP_PROFILE and PYTHONHASHSEED as here.")
+            raise
+        steps["machine"] += 1

@@ -131,7 +131,8 @@ def _day(folder: Path, choices: int) -> list[tuple[str, str]]:
 
         outcomes = scheduler.run({"one": lambda: back_up("one"), "two": lambda: back_up("two"), "reader": restore})
         assert [outcome.error for outcome in outcomes.values()] == [None] * 3
-        assert len(list(storage.list("snapshots"))) == 3
+        with simulation.open(storage) as repo:
+            assert len(repo.snapshots()) == 3
     return scheduler.folders()
 
 

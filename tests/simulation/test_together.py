@@ -136,6 +136,17 @@ def test_what_is_torn_or_lost_is_found_before_anything_depends_on_it(make: Make,
     _all_is_well(world)
 
 
+@pytest.mark.parametrize("fault", ["torn", "lost"])
+def test_a_mark_that_is_not_kept_is_told(make: Make, fault: str) -> None:
+    world = make(0)
+    plan = Planned(call="publish marks/", fault=fault)  # type: ignore[arg-type]
+    with world.faulty(Faults(planned=(plan,))), pytest.raises(pb.StorageFailed) as caught:
+        world.hold(world.repo("0"), 0)
+    assert caught.value.kind == "lost-write"
+    world.clear_torn("0")
+    _all_is_well(world)
+
+
 @pytest.mark.parametrize("verb", ["backup", "prune"])
 def test_a_lost_answer_is_settled_by_reading_back(make: Make, verb: str) -> None:
     """Each create succeeds, and is told that it exists: its own request was sent twice."""

@@ -25,6 +25,7 @@ from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index, read_segment
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.storage.base import Storage
 from pharmabackup.testing.faults import Faults
 from pharmabackup.testing.scheduler import Crash, Outcome, Scheduler
 from pharmabackup.testing.simulated import SimulatedStorage
@@ -33,6 +34,7 @@ from pharmabackup.testing.simulation import Simulation
 DELAY = timedelta(days=14)  # of forgetting, as new repositories have it
 CONTENTS = 12
 NAMES = "abcd"
+FOLDERS = ("packs", "index", "collections", "snapshots", "marks", "intents")  # what changes from day to day
 PAGE = 3  # objects that a listing reads at once
 Tree = dict[str, bytes]
 Act = Callable[[pb.Repository, str], object]  # of a device, with its repository
@@ -60,6 +62,8 @@ class Known:
     tree: Tree
     ripe: int | None = None  # from then on it may be gone
     held: bool = False
+    doomed: bool = False  # somebody said once to forget it
+    copied: bool = False  # a copy to the replica came to its end when it was there
 
 
 class World:
@@ -70,17 +74,22 @@ class World:
         self.clock = self.simulation.clock
         self.storage = SimulatedStorage(seed=seed, clock=self.clock)
         self.storage.faults = Faults(page=PAGE)
+        self.replica = SimulatedStorage(seed=seed, clock=self.clock, name="replica")
+        self.replica.faults = Faults(page=PAGE)
         self.known: dict[str, Known] = {}
         self.attempts: dict[str, list[Tree]] = {}  # by dataset: what may have been committed
         self._root = root
         self._open: dict[str, pb.Repository] = {}
         self._outs = 0
+        self._scheduler = Scheduler()
         self.calls: dict[str, int] = {}  # by verb: how many it made when it last came to its end
         # Everything that is dead is worth moving here: then what has to be left can be told exactly.
         self._all_dead = mock.patch("pharmabackup.engine.garbage.UNUSED_SHARE", 0.0)
         self._all_dead.start()
         self.simulation.__enter__()
         self.simulation.create(self.storage)
+        with self.simulation.open(self.storage) as repo:
+            self.simulation.replicate(repo, self.replica)
 
     def close(self) -> None:
         self.close_devices()
@@ -141,6 +150,7 @@ class World:
                 known = self.known.get(snapshot.id)
                 if known is not None:
                     known.ripe = min(ripe, known.ripe or ripe)
+                    known.doomed = True
             return repo.apply(proposal)
 
         return forget
@@ -155,6 +165,26 @@ class World:
             return None
 
         return restore
+
+    def copy(self, repo: pb.Repository, device: str) -> object:
+        """To the replica. What is not forgotten there has to be there when it returns."""
+        there = [one for one in self.there() if not self.known[one].doomed]
+        with self.simulation.open(self._seen_by(device, self.replica), device=device) as other:
+            repo.copy(other)
+        for one in there:
+            self.known[one].copied = True
+        return None
+
+    def prune_replica(self, repo: pb.Repository, device: str) -> object:
+        with self.simulation.open(self._seen_by(device, self.replica), device=device) as other:
+            return self.prune(other, device)
+
+    def all_restore_from_replica(self, device: str) -> None:
+        """What was copied and what nobody ever said to forget."""
+        with self.simulation.open(self.replica, device=device) as other:
+            for one, known in self.known.items():
+                if known.copied and not known.doomed:
+                    self.compare(other, one)
 
     def check(self, repo: pb.Repository, device: str) -> object:
         """Nothing is damaged, so that nothing may be found but what is under way."""
@@ -244,11 +274,11 @@ class World:
     ) -> Mapping[str, Outcome]:
         """Each device does its verb, opening the repository anew; asserts that none fails as it must not."""
         self.close_devices()
-        scheduler = Scheduler(choices, page=PAGE)
+        scheduler = self._scheduler = Scheduler(choices, page=PAGE)
 
         def client(device: str, verb: Verb) -> Callable[[], object]:
             def run() -> object:
-                with self.simulation.open(scheduler.client(device, self.storage), device=device) as repo:
+                with self.simulation.open(self._seen_by(device, self.storage), device=device) as repo:
                     return verb.act(repo, device)
 
             return run
@@ -258,6 +288,10 @@ class World:
         self.calls |= {verbs[device].name: item.calls for device, item in outcomes.items() if item.error is None}
         steps["calls"] += len(scheduler.trace)
         return outcomes
+
+    def _seen_by(self, device: str, storage: SimulatedStorage) -> Storage:
+        """As a client of the scheduler reaches it."""
+        return self._scheduler.client(device, storage)
 
     @contextmanager
     def faulty(self, faults: Faults) -> Iterator[None]:
@@ -271,9 +305,10 @@ class World:
 
     def damage(self, kind: int, which: int, how: str, at: int, bit: int) -> str:
         """Spoil one object, of one kind; its name."""
-        kinds = sorted({info.name.partition("/")[0] for info in self.storage.list("")})
+        there = {name.partition("/")[0] for name in self.storage.names()}
+        kinds = [folder for folder in (*FOLDERS, *FOLDERS, "keys", "repository", "roster") if folder in there]
         folder = kinds[kind % len(kinds)]
-        names = sorted(info.name for info in self.storage.list("") if info.name.partition("/")[0] == folder)
+        names = [name for name in self.storage.names() if name.partition("/")[0] == folder]
         name = names[which % len(names)]
         if how == "flipped":
             self.storage.flip(name, at, bit)
@@ -327,7 +362,6 @@ class World:
         self.storage.torn.clear()
         if not names:
             return
-        steps["torn"] += len(names)
         self.close_devices()
         with self.simulation.open(self.storage, device=device) as repo:
             try:
@@ -361,9 +395,11 @@ class World:
         for _ in range(3):
             self.clock.advance(timedelta(days=2))
             self.prune(self.repo(device), device)
+            self.prune_replica(self.repo(device), device)
         self.all_restore(device)
         self.check(self.repo(device), device)
         self.no_garbage(self.repo(device))
+        self.all_restore_from_replica(device)
 
     def no_garbage(self, repo: pb.Repository) -> None:
         """Every block that is stored is needed, and is stored once; the index names what is there, nothing else."""

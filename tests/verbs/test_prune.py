@@ -196,6 +196,14 @@ def test_an_undecided_transaction_pins_until_it_is_taken_for_dead(
     site.all_restore(repo, tmp_path / "out")
 
 
+def test_what_has_no_intents_name_pins_nothing(repo: pb.Repository, site: Site, time: Time) -> None:
+    """Anybody who may write could stop every prune with it."""
+    forget_all_but(repo, 1, time)
+    for name in ("intents/readme", f"intents/{'0' * 32}.01", f"intents/{'0' * 30}.0"):
+        repo._unlocked.storage.put_new(name, b"x")
+    assert prune(repo).bytes > 0
+
+
 def test_a_proposal_is_refused_when_something_is_needed_again(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time
 ) -> None:

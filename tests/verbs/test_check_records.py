@@ -1,0 +1,70 @@
+"""What a check says of records that no snapshot needs: a collector, or the next backup, cannot do without them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.testing.simulated import SimulatedStorage
+from pharmabackup.testing.simulation import Simulation
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SimulatedStorage]:
+    """Two collections that have ended, and a backup since."""
+    (tmp_path / "documents").mkdir()
+    with Simulation(tmp_path / "state") as simulation:
+        made = SimulatedStorage(clock=simulation.clock)
+        simulation.create(made)
+        with simulation.open(made) as repo:
+            for number in range(6):
+                (tmp_path / "documents" / "file").write_bytes(bytes([number]) * 2000)
+                repo.backup([pb.Files(tmp_path / "documents")])
+                if number % 2:
+                    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+                    simulation.clock.advance(timedelta(days=15))
+                    repo.apply(repo.propose_prune())
+            repo.backup([pb.Files(tmp_path / "documents")])
+            repo.check()
+        made.open = lambda: simulation.open(made)  # type: ignore[attr-defined]
+        yield made
+
+
+def _findings(storage: SimulatedStorage) -> dict[str, str]:
+    with storage.open() as repo:  # type: ignore[attr-defined]
+        return {finding.subject: finding.code for finding in repo.check().findings}
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_each_collections_record_is_read(storage: SimulatedStorage, how: str) -> None:
+    names = [name for name in storage.names() if name.startswith("collections/")]
+    last = max(re.findall(r"collections/(\d+)/", " ".join(names)))
+    assert last >= "2"
+    assert _findings(storage) == {}
+    for name in names:
+        getattr(storage, how)(name)
+        found = _findings(storage)
+        # Of the last one it cannot be told whether it has come to that.
+        if not (how == "remove" and name == f"collections/{last}/done"):
+            assert found.pop(name) in ("collection-damaged", "history-forked")
+        assert set(found) <= {name.replace("condemn", "execute")}
+        storage.heal()
+    assert _findings(storage) == {}
+
+
+def test_an_intent_is_read(storage: SimulatedStorage) -> None:
+    intents = [name for name in storage.names() if name.startswith("intents/")]
+    assert intents
+    storage.flip(intents[-1], at=100)
+    assert _findings(storage) == {intents[-1]: "intent-damaged"}
+
+
+def test_a_foreign_name_among_collections_is_told(storage: SimulatedStorage) -> None:
+    """It stops writers and collectors, who cannot know what it would condemn."""
+    storage.put_new("collections/1/notes", b"x")
+    assert _findings(storage) == {"collections/1/notes": "collection-damaged"}
