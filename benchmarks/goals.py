@@ -13,12 +13,15 @@ Medians = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 @dataclass(frozen=True)
 class Goal:
-    """One line of the table. A speed is `factor` times the better peer's; a size `factor` of the better peer's."""
+    """One line of the table. A speed is `factor` times the better peer's; a size `factor` of the better peer's.
+
+    Of what is `freed`, more is better.
+    """
 
     key: str
     text: str
     goal: str
-    quantity: Literal["seconds", "bytes"]
+    quantity: Literal["seconds", "bytes", "freed", "share"]
     factor: float
 
     def verdict(self, medians: Medians) -> tuple[float, bool] | None:
@@ -30,6 +33,9 @@ class Goal:
         own = found[OURS][self.quantity]["median"]
         if self.quantity == "seconds":
             ratio = min(peers) / own
+            return ratio, ratio >= self.factor
+        if self.quantity in ("freed", "share"):
+            ratio = own / max(peers)
             return ratio, ratio >= self.factor
         ratio = own / min(peers)
         return ratio, ratio <= self.factor
@@ -47,6 +53,13 @@ GOALS = (
     Goal("restore-pharmacy", "restore, pharmacy after all days", "at least 2 times as fast", "seconds", 2),
     Goal("restore-tree", "restore, small files", "at least 2.5 times as fast", "seconds", 2.5),
     Goal("check", "check of all data, pharmacy after all days", "at least as fast", "seconds", 1),
+    Goal("prune", "forget and prune, two years of daily backups", "at least 2 times as fast", "seconds", 2),
+    Goal("prune-freed", "bytes freed by that", "as much or more", "freed", 1),
+    Goal("prune-share", "their share of the repository", "as much or more", "share", 1),
+    Goal("prune-left", "repository after that", "no larger", "bytes", 1),
+    Goal("check-years", "check of structure, two years of daily backups", "at least as fast", "seconds", 1),
+    Goal("resume", "backup again after a kill at half, pharmacy", "at least as fast", "seconds", 1),
+    Goal("resumed", "bytes uploaded by that", "no more", "bytes", 1),
 )
 
 
@@ -68,6 +81,13 @@ LIMITS = (
     Limit("memory", "peak_mb_files_1gb", "peak memory, 1 GB of files", 150, "MB"),
     Limit("memory", "peak_mb_files_20gb", "peak memory, 20 GB of files", 150, "MB"),
     Limit("memory", "peak_mb_million_chunks", "peak memory, a million chunks", 150, "MB"),
+    Limit("memory", "peak_mb_many_snapshots", "peak memory, a million chunks and 1,000 snapshots", 200, "MB"),
+    Limit("beside", "beside", "time of a writer beside a collection, against alone", 1.25, "times"),
+    Limit("beside", "beside_nice", "the same, the collection at low priority", 1.25, "times"),
+    Limit("aged", "site_30", "restore of a GB after 30 days of churn, against the first day's", 1.5, "times"),
+    Limit("aged", "site_90", "the same, after 90 days", 1.5, "times"),
+    Limit("aged", "site_365", "the same, after 365 days", 1.5, "times"),
+    Limit("aged", "database_365", "the same, the database alone", 1.5, "times"),
     Limit("index", "bytes_per_chunk", "index, memory a chunk, 10 million chunks", 8, "bytes"),
     Limit("index", "lookup_us", "index, a lookup, 10 million chunks", 3, "µs"),
     Limit("startup", "import_ms", "`import pharmabackup`", 150, "ms"),

@@ -37,6 +37,10 @@ class Run:
     cpu: float
     rss: int
 
+    def __add__(self, then: "Run") -> "Run":
+        """One after the other."""
+        return Run(self.seconds + then.seconds, self.cpu + then.cpu, max(self.rss, then.rss))
+
     def to_dict(self) -> dict[str, float | int]:
         return {k: round(v, 4) for k, v in asdict(self).items()}
 

@@ -1,6 +1,7 @@
-"""Peak memory of backup, restore and check, whatever the size: 1 GB and 20 GB of files, a million chunks."""
+"""Peak memory of every verb, whatever the size: 1 GB and 20 GB of files, a million chunks, a thousand snapshots."""
 
 import argparse
+import os
 import random
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ GB = 1_000_000_000
 MIB = 1 << 20
 PAGE = 4096
 TEXT = b"Dispensed: one box of 28 tablets, take ONE daily. "
+MANY, MANY_QUICK = 1_000, 30
+MANY_FILES, MANY_FILE_BYTES = 200, 300_000
 COMPARE = Path(__file__).with_name("compare.py")
 
 
@@ -54,8 +57,24 @@ def make_database(folder: Path, pages: int) -> None:
     database.close()
 
 
-def measure(work: Path, make: Callable[[Path], None], items: tuple[str, ...]) -> dict[str, Run]:
-    """One case: make the data, back it up, again, check, restore, compare; remove all."""
+def many(tool: Ours, folder: Path, count: int) -> dict[str, Run]:
+    """So many snapshots more, of scans of which half change in turn; then nine in ten are forgotten and pruned."""
+    folder.mkdir()
+    for number in range(MANY_FILES):
+        (folder / f"{number:03}").write_bytes(os.urandom(MANY_FILE_BYTES))
+    runs = {"backups": tool.many_backups(folder, count)}
+    runs["list"] = tool.snapshots()
+    runs["check of structure"] = tool.check_structure()
+    keep = [1, 2, *range(count // 2, count + 3, 10)]
+    runs["forget and prune"] = tool.prune(dict.fromkeys(keep, "kept"))
+    runs["check of all data"] = tool.check_all_data()
+    return runs
+
+
+def measure(
+    work: Path, make: Callable[[Path], None], items: tuple[str, ...], snapshots: int
+) -> tuple[dict[str, Run], dict[str, Run]]:
+    """One case: make the data, back it up, again, check, restore, compare; then `many`. Remove all."""
     shutil.rmtree(work, ignore_errors=True)
     try:
         make(work / "source")
@@ -68,7 +87,7 @@ def measure(work: Path, make: Callable[[Path], None], items: tuple[str, ...]) ->
         runs["restore"] = tool.restore(target)
         pairs = [path for item in items for path in (source.folder / item, tool.restored(target, item))]
         run([sys.executable, COMPARE, *pairs], log=work / "compare.log")
-        return runs
+        return runs, many(tool, work / "scans", snapshots) if snapshots else {}
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -80,17 +99,23 @@ def main() -> None:
     shutil.rmtree(chosen.work, ignore_errors=True)
     chosen.work.mkdir(parents=True)
     figures: dict[str, float] = {}
+    told = ""
     table = [["peak memory, MB", "backup", "nothing changed", "check of all data", "restore", "seconds, backup"]]
     for name, text, size, make, item in cases(chosen):
         if shutil.disk_usage(chosen.work).free < size * 2.8:
             print(f"{text} is left out: it takes {size * 2.8 / GB:.0f} GB of disk")
             continue
         print(f"{text}: making data, backup, check, restore", flush=True)
-        runs = measure(chosen.work / name, make, (item,))
+        count = 0 if "chunks" not in name else MANY_QUICK if chosen.quick else MANY
+        runs, more = measure(chosen.work / name, make, (item,), count)
         figures[f"peak_mb_{name}"] = max(cost.rss for cost in runs.values()) / 1e6
         peaks = [f"{runs[verb].rss / 1e6:.0f}" for verb in ("backup", "again", "check", "restore")]
         table.append([text, *peaks, f"{runs['backup'].seconds:.1f}"])
-    remark = f"The harness, below which nothing can be seen, has {own_peak() / 1e6:.0f} MB itself."
+        if more:
+            figures["peak_mb_many_snapshots"] = max(cost.rss for cost in more.values()) / 1e6
+            told = ", ".join(f"{verb} {cost.rss / 1e6:.0f}" for verb, cost in more.items())
+            told = f"With {count:,} snapshots more beside the many chunks, MB: {told}. "
+    remark = told + f"The harness, below which nothing can be seen, has {own_peak() / 1e6:.0f} MB itself."
     Answer("Memory, whatever the size", figures, table, remark).give(chosen)
     shutil.rmtree(chosen.work)
 
@@ -98,7 +123,10 @@ def main() -> None:
 def cases(chosen: argparse.Namespace) -> list[tuple[str, str, int, Callable[[Path], None], str]]:
     """Name, text, bytes, how to make it, and the item of the source."""
     if chosen.quick:
-        return [("files_100mb", "100 MB of files", GB // 10, lambda p: make_files(p / "scans", GB // 10), "scans")]
+        return [
+            ("files_100mb", "100 MB of files", GB // 10, lambda p: make_files(p / "scans", GB // 10), "scans"),
+            ("few_chunks", "20,000 chunks", 20_000 * PAGE, lambda p: make_database(p, 20_000), "million.db"),
+        ]
     found = [
         ("files_1gb", "1 GB of files", GB, lambda p: make_files(p / "scans", GB), "scans"),
         (

@@ -77,7 +77,7 @@ def markdown(results: Results) -> str:
         *_as_markdown(comparison(results["figures"])),
         "",
         "Seconds and sizes are medians, with the least and the greatest in brackets. The ratio is ours against "
-        "the better of the peers: for times, how many times as fast; for sizes, our share of theirs.",
+        "the better of the peers: for times, how many times as fast; for bytes, our share of theirs.",
         "",
         *_as_markdown(own_limits(results)),
         "",
@@ -105,7 +105,7 @@ def comparison(figures: Figures) -> Table:
         found = medians.get(goal.key)
         if not found:
             continue
-        show = _seconds if goal.quantity == "seconds" else _size
+        show = {"seconds": _seconds, "share": _share}.get(goal.quantity, _size)
         cells = [show(found[name][goal.quantity]) if name in found else "–" for name in names]
         verdict = goal.verdict(medians)
         ratio, met = (f"{verdict[0]:.2f}", _yes(verdict[1])) if verdict else ("–", "–")
@@ -187,6 +187,10 @@ def _size(found: Mapping[str, float]) -> str:
     if found["min"] == found["max"]:
         return middle
     return f"{middle} ({found['min'] / MB:,.1f}–{found['max'] / MB:,.1f})"
+
+
+def _share(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.1%}"
 
 
 def _yes(met: bool) -> str:

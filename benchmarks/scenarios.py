@@ -49,7 +49,7 @@ class Lab:
         self.facts["pharmacy"] = self.pharmacy.facts()
         self.site = self._first("first-pharmacy", self.pharmacy.source)
         for name, tool in self.site.items():
-            self._note("size-first", name, "bytes", tool.size())
+            self.note("size-first", name, "bytes", tool.size())
 
     def first_tree(self) -> None:
         self._make_tree()
@@ -66,7 +66,7 @@ class Lab:
         self._need_tree()
         for tool in self.tree.values():  # once unmeasured: the first look after a first backup is not typical
             tool.backup(self.small.source)
-        self._turns("nothing-changed", self.tree, lambda tool: tool.backup(self.small.source))
+        self.turns("nothing-changed", self.tree, lambda tool: tool.backup(self.small.source))
 
     def trading_days(self) -> None:
         """Thirty days, all tools on each day; what a day adds is measured along the way."""
@@ -78,10 +78,10 @@ class Lab:
             for name, tool in self.site.items():
                 warm(source.paths)
                 before = tool.size()
-                self._measure("day", tool, partial(tool.backup, source))
-                self._note("added", name, "bytes", tool.size() - before)
+                self.measure("day", tool, partial(tool.backup, source))
+                self.note("added", name, "bytes", tool.size() - before)
         for name, tool in self.site.items():
-            self._note("size-after", name, "bytes", tool.size())
+            self.note("size-after", name, "bytes", tool.size())
         self.facts["pharmacy after"] = self.pharmacy.facts()
 
     def restore_pharmacy(self) -> None:
@@ -95,7 +95,7 @@ class Lab:
     def check(self) -> None:
         self._need_days()
         warm([tool.repository for tool in self.site.values()])
-        self._turns("check", self.site, lambda tool: tool.check_all_data())
+        self.turns("check", self.site, lambda tool: tool.check_all_data())
 
     def rehearse(self) -> None:
         """Every tool does everything once on a few files, so that nothing is cold and nothing is wrong."""
@@ -108,8 +108,8 @@ class Lab:
 
         def whole() -> None:
             tools = self._first("rehearsal", source)
-            self._turns("rehearsal", tools, lambda tool: tool.backup(source))
-            self._turns("rehearsal", tools, lambda tool: tool.check_all_data())
+            self.turns("rehearsal", tools, lambda tool: tool.backup(source))
+            self.turns("rehearsal", tools, lambda tool: tool.check_all_data())
             self._restore("rehearsal", tools, source)
 
         self._quietly(whole)
@@ -134,45 +134,51 @@ class Lab:
         newest: dict[str, Tool] = {}
         for _ in range(self.rounds):
             for kind in self.tools:
-                tool = newest[kind.name] = self._open(kind)
+                tool = newest[kind.name] = self.open(kind)
                 tool.init()
                 if not cold:
                     warm(source.paths)  # each time: Borg takes what it has read out of the page cache
-                self._measure(key, tool, partial(tool.backup, source), cold=cold)
+                self.measure(key, tool, partial(tool.backup, source), cold=cold)
         if cold:
             warm(source.paths)
         return newest
 
-    def _turns(self, key: str, tools: Mapping[str, Tool], job: Callable[[Tool], Run]) -> None:
+    def turns(self, key: str, tools: Mapping[str, Tool], job: Callable[[Tool], Run]) -> None:
         for _ in range(self.rounds):
             for tool in tools.values():
-                self._measure(key, tool, partial(job, tool))
+                self.measure(key, tool, partial(job, tool))
 
     def _restore(self, key: str, tools: Mapping[str, Tool], source: Source) -> None:
-        files = usage_of(source.paths)[0]
         for _ in range(self.rounds):
             for tool in tools.values():
-                warm([tool.repository])
-                with self.targets.fresh(files) as target:
-                    self._measure(key, tool, partial(tool.restore, target))
-                    pairs = [(source.folder / item, tool.restored(target, item)) for item in source.items]
-                    compare: list[str | Path] = [sys.executable, COMPARE, *(path for pair in pairs for path in pair)]
-                    run(compare, log=tool.home / "compare.log")
+                self.restore_and_compare(key, tool, source)
 
-    def _measure(self, key: str, tool: Tool, job: Callable[[], Run], *, cold: bool = False) -> None:
+    def restore_and_compare(self, key: str, tool: Tool, source: Source, day: int | None = None) -> None:
+        """Restore, and note the cost under `key` unless that is empty; `Failed` when a byte differs."""
+        warm([tool.repository])
+        with self.targets.fresh(usage_of(source.paths)[0]) as target:
+            if key:
+                self.measure(key, tool, partial(tool.restore, target, day))
+            else:
+                tool.restore(target, day)
+            pairs = [(source.folder / item, tool.restored(target, item)) for item in source.items]
+            compare: list[str | Path] = [sys.executable, COMPARE, *(path for pair in pairs for path in pair)]
+            run(compare, log=tool.home / "compare.log")
+
+    def measure(self, key: str, tool: Tool, job: Callable[[], Run], *, cold: bool = False) -> None:
         settle(self.pause)
         give_memory()
         if cold:
             drop_caches()
         cost = job()
         for quantity, figure in cost.to_dict().items():
-            self._note(key, tool.name, quantity, figure)
+            self.note(key, tool.name, quantity, figure)
         print(f"{key:18} {tool.name:14} {cost.seconds:8.2f} s {cost.rss / 1e6:6.0f} MB", flush=True)
 
-    def _note(self, key: str, name: str, quantity: str, figure: float) -> None:
+    def note(self, key: str, name: str, quantity: str, figure: float) -> None:
         self.figures.setdefault(key, {}).setdefault(name, {}).setdefault(quantity, []).append(figure)
 
-    def _open(self, kind: type[Tool]) -> Tool:
+    def open(self, kind: type[Tool]) -> Tool:
         self.opened += 1
         return kind(self.homes / f"{self.opened}-{kind.name}")
 

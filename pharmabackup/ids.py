@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 ID_SIZE = 16
+NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # in objects' names: one spelling each
 
 # A dataset's name becomes a folder's name wherever it is restored to, so it is one that every system takes.
 DATASET_NAME = r"^(?!\.{1,2}$)(?! )[^\x00-\x1f\x7f/\\:*?\"<>|\ud800-\udfff]{1,100}(?<![ .])$"
@@ -60,3 +62,13 @@ def hex_tail(name: str) -> bytes | None:
     except ValueError:
         return None
     return found if found.hex() == tail else None
+
+
+def id_of(name: str) -> bytes | None:
+    """The id in the name of a fate, a mark or an intent; None when it is no such name (docs/format.md, §2)."""
+    folder, _, tail = name.partition("/")
+    found, dot, number = tail.partition(".")
+    if (folder == "intents" and not NUMBER.fullmatch(number)) or (folder != "intents" and dot):
+        return None
+    raw = hex_tail(f"{folder}/{found}")
+    return raw if raw is not None and len(raw) == ID_SIZE and "/" not in tail else None

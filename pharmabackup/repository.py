@@ -269,6 +269,17 @@ class Repository:
 
         return propose_prune(self._unlocked, shower=self._shower)
 
+    def propose_repair(self, *, replicas: Sequence[Repository] = (), sources: Sequence[Source] = ()) -> Proposal:
+        """What is damaged, what of it can be mended, and what is lost. All packs are read; nothing is changed.
+
+        `replicas`: the same repository elsewhere. `sources`: what may still have lost data, as it is backed up.
+        InvalidInput, NotPermitted, Damaged, SourceFailed, StorageFailed.
+        """
+        from pharmabackup.verbs.repair_proposal import propose_repair
+
+        others = [replica._unlocked for replica in replicas]
+        return propose_repair(self._unlocked, others, sources, shower=self._shower)
+
     def apply(
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> Report:
@@ -277,6 +288,14 @@ class Repository:
             from pharmabackup.verbs.prune import apply_prune
 
             return apply_prune(self._unlocked, proposal, progress=progress, cancel=cancel)
+        if proposal.verb == "reseal":
+            from pharmabackup.verbs.reseal import apply_reseal
+
+            return apply_reseal(self._unlocked, proposal, progress=progress, cancel=cancel)
+        if proposal.verb == "repair":
+            from pharmabackup.verbs.repair import apply_repair
+
+            return apply_repair(self._unlocked, proposal, progress=progress, cancel=cancel)
         from pharmabackup.verbs.forget import apply_forget
 
         return apply_forget(self._unlocked, proposal, progress=progress, cancel=cancel)
@@ -327,6 +346,12 @@ class Repository:
         from pharmabackup.verbs.keys import rotate
 
         rotate(self._unlocked, reason=reason)
+
+    def propose_reseal(self) -> Proposal:
+        """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""
+        from pharmabackup.verbs.reseal import propose_reseal
+
+        return propose_reseal(self._unlocked)
 
     # ------------------------------------------------------------ inside
 

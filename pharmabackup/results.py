@@ -153,23 +153,32 @@ class Comparison:
 class Proposal:
     """What a verb that deletes would do, for a person to read; `Repository.apply` does exactly that, or refuses.
 
-    `not_before`: what is forgotten is there, and can be called back, until then at least; None: as long as others
-    have not agreed. `bytes_freed`: of storage, once a prune has come after that. `findings`: what it does not touch.
+    `snapshots`: what would be forgotten, or is gone for good; of a repair, what it makes whole again. `steps`: of a
+    repair, what would be done, in sentences. `not_before`: what is forgotten is there, and can be called back, until
+    then at least; None: as long as others have not agreed. `bytes_freed`: of storage, once a prune has come after
+    that. `findings`: what it does not touch.
     """
 
-    verb: Literal["forget", "prune"]
+    verb: Literal["forget", "prune", "repair", "reseal"]
     created: datetime
     not_before: datetime | None
     snapshots: tuple[Snapshot, ...]
     bytes_freed: int
     findings: tuple[Finding, ...]
+    steps: tuple[str, ...] = ()
     wish: object = field(repr=False)  # what it was made from, to see whether it still holds
 
     def __str__(self) -> str:
-        if not self.snapshots:
+        if self.verb in ("repair", "reseal"):
+            lines = [f"{self.verb}: {len(self.steps)} steps" if self.steps else f"{self.verb}: nothing to do"]
+            lines += [f"  {text}" for text in self.steps]
+            lines += [f"  whole again: {snapshot}" for snapshot in self.snapshots]
+            lines += [f"  {finding}" for finding in self.findings]
+            return "\n".join(lines)
+        if not (self.snapshots or self.bytes_freed or self.findings):
             return f"{self.verb}: nothing to do"
         count = len(self.snapshots)
-        lines = [f"{self.verb}: {count} snapshot{'s' * (count > 1)}, {sized(self.bytes_freed)}"]
+        lines = [f"{self.verb}: {count} snapshot{'s' * (count != 1)}, {sized(self.bytes_freed)}"]
         lines += [f"  {snapshot}" for snapshot in self.snapshots]
         lines += [f"  {finding}" for finding in self.findings]
         return "\n".join(lines)
@@ -181,5 +190,6 @@ class Proposal:
             "not_before": iso(self.not_before) if self.not_before else None,
             "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
             "bytes_freed": self.bytes_freed,
+            "steps": list(self.steps),
             "findings": [finding.to_dict() for finding in self.findings],
         }

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 import pharmabackup as pb
 
+pytest.register_assert_rewrite("pharmabackup.testing.storage")
+
 # What is tried is the same each time, so that a change fails for what it changes; `nightly` looks for new examples.
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None

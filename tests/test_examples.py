@@ -40,6 +40,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "04_check.py",
         "05_freeze.py",
         "06_keep.py",
+        "07_repair.py",
         "08_copy.py",
         "09_keys.py",
     ]
@@ -51,6 +52,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("04_check.py", "OK "),
         ("05_freeze.py", "The queue was paused"),
         ("06_keep.py", "can be called back until"),
+        ("07_repair.py", "After that: ok"),
         ("08_copy.py", "check: ok"),
         ("08_copy.py", "sent 0 bytes"),
         ("09_keys.py", "Jaya Patel: owner"),
@@ -67,7 +69,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
 
 
 def test_examples_say_what_to_do_when_it_cannot_be(tmp_path: Path) -> None:
-    for name, code in (("02_restore.py", 1), ("03_look_inside.py", 1), ("04_check.py", 3)):
+    for name, code in (("02_restore.py", 1), ("03_look_inside.py", 1), ("04_check.py", 3), ("07_repair.py", 1)):
         done = run(name, tmp_path / "nothing")
         assert done.returncode == code and "Traceback" not in done.stderr, name
 

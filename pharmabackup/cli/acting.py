@@ -65,7 +65,9 @@ def backup(
     reason: str | None,
 ) -> None:
     """Make one snapshot of each folder and database."""
-    sources = _sources(folders, databases, pairs(tiers, "--tier", int), exclude)
+    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude)
+    if not sources:
+        raise click.UsageError("Say what to back up: --files PATH or --sqlite PATH, as often as needed.")
     with settings.open() as repository:
         report = run_verb(
             settings,
@@ -74,11 +76,10 @@ def backup(
     _show(settings, report)
 
 
-def _sources(
+def sources_of(
     folders: tuple[str, ...], databases: tuple[str, ...], tiers: dict[str, object], exclude: tuple[str, ...]
 ) -> list[pb.Source]:
-    if not folders and not databases:
-        raise click.UsageError("Say what to back up: --files PATH or --sqlite PATH, as often as needed.")
+    """The folders and databases that were named."""
 
     def database(path: str, name: str | None, tier: int) -> pb.Source:
         return pb.SQLite(path, name=name, tier=tier)

@@ -89,10 +89,10 @@ def _agreed(settings: Settings, proposal: Proposal, *, yes: bool) -> bool:
         f"{counted(len(proposal.snapshots), 'snapshot')} would be forgotten, which frees "
         f"{sized(proposal.bytes_freed)} once they are pruned. {until}"
     )
-    return yes or _confirmed(settings, "Forget them?")
+    return yes or confirmed(settings, "Forget them?")
 
 
-def _confirmed(settings: Settings, question: str) -> bool:
+def confirmed(settings: Settings, question: str) -> bool:
     """Ask whoever sits there; nobody does where there is no terminal."""
     if sys.stdin.isatty():
         return click.confirm(question, err=True)
@@ -121,7 +121,7 @@ def prune(settings: Settings, yes: bool) -> None:
                 f"{sized(proposal.bytes_freed)} would be freed; {counted(len(proposal.snapshots), 'snapshot')} that "
                 "were forgotten cannot be called back then."
             )
-            if not yes and not _confirmed(settings, "Delete it?"):
+            if not yes and not confirmed(settings, "Delete it?"):
                 return
         report = run_verb(
             settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)

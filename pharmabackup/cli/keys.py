@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import click
 
+from pharmabackup.cli.acting import run_verb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.credentials import credential
+from pharmabackup.cli.keeping import confirmed
 from pharmabackup.cli.reports import local
 from pharmabackup.cli.settings import Settings
+from pharmabackup.results import sized
 
 NEW = click.option("--new", "reference", default="ask", metavar="REF", help="Where the new passphrase is; ask.")
 
@@ -70,6 +73,36 @@ def rotate(settings: Settings, reason: str) -> None:
     _done(
         settings, {"slot": own}, "What is backed up from now on is sealed to new keys; what is there keeps its own."
     )
+
+
+@pharmabackup.command()
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.pass_obj
+def reseal(settings: Settings, yes: bool) -> None:
+    """Seal what is there with the newest keys, after rotate. Everything is read and written once."""
+    output = settings.output
+    with settings.open() as repository:
+        proposal = repository.propose_reseal()
+        if not output.people and not yes:
+            output.result(proposal.to_dict())
+            return
+        if output.people and not proposal.steps:
+            output.say("Everything is sealed with the newest keys.")
+            return
+        if output.people:
+            for step in proposal.steps:
+                output.line(step)
+            if not yes and not confirmed(settings, "Do it?"):
+                return
+        report = run_verb(
+            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
+        )
+    if not output.people:
+        output.result(report.to_dict())
+        return
+    output.findings(report.findings)
+    if not output.quiet:
+        output.line(f"Sealed anew: {sized(report.bytes)}.")
 
 
 def _done(settings: Settings, facts: dict[str, object], text: str) -> None:

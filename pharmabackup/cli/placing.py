@@ -9,7 +9,7 @@ from pharmabackup.cli.acting import run_verb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.credentials import credential
 from pharmabackup.cli.reports import counted, lasted, local
-from pharmabackup.cli.settings import Settings, check_url
+from pharmabackup.cli.settings import Settings, without_secret
 from pharmabackup.results import sized
 
 OTHER = click.option("--to-credential", metavar="REF", help="Who you are there, if not the same as here.")
@@ -17,7 +17,7 @@ OTHER = click.option("--to-credential", metavar="REF", help="Who you are there, 
 
 def _other(settings: Settings, to: str, reference: str | None, who: pb.Credential) -> pb.Repository:
     there = credential(reference, settings.output.say) if reference else who
-    return pb.Repository.open(check_url(to), there, state_dir=settings.state)
+    return pb.Repository.open(without_secret(to), there, state_dir=settings.state)
 
 
 @pharmabackup.command()
@@ -36,7 +36,7 @@ def copy(settings: Settings, to: str, named: tuple[str, ...], create: bool, to_c
     url = settings.url()
     with pb.Repository.open(url, who, storage_options=settings.storage_options(), state_dir=settings.state) as here:
         if create:
-            there = pb.Repository.create(check_url(to), who, replica_of=here, state_dir=settings.state)
+            there = pb.Repository.create(without_secret(to), who, replica_of=here, state_dir=settings.state)
         else:
             there = _other(settings, to, to_credential, who)
         with there:

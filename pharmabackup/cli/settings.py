@@ -50,7 +50,7 @@ class Settings:
         url = os.environ.get("PHARMABACKUP_REPOSITORY") if given is None else given
         if not url:
             raise click.UsageError("Say which repository: -r URL, or set PHARMABACKUP_REPOSITORY.")
-        return check_url(url)
+        return without_secret(url)
 
     def storage_options(self) -> Mapping[str, object] | None:
         return self.storage_option or None
@@ -61,16 +61,20 @@ class Settings:
     def open(self) -> pb.Repository:
         """The repository that every command but `init` begins with."""
         url = self.url()
+        return self.open_at(url, self.who())
+
+    def open_at(self, url: str, who: pb.Credential) -> pb.Repository:
+        """That repository, or a replica of it."""
         return pb.Repository.open(
-            url,
-            self.who(),
+            without_secret(url),
+            who,
             storage_options=self.storage_options(),
             state_dir=self.state,
         )
 
 
-def check_url(url: str) -> str:
-    """The URL. InvalidInput when there is a secret in it."""
+def without_secret(url: str) -> str:
+    """The URL, if nobody can read a secret off it. InvalidInput."""
     if SECRET_IN_URL.match(url):
         raise pb.InvalidInput(
             "The repository's URL holds a password, and every user of this machine can see it there.",

@@ -51,20 +51,20 @@ class PrivateKey:
     """ML-KEM-768 seed (64 bytes) | X25519 private key (32 bytes)."""
 
     raw: bytes = field(repr=False)
+    _halves: tuple[MLKEM768PrivateKey, X25519PrivateKey] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        mlkem = MLKEM768PrivateKey.from_seed_bytes(self.raw[:MLKEM_SEED_SIZE])
+        x25519 = X25519PrivateKey.from_private_bytes(self.raw[MLKEM_SEED_SIZE:])
+        object.__setattr__(self, "_halves", (mlkem, x25519))  # once: a restore opens a key for each old transaction
 
     @classmethod
     def generate(cls) -> PrivateKey:
         return cls(os.urandom(SECRET_SIZE))
 
-    def _halves(self) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
-        return (
-            MLKEM768PrivateKey.from_seed_bytes(self.raw[:MLKEM_SEED_SIZE]),
-            X25519PrivateKey.from_private_bytes(self.raw[MLKEM_SEED_SIZE:]),
-        )
-
     @property
     def public(self) -> PublicKey:
-        mlkem, x25519 = self._halves()
+        mlkem, x25519 = self._halves
         return PublicKey(
             mlkem.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
             + x25519.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -72,7 +72,7 @@ class PrivateKey:
 
     def open(self, sealed: bytes, info: bytes) -> bytes:
         """The data. NotAuthentic when it was sealed to another key or for something else."""
-        mlkem, x25519 = self._halves()
+        mlkem, x25519 = self._halves
         try:
             return _SUITE.decrypt(sealed, MLKEM768X25519PrivateKey(mlkem, x25519), info)
         except (InvalidTag, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup.format.pack import Directory, WrappedKey
@@ -109,6 +109,14 @@ class BlockTable:
     def instances(self, block_id: bytes) -> list[int]:
         """The numbers of all blocks with this id, in usable packs or not."""
         return self._numbers.get(block_id, [])
+
+    def placed(self) -> Iterator[tuple[int, int]]:
+        """The number of each block that lies in a pack, and which of `packs` that is."""
+        return ((number, pack) for number, pack in enumerate(self.pack) if pack < LOST)
+
+    def ids_in(self, place: int) -> set[bytes]:
+        """The ids of the blocks in one of `packs`."""
+        return {block_id for block_id, pack in zip(self.ids, self.pack, strict=True) if pack == place}
 
     def find(self, block_id: bytes, domain: bytes) -> int | None:
         """A usable block with this id that this domain wrote."""

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.engine.collection import transplant
-from pharmabackup.engine.collections import BurntNames
+from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index, write_segment
 from pharmabackup.engine.packs import PackWriter, read_directory
@@ -39,8 +39,6 @@ class Carrier:
         blocks: BlockReader,
         target: Unlocked,
         index: Index,
-        *,
-        burnt: BurntNames,
         step: Step,
     ) -> None:
         """`blocks`: of the source; `index`: of the target. Damaged, NotFound, StorageFailed."""
@@ -52,7 +50,7 @@ class Carrier:
         self._step = step
         ground = survey(target, index, foreign=True)
         self._attempt = Attempt(target, ground)
-        self._burnt = burnt.all() | ground.condemned.packs
+        self._burnt = ground.burnt | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
         self._unindexed: list[PackEntry] = []
 
@@ -122,7 +120,7 @@ class Carrier:
                 created = False
         if created:
             read_back(self._target.storage, name, size, checksum)
-        elif not _is_whole(self._target, pack, size):
+        elif not is_whole(self._target, pack, size):
             return False
         self.bytes_sent += size
         self._relied.add(pack)
@@ -152,16 +150,6 @@ class Carrier:
         self._publish()
         _, intent = self._attempt.pin(self._relied)
         self._attempt.decide(Carry(self._attempt.id, intent, tuple(items)))
-
-
-def _is_whole(unlocked: Unlocked, pack: bytes, size: int) -> bool:
-    hasher = hashlib.sha256()
-    try:
-        for start in range(0, size, PIECE):
-            hasher.update(unlocked.storage.get_range(ids.pack_name(pack), start, min(PIECE, size - start)))
-    except Damaged:
-        return False
-    return hasher.digest() == pack
 
 
 def stored_record(unlocked: Unlocked, history: History, name: str) -> bytes:

@@ -7,28 +7,29 @@ other begins anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
+from pharmabackup.engine.garbage import Garbage, Look, is_whole, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
-from pharmabackup.engine.index import read_segment, write_segment
-from pharmabackup.engine.packs import PackWriter, read_directory, read_names
+from pharmabackup.engine.index import CHANGED, read_segment, write_segment
+from pharmabackup.engine.packs import PackWriter, check_region, read_directory, read_names
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
-from pharmabackup.format.wire import Kind, Signed, decode, is_kind, split
+from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, split
 
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
+Anew = Callable[[layout.Directory, layout.Block, memoryview], tuple[memoryview, layout.WrappedKey]]
 
 
 def require_exclusive(unlocked: Unlocked) -> None:
@@ -63,8 +64,10 @@ class Moved:
     bytes: int = 0  # of new packs
 
 
-def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Look) -> Moved:
-    """Put the living blocks of sparse packs into new packs, as they are sealed. StorageFailed.
+def move(
+    unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Look, *, anew: Anew | None = None
+) -> Moved:
+    """Put the living blocks of sparse packs into new packs, as they are sealed, or `anew`. StorageFailed.
 
     A pack is read whole and compared with its name first: what is damaged is not given a new, sound name.
     """
@@ -72,13 +75,11 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     try:
-        for pack in sorted(
-            packs, key=lambda pack: (garbage.modified[pack], pack)
-        ):  # what is of one time stays together
+        for pack in sorted(packs, key=lambda pack: (garbage.modified[pack], pack)):  # neighbours stay neighbours
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers)
+                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers, anew=anew)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
@@ -89,14 +90,21 @@ def move(unlocked: Unlocked, garbage: Garbage, packs: Iterable[bytes], look: Loo
     finally:
         for writer in writers.values():
             writer.close()
-    _publish(unlocked, entries)
+    publish(unlocked, entries)
     return moved
 
 
 def transplant(
-    source: Unlocked, pack: bytes, size: int, wanted: set[bytes], target: Unlocked, writers: dict[bytes, PackWriter]
+    source: Unlocked,
+    pack: bytes,
+    size: int,
+    wanted: set[bytes],
+    target: Unlocked,
+    writers: dict[bytes, PackWriter],
+    *,
+    anew: Anew | None = None,
 ) -> None:
-    """Put blocks of a pack into new packs, as they are sealed. `writers`: by domain, made where there is none.
+    """Put blocks of a pack into new packs, as they are sealed or `anew`. `writers`: by domain, made as needed.
 
     Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
     """
@@ -110,14 +118,10 @@ def transplant(
     for block, own in zip(directory.blocks, names, strict=True):
         if block.id in left:
             left.discard(block.id)
-            writer.add(
-                kind=block.kind,
-                number=0,
-                block_id=block.id,
-                names=own,
-                sealed=data[block.offset : block.offset + block.length],
-                key=directory.keys[block.key],
-            )
+            sealed, key = data[block.offset : block.offset + block.length], directory.keys[block.key]
+            if anew is not None:
+                sealed, key = anew(directory, block, sealed)
+            writer.add(kind=block.kind, number=0, block_id=block.id, names=own, sealed=sealed, key=key)
 
 
 def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
@@ -129,7 +133,8 @@ def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview,
     return memoryview(data), directory, read_names(unlocked, pack, directory)
 
 
-def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
+def publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
+    """Index segments with these entries. StorageFailed."""
     size, ready = 0, list[PackEntry]()
     for entry in entries:
         if ready and (len(ready) == SEGMENT_ENTRIES or size + len(entry.directory) > SEGMENT_BYTES):
@@ -141,7 +146,7 @@ def _publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
         write_segment(unlocked, ready)
 
 
-def condemn(unlocked: Unlocked, garbage: Garbage, packs: frozenset[bytes]) -> bool:
+def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> bool:
     """Step 3: from now on nobody may rely on these packs. False: another collection has begun since the look."""
     new = garbage.gone - garbage.history.deleted
     record = Condemn(
@@ -170,6 +175,8 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
     except NotFound:
         execute = _execute(unlocked, condemned, now, look)
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
+    if not set(packs) <= set(split(condemned.packs, 32, "collection")):
+        raise malformed("collection", f"number {number} deletes what it has not condemned")
     names = [ids.pack_name(pack) for pack in packs] + [ids.index_name(segment) for segment in segments]
     _delete(unlocked, names, look)
     listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
@@ -186,9 +193,11 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
 def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Execute:
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
-    packs = set(split(condemned.packs, 32, "collection")) - _survivors(unlocked, condemned, now)
-    packs -= still_needed(unlocked, packs, set(split(condemned.snapshots, ids.ID_SIZE, "collection")), look)
-    segments = _replace_segments(unlocked, packs, look)
+    listed = packs = set(split(condemned.packs, 32, "collection"))
+    if packs:
+        packs = packs - _survivors(unlocked, condemned, now)
+        packs -= still_needed(unlocked, packs, set(split(condemned.snapshots, ids.ID_SIZE, "collection")), look)
+    segments = _replace_segments(unlocked, packs, listed - packs, look)
     record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
     name = ids.collection_name(number, "execute")
     try:
@@ -225,29 +234,70 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
     return True
 
 
-def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[bytes]:
-    """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments."""
-    digests = sorted(ids.hex_tail(info.name) or b"" for info in unlocked.storage.list("index"))
-    there = {ids.hex_tail(info.name) for info in unlocked.storage.list("packs")} - packs
-    going: set[bytes] = set()
+def _replace_segments(unlocked: Unlocked, packs: set[bytes], survivors: set[bytes], look: Look) -> set[bytes]:
+    """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments.
+
+    Segments whose bytes have changed go as well: what they said is read from the packs.
+    """
+    names = {info.name for info in unlocked.storage.list("index")}
+    sizes = {ids.hex_tail(info.name) or b"": info.size for info in unlocked.storage.list("packs")}
+    there = set(sizes) - packs
+    there -= {pack for pack in survivors & there if _is_passed_over(unlocked, pack, sizes[pack])}
+    going, changed, known = set[bytes](), set[bytes](), set[bytes]()
     staying: dict[PackEntry, None] = {}
-    for digest in (digest for digest in digests if len(digest) == 32):
+    for digest in sorted(filter(None, map(ids.hex_tail, names))):
+        if len(digest) != 32 or ids.index_name(digest) not in names:
+            continue  # not ours: check names it
         look()
-        with suppress(NotFound):  # another collector, which finishes this collection too, has deleted it
+        try:
             segment = read_segment(unlocked, digest)
-            if any(entry.pack not in there for entry in segment.record.packs):
-                going.add(digest)
-                own = (
-                    entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry)
-                )
-                staying.update(dict.fromkeys(own))
-    _publish(unlocked, list(staying))
-    return going
+        except NotFound:  # another collector, which finishes this collection too, has deleted it
+            continue
+        except Damaged as error:
+            if error.kind != CHANGED:
+                raise
+            changed.add(digest)
+            continue
+        known.update(entry.pack for entry in segment.record.packs)
+        if any(entry.pack not in there for entry in segment.record.packs):
+            going.add(digest)
+            own = (entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry))
+            staying.update(dict.fromkeys(own))
+    if changed:
+        staying.update(dict.fromkeys(own_entries(unlocked, there - known, sizes, look)))
+    publish(unlocked, list(staying))
+    return going | changed
 
 
 def _counts(slot: Slot, entry: PackEntry) -> bool:
     """Whether an entry is of its publisher's domain. Others would begin to count when a collector publishes them."""
     return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
+
+
+def _is_passed_over(unlocked: Unlocked, pack: bytes, size: int) -> bool:
+    """Whether a condemned pack that stays is named no more: it is damaged, and says itself what it holds.
+
+    A reader finds it all the same. A writer that relied on it would make snapshots that cannot be restored.
+    """
+    try:
+        read_directory(unlocked, pack, size)
+    except (Damaged, NotFound):
+        return False
+    return not is_whole(unlocked, pack, size)
+
+
+def own_entries(
+    unlocked: Unlocked, packs: Iterable[bytes], sizes: Mapping[bytes, int], look: Look
+) -> list[PackEntry]:
+    """What packs say of themselves: those that are by whom they say, and hold the blocks that they say."""
+    found: list[PackEntry] = []
+    for pack in sorted(packs):
+        look()
+        with suppress(Damaged, NotFound):
+            entry, directory = read_directory(unlocked, pack, sizes[pack])
+            check_region(unlocked.storage, pack, directory)
+            found.append(entry)
+    return found
 
 
 def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:

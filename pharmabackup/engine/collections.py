@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 
 from pharmabackup import ids
+from pharmabackup.engine import historycache
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Execute
-from pharmabackup.format.wire import Kind, malformed, split
+from pharmabackup.format.wire import Kind, Signed, decode, malformed, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 PARTS = {"condemn", "execute", "done"}
@@ -16,9 +17,10 @@ PARTS = {"condemn", "execute", "done"}
 
 @dataclass(frozen=True, slots=True)
 class Condemned:
-    """Packs that may not be relied on, and the first collection that has to be read again before a commit."""
+    """What may not be relied on, and the first collection that has to be read again before a commit."""
 
     packs: frozenset[bytes]
+    segments: frozenset[bytes]  # that are to be deleted: what takes their place is there
     first: int
     unfinished: bool
     highest: int
@@ -32,20 +34,23 @@ def parse_name(name: str) -> tuple[int, str]:
     return int(pieces[1]), pieces[2]
 
 
-class BurntNames:
-    """Packs that a collection ever came to delete: since a late delete may come, their names are never used again."""
+def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
+    """Packs that a collection ever came to delete. Damaged, StorageFailed.
 
-    def __init__(self, unlocked: Unlocked) -> None:
-        self._unlocked = unlocked
-        self._read: dict[str, list[bytes]] = {}
-
-    def all(self) -> set[bytes]:
-        """Up to now. Damaged, StorageFailed."""
-        for info in self._unlocked.storage.list("collections"):
-            if info.name.endswith("/execute") and info.name not in self._read:
-                record = self._unlocked.get(Kind.EXECUTE, info.name, Execute).record
-                self._read[info.name] = split(record.packs, 32, "collection")
-        return {pack for packs in self._read.values() for pack in packs}
+    A delete that was on its way when its collector died may still come, and somebody who slept may have put such a
+    pack there again: nobody relies on one, or gives a pack such a name.
+    """
+    seen, found = historycache.load(unlocked), set[bytes]()
+    for info in unlocked.storage.list("collections"):
+        if parse_name(info.name)[1] == "execute":
+            known = seen.get(info.name)
+            if known is not None and known.signed:
+                signed = decode(known.signed, Signed)
+                record = unlocked.statement(Kind.EXECUTE, info.name, signed, Execute, verified=True).record
+            else:
+                record = unlocked.get(Kind.EXECUTE, info.name, Execute).record
+            found.update(split(record.packs, 32, "collection"))
+    return frozenset(found)
 
 
 def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
@@ -60,14 +65,16 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     unfinished = [number for number in range(1, highest + 1) if "done" not in parts.get(number, set())]
     first = min(unfinished, default=highest + 1) if since is None else since
     packs: set[bytes] = set()
+    segments: set[bytes] = set()
     for number in range(first, highest + 1):
         have = parts.get(number, set())
         if "execute" in have:
             record = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute).record
             packs.update(split(record.packs, 32, "collection"))
+            segments.update(split(record.segments, 32, "collection"))
         elif "condemn" in have:
             condemn = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
             packs.update(split(condemn.packs, 32, "collection"))
         else:
             raise malformed("collection", f"the records of collection {number} are missing")
-    return Condemned(frozenset(packs), first, bool(unfinished), highest)
+    return Condemned(frozenset(packs), frozenset(segments), first, bool(unfinished), highest)

@@ -84,7 +84,7 @@ class DatasetSink(Sink):
         self._transaction = transaction
         self._manifest_pieces = PieceWriter(index, blocks, Kind.MANIFEST_BLOCK, derive("manifest names", names))
         self._recipe_pieces = PieceWriter(index, blocks, Kind.RECIPE_BLOCK, derive("recipe names", names))
-        self._manifest = ManifestWriter(self._manifest_pieces)
+        self._manifest = ManifestWriter(self._manifest_pieces.put)
         self._order = RecordOrder()
         self._counts = _Counts()
         self._untold_files = self._untold_bytes = 0
@@ -147,16 +147,8 @@ class DatasetSink(Sink):
     # ------------------------------------------------------------ names
 
     def folder(self, path: bytes, columns: FolderColumns, rows: bytes) -> None:
-        frames: list[bytes] = []
-        start, n = 0, len(columns.names)
-        weights: dict[int, int] = {}
-        for entry, _, value in columns.extras:
-            weights[entry] = weights.get(entry, 0) + len(value)
-        for end in _record_ends(columns.names, weights):
-            frames.append(_folder_frame(path, columns, start, end))
-            start = end
-        if n == 0:
-            frames.append(_folder_frame(path, columns, 0, 0))
+        frames = folder_frames(path, columns)
+        n = len(columns.names)
         names = columns.names
         if any(map(ge, names, islice(names, 1, None))):
             raise self._inconsistent()
@@ -299,6 +291,18 @@ def _record_ends(names: list[bytes], weights: dict[int, int]) -> Iterator[int]:
                 break
         yield end
         start = end
+
+
+def folder_frames(path: bytes, columns: FolderColumns) -> list[bytes]:
+    """A folder's records, or those of a part of it, as the manifest has them."""
+    frames: list[bytes] = []
+    start, weights = 0, dict[int, int]()
+    for entry, _, value in columns.extras:
+        weights[entry] = weights.get(entry, 0) + len(value)
+    for end in _record_ends(columns.names, weights):
+        frames.append(_folder_frame(path, columns, start, end))
+        start = end
+    return frames or [_folder_frame(path, columns, 0, 0)]
 
 
 def _folder_frame(path: bytes, columns: FolderColumns, start: int, end: int) -> bytes:

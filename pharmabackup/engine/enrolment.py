@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from zlib import crc32
 
 from msgspec.structs import replace
 
@@ -19,7 +18,7 @@ from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine.keyrings import Stretched, keyring_numbers, read_sealed, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.engine.unlocked import Unlocked, create
 from pharmabackup.errors import Conflict, Unsupported
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster, Slot
@@ -53,13 +52,11 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
         signed = SignedRoster(content, slot, SigningKey(signing).sign(message))
         stored, name = wire.header(Kind.ROSTER) + wire.encode(signed), ids.roster_name(after.number)
         try:
-            unlocked.storage.put_new(name, stored)
+            create(unlocked.storage, name, stored)
         except Conflict:
-            if unlocked.storage.get(name, limit=keys.ROSTER_MAX + 4096) != stored:  # not only the answer was lost
-                if not left:
-                    raise
-                continue
-        read_back(unlocked.storage, name, len(stored), crc32(stored))
+            if not left:
+                raise
+            continue
         unlocked.renew()
         return
 
@@ -71,14 +68,11 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, re
         number = max(keyring_numbers(unlocked.storage).get(slot, []), default=-1) + 1
         stored, name = seal_keyring(keyring, number, setting, recipient), ids.keyring_name(keyring.slot, number)
         try:
-            unlocked.storage.put_new(name, stored)
+            create(unlocked.storage, name, stored)
+            return
         except Conflict:
-            if unlocked.storage.get(name, limit=keys.KEYRING_MAX + 4096) != stored:
-                if not left:
-                    raise
-                continue
-        read_back(unlocked.storage, name, len(stored), crc32(stored))
-        return
+            if not left:
+                raise
 
 
 def new_owner(unlocked: Unlocked, name: str, stretched: Stretched) -> tuple[Slot, Keyring]:

@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -222,9 +223,4 @@ class FileCache:
 
 def cumulative(column: array[int]) -> array[int]:
     """0 and then the running totals."""
-    totals, total = array("Q", [0]), 0
-    append = totals.append
-    for value in column:
-        total += value
-        append(total)
-    return totals
+    return array("Q", accumulate(column, initial=0))

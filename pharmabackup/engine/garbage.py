@@ -7,7 +7,7 @@ unless these are so old that the collection will abort them.
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,18 +19,16 @@ from pharmabackup.engine.packs import PACK_TARGET, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
-from pharmabackup.format.transaction import Intent
+from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
 
 ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long after its last intent is taken for dead
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
-INTENT_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 Look = Callable[[], None]
+READ_SIZE = 4 << 20
 UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
 SMALL = PACK_TARGET // 4  # bytes: packs below that are joined when there are many of about one size
-MANY = (
-    32  # far more than a class of sizes spans: what was joined is of a higher one, and is not joined again with those
-)
+MANY = 32  # far more than a class of sizes spans, so that what was joined is not joined again with those
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +56,23 @@ class Garbage:
     sizes: dict[bytes, int] = field(default_factory=dict)  # of packs that storage lists
     modified: dict[bytes, int] = field(default_factory=dict)  # when each was made, by the storage's clock
     unindexed: set[bytes] = field(default_factory=set)  # packs that no segment names
+    doubtful: set[bytes] = field(default_factory=set)  # the same, and their blocks are not those of their directory
+    unreadable: set[bytes] = field(default_factory=set)  # the same, and they do not say what they hold
     dead: set[bytes] = field(default_factory=set)
+    emptiable: dict[bytes, list[int]] = field(default_factory=dict)  # packs that may go once these have moved
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
     small: set[bytes] = field(default_factory=set)  # of these, those that are only to be joined
     freed: int = 0  # bytes
+    _held: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+
+    def holds(self, unlocked: Unlocked, pack: bytes, block: bytes) -> bool:
+        """Whether a pack really holds a block; it is read. StorageFailed.
+
+        Asked where a block lies twice, before one of the two may go: which of them is damaged is nowhere written.
+        """
+        if pack not in self._held:
+            self._held[pack] = held_blocks(unlocked, pack, self.sizes[pack])
+        return block in self._held[pack]
 
     @property
     def decided(self) -> set[bytes]:
@@ -73,12 +84,10 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     """By transaction, as their names say. StorageFailed."""
     found: dict[bytes, Intents] = {}
     for info in unlocked.storage.list("intents"):
-        head, _, number = info.name.partition(".")
-        transaction = ids.hex_tail(head) or b""
-        if len(transaction) != ids.ID_SIZE or not INTENT_NUMBER.fullmatch(number):
-            continue  # no intent's name: it can pin nothing
-        before = found.get(transaction, Intents([], 0))
-        found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
+        transaction = ids.id_of(info.name)
+        if transaction is not None:
+            before = found.get(transaction, Intents([], 0))
+            found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
     return found
 
 
@@ -106,11 +115,11 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
     gone = history.gone(now)
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
-    _read_packs(unlocked, garbage, look)
+    read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
     undecided = (own for who, own in intents.items() if who not in garbage.decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
-    kept, instead = _places(garbage, _alive(unlocked, garbage, look), state.packs)
+    kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.burnt)
     content = _content(garbage)
     unused: dict[bytes, int] = {}  # bytes between living blocks
     for pack, size in garbage.sizes.items():
@@ -118,13 +127,15 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
+        elif pack in kept and pack in garbage.doubtful:
+            continue
         elif pack in kept:
-            unused[pack] = content[pack] - sum(table.length[number] for number in kept[pack])
+            garbage.emptiable[pack] = sorted(kept[pack])
+            unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
     _choose_sparse(garbage, unused, content, kept)
     _choose_small(garbage, unused, kept)
-    _keep_what_nothing_replaces(unlocked, garbage, instead, look)
     garbage.freed += sum(garbage.sizes[pack] for pack in garbage.dead)
     garbage.freed += sum(unused[pack] for pack in garbage.sparse)
     return garbage
@@ -133,37 +144,76 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
 def still_needed(unlocked: Unlocked, packs: set[bytes], gone: set[bytes], look: Look) -> set[bytes]:
     """Those of these condemned packs without which a snapshot that is not in `gone` could not be restored.
 
-    Asked before anything is deleted: what the first look took for somewhere else may not be there. Damaged,
-    StorageFailed.
+    Asked before anything is deleted: what the first look took for somewhere else may not be there, or not be whole.
+    Damaged, StorageFailed.
     """
     history = sound_history(unlocked)
     garbage = Garbage(0, True, history, Index(unlocked, chunks=False), {}, gone | history.deleted)
     try:
-        _read_packs(unlocked, garbage, look)
-        table = garbage.index.blocks
-        found: set[bytes] = set()
-        for domain, blocks in _alive(unlocked, garbage, look).items():
+        read_packs(unlocked, garbage, look)
+        table, found, blind = garbage.index.blocks, set[bytes](), set[bytes]()
+        for place, pack in enumerate(table.packs):  # one that was cut may hold some whole blocks
+            table.usable[place] = pack in garbage.sizes
+        needed = alive(unlocked, garbage, look, blind=blind)
+        domains = {history.committed[who].snapshot.domain for who in blind}
+        for place, pack in enumerate(table.packs):
+            if pack in packs and table.domains[place] in domains:  # it may be any of its blocks that they need
+                needed.setdefault(table.domains[place], set()).update(table.ids_in(place))
+        for domain, blocks in needed.items():
             for block in blocks:
-                places = {table.packs[table.pack[number]] for number in _instances(garbage, block, domain)}
-                if places <= packs:
-                    found |= places
+                look()
+                places = {table.packs[table.pack[number]] for number in instances(garbage, block, domain)}
+                others = sorted(places - packs)
+                if places & packs and not any(garbage.holds(unlocked, pack, block) for pack in others):
+                    found |= places & packs
         return found
     finally:
         garbage.index.close()
 
 
-def _read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
+def is_whole(unlocked: Unlocked, pack: bytes, size: int) -> bool:
+    """Whether a pack's bytes are those of its name. StorageFailed."""
+    name, hasher = ids.pack_name(pack), hashlib.sha256()
+    try:
+        for start in range(0, size, READ_SIZE):
+            hasher.update(unlocked.storage.get_range(name, start, min(READ_SIZE, size - start)))
+    except (Damaged, NotFound):
+        return False
+    return hasher.digest() == pack
+
+
+def held_blocks(unlocked: Unlocked, pack: bytes, size: int) -> frozenset[bytes]:
+    """The blocks that a pack really holds: it is read, is what its name says, and its own directory is of its bytes.
+
+    None if it is anything else: segments may lie about a pack, and a directory may have been put behind other bytes.
+    """
+    name, whole, region = ids.pack_name(pack), hashlib.sha256(), hashlib.sha256()
+    try:
+        _, directory = read_directory(unlocked, pack, size)
+        for start in range(0, size, READ_SIZE):
+            piece = unlocked.storage.get_range(name, start, min(READ_SIZE, size - start))
+            whole.update(piece)
+            region.update(piece[: max(0, directory.region_size - start)])
+    except (Damaged, NotFound):
+        return frozenset()
+    if whole.digest() != pack or region.digest() != directory.region:
+        return frozenset()
+    return frozenset(block.id for block in directory.blocks)
+
+
+def read_packs(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
     """First the index, then which packs are there."""
     garbage.index.load()
     for info in unlocked.storage.list("packs"):
         digest = ids.hex_tail(info.name)
-        if digest is not None and ids.pack_name(digest) == info.name:
+        if digest is not None and len(digest) == 32 and ids.pack_name(digest) == info.name:
             garbage.sizes[digest], garbage.modified[digest] = info.size, info.modified
     _learn_unindexed(unlocked, garbage, look)
     garbage.index.blocks.restrict(garbage.sizes, frozenset())
 
 
-def _instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
+def instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
+    """The numbers of a block of this domain in the packs that are here, with the size that they should have."""
     table = garbage.index.blocks
     return [
         number
@@ -191,54 +241,80 @@ def _learn_unindexed(unlocked: Unlocked, garbage: Garbage, look: Look) -> None:
             look()
             try:
                 entry, directory = read_directory(unlocked, pack, size)
-                check_region(unlocked.storage, pack, directory)
             except (Damaged, NotFound):
-                continue  # if something alive lies in it alone, that is told as missing
+                garbage.unreadable.add(pack)  # if something alive lies in it alone, that is told as missing
+                continue
             garbage.index.add_entry(entry)
             garbage.unindexed.add(pack)
+            try:
+                check_region(unlocked.storage, pack, directory)
+            except (Damaged, NotFound):
+                garbage.doubtful.add(pack)
 
 
-def _alive(unlocked: Unlocked, garbage: Garbage, look: Look) -> dict[bytes, set[bytes]]:
-    """The blocks that snapshots rely on, by domain."""
-    reader = BlockReader(unlocked, garbage.index)
-    alive: dict[bytes, set[bytes]] = {}
+def alive(
+    unlocked: Unlocked,
+    garbage: Garbage,
+    look: Look,
+    *,
+    reader: BlockReader | None = None,
+    blind: set[bytes] | None = None,
+) -> dict[bytes, set[bytes]]:
+    """The blocks that snapshots rely on, by domain. Damaged.
+
+    `blind`, if it is given, takes the snapshots whose lists of blocks cannot be read, instead of an error.
+    """
+    reader = reader or BlockReader(unlocked, garbage.index)
+    found: dict[bytes, set[bytes]] = {}
     for item in garbage.history.committed.values():
         look()
-        if item.transaction not in garbage.gone:
-            alive.setdefault(item.snapshot.domain, set()).update(SnapshotReader(reader, item.snapshot).relied())
-    return alive
+        if item.transaction in garbage.gone:
+            continue
+        own = found.setdefault(item.snapshot.domain, set())
+        try:
+            own.update(SnapshotReader(reader, item.snapshot).relied())
+        except Damaged:
+            if blind is None:
+                raise
+            blind.add(item.transaction)
+            own.update(named(item.snapshot))
+    return found
+
+
+def named(snapshot: Snapshot) -> set[bytes]:
+    """The blocks that a snapshot's record itself names."""
+    return {ref.block for refs in (snapshot.table, snapshot.recipe, snapshot.manifest) for ref in refs}
 
 
 def _places(
-    garbage: Garbage, alive: dict[bytes, set[bytes]], condemned: frozenset[bytes]
-) -> tuple[dict[bytes, list[int]], dict[bytes, dict[bytes, set[bytes]]]]:
-    """By pack: the blocks that have to be kept there, or moved. Each in one place. Damaged.
+    unlocked: Unlocked, garbage: Garbage, needed: dict[bytes, set[bytes]], condemned: frozenset[bytes]
+) -> dict[bytes, list[int]]:
+    """By pack: the blocks that have to be kept there, or moved. Each in one place that really holds it. Damaged.
 
-    And by pack: which of its blocks are kept in which others instead. The oldest is taken, since whoever adds
-    something later, be it a device that was stolen, must not make others go. A pack that two segments name is in the
-    table twice.
+    The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go.
+    A pack that two segments name is in the table twice.
     """
     table = garbage.index.blocks
     kept: dict[bytes, list[int]] = {}
-    instead: dict[bytes, dict[bytes, set[bytes]]] = {}
-    for block, domain in ((block, domain) for domain, blocks in alive.items() for block in blocks):
-        places = {table.packs[table.pack[number]]: number for number in _instances(garbage, block, domain)}
+    for block, domain in ((block, domain) for domain, blocks in needed.items() for block in blocks):
+        places = {table.packs[table.pack[number]]: number for number in instances(garbage, block, domain)}
         if not places:
             raise Damaged(
                 "A block that a snapshot needs is in no pack that is here, so nothing can be let go.",
                 kind="block",
-                remedy="Run check, and mend what it names.",
+                remedy="Run check, and mend what it names with propose_repair.",
             )
-        best = next(iter(places))
-        if len(places) > 1:
-            best = min(
-                places,
-                key=lambda pack: (pack in condemned, pack in garbage.unindexed, garbage.modified[pack], pack),
-            )
-            for pack in places.keys() - {best}:
-                instead.setdefault(pack, {}).setdefault(best, set()).add(block)
-        kept.setdefault(best, []).append(places[best])
-    return kept, instead
+        if len(places) == 1:
+            ((pack, number),) = places.items()
+            kept.setdefault(pack, []).append(number)
+            continue
+        order = sorted(
+            places, key=lambda pack: (pack in condemned, pack in garbage.unindexed, garbage.modified[pack], pack)
+        )
+        best = next((pack for pack in order if garbage.holds(unlocked, pack, block)), None)
+        for pack in order if best is None else (best,):  # of what is whole nowhere, nothing goes
+            kept.setdefault(pack, []).append(places[pack])
+    return kept
 
 
 def _choose_sparse(
@@ -247,7 +323,7 @@ def _choose_sparse(
     """Empty the packs with the greatest share of dead bytes, until few are left."""
     left = sum(unused.values())
     may_stay = UNUSED_SHARE * sum(garbage.sizes[pack] - rest for pack, rest in unused.items())
-    for pack in sorted(unused, key=lambda pack: (unused[pack] / content[pack], pack), reverse=True):
+    for pack in sorted(unused, key=lambda pack: (unused[pack] / max(1, content[pack]), pack), reverse=True):
         if left <= may_stay:
             return
         garbage.sparse[pack] = sorted(kept[pack])
@@ -265,29 +341,3 @@ def _choose_small(garbage: Garbage, unused: dict[bytes, int], kept: dict[bytes, 
         if len(packs) >= MANY:
             garbage.small.update(packs)
             garbage.sparse.update((pack, sorted(kept[pack])) for pack in packs)
-
-
-def _keep_what_nothing_replaces(
-    unlocked: Unlocked, garbage: Garbage, instead: dict[bytes, dict[bytes, set[bytes]]], look: Look
-) -> None:
-    """A pack that would go because others hold its living blocks too stays, unless these really do: they are read."""
-    holds: dict[bytes, set[bytes]] = {}
-    for pack in sorted(instead.keys() & (garbage.dead | garbage.sparse.keys())):
-        for other, blocks in instead[pack].items():
-            if other not in holds:
-                look()
-                holds[other] = _really_holds(unlocked, other, garbage.sizes[other])
-            if not blocks <= holds[other]:
-                garbage.dead.discard(pack)
-                garbage.sparse.pop(pack, None)
-                garbage.small.discard(pack)
-
-
-def _really_holds(unlocked: Unlocked, pack: bytes, size: int) -> set[bytes]:
-    """The blocks that a pack holds by its own directory, which is of the bytes before it; none if it is damaged."""
-    try:
-        _, directory = read_directory(unlocked, pack, size)
-        check_region(unlocked.storage, pack, directory)
-    except (Damaged, NotFound):
-        return set()
-    return {block.id for block in directory.blocks}

@@ -10,19 +10,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import msgspec
-
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine import historycache
+from pharmabackup.engine.historycache import Remembered
 from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
+from pharmabackup.format import wire
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Fate, Head, Mark, Snapshot
-from pharmabackup.format.wire import Kind, is_kind, malformed, split
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
+from pharmabackup.format.wire import Kind, Signed, is_kind, malformed, split
 
-CONTEXT = b"history cache"
 ENDLESS = 1 << 64
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
@@ -51,10 +49,11 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    transactions: frozenset[bytes] = field(init=False, compare=False)
 
-    @property
-    def transactions(self) -> list[bytes]:
-        return split(self.mark.transactions, ids.ID_SIZE, "mark")
+    def __post_init__(self) -> None:
+        found = frozenset(split(self.mark.transactions, ids.ID_SIZE, "mark"))  # once: it is asked for each of them
+        object.__setattr__(self, "transactions", found)
 
 
 @dataclass(slots=True)
@@ -67,6 +66,7 @@ class History:
     brought: dict[str, str] = field(default_factory=dict)  # records by their names: the object that carries each
     said: list[Said] = field(default_factory=list)  # by the storage's time
     absent: set[bytes] = field(default_factory=set)  # brought from another replica without their content
+    burnt: set[bytes] = field(default_factory=set)  # packs that collections ever came to delete
     deleted: set[bytes] = field(default_factory=set)  # these, and what collections took for forgotten and carried out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
@@ -153,8 +153,9 @@ class History:
                 events.setdefault(about.mark.about or about.id, []).append((max(item.time, about.time), 1, item))
         for found in events.values():
             found.sort(key=lambda event: event[:2])
+        ordered = {first: [item for *_, item in found] for first, found in events.items()}
         return {
-            (first.id, who): self._outcome(first, who, [item for *_, item in events[first.id]])
+            (first.id, who): self._outcome(first, who, ordered[first.id])
             for first in self.said
             if first.mark.kind == "forget" and first.mark.about is None
             for who in first.transactions
@@ -185,62 +186,106 @@ class History:
         )
 
 
+SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
+    "snapshots": (Kind.FATE, Fate),
+    "marks": (Kind.MARK, Mark),
+    "collections": (Kind.CONDEMN, Condemn),
+}
+EXECUTE = (Kind.EXECUTE, Execute)
+
+
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
     What cannot be read is told, not raised.
     """
-    seen = _load_cache(unlocked)
+    seen = historycache.load(unlocked)
     policy = unlocked.roster.policy
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
-    objects: dict[str, bytes] = {}
     listed: dict[str, int] = {}  # when each was made
-    for folder in ("snapshots", "marks", "collections"):
+    for folder in SHAPES:
         for info in unlocked.storage.list(folder):
-            listed[info.name] = info.modified
+            if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
+                listed[info.name] = info.modified
     history.vanished = sorted(set(seen) - set(listed))
-    fresh = False
+    fresh: dict[str, Remembered] = {}
     carries: list[tuple[int, str, Carry]] = []
     for name in sorted(listed):
         if name.startswith("collections/") and not _is_carried_out(name, listed):
             continue
-        data = None if anew else seen.get(name)
+        known = seen.get(name)
         try:
-            if data is None:
-                data = unlocked.storage.get(name, limit=RECORD_MAX)
-            if name.startswith("snapshots/") and is_kind(data, Kind.CARRY):
-                carries.append((listed[name], name, _carry(unlocked, history, name, data)))
-            elif name.startswith("snapshots/"):
-                _take_fate(unlocked, history, name, data)
-            elif name.startswith("marks/"):
-                _take_mark(unlocked, history, name, data, listed[name])
+            if known is None or not known.signed or anew:
+                known = fresh[name] = _read(unlocked, name)
+            record, slot = _recalled(unlocked, name, known)
+            if isinstance(record, Carry):
+                _take_carry(history, name, record, known.hash)
+                carries.append((listed[name], name, record))
             else:
-                record = unlocked.open(Kind.CONDEMN, name, data, Condemn).record
-                history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
+                _take(history, name, record, slot, known.hash, listed[name])
         except Damaged as error:
             history.damaged[name] = error
-            continue
-        fresh = fresh or name not in seen
-        objects[name] = data
+            fresh.pop(name, None)
     for time, name, carry in sorted(carries, key=lambda item: item[:2]):
         _take_carried(unlocked, history, name, carry, time)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
     history.said.sort(key=lambda item: item.time)
-    if fresh:
-        _save_cache(unlocked, seen | objects)
+    if fresh != {name: seen.get(name) for name in fresh}:
+        historycache.save(unlocked, seen | fresh)
     return history
 
 
+def _read(unlocked: Unlocked, name: str) -> Remembered:
+    """Read and verify one object. Damaged, NotFound, StorageFailed."""
+    kind, shape = _shape(name)
+    data = unlocked.storage.get(name, limit=RECORD_MAX)
+    if kind == Kind.FATE and is_kind(data, Kind.CARRY):
+        signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
+        return Remembered(hashlib.sha256(data).digest(), signed, Kind.CARRY)
+    return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
+
+
+def _shape(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
+    return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]
+
+
+def _recalled(
+    unlocked: Unlocked, name: str, known: Remembered
+) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
+    """A record that was verified, and its signer. Damaged."""
+    kind, shape = _shape(name)
+    signed = wire.decode(known.signed, Signed)
+    if known.kind == Kind.CARRY:
+        carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
+        return carry.record, carry.slot
+    opened = unlocked.statement(kind, name, signed, shape, verified=True)
+    return opened.record, opened.slot
+
+
+def _take(
+    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
+) -> None:
+    if isinstance(record, Fate):
+        _take_fate(history, name, record, slot, digest)
+    elif isinstance(record, Mark):
+        _take_mark(history, name, record, slot, time)
+    elif isinstance(record, Execute):
+        history.burnt.update(split(record.packs, 32, "collection"))
+    else:
+        history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
+
+
 def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
-    """Whether it is what a collection condemned that has come to delete it."""
+    """Whether it is a record of what a collection has come to delete."""
     number, _, part = name.removeprefix("collections/").partition("/")
-    return part == "condemn" and f"collections/{number}/execute" in listed
+    return part in ("condemn", "execute") and f"collections/{number}/execute" in listed
 
 
 def sound_history(unlocked: Unlocked) -> History:
-    """Damaged when something that was committed or said cannot be read or is gone: it might be a hold."""
+    """By the newest roster. Damaged when something committed or said is damaged or gone: it might be a hold."""
+    unlocked.renewed()
     history = load_history(unlocked)
     if history.damaged or history.vanished:
         what = [*history.damaged, *history.vanished][0]
@@ -260,30 +305,26 @@ def _missing_heads(history: History) -> list[str]:
     return sorted(names - set(history.damaged) - set(history.vanished))
 
 
-def _take_mark(unlocked: Unlocked, history: History, name: str, data: bytes, time: int) -> None:
-    opened = unlocked.open(Kind.MARK, name, data, Mark)
-    mark_id = ids.hex_tail(name)
-    if mark_id is None or len(mark_id) != ids.ID_SIZE or opened.slot.role not in MARK_GRANTS[opened.record.kind]:
+def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:
+    mark_id = ids.id_of(name)
+    if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
         history.void[name] = Damaged(
             f"A mark was made by somebody who may not make it. Object: {name}.",
             kind="mark",
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    split(opened.record.transactions, ids.ID_SIZE, "mark")
-    history.said.append(Said(mark_id, opened.record, opened.slot, time))
+    history.said.append(Said(mark_id, mark, slot, time))
 
 
-def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> None:
-    opened = unlocked.open(Kind.FATE, name, data, Fate)
-    fate = opened.record
+def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
     committed = fate.outcome == "commit"
     if (
         ids.fate_name(fate.transaction) != name
         or committed != (fate.snapshot is not None)
         or (committed and fate.intent is None)
-        or opened.slot.role not in (WRITERS if committed else COLLECTORS)
-        or (fate.snapshot is not None and opened.slot.domain not in (None, fate.snapshot.domain))
+        or slot.role not in (WRITERS if committed else COLLECTORS)
+        or (fate.snapshot is not None and slot.domain not in (None, fate.snapshot.domain))
     ):
         raise Damaged(
             f"A snapshot's record contradicts itself. Object: {name}.",
@@ -293,25 +334,23 @@ def _take_fate(unlocked: Unlocked, history: History, name: str, data: bytes) -> 
     if fate.snapshot is None:
         history.aborted.add(fate.transaction)
         return
-    digest = hashlib.sha256(data).digest()
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, opened.slot, fate.snapshot)
+    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
 
 
-def _carry(unlocked: Unlocked, history: History, name: str, data: bytes) -> Carry:
-    carry = unlocked.open(Kind.CARRY, name, data, Carry).record
+def _take_carry(history: History, name: str, carry: Carry, digest: bytes) -> None:
     if ids.fate_name(carry.transaction) != name:
-        raise unlocked.damaged(name, malformed("carry", "it is another transaction's"))
-    history.carriers[carry.transaction] = hashlib.sha256(data).digest()
-    return carry
+        raise malformed("carry", f"{name} is another transaction's")
+    history.carriers[carry.transaction] = digest
 
 
 def _take_carried(unlocked: Unlocked, history: History, carrier: str, carry: Carry, time: int) -> None:
     """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
+    said = {item.id for item in history.said}
     for place, item in enumerate(carry.items):
         try:
             if item.name.startswith("snapshots/"):
                 _take_carried_fate(unlocked, history, carrier, item)
-            elif item.name.startswith("marks/") and item.name not in history.brought:
+            elif item.name.startswith("marks/") and ids.hex_tail(item.name) not in said:
                 _take_carried_mark(unlocked, history, carrier, item, time + place)
         except Damaged as error:
             history.damaged.setdefault(f"{carrier} ({item.name})", error)
@@ -319,45 +358,25 @@ def _take_carried(unlocked: Unlocked, history: History, carrier: str, carry: Car
 
 def _take_carried_fate(unlocked: Unlocked, history: History, carrier: str, item: Carried) -> None:
     transaction = ids.hex_tail(item.name) or b""
-    known = history.committed.get(transaction)
     if transaction in history.aborted or transaction in history.carriers:
         raise malformed("carry", "it brings what was decided otherwise here")
-    if known is None:
-        _take_fate(unlocked, history, item.name, item.stored)
-        if transaction not in history.committed:
-            raise malformed("carry", "it brings what was not committed")
-        history.brought[item.name] = carrier
-        if history.damaged.pop(item.name, None) is None and item.gone:
-            history.absent.add(transaction)
-    elif not item.gone:
-        history.absent.discard(transaction)
+    if transaction in history.committed:
+        if not item.gone:
+            history.absent.discard(transaction)
+        return
+    opened = unlocked.open(Kind.FATE, item.name, item.stored, Fate)
+    _take_fate(history, item.name, opened.record, opened.slot, hashlib.sha256(item.stored).digest())
+    if transaction not in history.committed:
+        raise malformed("carry", "it brings what was not committed")
+    history.brought[item.name] = carrier
+    if history.damaged.pop(item.name, None) is None and item.gone:
+        history.absent.add(transaction)
 
 
 def _take_carried_mark(unlocked: Unlocked, history: History, carrier: str, item: Carried, time: int) -> None:
-    if ids.hex_tail(item.name) in {said.id for said in history.said}:
-        return
     opened = unlocked.open(Kind.MARK, item.name, item.stored, Mark)
     if opened.record.kind == "verified":
         return  # what was read there says nothing about what lies here
     history.damaged.pop(item.name, None)
     history.brought[item.name] = carrier
-    _take_mark(unlocked, history, item.name, item.stored, time)
-
-
-def _cache_key(unlocked: Unlocked) -> SealingKey:
-    return SealingKey(unlocked.purpose_key("history cache"))
-
-
-def _load_cache(unlocked: Unlocked) -> dict[str, bytes]:
-    try:
-        data = _cache_key(unlocked).open((unlocked.state / "history").read_bytes(), CONTEXT)
-        return msgspec.msgpack.decode(data, type=dict[str, bytes])
-    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-        return {}
-
-
-def _save_cache(unlocked: Unlocked, objects: dict[str, bytes]) -> None:
-    try:
-        replace(unlocked.state / "history", _cache_key(unlocked).seal(msgspec.msgpack.encode(objects), CONTEXT))
-    except OSError:
-        return  # a full or read-only state folder: the next time everything is read again
+    _take_mark(history, item.name, opened.record, opened.slot, time)

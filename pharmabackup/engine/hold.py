@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.collections import burnt_names, read_condemned
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
 from pharmabackup.errors import Damaged, Error
@@ -41,7 +41,8 @@ def _pin(unlocked: Unlocked, blocks: BlockReader, transaction: bytes, readers: S
     for reader in readers:
         with suppress(Damaged):  # whoever reads it will say so
             needed.append((reader.snapshot.domain, reader.relied()))
-    condemned: frozenset[bytes] = frozenset()
+    burnt = burnt_names(unlocked)
+    condemned = burnt
     for number in range(TRIES):
         packs, whole = _places(blocks, needed, condemned)
         unlocked.put(
@@ -49,7 +50,7 @@ def _pin(unlocked: Unlocked, blocks: BlockReader, transaction: bytes, readers: S
             ids.intent_name(transaction, number),
             Intent(transaction, number, "hold", b"".join(sorted(packs)), now_ns()),
         )
-        condemned = read_condemned(unlocked, blocks.first).packs
+        condemned = read_condemned(unlocked, blocks.first).packs | burnt
         if not condemned & packs:
             return whole and len(needed) == len(readers)
         blocks.refresh()

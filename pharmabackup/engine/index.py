@@ -19,8 +19,19 @@ from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.packs import read_directory, read_names
-from pharmabackup.engine.rowfile import FRESH_BITS, KEY, ROW, Fresh, Run, merge_runs, open_run, write_run
+from pharmabackup.engine.packs import block_id, read_directory, read_names
+from pharmabackup.engine.rowfile import (
+    COPY_ROWS,
+    FRESH_BITS,
+    KEY,
+    ROW,
+    Fresh,
+    Run,
+    merge_runs,
+    open_run,
+    split_rows,
+    write_run,
+)
 from pharmabackup.engine.unlocked import Statement, Unlocked, create
 from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
@@ -32,8 +43,10 @@ LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
+CACHE_AFTER_SEGMENTS = 64  # the same, of segments: reading one takes some 0.3 ms, most of it for signatures
 CACHE_VERSION = 4
 LISTINGS = 10  # of segments, while collections replace them
+CHANGED = "index"  # what a segment's error is called when its bytes are not those of its name: nobody says that
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -59,19 +72,22 @@ class Index:
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""
         self.damaged: dict[bytes, Damaged] = {}  # packs that are not relied on, and why
+        self.changed: dict[bytes, Damaged] = {}  # segments whose bytes have changed, and that are passed over
         self._unlocked = unlocked
         self._chunks = chunks
         self._folder = unlocked.state / "index"
-        self._forget()
+        self.forget()
 
     @property
     def domain(self) -> bytes:
         """The domain whose chunks may be relied on: this slot's own."""
         return self._unlocked.domain
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew."""
         self.blocks = BlockTable()
         self.segments: set[bytes] = set()
+        self._cached: set[bytes] = set()  # those of them that the cache has
         self._pending: deque[tuple[bytes, Directory, int]] = deque()  # packs whose names are not read; first block
         self._pending_rows = 0
         self._nameless: set[bytes] = set()  # packs whose names could not be had; the next run tries again
@@ -82,32 +98,41 @@ class Index:
 
     # ------------------------------------------------------------ reading
 
-    def load(self) -> None:
-        """Learn all segments that storage lists. Damaged, NotFound, StorageFailed.
+    def load(self, *, without: frozenset[bytes] = frozenset()) -> None:
+        """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
-        The oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
+        One whose bytes have changed is passed over: it says nothing, and what it said stands in the packs. The
+        oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
         moved to from blocks that are hardly used.
         """
         for left in reversed(range(LISTINGS)):
             try:
-                self._load_listed()
+                self._load_listed(without)
                 return
             except NotFound:  # a collection has deleted it, and what takes its place is listed by now
                 if not left:
                     raise
 
-    def _load_listed(self) -> None:
+    def _load_listed(self, without: frozenset[bytes]) -> None:
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
-            if digest is not None and ids.index_name(digest) == info.name and len(digest) == 32:
+            if digest is None or len(digest) != 32 or ids.index_name(digest) != info.name:
+                continue  # not ours: check names it
+            if digest not in without:
                 listed[digest] = info.modified
         if not self.segments:
             self._load_cache(set(listed))
         if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
-            self._forget()
+            self.forget()
+        self.changed = {}
         for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
-            self.add_segment(digest, read_segment(self._unlocked, digest))
+            try:
+                self.add_segment(digest, read_segment(self._unlocked, digest))
+            except Damaged as error:
+                if error.kind != CHANGED:  # somebody's word that cannot be judged here is not passed over
+                    raise
+                self.changed[digest] = error
 
     def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
         """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie."""
@@ -223,6 +248,24 @@ class Index:
                 for ordinal in range(len(names) // KEY):
                     self.put(names[ordinal * KEY : ordinal * KEY + KEY], number, ordinal)
 
+    def remembered_names(self, wanted: set[bytes]) -> dict[bytes, bytes]:
+        """The names of these blocks' chunks, of those that this machine remembers all of; proved by their ids."""
+        blocks = self.blocks
+        numbers = {number for number, found_id in enumerate(blocks.ids) if found_id in wanted}
+        found: dict[int, dict[int, bytes]] = {number: {} for number in numbers}
+        for run in self._runs:
+            for start in range(0, len(run), COPY_ROWS):
+                for row in split_rows(run.rows(start, min(len(run), start + COPY_ROWS))):
+                    number, ordinal = LOCATION.unpack(row[KEY:])
+                    if number in numbers:
+                        found[number][ordinal] = row[:KEY]
+        names: dict[bytes, bytes] = {}
+        for number, own in found.items():
+            joined = b"".join(own[ordinal] for ordinal in sorted(own))
+            if block_id(self._unlocked.keyring.block_names, blocks.kind[number], joined) == blocks.ids[number]:
+                names[blocks.ids[number]] = joined
+        return names
+
     # ------------------------------------------------------------ the cache on this machine
 
     def _spill(self) -> None:
@@ -251,7 +294,8 @@ class Index:
 
     def save(self) -> None:
         """Keep what was loaded for the next time; losing it costs time, never data."""
-        if not self._unsaved and self._pending_rows + len(self._fresh) < CACHE_AFTER_ROWS:
+        rows, segments_new = self._pending_rows + len(self._fresh), len(self.segments - self._cached)
+        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < CACHE_AFTER_SEGMENTS:
             return
         try:
             if self._pending:
@@ -271,7 +315,7 @@ class Index:
                     file.unlink(missing_ok=True)
         except (OSError, StorageFailed):
             return  # a full or read-only state folder, or names that cannot be read now: the next backup reads again
-        self._unsaved = False
+        self._unsaved, self._cached = False, set(segments)
 
     def _load_cache(self, listed: set[bytes]) -> None:
         try:
@@ -289,7 +333,7 @@ class Index:
                 return
             runs.append(run)
         self.blocks = BlockTable.from_columns(cache.columns, cache.keys)
-        self.segments, self._runs = segments, runs
+        self.segments, self._cached, self._runs = segments, set(segments), runs
         if self._chunks:
             self._try_again(cache.nameless)
 
@@ -317,13 +361,19 @@ class Index:
 
 
 def read_segment(unlocked: Unlocked, digest: bytes) -> Statement[Segment]:
-    """A segment whose bytes are those of its name and whose signature counts. Damaged, NotFound, StorageFailed."""
+    """A segment whose bytes are those of its name and whose signature counts. NotFound, StorageFailed.
+
+    Damaged: of the kind CHANGED when its bytes are others.
+    """
     name = ids.index_name(digest)
-    data = unlocked.storage.get(name, limit=1 << 28)
+    try:
+        data = unlocked.storage.get(name, limit=1 << 28)
+    except Damaged:  # larger than any segment
+        data = b""
     if hashlib.sha256(data).digest() != digest:
         raise Damaged(
             f"An index segment is not what was written. Object: {name}.",
-            kind="index",
+            kind=CHANGED,
             remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
         )
     return unlocked.open(Kind.INDEX, name, data, Segment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from zlib import crc32
 
 from blake3 import blake3
@@ -68,8 +69,8 @@ class PieceWriter:
 class ManifestWriter:
     """Takes a manifest's frames and cuts them into pieces."""
 
-    def __init__(self, pieces: PieceWriter) -> None:
-        self._pieces = pieces
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
         self._frames: list[bytes] = []
         self._size = 0
         self._path: bytes | None = None  # of the last frames
@@ -89,7 +90,7 @@ class ManifestWriter:
     def flush(self) -> None:
         data = b"".join(self._frames)
         for at in range(0, len(data), PIECE_MAX):  # a frame may go on in the next chunk
-            self._pieces.put(data[at : at + PIECE_MAX])
+            self._put(data[at : at + PIECE_MAX])
         self._frames, self._size = [], 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, Frame, entries, read_folders, read_frames
-from pharmabackup.format.recipe import Runs, decode_runs
+from pharmabackup.format.recipe import UNUSED, Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
 
@@ -43,13 +43,13 @@ class BlockReader:
     holds a number holds the table it is of.
     """
 
-    def __init__(self, unlocked: Unlocked, index: Index) -> None:
+    def __init__(self, unlocked: Unlocked, index: Index, others: Sequence[BlockReader] = ()) -> None:
+        """`others`: of replicas, for what is not to be had here."""
         self.index = index
         self.first = 1  # the first collection that may have begun since the index was read
-        self._looked: tuple[Index, Condemned] | None = (
-            None  # an index for which all was listed, and what went on then
-        )
+        self._looked: tuple[Index, object] | None = None  # an index for which all was listed, and what there was then
         self._unlocked = unlocked
+        self._others = others
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
@@ -63,8 +63,8 @@ class BlockReader:
         with self._refreshing:
             if seen is not None and self.index is not seen:
                 return
-            state = read_condemned(self._unlocked)
-            self.first = state.first
+            state = self._state()
+            self.first = state[0].first
             index = Index(self._unlocked, chunks=False)
             index.load()
             listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
@@ -95,6 +95,15 @@ class BlockReader:
 
     def fetch(self, wanted: bytes, domain: bytes) -> bytes:
         """As `block`, the content alone, and it is not kept."""
+        try:
+            return self._fetch(wanted, domain)
+        except Damaged:
+            for other in self._others:
+                with suppress(Damaged):
+                    return other.fetch(wanted, domain)
+            raise
+
+    def _fetch(self, wanted: bytes, domain: bytes) -> bytes:
         damaged: Damaged | None = None
         while True:
             index, missing = self.index, False
@@ -107,9 +116,13 @@ class BlockReader:
                     missing = True
             if damaged is not None and not missing:
                 raise damaged
-            if self._looked == (index, read_condemned(self._unlocked)):  # nothing has moved since
+            if self._looked == (index, self._state()):  # nothing has moved or come since
                 raise damaged or damaged_block("no pack that is here holds it")
             self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
+
+    def _state(self) -> tuple[Condemned, frozenset[str]]:
+        """What collections have come to, and which segments there are."""
+        return read_condemned(self._unlocked), frozenset(info.name for info in self._unlocked.storage.list("index"))
 
     def _sealed(self, table: BlockTable, number: int) -> bytes:
         """A block's sealed bytes. NotFound, Damaged, StorageFailed."""
@@ -147,9 +160,10 @@ class BlockReader:
     def _check_names(self, table: BlockTable, number: int, content: bytes, naming: bytes) -> None:
         """A block's id is the keyed hash of its chunks' names, and these are keyed hashes of the chunks."""
         kind = Kind(table.kind[number])
-        key, ends, view = derive(NAME_KEYS[kind], naming), layout.chunk_ends(content), memoryview(content)
-        names = b"".join(blake3(view[start:end], key=key).digest() for start, end in pairwise(ends))
-        if block_id(self._unlocked.keyring.block_names, kind, names) != table.ids[number]:
+        if (
+            block_id(self._unlocked.keyring.block_names, kind, chunk_names(kind, naming, content))
+            != table.ids[number]
+        ):
             raise damaged_block("its chunks are not those that its id names")
 
     def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:
@@ -170,34 +184,45 @@ class SnapshotReader:
         self.blocks = blocks
         self.snapshot = snapshot
         self._runs: Runs | None = None
-        self._table: list[bytes] = []
+        self._table: list[bytes] | None = None
 
     def recipe(self) -> tuple[Runs, list[bytes]]:
         """The runs of the content, and the block ids that they name by slot. Damaged."""
         if self._runs is None:
-            domain = self.snapshot.domain
+            table = self.table()
+            recipe = self.blocks.chunks(self.snapshot.recipe, self.snapshot.domain)
+            runs = decode_runs(recipe, table_size=len(table), chunks=self.snapshot.chunks)
+            if sum(runs.count) != self.snapshot.chunks:
+                raise malformed("recipe", "it has another number of chunks than its snapshot says")
+            if any(table[slot] == UNUSED for slot in set(runs.block)):
+                raise malformed("recipe", "a run names a place of the block table that is not used")
+            self.run_starts = cumulative(runs.sizes)
+            self._runs = runs
+        return self._runs, self.table()
+
+    def table(self) -> list[bytes]:
+        """The block ids by slot. Damaged."""
+        if self._table is None:
             raw = bytearray()
-            for piece in self.blocks.chunks(self.snapshot.table, domain):
+            for piece in self.blocks.chunks(self.snapshot.table, self.snapshot.domain):
                 raw += piece
                 if len(raw) > TABLE_MAX:
                     raise malformed("snapshot", "its block table is larger than allowed")
             if len(raw) % 32:
                 raise malformed("snapshot", "its block table cannot be read")
             self._table = [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
-            recipe = self.blocks.chunks(self.snapshot.recipe, domain)
-            runs = decode_runs(recipe, table_size=len(self._table), chunks=self.snapshot.chunks)
-            if sum(runs.count) != self.snapshot.chunks:
-                raise malformed("recipe", "it has another number of chunks than its snapshot says")
-            self.run_starts = cumulative(runs.sizes)
-            self._runs = runs
-        return self._runs, self._table
+        return self._table
 
     def relied(self) -> set[bytes]:
-        """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged."""
+        """Ids of all blocks that the snapshot relies on; the catalogue key is enough to know them. Damaged.
+
+        What its table names, without a look at the recipe, which may have a hundred runs for each block.
+        """
         record = self.snapshot
-        runs, table = self.recipe()
         found = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
-        return found.union(table[slot] for slot in set(runs.block))
+        found.update(self.table())
+        found.discard(UNUSED)
+        return found
 
     def frames(self) -> Iterator[Frame]:
         return read_frames(self.blocks.chunks(self.snapshot.manifest, self.snapshot.domain))
@@ -234,6 +259,12 @@ class SnapshotReader:
             start += len(piece)
             i += 1
         return b"".join(parts)
+
+
+def chunk_names(kind: int, naming: bytes, content: bytes | memoryview) -> bytes:
+    """The names of a block's chunks, computed from its content. Damaged."""
+    key, ends, view = derive(NAME_KEYS[Kind(kind)], naming), layout.chunk_ends(content), memoryview(content)
+    return b"".join(blake3(view[start:end], key=key).digest() for start, end in pairwise(ends))
 
 
 def run_range(ends: list[int], first: int, count: int, size: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ SLASH = 0x2F
 NOT_NAMES = frozenset((b"", b".", b".."))
 TIME_STEP = 2_000_000_000  # ns: FAT keeps even seconds, and no time at which a file was written last
 LOOK = struct.Struct("<HIIq")
+SALVAGED = b".salvaged"
 FAILED = b"failed"  # as a folder's look: it could not be made, so nothing in it can be
 MADE = b"made"  # made on the way to something below it
 FOUND = b"found"  # entered on the way to something below it, and not ours to change
@@ -155,6 +156,24 @@ class Target:
             else:
                 if kept is not None:
                     self._count(kept)
+
+    def salvage(self, entry: Entry) -> bytes | None:
+        """What came of a file that is not whole, beside where that would be; its name there. None: there is nothing.
+
+        Never under the file's own name, nor in the place of anything: nobody may take it for whole.
+        """
+        place = self._place(entry.path)
+        if place is None:
+            return None
+        parent, _, own = entry.path.rpartition(b"/")
+        names, name = self._folders.names, own + SALVAGED
+        try:
+            here = name if names is None else names.local(parent, name)
+            return here if self._growing.salvage(entry, here) else None
+        except OSError as error:
+            if concerns_disk(error, self._root, 0):
+                raise stopped(error, self._root) from error
+            return None  # its name is taken, or too long
 
     def _write(self, entry: Entry, folder: Folder, name: bytes, data: memoryview) -> bool:
         """The way of most files: new, and as the system makes it. What happens here happens 30,000 times a second."""

@@ -172,6 +172,30 @@ class GrowingFiles:
             raise
         return state.comparing
 
+    def salvage(self, entry: Entry, name: bytes) -> bool:
+        """Give what came of a file another name, zeros where nothing came. False: nothing did, or it has failed.
+
+        FileExistsError when something has that name.
+        """
+        with self._lock:
+            state = self._files.pop(entry.path, None)
+        if state is None:
+            return False
+        try:
+            if state.failed or not state.got:
+                self._fail(state)
+                return False
+            if self._folder(state).look(name) is not None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if state.comparing:
+                self._diverge(state)
+            state.name = name
+            self._complete(state)
+        except BaseException:
+            self._fail(state)
+            raise
+        return True
+
     def abandon(self) -> None:
         """Remove what is not finished."""
         with self._lock:

@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
-from pharmabackup.engine.collections import Condemned, read_condemned
+from pharmabackup.engine.collections import Condemned, burnt_names, read_condemned
 from pharmabackup.engine.index import Index, write_segment
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked
@@ -26,6 +26,7 @@ from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
+SURVEYS = 3  # while collections go on
 SEGMENT_PACKS = 8  # a segment is published at least every so many packs, for whoever goes on after a crash
 
 
@@ -38,6 +39,7 @@ class Ground:
     """What was read before anything is written: what may be relied on."""
 
     condemned: Condemned
+    burnt: frozenset[bytes]  # names of packs that nobody relies on any more
     index: Index
 
 
@@ -46,9 +48,20 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 
     `foreign`: make use of what was left behind in other domains, too.
     """
+    for left in reversed(range(SURVEYS)):
+        try:
+            return _survey(unlocked, index, foreign=foreign)
+        except NotFound:  # a collection has deleted the segment of what was adopted
+            if not left:
+                raise
+            index.forget()
+    raise AssertionError
+
+
+def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
     condemned = read_condemned(unlocked)
-    index.load()
-    ground = Ground(condemned, index)
+    index.load(without=condemned.segments)
+    ground = Ground(condemned, burnt_names(unlocked), index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
     listed: dict[bytes, int] = {}
@@ -57,14 +70,14 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
         if digest is None or ids.pack_name(digest) != info.name:
             continue  # not ours: check names it
         listed[digest] = info.size
-        if digest not in known and digest not in condemned.packs:
+        if digest not in known and digest not in condemned.packs | ground.burnt:
             entry = _orphan(unlocked, index, digest, info, foreign=foreign)
             if entry is not None:
                 index.add_entry(entry)
                 adopted.append(entry)
     if adopted:  # at once: a backup that dies over and over must not read more directories each time
         index.segments.add(write_segment(unlocked, adopted))
-    index.blocks.restrict(listed, condemned.packs)
+    index.blocks.restrict(listed, condemned.packs | ground.burnt)
     return ground
 
 
@@ -81,6 +94,14 @@ def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo, *
         index.damaged[digest] = error
         return None
     return entry
+
+
+def cutter(unlocked: Unlocked, naming_key: bytes) -> ContentCutter:
+    """How a domain's content is cut."""
+    chunker = unlocked.roster.chunker
+    return ContentCutter(
+        chunker.minimum, chunker.average, chunker.maximum, chunker.normalization, chunker_seed(naming_key)
+    )
 
 
 class Attempt:
@@ -120,16 +141,11 @@ class Transaction:
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
-        chunker = unlocked.roster.chunker
-        self.cutter = ContentCutter(
-            chunker.minimum,
-            chunker.average,
-            chunker.maximum,
-            chunker.normalization,
-            chunker_seed(unlocked.naming_key),
-        )
+        self.cutter = cutter(unlocked, unlocked.naming_key)
         self._packs = PackWriter(unlocked, unlocked.domain)
-        self.blocks = BlockWriter(unlocked, ground.index, self._packs, SealingKey(session), wrapped, chunker.maximum)
+        self.blocks = BlockWriter(
+            unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
+        )
         self._unlocked = unlocked
         self._written: list[bytes] = []
         self._unindexed: list[WrittenPack] = []

@@ -75,6 +75,7 @@ class Unlocked:
     state: Path  # this repository's folder on this machine: caches that may be deleted
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
+    _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -103,7 +104,7 @@ class Unlocked:
         """Whether what is written now can be read."""
         return self.catalogue_id in self._catalogue
 
-    def _renewed(self) -> bool:
+    def renewed(self) -> bool:
         """Whether there are rosters, and perhaps keys, that were not known; they are now."""
         if sum(1 for _ in self.storage.list("roster")) <= len(self.rosters):
             return False
@@ -184,9 +185,15 @@ class Unlocked:
         except Damaged as error:
             raise self.damaged(name, error) from None
 
-    def statement(self, kind: Kind, name: str, signed: Signed, shape: type[R]) -> Statement[R]:
-        """A signed record, if its signature counts. Damaged."""
-        slot = self._trusted(kind, name, signed)
+    def statement(
+        self, kind: Kind, name: str, signed: Signed, shape: type[R], *, verified: bool = False
+    ) -> Statement[R]:
+        """A signed record, if its signature counts. Damaged.
+
+        `verified`: this machine has verified the signature under the roster that is open now, and has kept the record
+        where nobody could change it.
+        """
+        slot = self._signer(kind, signed) if verified else self._trusted(kind, name, signed)
         return Statement(wire.decode(signed.content, shape), wire.encode(signed), slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
@@ -199,7 +206,7 @@ class Unlocked:
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
-        if key is None and self._renewed():
+        if key is None and self.renewed():
             key = self._catalogue.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
@@ -208,13 +215,18 @@ class Unlocked:
         except NotAuthentic:
             raise wire.malformed(kind.name, "it was changed after it was written") from None
 
-    def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
-        """The signer, if what he signed counts. Damaged."""
-        if signed.roster not in self.rosters:
-            self._renewed()
+    def _signer(self, kind: Kind, signed: Signed) -> Slot:
+        """Who says that he signed it, if he may. Damaged."""
         slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
         if slot is None or slot.role not in GRANTS[kind]:
             raise wire.malformed(kind.name, "its signer may not write such a thing")
+        return slot
+
+    def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
+        """The signer, if what he signed counts. Damaged."""
+        if signed.roster not in self.rosters:
+            self.renewed()
+        slot = self._signer(kind, signed)
         if self.rosters.get(signed.roster) != signed.roster_hash:
             raise wire.malformed(kind.name, "it cites a list of keys that is not here")
         message = wire.signed_message(
@@ -259,9 +271,10 @@ class Unlocked:
             return known
         if not self.keyring.readers:
             raise self.not_permitted("read")
-        for reader in self.keyring.readers:
-            private = PrivateKey(reader.key)
-            recipient = hashing.key_id(private.public.raw)
+        if not self._readers:
+            private_keys = [PrivateKey(reader.key) for reader in self.keyring.readers]
+            self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
+        for recipient, private in self._readers:
             for wrap in wrapped.wraps:
                 if wrap.recipient != recipient:
                     continue

@@ -170,6 +170,14 @@ def read_frames(stream: Iterable[bytes | memoryview]) -> Iterator[Frame]:
         raise malformed("manifest", "a frame is cut off")
 
 
+def ends_whole(data: bytes | bytearray) -> bool:
+    """Whether these frames' lengths, one after the other, end where the bytes do."""
+    offset = 0
+    while len(data) - offset >= FRAME.size:
+        offset += 4 + FRAME.unpack_from(data, offset)[0]
+    return offset == len(data)
+
+
 def _frame_at(view: memoryview, offset: int) -> Frame | None:
     """The frame that begins there; None when not all of it is there yet. Damaged."""
     if len(view) - offset < FRAME.size:
@@ -203,6 +211,10 @@ class RecordOrder:
             fits = self._path is None or _sortable(path) > _sortable(self._path)
         self._path, self._last = path, last
         return fits
+
+    def skip(self, path: bytes, last: bytes) -> None:
+        """Further records came, of another path than the one before them, and are known to be in order among them."""
+        self._path, self._last = path, last
 
 
 def _sortable(path: bytes) -> bytes:

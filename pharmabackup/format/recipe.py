@@ -11,6 +11,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import add
 
 from pharmabackup.format.pack import BLOCK_CHUNKS_MAX, BLOCK_MAX
 from pharmabackup.format.wire import little, malformed
@@ -78,7 +79,7 @@ def decode_runs(stream: Iterator[bytes | memoryview], *, table_size: int, chunks
         raise malformed("recipe", "a run names no block of the table")
     if runs.count and (min(runs.count) == 0 or max(runs.count) > BLOCK_CHUNKS_MAX):
         raise malformed("recipe", "a run has an impossible number of chunks")
-    if any(first + count > BLOCK_CHUNKS_MAX for first, count in zip(runs.first, runs.count, strict=True)):
+    if runs.first and max(map(add, runs.first, runs.count)) > BLOCK_CHUNKS_MAX:
         raise malformed("recipe", "a run lies outside its block")
     if runs.sizes and max(runs.sizes) > BLOCK_MAX:
         raise malformed("recipe", "a run is larger than a block")

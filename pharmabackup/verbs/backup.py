@@ -322,6 +322,17 @@ class _Run:
                     location=self._unlocked.storage.location,
                 )
             )
+        for segment, error in sorted(self._index.changed.items()):
+            self._reporter.find(
+                Finding(
+                    code="index-damaged",
+                    severity="warning",
+                    subject=ids.index_name(segment),
+                    message=f"{error.message} It was passed over; what it said stands in the packs.",
+                    remedy=error.remedy,
+                    location=self._unlocked.storage.location,
+                )
+            )
         report = self._reporter.report(self._results)
         partial = [name for name, result in self._results.items() if not result.complete and name not in self._failed]
         if not self._failed and not partial:

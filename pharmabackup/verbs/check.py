@@ -20,10 +20,10 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
-from pharmabackup.format.manifest import EntryKind, entries, read_folders
 from pharmabackup.format.transaction import Mark
-from pharmabackup.format.wire import Kind, malformed
+from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
+from pharmabackup.verbs.check_names import NamesCheck
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
@@ -126,11 +126,13 @@ class _Checker:
         self._segments()
         listed = self._packs()
         blocks = BlockReader(self._unlocked, self.index)
+        self._names = NamesCheck(blocks, self._reporter.look)
         self.index.blocks.restrict(listed, frozenset())
         for committed in self._snapshots():
             self._reporter.look()
             self._snapshot(blocks, committed)
         self._needed_but_unindexed()
+        self._strangers()
         self._missing(self._condemned(self._since).packs)
 
     def _condemned(self, since: int | None = None) -> Condemned:
@@ -138,7 +140,7 @@ class _Checker:
         try:
             return read_condemned(self._unlocked, since)
         except Damaged:
-            return Condemned(frozenset(), 1, unfinished=True, highest=0)
+            return Condemned(frozenset(), frozenset(), 1, unfinished=True, highest=0)
 
     def _snapshots(self) -> Iterator[Committed]:
         forgotten = self._history.forgotten()
@@ -169,7 +171,9 @@ class _Checker:
     def _packs(self) -> dict[bytes, int]:
         """Compare what storage lists with what the index says; the packs that are there with the right size."""
         table = self.index.blocks
-        sizes = dict(zip(table.packs, table.pack_sizes, strict=True))
+        sizes: dict[bytes, set[int]] = {}  # segments may differ: one that is right is enough
+        for pack, size in zip(table.packs, table.pack_sizes, strict=True):
+            sizes.setdefault(pack, set()).add(size)
         listed: dict[bytes, int] = {}
         for info in self._unlocked.storage.list("packs"):
             digest = ids.hex_tail(info.name)
@@ -180,12 +184,12 @@ class _Checker:
         for digest, size in sorted(listed.items()):
             if digest not in sizes:
                 self._unindexed(digest, size)
-        for digest, size in sorted(sizes.items()):
+        for digest, said in sorted(sizes.items()):
             name = ids.pack_name(digest)
             if digest not in listed:
                 self._state.missing_packs.append(digest)
-            elif listed[digest] != size:
-                self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {size:,}.")
+            elif listed[digest] not in said:
+                self._damaged(digest, f"The pack {name} has {listed[digest]:,} bytes instead of {min(said):,}.")
                 del listed[digest]
         return listed
 
@@ -243,6 +247,13 @@ class _Checker:
                 message = f"The pack {name} is gone, and nothing needs it; an index names it still."
                 self._find("index-stale", "info", name, message, "Nothing to do; a prune tidies it up.")
 
+    def _strangers(self) -> None:
+        """Files that lie where records of transactions do, and are none."""
+        for folder in ("intents", "snapshots", "marks"):
+            for info in self._unlocked.storage.list(folder):
+                if ids.id_of(info.name) is None:
+                    self._unknown(info.name)
+
     def _unknown(self, name: str) -> None:
         message = f"{name} is not part of a repository."
         self._find("object-unknown", "info", name, message, "Find out who put it there.")
@@ -266,7 +277,7 @@ class _Checker:
                     problems.append("its recipe names chunks that a block does not have")
                     break
             if self._unlocked.keyring.readers:
-                stored, files, size = self._names(reader)
+                stored, files, size = self._names.totals(reader)
                 if stored != sum(runs.sizes):
                     problems.append("its names and its content do not have the same size")
                 if (files, size) != (record.files, record.size):
@@ -299,31 +310,6 @@ class _Checker:
         number = self.index.blocks.find(block_id, domain)
         return 0 if number is None else self.index.blocks.count[number]
 
-    def _names(self, reader: SnapshotReader) -> tuple[int, int, int]:
-        """Decode the whole manifest; the bytes of content that it speaks of, its files, the sum of their sizes."""
-        stored = files = size = 0
-        folders, firsts = {b""}, set[bytes]()
-        for folder, frame, start in read_folders(reader.frames()):
-            if folder.path not in folders:
-                raise malformed("manifest", "a path names no folder seen before")
-            for entry in entries(folder, frame, start):
-                if entry.kind == EntryKind.FOLDER:
-                    folders.add(entry.path)
-                if entry.kind == EntryKind.FILE:
-                    files += 1
-                    size += entry.size
-                if entry.same_file is not None:
-                    firsts.add(entry.same_file)
-            stored = start + frame.size
-            self._reporter.look()
-        if firsts:  # rare enough that names are read once more instead of being kept
-            for found in reader.entries():
-                firsts -= {entry.path for entry in found if entry.kind == EntryKind.FILE and entry.same_file is None}
-                self._reporter.look()
-            if firsts:
-                raise malformed("manifest", "a further name is of a file that is not in it")
-        return stored, files, size
-
     # ------------------------------------------------------------ data
 
     def data(self, share: float) -> None:
@@ -342,13 +328,13 @@ class _Checker:
                 budget -= table.pack_sizes[number]
             there = chosen
         self._reporter.total = sum(table.pack_sizes[number] for number in there)
-        problems = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        results = PackReading(self._unlocked, self.index, self._reporter).read(there)
         moved = self._condemned(self._since).packs  # by collections that went on meanwhile
-        for pack, problem in sorted(problems.items()):
-            if problem is None:
+        for pack, found in sorted(results.items()):
+            if found.problem is None:
                 self._state.sound.add(table.packs[pack])
             elif table.packs[pack] not in moved:
-                self._damaged(table.packs[pack], f"{problem} {self._affected(pack)}")
+                self._damaged(table.packs[pack], f"{found.problem} {self._affected(pack)}")
         self._tell()
         save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 

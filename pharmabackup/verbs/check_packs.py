@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.engine.index import Index
@@ -19,6 +20,15 @@ WORKERS = 2
 COPY_SIZE = 4 << 20
 
 
+@dataclass(slots=True)
+class PackFound:
+    """What reading a pack whole showed."""
+
+    problem: str | None = None  # in a sentence
+    bad: set[int] = field(default_factory=set)  # blocks that cannot be read, or not be proved with these keys
+    changed: bool = False  # its bytes are not those of its name
+
+
 class PackReading:
     """Several packs at once, each read from beginning to end."""
 
@@ -29,15 +39,15 @@ class PackReading:
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def read(self, packs: Sequence[int]) -> dict[int, str | None]:
-        """What is wrong with each of these packs of the index; None: nothing is. StorageFailed, Cancelled."""
+    def read(self, packs: Sequence[int]) -> dict[int, PackFound]:
+        """What is wrong with each of these packs of the index. StorageFailed, Cancelled."""
         self._stop.clear()
         blocks_of: dict[int, list[int]] = {number: [] for number in packs}
         for number, pack in enumerate(self._index.blocks.pack):
             if pack in blocks_of:
                 blocks_of[pack].append(number)
         reader = BlockReader(self._unlocked, self._index)
-        problems: dict[int, str | None] = {}
+        found: dict[int, PackFound] = {}
         steps: list[int] = []
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
             queue = iter(packs)
@@ -48,9 +58,9 @@ class PackReading:
                         pack = next(queue, None)
                     if pack is None:
                         return
-                    problem = self._read_pack(reader, pack, blocks_of[pack], steps)
+                    result = self._read_pack(reader, pack, blocks_of[pack], steps)
                     with self._lock:
-                        problems[pack] = problem
+                        found[pack] = result
 
             futures = {pool.submit(work) for _ in range(WORKERS)}
             try:
@@ -63,48 +73,58 @@ class PackReading:
             finally:
                 self._stop.set()
         self._take(steps)
-        return problems
+        return found
 
     def _take(self, steps: list[int]) -> None:
         while steps:
             self._reporter.step(steps.pop(), 0)
 
-    def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> str | None:
-        """What is wrong with a pack, read from beginning to end; None when nothing is."""
+    def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> PackFound:
+        """Read a pack from beginning to end."""
         table, storage = self._index.blocks, self._unlocked.storage
         digest, size = table.packs[pack], table.pack_sizes[pack]
         name = ids.pack_name(digest)
         hasher = hashlib.sha256()
         may_open = bool(self._unlocked.keyring.readers)
-        position, problem = 0, None
+        found, position = PackFound(), 0
+
+        def take(end: int) -> bytes:
+            """The bytes from where the last ones ended."""
+            nonlocal position
+            begin, position = position, end
+            try:
+                piece = storage.get_range(name, begin, end - begin)
+            except (Damaged, NotFound) as error:
+                found.changed = True
+                found.problem = found.problem or f"The pack {name} cannot be read: {error.message}"
+                raise
+            hasher.update(piece)
+            steps.append(len(piece))
+            return piece
 
         def skip(end: int) -> None:
             """Hash what lies between blocks."""
-            nonlocal position
             while position < end and not self._stop.is_set():
-                piece = storage.get_range(name, position, min(COPY_SIZE, end - position))
-                hasher.update(piece)
-                position += len(piece)
-                steps.append(len(piece))
+                take(min(position + COPY_SIZE, end))
 
-        try:
-            for number in sorted(numbers, key=lambda number: table.offset[number]):
+        for number in sorted(numbers, key=lambda number: table.offset[number]):
+            if self._stop.is_set():
+                return PackFound("It was not read to its end.")
+            try:
                 skip(table.offset[number])
-                if self._stop.is_set():
-                    return "It was not read to its end."
-                sealed = storage.get_range(name, table.offset[number], table.length[number])
-                position = table.offset[number] + table.length[number]
-                hasher.update(sealed)
-                if may_open and problem is None:
-                    try:
-                        reader.open(table, number, sealed, self._unlocked.domain, names=True)
-                    except Damaged as error:
-                        problem = f"In the pack {name}: {error.message}"
-                steps.append(len(sealed))
+                sealed = take(table.offset[number] + table.length[number])
+                if may_open:
+                    reader.open(table, number, sealed, self._unlocked.domain, names=True)
+            except (Damaged, NotFound) as error:
+                found.bad.add(number)
+                found.problem = found.problem or f"In the pack {name}: {error.message}"
+        try:
             skip(size)
             if hasher.digest() != digest:
-                return f"The pack {name} is not what was written: its bytes have changed."
-            read_names(self._unlocked, digest, read_directory(self._unlocked, digest, size)[1])
+                found.changed = True
+                found.problem = f"The pack {name} is not what was written: its bytes have changed."
+            else:
+                read_names(self._unlocked, digest, read_directory(self._unlocked, digest, size)[1])
         except (Damaged, NotFound) as error:
-            return f"The pack {name} cannot be read: {error.message}"
-        return problem
+            found.problem = f"The pack {name} cannot be read: {error.message}"
+        return found

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.engine.carrying import Carrier, copy_objects, stored_record
-from pharmabackup.engine.collections import BurntNames
 from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
@@ -27,16 +26,24 @@ ATTEMPTS = 3  # when collections here or there are faster
 
 
 class ReplicaCopy:
-    """`chosen`: the only snapshots whose content is wanted; None: all."""
+    """`chosen`: the only snapshots whose content is wanted; None: all. `anew`: what is there is read again."""
 
     def __init__(
-        self, source: Unlocked, blocks: BlockReader, target: Unlocked, reporter: Reporter, chosen: set[bytes] | None
+        self,
+        source: Unlocked,
+        blocks: BlockReader,
+        target: Unlocked,
+        reporter: Reporter,
+        chosen: set[bytes] | None,
+        *,
+        anew: bool = False,
     ) -> None:
         self._source = source
         self._blocks = blocks
         self._target = target
         self._reporter = reporter
         self._chosen = chosen
+        self._anew = anew
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -45,11 +52,10 @@ class ReplicaCopy:
             raise self._target.not_permitted("copy to a replica")
         self._keys()
         index = Index(self._target, chunks=False)
-        burnt = BurntNames(self._target)
         try:
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    self._attempt(index, burnt, first=left == ATTEMPTS - 1)
+                    self._attempt(index, first=left == ATTEMPTS - 1)
                     break
                 except NotFound:  # a collection has deleted what was being read
                     if not left:
@@ -82,21 +88,38 @@ class ReplicaCopy:
             )
         target.renew()
 
-    def _attempt(self, index: Index, burnt: BurntNames, *, first: bool) -> None:
-        here, there = load_history(self._source), load_history(self._target)
+    def _attempt(self, index: Index, *, first: bool) -> None:
+        here, there = load_history(self._source), load_history(self._target, anew=self._anew)
         if first:
             for finding in history_findings(here, self._source.storage.location):
                 self._reporter.find(finding)
+        self._forgotten_there(here, there)
         self._blocks.refresh()
         plan = plan_copy(here, there, self._chosen)
         self._outcome.failed = []
         while plan.records or plan.marks:
-            plan = self._group(index, burnt, here, there, plan)
+            plan = self._group(index, here, there, plan)
 
-    def _group(self, index: Index, burnt: BurntNames, here: History, there: History, plan: Plan) -> Plan:
+    def _forgotten_there(self, here: History, there: History) -> None:
+        """A forget's delay runs in each place by itself, so that an undoing here may come too late there."""
+        known, gone = {item.transaction for item in there.committed.values()} - there.absent, there.forgotten()
+        count = len((known & gone & set(here.committed)) - here.forgotten())
+        if count and not any(finding.code == "snapshot-forgotten-there" for finding in self._reporter.findings):
+            self._reporter.find(
+                Finding(
+                    code="snapshot-forgotten-there",
+                    severity="warning",
+                    subject="snapshots",
+                    message=f"{count} snapshots that are kept here are forgotten there.",
+                    remedy="They stay here. Call snapshots back in both places.",
+                    location=self._target.storage.location,
+                )
+            )
+
+    def _group(self, index: Index, here: History, there: History, plan: Plan) -> Plan:
         """Bring some, make them count, and say what is left. Conflict, NotFound, StorageFailed."""
         for left in reversed(range(ATTEMPTS)):
-            carrier = Carrier(self._source, self._blocks, self._target, index, burnt=burnt, step=self._step)
+            carrier = Carrier(self._source, self._blocks, self._target, index, self._step)
             group = _Group()
             records = list(plan.records)
             for name in plan.marks:

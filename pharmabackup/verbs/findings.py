@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.history import History
+from pharmabackup.engine.target_layout import Layout
 from pharmabackup.events import Finding
+from pharmabackup.format.manifest import Entry
 from pharmabackup.retention import AHEAD_NS
+
+RANGES_TOLD = 20  # of one file
+Ranges = list[tuple[int, int]]  # begin and end
 
 
 def history_findings(history: History, location: str) -> list[Finding]:
     """What is wrong with a repository's history: it goes on, and says so."""
-    found = [
-        Finding(
-            code="snapshot-damaged",
-            severity="critical",
-            subject=name,
-            message=error.message,
-            remedy="Run check. Restore that snapshot from another location.",
-            location=location,
+    found: list[Finding] = []
+    for name, error in sorted(history.damaged.items()):
+        kind, remedy = "snapshot-damaged", "Run check. Restore that snapshot from another location."
+        if not name.startswith("snapshots/"):
+            kind, remedy = "mark-damaged", "Restore that object from another location. Until then nothing is let go."
+        found.append(
+            Finding(
+                code=kind, severity="critical", subject=name, message=error.message, remedy=remedy, location=location
+            )
         )
-        for name, error in sorted((history.damaged | history.void).items())
-    ]
+    for name, error in sorted(history.void.items()):
+        found.append(
+            Finding(
+                code="mark-void",
+                severity="warning",
+                subject=name,
+                message=error.message,
+                remedy=error.remedy,
+                location=location,
+            )
+        )
     if history.vanished:
         found.append(
             Finding(
@@ -52,3 +67,23 @@ def clock_findings(history: History, now: int, location: str) -> list[Finding]:
             location=location,
         )
     ]
+
+
+def in_file(entry: Entry, stored: Ranges) -> Ranges:
+    """Stretches of a file's stored content as stretches of the file, in order: in a sparse one they lie elsewhere."""
+    layout, found = Layout(entry.extents), Ranges()
+    for begin, end in sorted(stored):
+        for place, first, last in layout.spans(begin, end - begin):
+            if found and found[-1][1] == place:
+                found[-1] = found[-1][0], place + last - first
+            else:
+                found.append((place, place + last - first))
+    return found
+
+
+def told_ranges(ranges: Ranges) -> str:
+    """Where in a file, in words: bytes 0-4,095 and 8,192-12,287."""
+    told = [f"{begin:,}-{end - 1:,}" for begin, end in ranges[:RANGES_TOLD]]
+    if len(ranges) > RANGES_TOLD:
+        told.append(f"{len(ranges) - RANGES_TOLD:,} more places")
+    return "bytes " + (" and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0])

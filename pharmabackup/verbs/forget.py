@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
-from pharmabackup.engine.history import Committed, History, sound_history
+from pharmabackup.engine.history import ENDLESS, Committed, History, sound_history
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
@@ -200,7 +200,7 @@ def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
         return 0
     blocks.refresh()
     going, staying = set[int](), set[int]()
-    forgotten, table = history.forgotten(), blocks.index.blocks
+    forgotten, table = history.gone(ENDLESS - 1), blocks.index.blocks  # what is asked for already goes as well
     for item in history.committed.values():
         if item.transaction not in forgotten:
             ids = SnapshotReader(blocks, item.snapshot).relied()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.history import MARK_GRANTS, Committed, History, load_history
@@ -21,7 +23,7 @@ WHAT = {
 def say(
     unlocked: Unlocked,
     kind: str,
-    transactions: list[bytes],
+    transactions: Iterable[bytes],
     *,
     reason: str | None = None,
     until: int | None = None,

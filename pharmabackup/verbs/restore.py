@@ -24,7 +24,7 @@ from pharmabackup.sources.base import Source
 from pharmabackup.sources.sqlite import SQLite
 from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
-from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark, marker_of
+from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark, marker_of, other_devices
 from pharmabackup.verbs.restore_content import ContentRestorer
 
 
@@ -60,6 +60,20 @@ def restore(
     reporter = Reporter("restore", progress, cancel)
     for finding in history_findings(history, unlocked.storage.location):
         reporter.find(finding)
+    for item in [] if chosen else snapshots:
+        others = other_devices(history, item)
+        if others:
+            reporter.find(
+                Finding(
+                    code="several-devices",
+                    severity="warning",
+                    subject=item.snapshot.dataset,
+                    message=f"{item.snapshot.dataset} is restored as {item.slot.name} backed it up last; "
+                    f"{', '.join(others)} backed up a dataset of that name too.",
+                    remedy="To restore another's, name its snapshot.",
+                    location=unlocked.storage.location,
+                )
+            )
     reporter.total = sum(item.snapshot.size for item in snapshots) if selection.everything else None
     results: dict[str, DatasetResult] = {}
     reporter.check_cancelled()

@@ -72,6 +72,20 @@ def choose(
     return sorted(wanted, key=lambda item: (item.snapshot.tier, item.snapshot.dataset))
 
 
+def other_devices(history: History, item: Committed) -> list[str]:
+    """Which other devices have a dataset of that name: their newest is not what is restored."""
+    forgotten = history.forgotten()
+    return sorted(
+        {
+            other.slot.name
+            for other in history.committed.values()
+            if other.snapshot.dataset == item.snapshot.dataset
+            and other.slot.id != item.slot.id
+            and other.transaction not in forgotten
+        }
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a dataset goes: a folder, and for a database loaded into a path of its own, that path."""

@@ -19,6 +19,7 @@ from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, EntryKind
+from pharmabackup.verbs.findings import Ranges, in_file, told_ranges
 from pharmabackup.verbs.reporter import Reporter
 
 WORKERS = 2
@@ -43,7 +44,7 @@ class ContentRestorer:
         self._stopped = False
         self._under_way = 0  # windows
         self._done_bytes = self._done_files = 0  # since somebody looked
-        self._lost: list[Entry] = []
+        self._lost: list[tuple[Entry, Ranges]] = []
 
     def run(self, wanted: Callable[[bytes], bool] | None) -> None:
         """Folders and empty files first, content as it is found, then links and further names."""
@@ -59,10 +60,10 @@ class ContentRestorer:
             for worker in self._workers:
                 worker.join()
             self._look()
-        for entry in sorted(self._lost, key=lambda entry: entry.path):
-            self._reporter.find(_lost_file(entry))
         for entry in later:
             self._target.special(entry)
+        for entry, holes in sorted(self._lost, key=lambda lost: lost[0].path):  # last: no name is taken from others
+            self._reporter.find(_lost_file(entry, holes, self._target.salvage(entry)))
 
     def _names(self, wanted: Callable[[bytes], bool] | None) -> list[Entry]:
         """Go through the manifest; what is to be made when all content is there.
@@ -145,7 +146,7 @@ class ContentRestorer:
             if self._stopped:
                 continue
             size = files = 0
-            lost: set[int] = set()
+            lost: dict[int, Ranges] = {}
             try:
                 size, files = self._restore(job, lost)
             except BaseException as error:  # noqa: BLE001  (carried over to the thread that waits)
@@ -156,11 +157,12 @@ class ContentRestorer:
             with self._changed:
                 self._done_bytes += size
                 self._done_files += files
-                window.lost |= lost
+                for number, holes in lost.items():
+                    window.lost.setdefault(number, []).extend(holes)
                 window.jobs -= 1
                 if not window.jobs:
                     self._under_way -= 1
-                    self._lost += [window.entries[number] for number in window.lost]
+                    self._lost += [(window.entries[number], holes) for number, holes in window.lost.items()]
                 if not window.jobs or self._failed is not None:
                     self._changed.notify()
 
@@ -189,7 +191,7 @@ class ContentRestorer:
 
     # ------------------------------------------------------------ one block
 
-    def _restore(self, job: _Job, lost: set[int]) -> tuple[int, int]:
+    def _restore(self, job: _Job, lost: dict[int, Ranges]) -> tuple[int, int]:
         """Fetch a block and give each file its parts of it; bytes, and files that are whole now."""
         window, starts = job.window, job.window.starts
         try:
@@ -197,8 +199,10 @@ class ContentRestorer:
             pieces = self._pieces(job, memoryview(content), layout.chunk_ends(content))
         except Damaged:
             for _, begin, end in job.pieces:
-                first = max(0, bisect_right(starts, begin) - 1)
-                lost.update(range(first, bisect_left(starts, end)))
+                for number in range(max(0, bisect_right(starts, begin) - 1), bisect_left(starts, end)):
+                    entry = window.entries[number]
+                    hole = max(begin, entry.start) - entry.start, min(end, entry.start + entry.stored) - entry.start
+                    lost.setdefault(number, []).append(hole)
             return 0, 0
         target, size, files = self._target, 0, 0
         parts: dict[int, list[tuple[int, memoryview]]] = {}
@@ -247,7 +251,7 @@ class _Window:
         self.entries = entries
         self.starts = array("Q", [entry.start for entry in entries])
         self.left = [entry.stored for entry in entries]
-        self.lost: set[int] = set()
+        self.lost: dict[int, Ranges] = {}  # by entry: what of its stored content
         self.jobs = 0  # that are not done
 
 
@@ -270,12 +274,23 @@ def _stretches(window: list[Entry]) -> Iterator[tuple[int, int]]:
     yield begin, end
 
 
-def _lost_file(entry: Entry) -> Finding:
+def _lost_file(entry: Entry, holes: Ranges, salvaged: bytes | None) -> Finding:
     path = entry.path.decode("utf-8", "backslashreplace")
+    remedy = "Restore it from an earlier snapshot or another location."
+    if salvaged is None:
+        why = "a stored block that it needs is damaged or missing"
+        return Finding(
+            code="file-lost",
+            severity="critical",
+            subject=path,
+            message=f"{path} did not come back: {why}.",
+            remedy=remedy,
+        )
+    where, name = told_ranges(in_file(entry, holes)), salvaged.decode("utf-8", "backslashreplace")
     return Finding(
-        code="file-lost",
+        code="file-salvaged",
         severity="critical",
         subject=path,
-        message=f"{path} did not come back: a stored block that it needs is damaged or missing.",
-        remedy="Restore it from an earlier snapshot or another location.",
+        message=f"{path} did not come back whole: what there is of it is in {name}, with zeros for {where}.",
+        remedy=remedy,
     )

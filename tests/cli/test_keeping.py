@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import pharmabackup as pb
+
 Call = Callable[..., Any]
 
 
@@ -113,3 +115,18 @@ def test_prune_does_it(place: Any, call: Call, two: list[str]) -> None:
     assert answer.code == 0 and "Freed: " in answer.out
     assert call("prune", "--yes", "--json").json["state"] == "ok"
     assert call("check", "--read-data", "100%").code == 0
+
+
+def test_prune_ends_one_that_was_interrupted(
+    place: Any, call: Call, two: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when there is nothing else to do, as check says."""
+    _dead(place)
+    with monkeypatch.context() as patch:
+        patch.setattr("pharmabackup.engine.collection.Done", lambda number: (_ for _ in ()).throw(pb.Conflict("x")))
+        call("prune", "--yes")
+    assert not (place.repository / "collections" / "1" / "done").exists()
+    answer = call("prune", "--yes")
+    assert answer.code == 0 and "it is finished first" in answer.err
+    assert (place.repository / "collections" / "1" / "done").exists()
+    assert "There is nothing to delete." in call("prune").err

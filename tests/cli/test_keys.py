@@ -45,3 +45,15 @@ def test_new_keys(place: Any, call: Call, second: None) -> None:
 def test_nobody_is_asked_without_a_terminal(call: Call, second: None) -> None:
     refused = call("passphrase")
     assert refused.code == 77 and "nobody at a terminal" in refused.err
+
+
+def test_what_is_there_is_sealed_anew(place: Any, call: Call, second: None) -> None:
+    assert "newest keys" in call("reseal").err
+    assert call("rotate", "--reason", "a laptop was lost").code == 0
+    asked = call("reseal")
+    assert asked.code == 0 and "sealed with the newest keys" in asked.out and "Add --yes" in asked.err
+    assert len(call("reseal", "--json").json["steps"]) == 1
+    done = call("reseal", "--yes")
+    assert done.code == 0 and "Sealed anew: " in done.out
+    assert call("reseal", "--json").json["steps"] == []
+    assert call("check", "--read-data", "100%").code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 Call = Callable[..., Any]
 SECRET = "a passphrase of the tests"  # what the fixtures create repositories with
+PATIENCE_S = 60
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and terminals of POSIX")
 CONTROLLED = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
@@ -124,6 +126,9 @@ def at_a_terminal(start: Call, arguments: list[object], answers: list[tuple[byte
     os.close(theirs)
     shown, asked = b"", 0
     while True:
+        if not select.select([ours], [], [], PATIENCE_S)[0]:
+            process.kill()
+            pytest.fail(f"it asked something else: {shown.decode()}")
         try:
             piece = os.read(ours, 4096)
         except OSError:  # Linux says so when the other end is closed
@@ -164,7 +169,7 @@ def test_a_person_is_asked(bare: Any, terminal: Call) -> None:
 def test_a_new_passphrase_is_asked_twice(
     bare: Any, terminal: Call, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new, first, again = "another good passphrase", b"Owner's passphrase", b"Again: "
+    new, first, again = "another good passphrase", b"New passphrase", b"Again: "
     answers = [(first, new), (again, "with a slip"), (first, new), (again, new)]
     code, shown = at_a_terminal(terminal, ["init", "-r", bare.root / "new"], answers)
     assert code == 0 and new not in shown and "They differ" in shown

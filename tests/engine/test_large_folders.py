@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from zlib import crc32
 
 import pytest
@@ -110,7 +109,7 @@ def test_a_split_part_changes_the_manifest_there_alone(tmp_path: Path, make_repo
 
 def test_each_record_of_a_large_folder_ends_a_piece() -> None:
     put: list[bytes] = []
-    writer = ManifestWriter(SimpleNamespace(put=put.append))  # type: ignore[arg-type]
+    writer = ManifestWriter(put.append)
     path = next(b"%d" % number for number in range(100) if crc32(b"%d" % number) % PIECE_CUT)
     frames = [bytes([number]) * (PIECE_MIN + number) for number in range(9)]
     for data in frames[:4]:

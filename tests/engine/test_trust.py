@@ -194,13 +194,13 @@ def test_who_verified_a_snapshot(make_repo: MakeRepo, documents: Path, role: str
     snapshot = _back_up(repo, documents)
     mark = Mark("verified", bytes.fromhex(snapshot.id), 1, None, None, None)
     repo._unlocked.put(Kind.MARK, ids.mark_name(ids.new_id()), mark)
-    real = Unlocked._trusted
+    real = Unlocked._signer
 
-    def trusted(self: Unlocked, kind: Kind, name: str, signed: wire.Signed) -> keys.Slot:
-        slot = real(self, kind, name, signed)
+    def signer(self: Unlocked, kind: Kind, signed: wire.Signed) -> keys.Slot:
+        slot = real(self, kind, signed)
         return replace(slot, role=role) if kind == Kind.MARK else slot
 
-    with mock.patch.object(Unlocked, "_trusted", trusted):
+    with mock.patch.object(Unlocked, "_signer", signer):
         assert _codes(repo.check()) == set()
         assert (repo.snapshot().verified is not None) == (role in READERS)
 
@@ -214,7 +214,7 @@ def _add_roster(repo: pb.Repository, *, features: list[str], more: list[object])
     assert unlocked.keyring.signing is not None
     fields = msgspec.msgpack.decode(wire.encode(unlocked.roster))
     content = msgspec.msgpack.encode([1, unlocked.roster_hash, fields[2], features, *fields[4:], *more])
-    message = roster._roster_message(unlocked.repository, 1, unlocked.keyring.slot, unlocked.roster_hash, content)
+    message = roster.roster_message(unlocked.repository, 1, unlocked.keyring.slot, unlocked.roster_hash, content)
     signature = signatures.SigningKey(unlocked.keyring.signing).sign(message)
     stored = wire.encode(keys.SignedRoster(content, unlocked.keyring.slot, signature))
     unlocked.storage.put_new("roster/1", wire.header(Kind.ROSTER) + stored)

@@ -4,8 +4,6 @@ import pytest
 
 from pharmabackup.storage.local import LocalStorage
 
-pytest.register_assert_rewrite("pharmabackup.testing.storage")
-
 
 @pytest.fixture
 def path(tmp_path):

@@ -12,7 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
+from pharmabackup import clock, ids
 from pharmabackup.engine import opening
+from pharmabackup.engine.history import load_history
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
@@ -185,6 +187,21 @@ def test_a_hold_counts_there_though_there_is_no_delay(
         there.restore(tmp_path / "out", snapshots=[there.snapshot(id=oldest.id)])
 
 
+def test_what_is_kept_here_and_forgotten_there_is_told(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    repo.apply(repo.propose_forget(snapshots=repo.snapshots()[1:2]))
+    repo.copy(there)
+    ((carrier, _),) = load_history(there._unlocked).carriers.items()
+    long_ago = clock.now_ns() - 20 * DAY_NS
+    os.utime(tmp_path / "there" / ids.fate_name(carrier), ns=(long_ago, long_ago))
+    repo.recall(repo.snapshots()[1], reason="needed")
+    report = repo.copy(there)
+    assert [finding.code for finding in report.findings] == ["snapshot-forgotten-there"]
+    assert there.snapshots()[1].forgotten and not repo.snapshots()[1].forgotten
+
+
 def test_verified_there_is_what_was_read_there(tmp_path: Path, repo: pb.Repository) -> None:
     assert repo.check(read_data=1.0).state == "ok"
     there = _replica(repo, tmp_path / "there")
@@ -221,11 +238,12 @@ def test_what_cannot_be_read_here_is_told_and_comes_when_it_can(
         assert [finding.code for finding in caught.value.findings] == ["snapshot-not-copied"]
         assert caught.value.findings[0].subject == newest
         assert _alive(there) == [one for one in _alive(repo) if one != newest]
-        objects = len(stored(there._unlocked.storage, "snapshots"))
+        carries = len(load_history(there._unlocked).carriers)
+        assert carries == 1
     site.all_restore(there, tmp_path / "out")
     (root / pack.name).write_bytes(good)
     repo.copy(there)
-    assert len(stored(there._unlocked.storage, "snapshots")) == objects + 1
+    assert len(load_history(there._unlocked).carriers) == 2
     assert _alive(there) == _alive(repo)
     site.all_restore(there, tmp_path / "again")
 
@@ -440,6 +458,39 @@ def test_a_name_that_was_deleted_is_not_used_again(
     assert set(stored(there._unlocked.storage, "packs")).isdisjoint(sent)
     there._unlocked.storage.delete(sent)  # the sleeper
     site.all_restore(there, tmp_path / "out")
+
+
+def test_nobody_relies_on_a_name_that_was_deleted(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that slept puts a pack there again after a collection, and a delete that is on its way comes later."""
+    storage, first = repo._unlocked.storage, stored(repo._unlocked.storage, "packs")
+    kept = {name: storage.get(name, limit=1 << 28) for name in first}
+    segments = {name: storage.get(name, limit=1 << 28) for name in stored(storage, "index")}
+    content = {path.name: path.read_bytes() for path in site.root.iterdir()}
+    for path in site.root.iterdir():
+        path.unlink()
+    (site.root / "other").write_bytes(os.urandom(1000))
+    site.back_up(repo)
+    forget_all_but(repo, 1, time)
+    prune(repo)
+    burnt = [name for name in first if name not in stored(storage, "packs")]
+    assert burnt
+    for name in burnt:
+        storage.put_new(name, kept[name])
+    for name, data in segments.items():
+        if name not in stored(storage, "index"):
+            storage.put_new(name, data)
+    for name, data in content.items():
+        (site.root / name).write_bytes(data)
+    with pb.Repository.open(tmp_path / "repository-0", PASSPHRASE, state_dir=tmp_path / "fresh") as other:
+        site.back_up(other)
+        prune(other)
+        storage.delete(burnt)
+        for snapshot in other.snapshots():
+            if not snapshot.forgotten:
+                other.restore(tmp_path / "out" / snapshot.id, snapshots=[snapshot])
+        assert other.check(read_data=1.0).state == "ok"
 
 
 def test_something_else_under_a_packs_name_is_left_alone(tmp_path: Path, repo: pb.Repository, site: Site) -> None:

@@ -85,6 +85,25 @@ def test_rules_say_what_goes_and_nothing_happens_before_it_is_applied(repo: pb.R
     assert "documents" in str(proposal) and proposal.to_dict()["bytes_freed"] == proposal.bytes_freed
 
 
+def test_what_it_frees_counts_what_is_asked_for_already(
+    tmp_path: Path, repo: pb.Repository, calendar: Calendar
+) -> None:
+    """Both snapshots have the file; whoever forgets the second one frees it."""
+    (tmp_path / "documents" / "more").write_bytes(os.urandom(2_000_000))
+    for day in (10, 11, 12):
+        calendar.now = BASE + day * DAY
+        if day == 12:
+            (tmp_path / "documents" / "more").unlink()
+        (tmp_path / "documents" / f"{day}").write_bytes(os.urandom(1000))
+        repo.backup([pb.Files(tmp_path / "documents")])
+    first = repo.propose_forget(snapshots=[_at(repo, "documents", 10)])
+    assert first.bytes_freed < 100_000
+    repo.apply(first)
+    assert repo.propose_forget(snapshots=[_at(repo, "documents", 11)]).bytes_freed > 500_000  # whole blocks
+    repo.hold(_at(repo, "documents", 10), reason="incident 7")
+    assert repo.propose_forget(snapshots=[_at(repo, "documents", 11)]).bytes_freed < 100_000
+
+
 def test_rules_for_a_device_and_for_a_label(tmp_path: Path, repo: pb.Repository, calendar: Calendar) -> None:
     for day in range(10, 14):
         calendar.now = BASE + day * DAY
@@ -221,6 +240,7 @@ def test_a_mark_of_somebody_who_may_not_make_it_does_not_count(
     monkeypatch.setitem(history_module.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
     assert _at(repo, "documents", 3).held is None
     assert 3 in _days(repo.propose_forget({"documents": pb.Keep(last=1)}).snapshots)
+    assert [(item.code, item.severity) for item in repo.check().findings] == [("mark-void", "warning")]
 
 
 @pytest.mark.parametrize("verb", ["hold", "release", "recall"])
@@ -272,6 +292,7 @@ def test_a_damaged_mark_stops_forgetting(repo: pb.Repository) -> None:
     (repo._unlocked.state / "history").unlink()
     with pytest.raises(pb.Damaged, match=f"can be read .{name}., so nothing can be let go"):
         repo.propose_forget({"documents": pb.Keep()})
+    assert [item.code for item in repo.check().findings] == ["mark-damaged"]
 
 
 def test_a_mark_that_was_deleted_stops_forgetting(repo: pb.Repository) -> None:

@@ -18,13 +18,16 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import collection, garbage, hold, opening
+from pharmabackup.engine.enrolment import change_roster
 from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
-from pharmabackup.format.transaction import Intent
-from pharmabackup.format.wire import Kind, split
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.pack import Directory
+from pharmabackup.format.transaction import Condemn, Execute, Intent
+from pharmabackup.format.wire import Kind, encode, split
 from pharmabackup.results import Proposal
 from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
@@ -302,8 +305,20 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
     assert kept and kept <= entries
     lies = {entry for entries in planted for entry in entries}
     assert bool(lies & entries) != foreign
+    assert repo.check().state == "ok"
     snapshot = repo.snapshot("documents")
     repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_a_lie_about_what_a_pack_holds_crashes_nothing(repo: pb.Repository, time: Time) -> None:
+    """A device can sign that there is nothing in it."""
+    unlocked = repo._unlocked
+    signed = unlocked.sign(Kind.DIRECTORY, "packs/", Directory(unlocked.domain, bytes(32), 0, 0, (), ()))
+    packs = [(ids.hex_tail(info.name) or b"", info.size) for info in unlocked.storage.list("packs")]
+    write_segment(unlocked, [PackEntry(pack, size, encode(signed)) for pack, size in packs])
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    assert repo.check(read_data=1.0).state == "ok"
 
 
 def test_packs_and_segments_stay_within_what_readers_take(
@@ -477,6 +492,7 @@ def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
             assert len(stored(storage, "packs")) == 9
     proposal = repo.propose_prune()
     assert [finding.code for finding in proposal.findings] == ["packs-joined"]
+    assert "small packs are joined" in str(proposal)
     assert proposal.bytes_freed < 20_000 and proposal.snapshots == ()
     repo.apply(proposal)
     after = stored(storage, "packs")
@@ -870,6 +886,61 @@ def test_a_collection_that_was_begun_is_finished_by_the_next(
     repo.apply(proposal)
     assert "collections/1/done" in stored(repo._unlocked.storage, "collections")
     site.all_restore(repo, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "intents/desktop.ini",
+        f"intents/{'ab' * 16}.00",
+        f"intents/{'ab' * 16}.1.bak",
+        f"intents/{'ab' * 15}.1",
+        "snapshots/desktop.ini",
+        f"snapshots/{'ab' * 16}.bak",
+        f"snapshots/sub/{'ab' * 16}",
+        "marks/desktop.ini",
+        "index/abcd",
+    ],
+)
+def test_files_that_are_not_ours_stop_nothing(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, name: str
+) -> None:
+    """Whatever else puts files into folders."""
+    storage = repo._unlocked.storage
+    storage.put_new(name, b"[.ShellClassInfo]")
+    forget_all_but(repo, 2, time)
+    assert prune(repo).bytes > 0
+    report = repo.check()
+    assert [(finding.code, finding.subject) for finding in report.findings] == [("object-unknown", name)]
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_the_owners_newest_rules_hold_though_they_came_while_it_was_open(
+    repo: pb.Repository, site: Site, time: Time, tmp_path: Path
+) -> None:
+    """After an incident an owner asks for two people; a service that runs for months must not go on with one."""
+    forget_all_but(repo, 2, time)
+    proposal = repo.propose_prune()
+    assert len(proposal.snapshots) == 6
+    with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "owner") as other:
+        change_roster(other._unlocked, lambda before: replace(before, policy=replace(before.policy, forget_quorum=2)))
+    with pytest.raises(pb.Conflict):
+        repo.apply(proposal)
+    assert repo.propose_prune().snapshots == ()
+
+
+def test_what_was_not_condemned_is_not_deleted(repo: pb.Repository, site: Site, time: Time) -> None:
+    unlocked = repo._unlocked
+    packs = stored(unlocked.storage, "packs")
+    digests = [ids.hex_tail(name) or b"" for name in packs]
+    unlocked.put(Kind.CONDEMN, "collections/1/condemn", Condemn(1, digests[0], b"", b""))
+    unlocked.put(Kind.EXECUTE, "collections/1/execute", Execute(1, b"".join(digests), b""))
+    proposal = repo.propose_prune()
+    assert "collection-unfinished" in {finding.code for finding in proposal.findings}
+    with pytest.raises(pb.Damaged, match="what it has not condemned"):
+        repo.apply(proposal)
+    assert stored(unlocked.storage, "packs") == packs
 
 
 @pytest.mark.parametrize("capability", ["exclusive-create", "fresh-listing"])

@@ -44,3 +44,21 @@ def test_only_links_and_further_names_are_kept_for_the_end(
     repo.restore(tmp_path / "out")
     assert {entry.path for entry in kept} == {b"d/second name", b"d/e/empty too", b"d/link"}
     assert describe(tmp_path / "out/site") == describe(root)
+
+
+def test_whose_dataset_it_is_when_several_devices_have_one_of_that_name(
+    tmp_path: Path, make_repo: Callable[[], pb.Repository]
+) -> None:
+    repo, office = make_repo(), pb.Passphrase("another horse battery staple")
+    repo.enrol("owner", office, name="office")
+    for name, opened in (("till", repo), ("office", pb.Repository.open(repo.url, office))):
+        (tmp_path / name / "documents").mkdir(parents=True)
+        (tmp_path / name / "documents" / "whose").write_text(name)
+        opened.backup([pb.Files(tmp_path / name / "documents")])
+    found = repo.restore(tmp_path / "newest").findings
+    assert [(item.code, item.severity) for item in found] == [("several-devices", "warning")]
+    assert "owner backed up" in found[0].message
+    assert (tmp_path / "newest" / "documents" / "whose").read_text() == "office"
+    mine = next(snapshot for snapshot in repo.snapshots() if snapshot.device == "owner")
+    assert repo.restore(tmp_path / "mine", snapshots=[mine]).findings == ()
+    assert (tmp_path / "mine" / "documents" / "whose").read_text() == "till"

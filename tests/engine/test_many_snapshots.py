@@ -1,0 +1,176 @@
+"""Many snapshots: what was verified is not verified again, and nothing takes the square of their number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine import history, index
+from pharmabackup.engine.history import History, Said, load_history, sound_history
+from pharmabackup.engine.reading import SnapshotReader
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged
+from pharmabackup.format.recipe import UNUSED
+from pharmabackup.format.transaction import Mark
+from pharmabackup.format.wire import Kind, Signed
+from tests.format import samples
+
+MakeRepo = Callable[[], pb.Repository]
+
+
+def _back_up(repo: pb.Repository, folder: Path, times: int) -> None:
+    """Each time one file is new, and the one before it is gone; every fifth time twenty are new at once."""
+    folder.mkdir(exist_ok=True)
+    for number in range(times):
+        for old in folder.iterdir():
+            old.unlink()
+        for name in range(20 if number % 5 == 0 else 1):
+            (folder / f"{name}").write_bytes(os.urandom(5000))
+        repo.backup([pb.Files(folder)])
+
+
+@pytest.fixture
+def repo(make_repo: MakeRepo, tmp_path: Path) -> pb.Repository:
+    made = make_repo()
+    _back_up(made, tmp_path / "documents", 3)
+    return made
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kind]]:
+    """Of which kinds signatures were verified, one after the other."""
+    found: list[Kind] = []
+    real = Unlocked._trusted
+
+    def trusted(self: Unlocked, kind: Kind, name: str, signed: Signed) -> object:
+        found.append(kind)
+        return real(self, kind, name, signed)
+
+    monkeypatch.setattr(Unlocked, "_trusted", trusted)
+    yield found
+
+
+def test_a_fate_is_verified_once(repo: pb.Repository, tmp_path: Path, verified: list[Kind]) -> None:
+    first = load_history(repo._unlocked)
+    verified.clear()
+    again = load_history(repo._unlocked)
+    assert verified == []
+    assert again == first
+    assert len(again.committed) == 3
+    _back_up(repo, tmp_path / "documents", 1)
+    verified.clear()
+    assert len(load_history(repo._unlocked).committed) == 4
+    assert verified == [Kind.FATE]
+
+
+def test_a_check_verifies_all_of_them(repo: pb.Repository, verified: list[Kind]) -> None:
+    load_history(repo._unlocked)
+    verified.clear()
+    repo.check()
+    assert verified.count(Kind.FATE) == 3
+
+
+def test_under_another_roster_all_are_verified_again(repo: pb.Repository, verified: list[Kind]) -> None:
+    before = load_history(repo._unlocked)
+    repo._unlocked.roster_hash = bytes(32)
+    verified.clear()
+    assert load_history(repo._unlocked) == before
+    assert verified == [Kind.FATE] * 3
+    verified.clear()
+    assert load_history(repo._unlocked) == before
+    assert verified == []
+
+
+def test_under_another_roster_what_is_gone_is_still_missed(repo: pb.Repository) -> None:
+    load_history(repo._unlocked)
+    repo._unlocked.roster_hash = bytes(32)
+    name = next(iter(repo._unlocked.storage.list("snapshots"))).name
+    repo._unlocked.storage.delete([name])
+    for _ in range(2):
+        with pytest.raises(Damaged) as caught:
+            sound_history(repo._unlocked)
+        assert caught.value.kind == "history-forked"
+
+
+def test_under_another_roster_what_cannot_be_read_is_not_believed(repo: pb.Repository, tmp_path: Path) -> None:
+    load_history(repo._unlocked)
+    repo._unlocked.roster_hash = bytes(32)
+    name = next(iter(repo._unlocked.storage.list("snapshots"))).name
+    path = Path(repo.url) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for _ in range(2):  # what the first time remembers of it must not pass for verified the second time
+        assert set(load_history(repo._unlocked).damaged) == {name}
+    path.write_bytes(whole)
+    assert not load_history(repo._unlocked).damaged
+
+
+def test_a_mark_is_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many snapshots it names."""
+    calls = [0]
+    real = history.split
+
+    def split(column: bytes, size: int, what: str) -> list[bytes]:
+        calls[0] += 1
+        return real(column, size, what)
+
+    monkeypatch.setattr(history, "split", split)
+    names = [number.to_bytes(16, "big") for number in range(1000)]
+    mark = Mark("forget", b"".join(names), 1, None, None, None)
+    slot = samples.ROSTER.slots[0]
+    found = History(said=[Said(b"m" * 16, mark, slot, 0)])
+    assert found.gone(1) == set(names)
+    assert calls[0] < 10
+
+
+def test_what_a_snapshot_relies_on_is_in_its_table(repo: pb.Repository, tmp_path: Path) -> None:
+    """The recipe is not read for it, and a place that no run names is not in the table."""
+    _back_up(repo, tmp_path / "documents", 6)
+    blocks = repo._block_reader()
+    blocks.refresh()
+    unused = 0
+    for item in load_history(repo._unlocked).committed.values():
+        record, reader = item.snapshot, SnapshotReader(blocks, item.snapshot)
+        relied = reader.relied()
+        assert reader._runs is None
+        runs, table = reader.recipe()
+        refs = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
+        assert relied == reader.relied() == refs | {table[slot] for slot in set(runs.block)}
+        unused += table.count(UNUSED)
+    assert unused  # else this shows little
+
+
+def test_a_run_that_names_an_unused_place_is_damage(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SnapshotReader.table
+    monkeypatch.setattr(SnapshotReader, "table", lambda self: [UNUSED] * len(real(self)))
+    reader = SnapshotReader(repo._block_reader(), load_history(repo._unlocked).newest()[0].snapshot)
+    with pytest.raises(Damaged):
+        reader.recipe()
+    assert "snapshot-damaged" in {finding.code for finding in repo.check().findings}
+
+
+def test_segments_of_small_backups_are_remembered(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each brings too few names to be worth keeping; together they are."""
+    read: list[bytes] = []
+    real = index.read_segment
+
+    def read_segment(unlocked: Unlocked, digest: bytes) -> object:
+        read.append(digest)
+        return real(unlocked, digest)
+
+    monkeypatch.setattr(index, "read_segment", read_segment)
+    monkeypatch.setattr(index, "CACHE_AFTER_SEGMENTS", 3)
+    for _ in range(10):
+        read.clear()
+        _back_up(repo, tmp_path / "documents", 1)
+        assert len(read) <= 3
+    (tmp_path / "documents" / "more").write_bytes((tmp_path / "documents" / "0").read_bytes())
+    added = repo.backup([pb.Files(tmp_path / "documents")]).datasets["documents"].snapshot
+    assert added is not None
+    assert added.added < 5000  # the chunk was found, by the name that the cache has

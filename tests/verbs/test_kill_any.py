@@ -1,0 +1,70 @@
+"""Real processes on a real disk are killed at random moments of what they do; then all is checked and restored."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pharmabackup as pb
+from tests.verbs.killed import PASSPHRASE, expected, fill
+
+KILLS = 250 if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else 12
+LONGEST_S = 2.0
+HARMLESS = {"pack-unindexed", "collection-unfinished", "index-stale", "index-missing"}
+
+
+def _whole(repo: pb.Repository, out: Path) -> int:
+    """Every snapshot that is not forgotten restores byte for byte; how many that are."""
+    restored = 0
+    report = repo.check(read_data=1.0)
+    assert {finding.code for finding in report.findings} <= HARMLESS, report
+    for snapshot in repo.snapshots():
+        if snapshot.forgotten or snapshot.forget_at is not None:
+            continue
+        repo.restore(out, snapshots=[snapshot])
+        found = {path.name: path.read_bytes() for path in (out / "documents").iterdir()}
+        shutil.rmtree(out)
+        assert found == expected(int(snapshot.reason or 0))
+        restored += 1
+    return restored
+
+
+def test_processes_are_killed_at_random_moments(tmp_path: Path, cheap_kdf: None) -> None:
+    chance = random.Random(20261126)
+    (tmp_path / "documents").mkdir()
+    fill(tmp_path / "documents", 0)
+    with pb.Repository.create(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "state") as repo:
+        repo.backup([pb.Files(tmp_path / "documents")], reason="0")
+        pb.Repository.create(tmp_path / "replica", PASSPHRASE, replica_of=repo, state_dir=tmp_path / "state").close()
+    days = 0
+    for kill in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.verbs.killed", str(tmp_path), str(kill)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"ready\n", process.stderr.read().decode()
+        time.sleep(chance.uniform(0.0, LONGEST_S))
+        ended = process.poll()
+        process.kill()
+        process.stdout.close()
+        problem = process.stderr.read().decode()
+        process.stderr.close()
+        process.wait()
+        assert ended is None, problem
+        with (
+            pb.Repository.open(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "looks") as repo,
+            pb.Repository.open(tmp_path / "replica", PASSPHRASE, state_dir=tmp_path / "looks") as replica,
+        ):
+            assert _whole(repo, tmp_path / "out") >= 1
+            _whole(replica, tmp_path / "out-replica")
+            days = max(days, *(int(snapshot.reason or 0) for snapshot in repo.snapshots()))
+    print(f"{KILLS} processes were killed; {days} days were backed up between")
+    assert days >= KILLS // 4

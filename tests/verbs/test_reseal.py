@@ -1,0 +1,187 @@
+"""What is there is sealed with new keys: nothing that the old ones open is left, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.crypto import hashing
+from pharmabackup.engine import opening
+from pharmabackup.engine.packs import read_directory
+from pharmabackup.storage.base import Storage
+from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs import reseal
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.site import Site, Time, stored
+
+PASSPHRASE = pb.Passphrase("correct horse battery staple")
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "documents")
+
+
+def _opened_by(repo: pb.Repository) -> tuple[set[bytes], set[bytes]]:
+    """Key ids of the public keys that open data, and of the catalogue keys that are used."""
+    storage, readers, catalogues = repo._unlocked.storage, set[bytes](), set[bytes]()
+    for info in storage.list("packs"):
+        _, directory = read_directory(repo._unlocked, ids.hex_tail(info.name) or b"", info.size)
+        for wrapped in directory.keys:
+            readers.update(wrap.recipient for wrap in wrapped.wraps)
+            catalogues.update(() if wrapped.wraps else (wrapped.key_id,))
+        catalogues.add(storage.get_range(info.name, directory.region_size + 8, 32))  # of the names
+    for info in storage.list("index"):
+        catalogues.add(storage.get_range(info.name, 8, 32))
+    return readers, catalogues
+
+
+def _newest(repo: pb.Repository) -> tuple[set[bytes], set[bytes]]:
+    generation = repo._unlocked.roster.generations[-1]
+    return {hashing.key_id(generation.reader)}, {generation.catalogue}
+
+
+def test_nothing_that_the_old_keys_open_is_left(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    for _ in range(3):
+        site.change()
+        site.back_up(repo)
+    assert not repo.propose_reseal().steps
+    repo.rotate(reason="a laptop was lost")
+    site.change()
+    site.back_up(repo)
+    assert _opened_by(repo) != _newest(repo)
+    before = {snapshot.id for snapshot in repo.snapshots()}
+    proposal = repo.propose_reseal()
+    assert len(proposal.steps) == 1 and "newest keys" in str(proposal)
+    report = repo.apply(proposal)
+    assert report.bytes > 0 and report.findings == ()
+    assert _opened_by(repo) == _newest(repo)
+    assert {snapshot.id for snapshot in repo.snapshots()} == before
+    site.all_restore(repo, tmp_path / "out")
+    assert not repo.propose_reseal().steps
+    site.change()
+    assert repo.backup([pb.Files(site.root)]).datasets["documents"].added < 100_000  # what is there is found again
+
+
+def test_batch_after_batch(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    for _ in range(4):
+        site.change()
+        site.back_up(repo)
+    repo.rotate(reason="a laptop was lost")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reseal, "BATCH_BYTES", 1)
+        repo.apply(repo.propose_reseal())
+    assert len([name for name in stored(repo._unlocked.storage, "collections") if name.endswith("done")]) == 4
+    assert _opened_by(repo) == _newest(repo)
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_a_damaged_pack_is_left_and_told(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    for _ in range(2):
+        site.change()
+        site.back_up(repo)
+    repo.rotate(reason="a laptop was lost")
+    name = max(repo._unlocked.storage.list("packs"), key=lambda info: info.size).name
+    path = tmp_path / "repository-0" / name
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    report = repo.apply(repo.propose_reseal())
+    assert [finding.subject for finding in report.findings] == [name]
+    assert path.exists()
+
+
+def test_who_may(make_repo: MakeRepo, site: Site) -> None:
+    repo = make_repo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(repo._unlocked.record.capabilities, "exclusive-create", False)
+        with pytest.raises(pb.Unsupported):
+            repo.propose_reseal()
+
+
+@pytest.fixture
+def memory(
+    monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site, time: Time, tmp_path: Path
+) -> Iterator[MemoryStorage]:
+    storage = MemoryStorage("base")
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    with pb.Repository.create("memory://x", PASSPHRASE) as repo:
+        for _ in range(2):
+            site.change(size=3000)
+            site.back_up(repo)
+        repo.rotate(reason="a laptop was lost")
+    yield storage
+
+
+def _twin(storage: MemoryStorage) -> MemoryStorage:
+    twin = MemoryStorage("twin")
+    for info in storage.list(""):
+        twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
+    return twin
+
+
+def _open(monkeypatch: pytest.MonkeyPatch, storage: Storage, state: Path) -> pb.Repository:
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    return pb.Repository.open("memory://x", PASSPHRASE, state_dir=state)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_it_dies_at_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, after: bool
+) -> None:
+    for dies_at in range(1000):
+        inner = _twin(memory)
+        storage, state = DyingStorage(inner, deletes=True), tmp_path / f"state-{dies_at}"
+        with _open(monkeypatch, storage, state) as repo:
+            proposal = repo.propose_reseal()
+            storage.arm(dies_at, after=after)
+            try:
+                repo.apply(proposal)
+                died = False
+            except Dead:
+                died = True
+        with _open(monkeypatch, inner, state) as repo:
+            site.all_restore(repo, tmp_path / f"out-{dies_at}")
+            repo.apply(repo.propose_reseal())
+            repo.apply(repo.propose_prune())  # finishes what was begun
+            assert not repo.propose_reseal().steps
+            site.all_restore(repo, tmp_path / f"again-{dies_at}")
+        if not died:
+            return
+    pytest.fail("it never ends")
+
+
+def test_a_backup_runs_between_any_two_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+) -> None:
+    site.change(size=3000)
+    for at in range(1000):
+        inner = _twin(memory)
+
+        def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
+            with _open(monkeypatch, inner, tmp_path / f"writer-{at}") as writer:
+                site.back_up(writer)
+
+        storage = BusyStorage(inner, meanwhile)
+        with _open(monkeypatch, storage, tmp_path / f"owner-{at}") as repo:
+            proposal = repo.propose_reseal()
+            storage.interrupt(at)
+            repo.apply(proposal)
+        with _open(monkeypatch, inner, tmp_path / f"owner-{at}") as repo:
+            site.all_restore(repo, tmp_path / f"out-{at}")
+        if not storage.interrupted:
+            return
+    pytest.fail("it never ends")
