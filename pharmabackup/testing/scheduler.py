@@ -26,7 +26,10 @@ from pharmabackup.errors import Error
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
 
 PATIENCE_S = 300  # after that a client is taken to wait for another one, which must not be
-SWITCHING = (1.0, 0.5, 0.2, 0.05)  # how likely the next call is another's: for each seed one of these
+SWITCHING = (1.0, 0.3, 0.1)  # how likely the next call is another's, for half of the seeds
+STOPS = 3  # at most, for the other half: there the one that runs is stopped until all others have ended,
+STOPS_WITHIN = 150  # at a call up to this one. Most faults need no more than one or two such stops
+ARRIVES = 0.05  # how likely something that was sent arrives before the next call
 
 R = TypeVar("R")
 
@@ -81,7 +84,9 @@ class Scheduler:
         self._given: Iterator[int] = iter(())
         if isinstance(choices, int):
             self._random = random.Random(choices)
-            self._switching = self._random.choice(SWITCHING)
+            self._switching = self._random.choice(SWITCHING) if choices % 2 else 0.0
+            stops = self._random.randint(1, STOPS) if not self._switching else 0
+            self._stops = {self._random.randrange(STOPS_WITHIN) for _ in range(stops)}
         else:
             self._given = iter(choices)
         self._page = page
@@ -123,29 +128,39 @@ class Scheduler:
     # ------------------------------------------------------------ whose turn it is
 
     def _play(self) -> None:
-        last = ""
+        order = list(self._clients.values())
+        if self._random is not None:
+            self._random.shuffle(order)
         while True:
-            alive = [client for client in self._clients.values() if not client.ended]
-            alive.sort(key=lambda client: client.name != last)
-            if not alive and not self._sent:
+            order = [client for client in order if not client.ended]
+            if not order and not self._sent:
                 return
-            chosen = self._choose(len(alive) + len(self._sent))
-            if chosen >= len(alive):
-                self._deliver(chosen - len(alive))
+            chosen = self._choose(order)
+            if chosen >= len(order):
+                self._deliver(chosen - len(order))
                 continue
-            client = alive[chosen]
-            last = client.name
+            client = order.pop(chosen)
+            order.insert(0, client)
             client.waits = False
             client.go.release()
             if not self._turn.acquire(timeout=PATIENCE_S):
-                raise RuntimeError(f"{last} neither calls the storage nor ends: does it wait for another client?")
+                raise RuntimeError(f"{client.name} neither calls the storage nor ends: does it wait for another?")
 
-    def _choose(self, among: int) -> int:
+    def _choose(self, order: list[_Client]) -> int:
+        """Which goes on, the first of them being the one that made the last call; or what was sent, after these."""
+        among = len(order) + len(self._sent)
         if among == 1:
             return 0
         if self._random is None:
             return next(self._given, 0) % among
-        return self._random.randrange(among) if self._random.random() < self._switching else 0
+        if self._switching:
+            return self._random.randrange(among) if self._random.random() < self._switching else 0
+        if self._sent and self._random.random() < ARRIVES:
+            return len(order) + self._random.randrange(len(self._sent))
+        if order and len(self.trace) in self._stops:
+            self._stops.discard(len(self.trace))
+            order.append(order.pop(0))
+        return 0
 
     def _deliver(self, number: int) -> None:
         client, what, effect = self._sent.pop(number)

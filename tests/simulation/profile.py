@@ -34,7 +34,7 @@ class Profile:
             yield seed
 
 
-CI = Profile(examples=60, steps=30, seeds=12)
+CI = Profile(examples=60, steps=30, seeds=24)
 NIGHTLY = Profile(examples=50, steps=60, seeds=200, seconds=3300)  # the scheduler takes the rest
 profile = NIGHTLY if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else CI
 

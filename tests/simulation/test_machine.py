@@ -75,7 +75,7 @@ class Site(RuleBasedStateMachine):
     @rule(device=DEVICES, name=SMALL, number=st.one_of(st.none(), SMALL))
     def write(self, device: str, name: int, number: int | None) -> None:
         steps["write"] += 1
-        self.world.write(device, name, number)
+        self.world.write(device, name, number, alone=name >= 8)
 
     @rule(device=DEVICES)
     def back_up(self, device: str) -> None:

@@ -23,7 +23,7 @@ PUBLISHES = 12  # of a backup at most; the tests say so if it is not enough
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """A site of three backups of which the newest of each device is kept; what the others alone need is dead now."""
+    """A site of which the newest backup of each device is kept. Of the others some is dead, and is written again."""
     made: list[World] = []
 
     def make(seed: int) -> World:
@@ -31,14 +31,15 @@ def make(tmp_path: Path) -> Iterator[Make]:
             world.close()
         made[:] = [World(tmp_path / str(seed), seed=seed)]
         world = made[0]
-        for number, device in enumerate("001"):
-            world.write(device, number, number)
-            world.write(device, 3, 3 + number)
+        for device, contents in [("0", [0, 1]), ("0", [2, 3]), ("0", [2, 4]), ("1", [1, 5]), ("1", [6])]:
+            world.write(device, 0, contents[0], alone=True)
+            for name, number in enumerate(contents[1:], 1):
+                world.write(device, name, number)
             world.back_up(world.repo(device), device)
         world.forget(1)(world.repo("0"), "0")
         world.clock.advance(timedelta(days=15))
-        world.write("0", 1, 3)  # what is dead is found again
-        world.write("1", 2, 7)
+        world.write("0", 2, 0)  # what is dead is found again
+        world.write("1", 2, 1)
         return world
 
     yield make
@@ -59,7 +60,7 @@ def test_two_writers_and_a_collector(make: Make, seed: int) -> None:
     assert outcomes["0"].error is None and outcomes["1"].error is None
     error = outcomes["2"].error
     assert error is None or (isinstance(error, pb.Conflict) and error.kind == "proposal-stale")
-    assert len(world.there()) == 4
+    assert len(world.there()) == 4  # the newest of each, and these
     _all_is_well(world)
 
 

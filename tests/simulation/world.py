@@ -118,8 +118,10 @@ class World:
     def folder(self, device: str) -> Path:
         return self._root / f"documents-{device}"
 
-    def write(self, device: str, name: int, number: int | None) -> None:
-        """One file gets that content, or is deleted."""
+    def write(self, device: str, name: int, number: int | None, *, alone: bool = False) -> None:
+        """One file gets that content, or is deleted; `alone`: all others are deleted, so that whole blocks die."""
+        if alone:
+            shutil.rmtree(self.folder(device), ignore_errors=True)
         path = self.folder(device) / NAMES[name % len(NAMES)]
         path.parent.mkdir(parents=True, exist_ok=True)
         if number is None:
