@@ -111,8 +111,31 @@ def test_what_is_forgotten(make_repo: MakeRepo, documents: Path) -> None:
     assert _left(repo) == 1
     first = _mark(repo, "forget", snapshot.id, 15)
     assert _left(repo) == 0
-    _mark(repo, "undo", snapshot.id, 0, about=first)
+    _mark(repo, "undo", snapshot.id, 0.9, about=first)  # a day ago it began to count: this came too late
+    assert _left(repo) == 0
+    _mark(repo, "undo", snapshot.id, 1.1, about=first)
     assert _left(repo) == 1
     other = _mark(repo, "forget", "11" * 16, 15)
     _mark(repo, "forget", snapshot.id, 15, about=other)  # the first one does not list it
     assert _left(repo) == 1
+
+
+def test_what_is_held(make_repo: MakeRepo, documents: Path) -> None:
+    """A hold that comes when the forget counts already is too late, unless another goes on."""
+    repo = make_repo()
+    snapshot = repo.backup([pb.Files(documents)]).datasets["documents"].snapshot
+    assert snapshot is not None
+    _mark(repo, "forget", snapshot.id, 20)  # counts since six days
+    _mark(repo, "hold", snapshot.id, 5.9)
+    assert _left(repo) == 0
+    first = _mark(repo, "hold", snapshot.id, 6.1)
+    assert _left(repo) == 1
+    _mark(repo, "release", snapshot.id, 3, about=first)
+    assert _left(repo) == 1  # the other hold counts now, since it came while this one went on
+    _mark(repo, "undo", snapshot.id, 3.5, about=first)  # of a hold: says nothing
+    second = _mark(repo, "hold", snapshot.id, 2.9)
+    assert _left(repo) == 1
+    for mark in Reader(_folder(repo), PASSPHRASE).stored:
+        if mark.startswith("marks/") and bytes.fromhex(mark[6:]) != second:
+            _mark(repo, "release", snapshot.id, 3.2, about=bytes.fromhex(mark[6:]))
+    assert _left(repo) == 0
