@@ -108,7 +108,6 @@ class Records(Keys):
         self.stored, self.absent = dict(own), set[str]()
         for name, brought in self._brought(own, carries).items():
             if name not in own:
-                require(len({one.hash for one, _ in brought}) == 1, f"{name} was brought in several versions")
                 self.stored[name] = min((one for one, _ in brought), key=lambda one: one.time)
                 if name not in damaged and all(gone for _, gone in brought):
                     self.absent.add(name)
@@ -134,6 +133,7 @@ class Records(Keys):
             for position, item in enumerate(items):
                 try:
                     require(re.fullmatch("(snapshots|marks)/" + HEX16, item.name, re.ASCII), "no name of these")
+                    require(item.name not in carries, "it is that of a carry here")
                     one = self._whole(item.stored, item.name, moment + position)
                     if item.name.startswith("snapshots/"):
                         require(one.record.outcome == "commit", "an abort is not carried")
