@@ -142,13 +142,12 @@ class History:
     def _forgets(self) -> dict[tuple[bytes, bytes], tuple[set[bytes], int | None]]:
         """By first forget and transaction: the slots that stand for it, and from when on it counts."""
         events: dict[bytes, list[Said]] = {}  # by first forget: what was said about it, in the order of times
-        first_of: dict[bytes, bytes] = {}
+        # First all forgets: one that a copy had to bring again counts from then, after what has undone it already.
+        first_of = {item.id: item.mark.about or item.id for item in self.said if item.mark.kind == "forget"}
         for item in self.said:
-            if item.mark.kind == "forget":
-                first_of[item.id] = item.mark.about or item.id
-                events.setdefault(first_of[item.id], []).append(item)
-            elif item.mark.kind == "undo" and item.mark.about in first_of:
-                events[first_of[item.mark.about]].append(item)
+            forget = item.mark.about if item.mark.kind == "undo" else item.id
+            if forget in first_of:
+                events.setdefault(first_of[forget], []).append(item)
         return {
             (first.id, who): self._outcome(first, who, events[first.id])
             for first in self.said
@@ -157,7 +156,8 @@ class History:
         }
 
     def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
-        stand: dict[bytes, bytes] = {}  # slot: its mark
+        stand: dict[bytes, Said] = {}  # the marks that do
+        undone: set[bytes | None] = set()
         ripe: int | None = None
         for item in events:
             if ripe is not None and item.time >= ripe:
@@ -165,14 +165,16 @@ class History:
             if item.mark.kind == "undo":
                 if item.mark.about == first.id:
                     return set(), None
-                stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
+                undone.add(item.mark.about)
             elif who in item.transactions:
-                stand.setdefault(item.slot.id, item.id)
-            if len(stand) < self.quorum:
-                ripe = None
-            elif ripe is None:
-                ripe = item.time + self.delay
-        return set(stand), ripe
+                stand[item.id] = item
+            slots: dict[bytes, int] = {}  # each with its earliest
+            for said in stand.values():
+                if said.id not in undone:
+                    slots.setdefault(said.slot.id, said.time)
+            enough = len(slots) >= self.quorum
+            ripe = sorted(slots.values())[self.quorum - 1] + self.delay if enough else None
+        return {said.slot.id for said in stand.values() if said.id not in undone}, ripe
 
     def newest(self) -> list[Committed]:
         """Everything committed, newest first by the storage's time; by sequence where that is equal."""
