@@ -180,9 +180,10 @@ class Keys:
         self.readers: dict[bytes, wire.ReaderKey] = {}
         self.naming: dict[bytes, bytes] = {}
         names = set()
-        for stored in self._keyrings().get(self.slot, []):
-            if (keyring := self._open_keyring(stored)) is None:
-                continue
+        opened = [self._open_keyring(stored) for stored in self._keyrings().get(self.slot, [])]
+        keyrings = [keyring for keyring in opened if keyring is not None]
+        vouched = any(keyring.signing is not None for keyring in keyrings)
+        for keyring in keyrings:
             require(keyring.repository == self.id, "the keyring is another repository's")
             require((keyring.slot, keyring.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
             if keyring.signing is not None:
@@ -195,6 +196,8 @@ class Keys:
                 reader = wire.ReaderKey(private)
                 if number in numbers and reader.public == numbers[number].reader:
                     self.readers[key_id(reader.public)] = reader
+            if vouched and keyring.signing is None:
+                continue  # anybody could have sealed it
             for domain, key in keyring.naming:
                 require(self.naming.setdefault(domain, key) == key, "keyrings with several keys of one domain")
             names.add(keyring.block_names)

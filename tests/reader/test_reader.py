@@ -50,6 +50,13 @@ def test_published_vectors() -> None:
     assert wire.unseal(b"\3" * 32, second, b"c2sp.org/XAES-256-GCM") == b"XAES-256-GCM"
 
 
+def test_the_key_pair_of_a_passphrase() -> None:
+    text = (GOLDEN.parents[1] / "docs" / "format.md").read_text("utf-8").partition("## 27")[2]
+    pair = wire.derive(" recipient", bytes(range(32)), 96)
+    for value in (pair, wire.key_id(wire.ReaderKey(pair).public)):
+        assert value.hex() in "".join(text.split())
+
+
 # ---------------------------------------------------------------- golden
 
 

@@ -134,6 +134,10 @@ FOREIGN: dict[str, Callable[[list[Any]], object]] = {
     "of a generation, another key": lambda fields: fields[5].append([0, NOT_ITS]),
     "another reader key": lambda fields: fields[7].append([0, bytes(range(96))]),
     "that only adds": lambda fields: fields.__setitem__(slice(3, 5), [None, []]),
+    "that adds a naming key": lambda fields: fields.__setitem__(slice(3, 5), [None, [[NOT_ITS[:16], NOT_ITS]]]),
+    "that only adds, with other names of blocks": lambda fields: fields.__setitem__(
+        slice(3, 7), [None, [[fields[4][0][0], NOT_ITS]], fields[5], NOT_ITS]
+    ),
     "of another repository": lambda fields: fields.__setitem__(0, NOT_ITS),
     "of another slot": lambda fields: fields.__setitem__(1, NOT_ITS[:16]),
     "of another role": lambda fields: fields.__setitem__(2, "restorer"),
@@ -141,7 +145,7 @@ FOREIGN: dict[str, Callable[[list[Any]], object]] = {
     "another naming key": lambda fields: fields[4][0].__setitem__(1, NOT_ITS),
     "another key for names of blocks": lambda fields: fields.__setitem__(6, NOT_ITS),
 }
-HARMLESS = list(FOREIGN)[:5]
+HARMLESS = list(FOREIGN)[:7]
 
 
 @pytest.mark.parametrize("case", FOREIGN)
