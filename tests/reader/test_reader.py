@@ -26,6 +26,7 @@ from tests.reader.reader import Reader
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 V1: dict[str, Any] = json.loads((GOLDEN / "v1.json").read_text("utf-8"))
+REPLICA: dict[str, Any] = json.loads((GOLDEN / "v1-replica.json").read_text("utf-8"))
 PASSPHRASE = "vier Wörter, die niemand rät"
 
 
@@ -107,6 +108,33 @@ def test_golden(golden: Path) -> None:
         list(reader.entries_of(expected["id"], findings))
         assert [(finding.code, finding.severity) for finding in findings] == said
     assert reader.ignored == []
+
+
+def test_golden_replica(tmp_path: Path) -> None:
+    with tarfile.open(GOLDEN / "v1-replica.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    replica = tmp_path / "v1-replica"
+    first, second, third, _, fifth, last = (expected["id"] for expected in REPLICA["snapshots"])
+    for passphrase in REPLICA["passphrases"]:
+        reader = Reader(replica, passphrase)
+        assert len(reader.readers) == len(reader.catalogue) == 3
+        assert (reader.absent, reader.collected) == ({f"snapshots/{first}"}, {bytes.fromhex(fifth)})
+        assert reader.gone == {first, fifth}
+        assert {expected["id"] for expected in REPLICA["snapshots"] if expected["forgotten"]} == reader.gone
+        own = {path.name for path in (replica / "snapshots").iterdir()}
+        assert len(own & {fifth, last}) == 2
+        assert len(own) == 3  # the third is the carry
+        said = {name: one.record for name, one in reader.stored.items() if name.startswith("marks/")}
+        carried = sorted(one.kind for name, one in said.items() if not (replica / name).exists())
+        assert carried == ["forget", "forget", "hold", "undo"]
+        assert {one.transactions.hex() for one in said.values() if one.kind == "hold"} == {second}
+        assert {one.transactions.hex() for one in said.values() if one.kind == "forget"} == {first, third, fifth}
+        for expected in REPLICA["snapshots"]:
+            if expected["id"] not in reader.gone:
+                assert expected_form(reader.restore(expected["id"])) == expected["content"]
+        assert (reader.ignored, reader.spoilt, reader.replaced) == ([], [], [])
+    with pytest.raises(wire.Refused, match="was changed"):
+        Reader(replica, REPLICA["old passphrase"])
 
 
 # ---------------------------------------------------------------- fresh
