@@ -243,6 +243,20 @@ def _first(root: Path, folder: str) -> Path:
     return min(path for path in (root / folder).rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize("folder", ["snapshots", "marks", "collections", "audit"])
+def test_a_flipped_byte_in_a_replica_is_refused(tmp_path: Path, folder: str) -> None:
+    with tarfile.open(GOLDEN / "v1-replica.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    choose = random.Random(folder)
+    for path in sorted(path for path in (tmp_path / "v1-replica" / folder).rglob("*") if path.is_file()):
+        sound = path.read_bytes()
+        for at in (0, 5, 9, len(sound) - 1, *(choose.randrange(len(sound)) for _ in range(4))):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << choose.randrange(8)]) + sound[at + 1 :])
+            with pytest.raises(wire.Refused):
+                Reader(tmp_path / "v1-replica", REPLICA["passphrases"][0])
+        path.write_bytes(sound)
+
+
 EDITS: dict[str, Callable[[Path], object]] = {
     "a missing pack": lambda root: _first(root, "packs").unlink(),
     "a missing keyring": lambda root: _first(root, "keys").unlink(),

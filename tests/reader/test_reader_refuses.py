@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import compression, ids
+from pharmabackup.engine import enrolment
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.keys import Domain, Roster
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from tests.reader.reader import Reader
@@ -80,6 +84,37 @@ def test_a_blocks_checksum(make_repo: MakeRepo, documents: Path, checksum: bool)
         assert _read(repo) == 4
     else:
         with pytest.raises(Refused, match="checksum"):
+            _read(repo)
+
+
+# ---------------------------------------------------------------- rosters that change what never changes
+
+CHANGES: dict[str, Callable[[Roster], Roster]] = {
+    "as it was": lambda old: old,
+    "names": lambda old: replace(old, slots=tuple(replace(slot, name="another") for slot in old.slots)),
+    "a domain more": lambda old: replace(old, domains=(*old.domains, Domain(b"x" * 16, "x"))),
+    "a domain before": lambda old: replace(old, domains=(Domain(b"x" * 16, "x"), *old.domains)),
+    "no domain": lambda old: replace(old, domains=()),
+    "another role": lambda old: replace(old, slots=tuple(replace(slot, role="device") for slot in old.slots)),
+    "a slot twice": lambda old: replace(old, slots=old.slots * 2),
+    "nobody's keyring": lambda old: replace(
+        old, slots=(*old.slots, replace(old.slots[0], id=b"x" * 16, credential="recipient", recipient=None))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_changes_in_a_roster(make_repo: MakeRepo, documents: Path, case: str) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(documents)])
+    if case in ("as it was", "names", "a domain more"):
+        enrolment.change_roster(repo._unlocked, CHANGES[case])
+        assert _read(repo) == 4
+    else:
+        with suppress(pb.Damaged):  # the library refuses most of them as well
+            enrolment.change_roster(repo._unlocked, CHANGES[case])
+        assert (_folder(repo) / "roster" / "1").exists()
+        with pytest.raises(Refused, match="roster/1"):
             _read(repo)
 
 

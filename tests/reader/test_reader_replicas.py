@@ -214,6 +214,13 @@ def _carry(pair: Pair) -> Carried:
     return Carried(name, data, False)
 
 
+def _named_as_a_carry(pair: Pair) -> Carried:
+    transaction = bytes.fromhex(pair.ids[1])
+    carry = Carry(transaction, bytes(32), (pair.stored(0),))
+    pair.two._unlocked.put(Kind.CARRY, ids.fate_name(transaction), carry)
+    return pair.stored(1)
+
+
 SPOILT: dict[str, Callable[[Pair], Carried]] = {
     "nothing": lambda pair: Carried(pair.stored(1).name, b"", False),
     "a flipped byte": lambda pair: Carried(pair.stored(1).name, pair.stored(1).stored[:-1] + b"x", False),
@@ -221,6 +228,7 @@ SPOILT: dict[str, Callable[[Pair], Carried]] = {
     "under no name of a fate": lambda pair: _renamed(pair.stored(1), "intents/" + pair.ids[1] + ".0"),
     "a fate as a mark": lambda pair: _renamed(pair.stored(1), f"marks/{pair.ids[1]}"),
     "what was aborted here": _aborted,
+    "what is a carry here": _named_as_a_carry,
     "an abort": _abort,
     "a carry": _carry,
 }
