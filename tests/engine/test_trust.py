@@ -214,7 +214,7 @@ def _add_roster(repo: pb.Repository, *, features: list[str], more: list[object])
     assert unlocked.keyring.signing is not None
     fields = msgspec.msgpack.decode(wire.encode(unlocked.roster))
     content = msgspec.msgpack.encode([1, unlocked.roster_hash, fields[2], features, *fields[4:], *more])
-    message = roster._roster_message(unlocked.repository, 1, unlocked.keyring.slot, unlocked.roster_hash, content)
+    message = roster.roster_message(unlocked.repository, 1, unlocked.keyring.slot, unlocked.roster_hash, content)
     signature = signatures.SigningKey(unlocked.keyring.signing).sign(message)
     stored = wire.encode(keys.SignedRoster(content, unlocked.keyring.slot, signature))
     unlocked.storage.put_new("roster/1", wire.header(Kind.ROSTER) + stored)
