@@ -304,6 +304,9 @@ def _missing_heads(history: History) -> list[str]:
     """Transactions that others name as what came before them, and that are not there as they name them."""
     named = {(head.transaction, head.hash) for item in history.committed.values() for head in item.snapshot.heads}
     there = {(item.transaction, item.hash) for item in history.committed.values()}
+    heads = {ids.fate_name(transaction) for transaction, _ in named}
+    if any(name.startswith("snapshots/") for name in set(history.damaged) - heads):
+        return []  # it may be a carry that brought them: they are not missing but damaged
     names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
 
