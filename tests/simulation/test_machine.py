@@ -32,7 +32,7 @@ MANY = ("before", "after", "again", "torn", "lost", "twice", "late")
 
 
 def verb_of(world: World, number: int) -> Verb:
-    """What one client does beside others. `repair` has its place here."""
+    """What one client does beside others."""
     verbs = [
         Verb("backup", world.back_up),
         Verb("prune", world.prune),
@@ -193,6 +193,11 @@ class Site(RuleBasedStateMachine):
         world.learn()
 
     # ------------------------------------------------------------ damage
+
+    @rule(device=DEVICES, folder=st.sampled_from(["packs", "index"]), which=SMALL, how=HOW, at=st.integers(0, 5000))
+    def repair(self, device: str, folder: str, which: int, how: str, at: int) -> None:
+        steps["repair"] += 1
+        self.world.repair(device, folder, which, how, at)
 
     @rule(device=DEVICES, kind=SMALL, which=SMALL, how=HOW, at=st.integers(0, 5000), bit=st.integers(0, 7))
     def damage(self, device: str, kind: int, which: int, how: str, at: int, bit: int) -> None:
