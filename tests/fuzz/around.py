@@ -66,7 +66,7 @@ def features(data: bytes) -> object:
 
 
 def sealed_keyring(data: bytes) -> object:
-    found = keyrings.read_sealed(cast("Any", OneObject(data)), f"keys/{SLOT}/0", SLOT)
+    found = keyrings.read_sealed(cast("Any", OneObject(data)), SLOT, 0)
     assert wire.decode(wire.encode(found), keys.SealedKeyring) == found
     assert data[: HEADER.size] == wire.header(Kind.KEYRING)
     return found
