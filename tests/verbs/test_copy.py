@@ -7,15 +7,17 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import clock, ids
-from pharmabackup.engine import historycache, opening
-from pharmabackup.engine.history import load_history
-from pharmabackup.format.transaction import Fate
+from pharmabackup.engine import opening
+from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.transaction import Carried, Carry, Fate
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.local import LocalStorage
@@ -467,21 +469,63 @@ def test_a_copy_looks_at_the_history_a_few_times(
 ) -> None:
     """Not once for each snapshot, and a carry that brought many is read once."""
     there = _replica(repo, tmp_path / "there")
-    loads: list[None] = []
-    real = historycache.load
-    monkeypatch.setattr(historycache, "load", lambda unlocked: (loads.append(None), real(unlocked))[1])
+    loads: list[pb.Repository] = []
+    real = load_history
+
+    def load(*args: Any, **options: Any) -> History:
+        loads.append(repo)
+        return real(*args, **options)
+
+    for module in ("engine.history", "verbs.copy_replica"):
+        monkeypatch.setattr(f"pharmabackup.{module}.load_history", load)
     monkeypatch.setattr(copy_replica, "GROUP_RECORDS", 2)
     repo.copy(there)
-    assert len(loads) == 5  # both once, two groups, and what is shown
+    assert len(loads) == 3  # both once, and what is shown
     far = _replica(there, tmp_path / "far")
     asked: list[str] = []
     get = LocalStorage.get
-    monkeypatch.setattr(
-        LocalStorage, "get", lambda self, name, *, limit: (asked.append(name), get(self, name, limit=limit))[1]
-    )
+
+    def noted(self: LocalStorage, name: str, *, limit: int) -> bytes:
+        asked.append(name)
+        return get(self, name, limit=limit)
+
+    monkeypatch.setattr(LocalStorage, "get", noted)
     there.copy(far)
     carriers = {ids.fate_name(carrier) for carrier in load_history(there._unlocked).carriers}
     assert sorted(name for name in asked if name in carriers) == sorted(carriers)
+
+
+def test_what_was_brought_is_verified_once(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.hold(repo.snapshots()[0], reason="incident 7")
+    there = _replica(repo, tmp_path / "there")
+    repo.copy(there)
+    before = [snapshot.to_dict() for snapshot in there.snapshots()]
+    opened: list[str] = []
+    real = Unlocked.open
+
+    def open_(self: Unlocked, kind: Kind, name: str, *rest: Any) -> Any:
+        opened.append(name)
+        return real(self, kind, name, *rest)
+
+    monkeypatch.setattr(Unlocked, "open", open_)
+    assert [snapshot.to_dict() for snapshot in there.snapshots()] == before
+    assert opened == []
+    assert len(load_history(there._unlocked, anew=True).committed) == 4
+    assert len(opened) == 1 + 4 + 1
+    ((carrier, _),) = load_history(there._unlocked).carriers.items()
+    (tmp_path / "there" / ids.fate_name(carrier)).unlink()
+    assert load_history(there._unlocked).vanished == [ids.fate_name(carrier)]
+
+
+def test_a_carry_that_brings_anything_else_is_told(tmp_path: Path, repo: pb.Repository) -> None:
+    there = _replica(repo, tmp_path / "there")
+    transaction, name = ids.new_id(), "collections/1/condemn"
+    there._unlocked.put(
+        Kind.CARRY, ids.fate_name(transaction), Carry(transaction, bytes(32), (Carried(name, b"", False),))
+    )
+    assert list(load_history(there._unlocked).damaged) == [f"{ids.fate_name(transaction)} ({name})"]
 
 
 def test_to_itself_or_as_a_reader_it_is_refused(tmp_path: Path, repo: pb.Repository) -> None:
