@@ -236,7 +236,7 @@ class Repository:
             self._block_reader(),
             other._unlocked,
             chosen=None if snapshots is None else [snapshot._committed for snapshot in snapshots],
-            show=lambda committed: other._shower(load_history(other._unlocked))(committed),
+            shower=lambda: other._shower(load_history(other._unlocked)),
             progress=progress,
             cancel=cancel,
         )

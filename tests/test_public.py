@@ -108,6 +108,12 @@ def test_what_holds_keys_refuses_to_pickle(repo: pb.Repository) -> None:
                 pickle.dumps(thing, protocol)
 
 
+def test_keys_refuse_to_pickle(repo: pb.Repository) -> None:
+    for thing in (repo._unlocked, repo._unlocked.keyring, repo._unlocked.stretched, repo._unlocked.keyring.naming):
+        with pytest.raises(TypeError):
+            pickle.dumps(thing)
+
+
 def test_a_pickled_snapshot_keeps_its_facts_and_loses_its_repository(repo: pb.Repository, report: pb.Report) -> None:
     snapshot = repo.snapshot()
     data = pickle.dumps(snapshot)
@@ -185,7 +191,9 @@ def test_no_passphrase_shows_anywhere(
 def test_no_key_shows_in_what_is_printed(repo: pb.Repository) -> None:
     unlocked = repo._unlocked
     keys = [unlocked.naming_key, unlocked.keyring.block_names, *(item.key for item in unlocked.keyring.readers)]
-    for text in (repr(repo), str(repo), str(vars(repo.__class__))):
+    keys += [unlocked.stretched.key, unlocked.keyring.signing or b"", unlocked.keyring.catalogue[0].key]
+    inside = repr(unlocked) + repr(unlocked.keyring) + repr(unlocked.keyring.naming) + repr(unlocked.stretched)
+    for text in (repr(repo), str(repo), str(vars(repo.__class__)), inside):
         for key in keys:
             assert key.hex() not in text
             assert repr(key)[2:-1] not in text

@@ -86,8 +86,11 @@ def reseal(settings: Settings, yes: bool) -> None:
         if not output.people and not yes:
             output.result(proposal.to_dict())
             return
+        if output.people:
+            output.findings(proposal.findings)
         if output.people and not proposal.steps:
-            output.say("Everything is sealed with the newest keys.")
+            if not proposal.findings:
+                output.say("Everything is sealed with the newest keys.")
             return
         if output.people:
             for step in proposal.steps:

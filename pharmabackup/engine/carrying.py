@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from zlib import crc32
 
 from pharmabackup import ids
@@ -16,17 +15,20 @@ from pharmabackup.engine.collection import transplant
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index, write_segment
+from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
 from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
-from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.engine.unlocked import Unlocked, create, read_back
 from pharmabackup.errors import Conflict, Damaged
+from pharmabackup.format import keys
 from pharmabackup.format.index import PackEntry
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Fate, Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
 PIECE = 1 << 20
+ROSTER_MAX = keys.ROSTER_MAX + 4096  # bytes as stored; keyrings are smaller
 Step = Callable[[int], None]  # so many bytes were sent; may raise
 
 
@@ -57,17 +59,15 @@ class Carrier:
     def bring(self, blocks: Iterable[bytes], domain: bytes) -> None:
         """Have these blocks in the target. Damaged when the source has not all whole, NotFound, StorageFailed."""
         wanted, table = set(blocks), self._index.blocks
-        missing = {block for block in wanted if table.find(block, domain) is None}
-        while missing:
-            self._bring_one(next(iter(missing)), missing, domain)
-            missing = {block for block in missing if table.find(block, domain) is None}
         for block in wanted:
+            if table.find(block, domain) is None:
+                self._bring_one(block, wanted, domain)
             number = table.find(block, domain)
             assert number is not None
             self._relied.add(table.packs[table.pack[number]])
 
-    def _bring_one(self, block: bytes, missing: set[bytes], domain: bytes) -> None:
-        """A pack that holds this block, and with it all else that it holds of what is missing."""
+    def _bring_one(self, block: bytes, wanted: set[bytes], domain: bytes) -> None:
+        """A pack that holds this block, and with it all else that it holds of what is wanted."""
         table = self._blocks.index.blocks
         problem = Damaged(
             "A block that a snapshot needs is in no pack that is here.",
@@ -79,7 +79,7 @@ class Carrier:
             if not table.usable[pack] or table.domains[pack] != domain:
                 continue
             try:
-                self._bring_pack(table.packs[pack], table.pack_sizes[pack], missing)
+                self._bring_pack(table.packs[pack], table.pack_sizes[pack], wanted, domain)
             except Damaged as error:
                 problem = error
             else:
@@ -87,12 +87,15 @@ class Carrier:
                     return
         raise problem
 
-    def _bring_pack(self, pack: bytes, size: int, missing: set[bytes]) -> None:
+    def _bring_pack(self, pack: bytes, size: int, wanted: set[bytes], domain: bytes) -> None:
         """The whole pack under its own name, where that is free; else what is needed of it under a new one."""
         entry, directory = read_directory(self._source, pack, size)
         entries = [entry]
         if pack in self._burnt or not self._send(pack, size):
-            entries = self._transplant(pack, size, missing.intersection(block.id for block in directory.blocks))
+            there = self._index.blocks
+            missing = {block.id for block in directory.blocks if block.id in wanted}
+            missing = {block for block in missing if there.find(block, domain) is None}
+            entries = self._transplant(pack, size, missing)
         for new in entries:
             self._index.add_entry(new)
         self._unindexed += entries
@@ -152,24 +155,73 @@ class Carrier:
         self._attempt.decide(Carry(self._attempt.id, intent, tuple(items)))
 
 
-def stored_record(unlocked: Unlocked, history: History, name: str) -> bytes:
-    """The bytes of a fate or mark that counts here, be it an object or carried. NotFound, Damaged, StorageFailed."""
-    carrier = history.brought.get(name)
-    if carrier is None:
-        return unlocked.storage.get(name, limit=RECORD_MAX)
-    carry = unlocked.get(Kind.CARRY, carrier, Carry, limit=RECORD_MAX).record
-    return next(item.stored for item in carry.items if item.name == name)
+class StoredRecords:
+    """Fates and marks that count in a repository as they are stored there, be they objects or carried."""
+
+    def __init__(self, unlocked: Unlocked, history: History) -> None:
+        self._unlocked = unlocked
+        self._history = history
+        self._carrier: str | None = None
+        self._carried: dict[str, bytes] = {}  # what it brought: a carry is large, and most of it is asked for
+
+    def get(self, name: str) -> bytes:
+        """One that is whole now: this machine may have verified it long ago. NotFound, Damaged, StorageFailed."""
+        unlocked, carrier = self._unlocked, self._history.brought.get(name)
+        if carrier is None:
+            stored = unlocked.storage.get(name, limit=RECORD_MAX)
+        else:
+            if carrier != self._carrier:
+                carry = unlocked.get(Kind.CARRY, carrier, Carry, limit=RECORD_MAX).record
+                self._carrier, self._carried = carrier, {item.name: item.stored for item in carry.items}
+            stored = self._carried[name]
+        if name.startswith("snapshots/"):
+            unlocked.open(Kind.FATE, name, stored, Fate)
+        else:
+            unlocked.open(Kind.MARK, name, stored, Mark)
+        return stored
 
 
-def copy_objects(source: Storage, target: Storage, folder: str) -> list[str]:
-    """Copy the objects of a folder that the target lacks; the names of those that differ. StorageFailed, NotFound."""
-    there = {info.name for info in target.list(folder)}
-    differ: list[str] = []
-    for info in sorted(source.list(folder), key=lambda info: (len(info.name), info.name)):
-        data = source.get(info.name, limit=RECORD_MAX)
-        if info.name not in there:
-            with suppress(Conflict):
-                target.put_new(info.name, data)
-        if target.get(info.name, limit=RECORD_MAX) != data:
-            differ.append(info.name)
-    return differ
+def copy_keys(source: Unlocked, target: Storage) -> list[str]:
+    """Bring keyrings and rosters that the target lacks; the names of keyrings that are damaged, here or there.
+
+    First keyrings, then rosters: nobody may write for a key that no keyring there holds. Conflict when the two do not
+    have the same rosters: then nothing is written, since one that does not follow from the one before it would lock
+    everybody out. Damaged, StorageFailed.
+    """
+    rosters = {ids.roster_name(number): source.rosters[number] for number in sorted(source.rosters)}
+    there = {info.name for folder in ("keys", "roster") for info in target.list(folder)}
+    if any(
+        hashlib.sha256(target.get(name, limit=ROSTER_MAX)).digest() != rosters[name]
+        for name in rosters.keys() & there
+    ):
+        raise _forked()
+    damaged: list[str] = []
+    for slot, numbers in keyring_numbers(source.storage).items():
+        for number in numbers:
+            name = ids.keyring_name(bytes.fromhex(slot), number)
+            data = source.storage.get(name, limit=ROSTER_MAX)
+            try:
+                read_sealed(source.storage, slot, number)
+                if name not in there:
+                    create(target, name, data)
+                elif target.get(name, limit=ROSTER_MAX) != data:
+                    damaged.append(name)
+            except (Conflict, Damaged):
+                damaged.append(name)
+    for name in (name for name in rosters if name not in there):
+        data = source.storage.get(name, limit=ROSTER_MAX)
+        if hashlib.sha256(data).digest() != rosters[name]:
+            raise Damaged(f"{name} is not what it was when it was verified.", kind="roster", remedy="Run check.")
+        try:
+            create(target, name, data)
+        except Conflict:  # somebody has changed it there just now
+            raise _forked() from None
+    return damaged
+
+
+def _forked() -> Conflict:
+    return Conflict(
+        "The two locations do not have the same list of who may do what.",
+        kind="history-forked",
+        remedy="Find out who changed it where; nothing was copied.",
+    )

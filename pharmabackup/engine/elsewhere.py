@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from pharmabackup import ids
-from pharmabackup.engine.carrying import stored_record
+from pharmabackup.engine.carrying import StoredRecords
 from pharmabackup.engine.history import History, load_history
 from pharmabackup.engine.keyrings import KEYRING, numbered, read_sealed
 from pharmabackup.engine.unlocked import Unlocked
@@ -38,11 +38,12 @@ def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[U
     found: dict[str, Elsewhere] = {}
     for replica in replicas:
         there = load_history(replica)
+        records = StoredRecords(replica, there)
         names = {ids.fate_name(who) for who in there.committed if who not in there.absent}
         names |= {ids.mark_name(said.id) for said in there.said if said.mark.kind != "verified"}
         for name in names - here - set(found):
             with suppress(Damaged, NotFound):
-                data = stored_record(replica, there, name)
+                data = records.get(name)
                 if name.startswith("snapshots/"):
                     unlocked.open(Kind.FATE, name, data, Fate)
                 else:
@@ -52,14 +53,14 @@ def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[U
 
 
 def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Mapping[str, bytes]:
-    """Rosters, and keyrings of slots that have none here, by name. Damaged when a replica has another history.
+    """Keyrings, then rosters that are not here, by name. Damaged when a replica has another history.
 
-    Rosters were verified when the replica was opened. A keyring can only be judged by who opens it: where a slot has
-    one here, another one could lock its owner out.
+    Rosters were verified when the replica was opened. A keyring can only be judged by who opens it: one that is not
+    what it says is passed over then.
     """
     have = {info.name for folder in ("roster", "keys") for info in unlocked.storage.list(folder)}
-    slots = {name.split("/")[1] for name in have if name.startswith("keys/")}
     found: dict[str, bytes] = {}
+    rosters: dict[str, bytes] = {}
     for replica in replicas:
         if any(replica.rosters.get(number, digest) != digest for number, digest in unlocked.rosters.items()):
             raise Damaged(
@@ -70,16 +71,16 @@ def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Mapping[
             )
         for number, digest in sorted(replica.rosters.items()):
             name = ids.roster_name(number)
-            if name not in have and name not in found:
+            if name not in have and name not in rosters:
                 data = replica.storage.get(name, limit=ROSTER_MAX + 4096)
                 if sha256(data).digest() == digest:
-                    found[name] = data
+                    rosters[name] = data
         known = {slot.id.hex() for slot in replica.roster.slots}
         for info in replica.storage.list("keys"):
-            if KEYRING.fullmatch(info.name) and info.name not in found:
+            if KEYRING.fullmatch(info.name) and info.name not in have | found.keys():
                 slot = info.name.split("/")[1]
-                if slot in known and slot not in slots:
+                if slot in known:
                     with suppress(Damaged, NotFound):
                         read_sealed(replica.storage, slot, numbered(info.name))
                         found[info.name] = replica.storage.get(info.name, limit=KEYRING_MAX + 4096)
-    return found
+    return {**found, **rosters}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.keyrings import Stretched, keyring_numbers, read_sealed, seal_keyring
+from pharmabackup.engine.keyrings import Stretched, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
 from pharmabackup.engine.unlocked import Unlocked, create
 from pharmabackup.errors import Conflict, Unsupported
@@ -25,6 +25,7 @@ from pharmabackup.format.keys import Keyring, Roster, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
 
 ATTEMPTS = 3  # when other owners are faster
+GAP_BYTES = 5  # of the random gap between the numbers of a slot's keyrings
 
 
 def permit_owner(unlocked: Unlocked) -> None:
@@ -62,17 +63,14 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
 
 
 def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, recipient: bytes) -> None:
-    """Give a slot one more keyring. Conflict, StorageFailed."""
-    slot = keyring.slot.hex()
-    for left in reversed(range(ATTEMPTS)):
-        number = max(keyring_numbers(unlocked.storage).get(slot, []), default=-1) + 1
-        stored, name = seal_keyring(keyring, number, setting, recipient), ids.keyring_name(keyring.slot, number)
-        try:
-            create(unlocked.storage, name, stored)
-            return
-        except Conflict:
-            if not left:
-                raise
+    """Give a slot one more keyring. Conflict, StorageFailed.
+
+    Its number is not the next one: it may have been used in a replica, for a keyring that would be in the way there.
+    """
+    numbers = keyring_numbers(unlocked.storage).get(keyring.slot.hex(), [])
+    number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
+    stored = seal_keyring(keyring, number, setting, recipient)
+    create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
 
 def new_owner(unlocked: Unlocked, name: str, stretched: Stretched) -> tuple[Slot, Keyring]:
@@ -87,7 +85,7 @@ def new_owner(unlocked: Unlocked, name: str, stretched: Stretched) -> tuple[Slot
 class NextGeneration:
     """New keys for what will be written: not used before a roster says so."""
 
-    catalogue: bytes
+    catalogue: bytes = field(repr=False)
     reader: PrivateKey
 
     @classmethod
@@ -120,8 +118,8 @@ def way_to(unlocked: Unlocked, slot: Slot) -> tuple[keys.Argon2id, bytes]:
     """
     if slot.recipient is not None:
         recipient = hashing.key_id(slot.recipient)
-        for number in keyring_numbers(unlocked.storage).get(slot.id.hex(), []):
-            sealed = read_sealed(unlocked.storage, slot.id.hex(), number)
+        numbers = keyring_numbers(unlocked.storage).get(slot.id.hex(), [])
+        for sealed in reversed(read_whole(unlocked.storage, slot.id.hex(), numbers, [])):
             if sealed.key_id == recipient and sealed.argon2id is not None:
                 return sealed.argon2id, slot.recipient
     raise Conflict(

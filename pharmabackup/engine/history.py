@@ -7,7 +7,7 @@ that somebody has turned the storage back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
@@ -22,6 +22,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn,
 from pharmabackup.format.wire import Kind, Signed, is_kind, malformed, split
 
 ENDLESS = 1 << 64
+CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
     "undo": COLLECTORS,
@@ -210,7 +211,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
         for info in unlocked.storage.list(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info.modified
-    history.vanished = sorted(set(seen) - set(listed))
+    history.vanished = sorted(name for name in set(seen) - set(listed) if CARRIED not in name)
     fresh: dict[str, Remembered] = {}
     carries: list[tuple[int, str, Carry]] = []
     for name in sorted(listed):
@@ -230,7 +231,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
             history.damaged[name] = error
             fresh.pop(name, None)
     for time, name, carry in sorted(carries, key=lambda item: item[:2]):
-        _take_carried(unlocked, history, name, carry, time)
+        _take_carried(unlocked, history, name, carry, time, {} if anew else seen, fresh)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
@@ -349,20 +350,49 @@ def _take_carry(history: History, name: str, carry: Carry, digest: bytes) -> Non
     history.carriers[carry.transaction] = digest
 
 
-def _take_carried(unlocked: Unlocked, history: History, carrier: str, carry: Carry, time: int) -> None:
+def _take_carried(
+    unlocked: Unlocked,
+    history: History,
+    carrier: str,
+    carry: Carry,
+    time: int,
+    seen: Mapping[str, Remembered],
+    fresh: dict[str, Remembered],
+) -> None:
     """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
     said = {item.id for item in history.said}
+
+    def recall(item: Carried) -> tuple[Remembered, Slot, Fate | Mark]:
+        name = f"{carrier}{CARRIED}{item.name}"
+        known = seen.get(name)
+        if known is None or not known.signed:
+            kind, shape = _shape(item.name)
+            signed = unlocked.open(kind, item.name, item.stored, shape).signed
+            known = fresh[name] = Remembered(hashlib.sha256(item.stored).digest(), signed, kind)
+        record, slot = _recalled(unlocked, item.name, known)
+        assert isinstance(record, Fate | Mark)
+        return known, slot, record
+
     for place, item in enumerate(carry.items):
         try:
             if item.name.startswith("snapshots/"):
-                _take_carried_fate(unlocked, history, carrier, item)
-            elif item.name.startswith("marks/") and ids.hex_tail(item.name) not in said:
-                _take_carried_mark(unlocked, history, carrier, item, time + place)
+                _take_carried_fate(history, carrier, item, recall)
+            elif not item.name.startswith("marks/"):
+                raise malformed("carry", "it brings what is neither a snapshot nor a mark")
+            elif ids.hex_tail(item.name) not in said:
+                known, slot, record = recall(item)
+                if isinstance(record, Mark) and record.kind == "verified":
+                    continue  # what was read there says nothing about what lies here
+                history.damaged.pop(item.name, None)
+                history.brought[item.name] = carrier
+                _take(history, item.name, record, slot, known.hash, time + place)
         except Damaged as error:
             history.damaged.setdefault(f"{carrier} ({item.name})", error)
 
 
-def _take_carried_fate(unlocked: Unlocked, history: History, carrier: str, item: Carried) -> None:
+def _take_carried_fate(
+    history: History, carrier: str, item: Carried, recall: Callable[[Carried], tuple[Remembered, Slot, Fate | Mark]]
+) -> None:
     transaction = ids.hex_tail(item.name) or b""
     if transaction in history.aborted or transaction in history.carriers:
         raise malformed("carry", "it brings what was decided otherwise here")
@@ -370,19 +400,10 @@ def _take_carried_fate(unlocked: Unlocked, history: History, carrier: str, item:
         if not item.gone:
             history.absent.discard(transaction)
         return
-    opened = unlocked.open(Kind.FATE, item.name, item.stored, Fate)
-    _take_fate(history, item.name, opened.record, opened.slot, hashlib.sha256(item.stored).digest())
+    known, slot, record = recall(item)
+    _take(history, item.name, record, slot, known.hash, 0)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
     history.brought[item.name] = carrier
     if history.damaged.pop(item.name, None) is None and item.gone:
         history.absent.add(transaction)
-
-
-def _take_carried_mark(unlocked: Unlocked, history: History, carrier: str, item: Carried, time: int) -> None:
-    opened = unlocked.open(Kind.MARK, item.name, item.stored, Mark)
-    if opened.record.kind == "verified":
-        return  # what was read there says nothing about what lies here
-    history.damaged.pop(item.name, None)
-    history.brought[item.name] = carrier
-    _take_mark(history, item.name, opened.record, opened.slot, time)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.errors import Damaged, Unsupported, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, SealedKeyring
+from pharmabackup.format.keys import Argon2id, Keyring, Roster, SealedKeyring
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -36,6 +36,9 @@ class Stretched:
 
     setting: Argon2id
     key: bytes = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Keys are not pickled.")
 
     @classmethod
     def of(cls, credential: Passphrase, setting: Argon2id | None = None) -> Stretched:
@@ -80,6 +83,19 @@ class Stretched:
             raise Damaged("A keyring belongs to another repository.", kind="keys", remedy="Ask the owner.")
         return keyring
 
+    def open_all(
+        self, repository: bytes, sealed: Iterable[SealedKeyring], unreadable: list[Damaged]
+    ) -> list[Keyring]:
+        """Those of these that were sealed to it; what is damaged is told in `unreadable`."""
+        key_ids, opened = self.key_ids, list[Keyring]()
+        for item in sealed:
+            if item.key_id in key_ids:
+                try:
+                    opened.append(self.open(repository, item))
+                except Damaged as error:
+                    unreadable.append(error)
+        return opened
+
 
 def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: bytes) -> bytes:
     """The stored bytes of a keyring that whoever holds the private half of `recipient` opens."""
@@ -93,9 +109,10 @@ def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: by
 
 @dataclass(frozen=True, slots=True)
 class FoundKeys:
-    """A slot's keys, what opened them, and under which key ids there are keyrings of this slot."""
+    """A slot's keyrings that a passphrase opens, and under which key ids there are keyrings of this slot."""
 
-    keyring: Keyring
+    slot: bytes
+    opened: list[Keyring]
     stretched: Stretched
     sealed_to: frozenset[bytes]
 
@@ -110,8 +127,13 @@ def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
     return {slot: sorted(numbers) for slot, numbers in found.items()}
 
 
-def find_keyring(storage: Storage, repository: bytes, credential: Credential) -> FoundKeys:
-    """The keys of the slot whose newest keyring this credential opens. WrongCredential, Damaged, StorageFailed."""
+def find_keyrings(
+    storage: Storage, repository: bytes, credential: Credential, *, but: frozenset[bytes] = frozenset()
+) -> FoundKeys:
+    """Those of the first slot of which this credential opens one, `but` these slots.
+
+    What is damaged is passed over: others may hold the same keys. WrongCredential, Damaged, StorageFailed.
+    """
     if not isinstance(credential, Passphrase):
         raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
     slots = keyring_numbers(storage)
@@ -121,31 +143,24 @@ def find_keyring(storage: Storage, repository: bytes, credential: Credential) ->
             kind="keys-missing",
             remedy="Restore from another location; without keys nothing here can be read.",
         )
-    unreadable: Damaged | None = None
+    unreadable: list[Damaged] = []
     tried = 0
     for slot, numbers in sorted(slots.items()):
-        sealed: list[SealedKeyring] = []
-        for number in reversed(numbers):
-            try:
-                sealed.append(read_sealed(storage, slot, number))
-            except Damaged as error:
-                unreadable = error
+        if bytes.fromhex(slot) in but:
+            continue
+        sealed = read_whole(storage, slot, numbers, unreadable)
         settings = list(dict.fromkeys(item.argon2id for item in sealed if item.argon2id is not None))
         for setting in settings[:SETTINGS_TRIED]:
             if tried == keys.PASSPHRASE_SLOTS_MAX:
                 break
             tried += 1
             stretched = Stretched.of(credential, setting)
-            try:
-                keyring = open_all(repository, sealed, stretched)
-            except Damaged as error:
-                unreadable = error
-                continue
-            if keyring is not None:
+            opened = stretched.open_all(repository, sealed, unreadable)
+            if opened:
                 found = frozenset(item.key_id for item in sealed if item.key_id is not None)
-                return FoundKeys(keyring, stretched, found)
-    if unreadable is not None:
-        raise unreadable
+                return FoundKeys(bytes.fromhex(slot), opened, stretched, found)
+    if unreadable:
+        raise unreadable[-1]
     raise wrong_passphrase()
 
 
@@ -156,33 +171,35 @@ def wrong_passphrase() -> WrongCredential:
     )
 
 
-def open_all(repository: bytes, sealed: list[SealedKeyring], stretched: Stretched) -> Keyring | None:
-    """A slot's keys: those of all its keyrings that one credential opens, the newest first in the list. Damaged.
+def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
+    """The keys of all a slot's keyrings that one credential opens, the newest first.
 
-    Who gives a slot new keys does not know all that it holds, so that later keyrings may only add. And whoever can
-    read the roster can seal one: what the roster does not prove is taken only from those that hold the signing key.
+    Whoever may write to the storage can seal a keyring to a slot. So what names things is taken from one that holds
+    the slot's signing key; others only add keys of generations, and of these such as the roster knows.
     """
-    key_ids = stretched.key_ids
-    opened = [stretched.open(repository, item) for item in sealed if item.key_id in key_ids]
-    if not opened:
-        return None
-    signing = next((item.signing for item in opened if item.signing is not None), None)
-    vouched = [item for item in opened if item.signing == signing]
-    if len({item.block_names for item in vouched}) > 1:
-        raise wire.malformed("keyring", "it contradicts another one of its slot")
-    naming = dict.fromkeys(item for keyring in reversed(vouched) for item in keyring.naming)
-    if len(naming) > len({item.domain for item in naming}):
-        raise wire.malformed("keyring", "it contradicts another one of its slot")
-    added = reduce(_merged, opened)
-    return replace(added, signing=signing, naming=tuple(naming), block_names=vouched[0].block_names)
+    from pharmabackup.crypto.signatures import SigningKey
 
-
-def _merged(newer: Keyring, older: Keyring) -> Keyring:
+    known = {slot.signing for slot in roster.slots if slot.id == opened[0].slot}
+    own = next((item for item in opened if item.signing and SigningKey(item.signing).public in known), opened[-1])
+    generations = {generation.catalogue for generation in roster.generations}
+    catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
+    readers = {key.key: key for item in reversed(opened) for key in item.readers}
     return replace(
-        newer,
-        catalogue=(*older.catalogue, *(item for item in newer.catalogue if item not in older.catalogue)),
-        readers=(*older.readers, *(item for item in newer.readers if item not in older.readers)),
+        own,
+        catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in generations),
+        readers=tuple(readers.values()),
     )
+
+
+def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: list[Damaged]) -> list[SealedKeyring]:
+    """A slot's keyrings, the newest first; what is damaged is told in `unreadable`. NotFound, StorageFailed."""
+    found: list[SealedKeyring] = []
+    for number in sorted(numbers, reverse=True):
+        try:
+            found.append(read_sealed(storage, slot, number))
+        except Damaged as error:
+            unreadable.append(error)
+    return found
 
 
 def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.engine.keyrings import find_keyring, wrong_passphrase
+from pharmabackup.crypto.hashing import key_id
+from pharmabackup.engine.keyrings import FoundKeys, find_keyrings, joined, wrong_passphrase
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
-from pharmabackup.format.keys import Keyring
+from pharmabackup.format.keys import Roster, Slot
 from pharmabackup.format.repository import (
     REPOSITORY_MAX,
     RepositoryRecord,
@@ -66,13 +68,13 @@ def create_replica(
 
     Conflict, WrongCredential, StorageFailed.
     """
-    from pharmabackup.engine.carrying import copy_objects
+    from pharmabackup.engine.carrying import copy_keys
 
-    find_keyring(of.storage, of.repository, credential)  # before anything is written
+    find_keyrings(of.storage, of.repository, credential)  # before anything is written
+    of.renew()
     storage = _empty(url, storage_options)
     record = _record(of.repository, probe(storage))
-    for folder in ("keys", "roster"):
-        copy_objects(of.storage, storage, folder)
+    copy_keys(of, storage)
     storage.put_new(REPOSITORY, encode_repository(record))
     return _unlock(storage, record, credential, state_dir, lambda: None)
 
@@ -157,28 +159,28 @@ def _unlock(
 ) -> Unlocked:
     repository = bytes.fromhex(record.id)
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
-        finding = pool.submit(find_keyring, storage, repository, credential)
-        from pharmabackup.crypto.hashing import key_id
+        finding = pool.submit(find_keyrings, storage, repository, credential)
         from pharmabackup.engine.roster import read_rosters
-        from pharmabackup.engine.unlocked import Unlocked, check_keyring
+        from pharmabackup.engine.unlocked import Unlocked
 
         meanwhile()
         rosters = read_rosters(storage, repository)
         found = finding.result()
-    keyring = found.keyring
-    slot = next((slot for slot in rosters.newest.slots if slot.id == keyring.slot), None)
-    if slot is None:
-        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
-    current = None if slot.recipient is None else key_id(slot.recipient)
-    if current in found.sealed_to and current not in found.stretched.key_ids:
-        raise wrong_passphrase()  # it was changed since
+    passed: set[bytes] = set()
+    while True:
+        try:
+            slot = _admitted(found, rosters.newest)
+            break
+        except (
+            WrongCredential
+        ) as refused:  # it may open another slot too: an enrolment was interrupted, and done again
+            passed.add(found.slot)
+            try:
+                found = find_keyrings(storage, repository, credential, but=frozenset(passed))
+            except (WrongCredential, Damaged):
+                raise refused from None
+    keyring = joined(found.opened, rosters.newest)
     check_keyring(keyring, slot)
-    if slot.revoked is not None:
-        raise WrongCredential(
-            f"This credential was revoked ({slot.revoked.reason}).",
-            kind="revoked",
-            remedy="Ask the owner to enrol a new one.",
-        )
     unlocked = Unlocked(
         storage=storage,
         record=record,
@@ -188,17 +190,35 @@ def _unlock(
         rosters=rosters.hashes,
         keyring=keyring,
         stretched=found.stretched,
-        state=state_folder(state_dir) / _state_name(storage, keyring),
+        state=state_folder(state_dir) / _state_name(storage, slot, repository),
     )
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
     return unlocked
 
 
-def _state_name(storage: Storage, keyring: Keyring) -> str:
+def _admitted(found: FoundKeys, roster: Roster) -> Slot:
+    """The slot whose keyrings were opened, if that is how it opens now. WrongCredential."""
+    slot = next((slot for slot in roster.slots if slot.id == found.slot), None)
+    if slot is None:
+        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
+    current = None if slot.recipient is None else key_id(slot.recipient)
+    if current in found.sealed_to and current not in found.stretched.key_ids:
+        raise wrong_passphrase()  # it was changed since
+    if slot.revoked is not None:
+        raise WrongCredential(
+            f"This credential was revoked ({slot.revoked.reason}).",
+            kind="revoked",
+            remedy="Ask the owner to enrol a new one.",
+        )
+    return slot
+
+
+def _state_name(storage: Storage, slot: Slot, repository: bytes) -> str:
     """One folder a repository and location: replicas of one repository do not hold the same objects."""
     place = re.sub(r"[^A-Za-z0-9]+", "-", storage.location)[-40:].strip("-")
-    return f"{keyring.repository.hex()[:16]}-{keyring.slot.hex()[:8]}-{place}"
+    whole = hashlib.sha256(storage.location.encode()).hexdigest()
+    return f"{repository.hex()[:16]}-{slot.id.hex()[:8]}-{whole[:8]}-{place}"
 
 
 def state_folder(state_dir: StrPath | None) -> Path:

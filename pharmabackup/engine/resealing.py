@@ -20,8 +20,11 @@ from pharmabackup.format.pack import Block, Directory, WrappedKey
 from pharmabackup.format.wire import Kind
 
 
-def packs_with_old_keys(unlocked: Unlocked, garbage: Garbage) -> dict[bytes, list[int]]:
-    """Packs of which a living block is sealed for keys that are not the newest, and all their living blocks."""
+def packs_with_old_keys(unlocked: Unlocked, garbage: Garbage) -> tuple[dict[bytes, list[int]], set[bytes]]:
+    """Packs of which a living block is sealed for keys that are not the newest, and all their living blocks.
+
+    Then those with such blocks that cannot go now: somebody may rely on them just now, or is going to.
+    """
     generation = unlocked.roster.generations[-1]
     readers = {hashing.key_id(generation.reader)}
     if unlocked.roster.recovery is not None:
@@ -33,11 +36,13 @@ def packs_with_old_keys(unlocked: Unlocked, garbage: Garbage) -> dict[bytes, lis
         else wrapped.key_id != generation.catalogue
         for wrapped in table.keys
     ]
-    return {
+    found = {
         pack: numbers
         for pack, numbers in garbage.emptiable.items()
         if any(old[table.key[number]] for number in numbers)
     }
+    with_old = {table.packs[pack] for pack, key in zip(table.pack, table.key, strict=True) if old[key]}
+    return found, with_old & set(garbage.sizes) - set(garbage.emptiable) - garbage.dead
 
 
 class Resealing:

@@ -48,6 +48,7 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 
     `foreign`: make use of what was left behind in other domains, too.
     """
+    unlocked.renewed()  # what is written from here on is for the newest keys, however long this has been open
     for left in reversed(range(SURVEYS)):
         try:
             return _survey(unlocked, index, foreign=foreign)

@@ -13,7 +13,7 @@ from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Stretched, keyring_numbers, open_all, read_sealed
+from pharmabackup.engine.keyrings import Stretched, joined, keyring_numbers, read_whole
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
@@ -89,21 +89,24 @@ class Unlocked:
 
     def _take_keys(self) -> None:
         self._catalogue = {hashing.key_id(item.key): SealingKey(item.key) for item in self.keyring.catalogue}
+        self._readers = []  # made when they are needed
 
     def renew(self) -> None:
         """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
         slot = self.keyring.slot.hex()
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
-        sealed = [read_sealed(self.storage, slot, n) for n in reversed(keyring_numbers(self.storage).get(slot, []))]
-        keyring = open_all(self.repository, sealed, self.stretched)
-        if keyring is not None:
-            for of_roster in rosters.newest.slots:
-                if of_roster.id == keyring.slot:
-                    check_keyring(keyring, of_roster)
+        unreadable: list[Damaged] = []
+        sealed = read_whole(self.storage, slot, keyring_numbers(self.storage).get(slot, []), unreadable)
+        opened = self.stretched.open_all(self.repository, sealed, unreadable)
+        if opened:
+            keyring = joined(opened, rosters.newest)
+            check_keyring(keyring, next(one for one in rosters.newest.slots if one.id == keyring.slot))
             self.keyring = keyring
             self._take_keys()
         self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes
         if not self.has_newest_keys:
+            if unreadable:
+                raise unreadable[-1]
             raise WrongCredential(
                 "The keys of this repository were changed, and this passphrase does not open the new ones.",
                 remedy="Open it again; if the passphrase was changed, use the new one.",

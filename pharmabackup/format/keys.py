@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
@@ -139,22 +139,32 @@ class SealedKeyring(Record, frozen=True):
     sealed: Annotated[bytes, msgspec.Meta(max_length=KEYRING_MAX)]
 
 
-class NamingKey(Record, frozen=True):
+class Secret(Record, frozen=True):
+    """A record that holds keys: it shows none, and goes nowhere but into storage, sealed."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Keys are not pickled.")
+
+
+class NamingKey(Secret, frozen=True):
     domain: Id
     key: Key
 
 
-class CatalogueKey(Record, frozen=True):
+class CatalogueKey(Secret, frozen=True):
     generation: Count
     key: Key
 
 
-class ReaderKey(Record, frozen=True):
+class ReaderKey(Secret, frozen=True):
     generation: Count
     key: Annotated[bytes, msgspec.Meta(min_length=96, max_length=96)]  # ML-KEM-768 seed | X25519 private key
 
 
-class Keyring(Record, frozen=True):
+class Keyring(Secret, frozen=True):
     """What a slot holds: exactly its role's keys."""
 
     repository: Hash  # pins roster/0

@@ -12,7 +12,7 @@ from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput
 from pharmabackup.results import Comparison
-from pharmabackup.verbs.copy_plan import plan_copy
+from pharmabackup.verbs.copy_plan import Plan, plan_copy
 
 if TYPE_CHECKING:
     from pharmabackup.snapshot import Snapshot
@@ -30,13 +30,17 @@ def compare(
         )
     here, there = load_history(source), load_history(target)
     show, show_other = show_here(here), show_there(there)
-    only_here = plan_copy(here, there, None).whole
-    only_there = plan_copy(there, here, None).whole
+    only_here = _only(plan_copy(here, there, None))
+    only_there = _only(plan_copy(there, here, None))
     return Comparison(
         only_here=tuple(show(item) for item in reversed(only_here)),
         only_there=tuple(show_other(item) for item in reversed(only_there)),
         bytes_to_copy=_bytes(blocks, target, only_here),
     )
+
+
+def _only(plan: Plan) -> list[Committed]:
+    return sorted(plan.whole + plan.refused, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
 
 
 def _bytes(blocks: BlockReader, target: Unlocked, wanted: list[Committed]) -> int:

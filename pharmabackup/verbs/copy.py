@@ -27,7 +27,7 @@ def copy(
     target: Unlocked,
     *,
     chosen: Sequence[Committed] | None,
-    show: Callable[[Committed], Snapshot],
+    shower: Callable[[], Callable[[Committed], Snapshot]],
     progress: Progress | None,
     cancel: threading.Event | None,
 ) -> Report:
@@ -40,18 +40,22 @@ def copy(
         outcome = ReplicaCopy(source, blocks, target, reporter, wanted).run()
     else:
         outcome = AcrossCopy(source, blocks, target, reporter, wanted).run()
-    return _report(reporter, outcome, show, target.storage.location)
+    return _report(reporter, outcome, shower, target.storage.location)
 
 
-def _report(reporter: Reporter, outcome: Outcome, show: Callable[[Committed], Snapshot], location: str) -> Report:
+def _report(
+    reporter: Reporter, outcome: Outcome, shower: Callable[[], Callable[[Committed], Snapshot]], location: str
+) -> Report:
     results: dict[str, DatasetResult] = {}
+    newest = {committed.snapshot.dataset: committed for committed, _ in outcome.done}
+    show = shower() if newest else None
     for committed, added in outcome.done:
         record = committed.snapshot
         before = results.get(record.dataset)
         results[record.dataset] = DatasetResult(
             name=record.dataset,
             tier=record.tier,
-            snapshot=show(committed),
+            snapshot=show(newest[record.dataset]) if show else None,
             complete=True,
             bytes=record.size + (before.bytes if before else 0),
             files=record.files + (before.files if before else 0),
@@ -72,12 +76,11 @@ def _report(reporter: Reporter, outcome: Outcome, show: Callable[[Committed], Sn
             )
         )
     report = reporter.report(results)
-    if not outcome.failed:
+    if not any(finding.severity == "critical" for finding in report.findings):
         return report
-    count = len(outcome.failed)
     raise Incomplete(
-        f"{count} snapshot{'s were' if count > 1 else ' was'} not copied, since not all of it can be read here. "
-        f"The other {len(outcome.done)} are safe ({sized(report.bytes)}).",
+        f"Not everything was copied, since not all of it can be read here, or it cannot count there. "
+        f"Snapshots that were copied: {len(outcome.done)} ({sized(report.bytes)}).",
         kind="copy",
         remedy="Run check and propose_repair here, then copy again.",
         findings=report.findings,

@@ -66,23 +66,32 @@ class AcrossCopy:
         _check_names(wanted)
         self._heads = self._there.heads(self._target.slot.id)
         self._sequence = self._there.next_sequence(self._target.slot.id)
-        held = here.holds(now_ns())
         index = Index(self._target)
         try:
             self._ground = survey(self._target, index)
             for item in wanted:
                 self._one(index, item)
-                for said in held.get(item.transaction, []):
-                    self._hold(item, said.mark.reason, said.mark.until)
+            self._holds(here)
             index.save()
         finally:
             index.close()
         return self._outcome
 
-    def _hold(self, item: Committed, reason: str | None, until: int | None) -> None:
-        for copied, _ in self._outcome.done[-1:]:
-            if origin(copied.snapshot) == (self._source.repository, item.transaction):
-                say(self._target, "hold", [copied.transaction], reason=reason, until=until)
+    def _holds(self, here: History) -> None:
+        """What holds here, and was not said of the copy yet: it may have been copied before it was held."""
+        there, held = self._there, here.holds(now_ns())
+        told = {
+            (who, said.mark.reason, said.mark.until)
+            for said in there.said
+            if said.mark.kind == "hold"
+            for who in said.transactions
+        }
+        gone = there.forgotten()
+        for who, item in there.committed.items():
+            repository, original = origin(item.snapshot) or (None, b"")
+            for said in held.get(original, []) if repository == self._source.repository and who not in gone else ():
+                if (who, said.mark.reason, said.mark.until) not in told:
+                    say(self._target, "hold", [who], reason=said.mark.reason, until=said.mark.until)
 
     def _one(self, index: Index, item: Committed) -> None:
         reporter = self._reporter
@@ -184,10 +193,12 @@ def wanted_across(source: Unlocked, here: History, there: History, chosen: set[b
     return sorted(wanted, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
 
 
-def origin(snapshot: Snapshot) -> tuple[object, ...] | None:
+def origin(snapshot: Snapshot) -> tuple[bytes, bytes] | None:
     """Repository and transaction that a snapshot is a copy of."""
-    found = snapshot.facts.get(ORIGIN)
-    return tuple(found) if isinstance(found, list) else None
+    match snapshot.facts.get(ORIGIN):
+        case [bytes(repository), bytes(transaction)]:
+            return repository, transaction
+    return None
 
 
 def _check_names(wanted: list[Committed]) -> None:

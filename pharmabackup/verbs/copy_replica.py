@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
-from pharmabackup.engine.carrying import Carrier, copy_objects, stored_record
+from pharmabackup.engine.carrying import Carrier, StoredRecords, copy_keys
 from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
@@ -44,6 +44,7 @@ class ReplicaCopy:
         self._reporter = reporter
         self._chosen = chosen
         self._anew = anew
+        self._source_anew = False
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -55,50 +56,52 @@ class ReplicaCopy:
         try:
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    self._attempt(index, first=left == ATTEMPTS - 1)
+                    self._attempt(index)
                     break
                 except NotFound:  # a collection has deleted what was being read
                     if not left:
                         raise
+                    index.forget()  # it has packs that no segment names yet
                     self._reporter.tell("retrying", "A collection went on meanwhile; what is there is read again.")
+                except _Spoilt as spoilt:
+                    if self._source_anew:
+                        raise spoilt.error from None
+                    index.forget()
+                    self._source_anew = True
         finally:
             index.close()
         return self._outcome
 
     def _keys(self) -> None:
-        """First keyrings, then rosters: nobody may write for a key that no keyring there holds. Conflict."""
+        """Conflict when somebody changed who may do what in both places."""
         source, target = self._source, self._target
         source.renew()
-        for name in copy_objects(source.storage, target.storage, "keys"):
+        for name in copy_keys(source, target.storage):
             self._reporter.find(
                 Finding(
                     code="keyring-differs",
                     severity="warning",
                     subject=name,
-                    message="A passphrase was changed both here and there; each location opens with its own.",
-                    remedy="Change it once more here, and copy again.",
+                    message="A keyring is damaged, here or there. Who needs it may not be able to open that place.",
+                    remedy="Run check in both places, and put the whole one in the place of the other.",
                     location=target.storage.location,
                 )
             )
-        if copy_objects(source.storage, target.storage, "roster"):
-            raise Conflict(
-                "The two locations do not have the same list of who may do what.",
-                kind="history-forked",
-                remedy="Find out who changed it where; nothing was copied.",
-            )
         target.renew()
 
-    def _attempt(self, index: Index, *, first: bool) -> None:
-        here, there = load_history(self._source), load_history(self._target, anew=self._anew)
-        if first:
-            for finding in history_findings(here, self._source.storage.location):
+    def _attempt(self, index: Index) -> None:
+        here = load_history(self._source, anew=self._source_anew)
+        there = load_history(self._target, anew=self._anew)
+        for finding in history_findings(here, self._source.storage.location):
+            if finding not in self._reporter.findings:
                 self._reporter.find(finding)
+        self._records = StoredRecords(self._source, here)
         self._forgotten_there(here, there)
         self._blocks.refresh()
         plan = plan_copy(here, there, self._chosen)
-        self._outcome.failed = []
+        self._outcome.failed = [(item, _refused()) for item in plan.refused]
         while plan.records or plan.marks:
-            plan = self._group(index, here, there, plan)
+            plan = self._group(index, there, plan)
 
     def _forgotten_there(self, here: History, there: History) -> None:
         """A forget's delay runs in each place by itself, so that an undoing here may come too late there."""
@@ -116,16 +119,17 @@ class ReplicaCopy:
                 )
             )
 
-    def _group(self, index: Index, here: History, there: History, plan: Plan) -> Plan:
+    def _group(self, index: Index, there: History, plan: Plan) -> Plan:
         """Bring some, make them count, and say what is left. Conflict, NotFound, StorageFailed."""
         for left in reversed(range(ATTEMPTS)):
             carrier = Carrier(self._source, self._blocks, self._target, index, self._step)
             group = _Group()
             records = list(plan.records)
-            for name in plan.marks:
-                group.add(name, stored_record(self._source, here, name), gone=False)
+            marks = list(plan.marks)
+            while marks and not group.is_full():
+                group.add(marks[0], self._stored(marks.pop(0)), gone=False)
             while records and carrier.bytes_sent < GROUP_BYTES and not group.is_full():
-                self._record(carrier, here, there, *records.pop(0), group)
+                self._record(carrier, there, *records.pop(0), group)
             self._reporter.check_cancelled()
             try:
                 if group.items:
@@ -145,14 +149,18 @@ class ReplicaCopy:
             self._reporter.files += sum(item.snapshot.files for item, _ in group.outcome.done)
             sent = f"{len(group.outcome.done)} snapshots are safe: {sized(carrier.bytes_sent)} sent."
             self._reporter.tell("committed", sent)
-        return Plan(records, [])
+        return Plan(records, marks)
+
+    def _stored(self, name: str) -> bytes:
+        try:
+            return self._records.get(name)
+        except Damaged as error:
+            raise _Spoilt(error) from None
 
     def _step(self, size: int) -> None:
         self._reporter.step(size, 0)
 
-    def _record(
-        self, carrier: Carrier, here: History, there: History, item: Committed, content: bool, group: _Group
-    ) -> None:
+    def _record(self, carrier: Carrier, there: History, item: Committed, content: bool, group: _Group) -> None:
         """One snapshot's record, and what it relies on if its content is wanted. NotFound, StorageFailed."""
         before = carrier.bytes_sent
         if content:
@@ -161,11 +169,29 @@ class ReplicaCopy:
             except Damaged as error:
                 group.outcome.failed.append((item, error))
                 content = False
+                if ids.fate_name(item.transaction) in there.vanished:
+                    return  # its content may be there, and a record without content would give it up
             else:
                 group.outcome.done.append((item, carrier.bytes_sent - before))
         if content or item.transaction not in there.committed:
             name = ids.fate_name(item.transaction)
-            group.add(name, stored_record(self._source, here, name), gone=not content)
+            group.add(name, self._stored(name), gone=not content)
+
+
+class _Spoilt(Exception):
+    """A record that this machine has verified is damaged now: all are read anew."""
+
+    def __init__(self, error: Damaged) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _refused() -> Damaged:
+    return Damaged(
+        "There its transaction was given up, as happens where a folder was copied while a backup ran.",
+        kind="history-forked",
+        remedy="Make a new replica with replica_of and copy to that.",
+    )
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ def propose_reseal(unlocked: Unlocked) -> Proposal:
     now = storage_now(unlocked)
     garbage = _look(unlocked, now, Reporter("reseal", None, None))
     try:
-        packs = packs_with_old_keys(unlocked, garbage)
+        packs, busy = packs_with_old_keys(unlocked, garbage)
         size = sum(garbage.sizes[pack] for pack in packs)
         steps = (f"{len(packs):,} packs, {sized(size)}, are read and sealed with the newest keys.",) if packs else ()
         return Proposal(
@@ -44,7 +44,7 @@ def propose_reseal(unlocked: Unlocked) -> Proposal:
             not_before=from_ns(now),
             snapshots=(),
             bytes_freed=0,
-            findings=(),
+            findings=_in_use(unlocked, busy),
             steps=steps,
             wish=Wish(frozenset(packs)),
         )
@@ -92,10 +92,12 @@ def _batch(unlocked: Unlocked, wanted: set[bytes], reporter: Reporter) -> set[by
     try:
         if garbage.unfinished:
             return None
-        old = packs_with_old_keys(unlocked, garbage)
+        old, busy = packs_with_old_keys(unlocked, garbage)
         chosen = _some(garbage, sorted(wanted & set(old)))
         if not chosen:
-            return set(wanted)  # nothing living is in the rest any more, or a backup relies on it just now
+            for finding in _in_use(unlocked, wanted & busy):
+                reporter.find(finding)
+            return set(wanted)  # nothing living is in the others any more
         garbage.sparse = {pack: old[pack] for pack in chosen}
         moved = move(unlocked, garbage, chosen, reporter.look, anew=Resealing(unlocked))
         for pack, error in sorted(moved.damaged.items()):
@@ -117,6 +119,21 @@ def _batch(unlocked: Unlocked, wanted: set[bytes], reporter: Reporter) -> set[by
     finish(unlocked, now, reporter.look)
     reporter.bytes += moved.bytes
     return set(chosen)
+
+
+def _in_use(unlocked: Unlocked, packs: set[bytes]) -> tuple[Finding, ...]:
+    if not packs:
+        return ()
+    return (
+        Finding(
+            code="packs-in-use",
+            severity="warning",
+            subject="packs",
+            message=f"{len(packs):,} packs with older keys cannot be replaced now: somebody may need them.",
+            remedy="Seal again when that has ended; after one that died, a day later.",
+            location=unlocked.storage.location,
+        ),
+    )
 
 
 def _look(unlocked: Unlocked, now: int, reporter: Reporter) -> Garbage:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -14,10 +15,14 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import opening
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.transaction import Carried, Carry, Fate
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs import copy_replica
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
 
@@ -283,6 +288,244 @@ def test_lists_of_who_may_do_what_must_agree(tmp_path: Path, repo: pb.Repository
         repo.copy(there)
     assert caught.value.kind == "history-forked"
     assert stored(there._unlocked.storage, "packs") == []
+
+
+def test_a_fork_leaves_both_as_they_were(tmp_path: Path, repo: pb.Repository) -> None:
+    """One place has one more list: it follows from the other's."""
+    there = _replica(repo, tmp_path / "there")
+    repo.enrol("owner", pb.Passphrase("quite another passphrase"), name="second")
+    repo.enrol("owner", pb.Passphrase("one more passphrase"), name="third")
+    there.enrol("owner", pb.Passphrase("yet another passphrase"), name="fourth")
+    objects = stored(there._unlocked.storage, "")
+    with pytest.raises(pb.Conflict):
+        repo.copy(there)
+    assert stored(there._unlocked.storage, "") == objects
+    pb.Repository.open(tmp_path / "there", PASSPHRASE).close()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_roster_that_is_not_the_one_that_was_verified_is_not_brought(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    repo.enrol("owner", pb.Passphrase("quite another passphrase"), name="second")
+    monkeypatch.setattr(type(repo._unlocked), "renew", lambda _: None)
+    _flip(tmp_path / "repository-0" / "roster" / "1")
+    with pytest.raises(pb.Damaged):
+        repo.copy(there)
+    assert stored(there._unlocked.storage, "roster") == ["roster/0"]
+
+
+def test_a_damaged_keyring_is_told_and_not_brought(tmp_path: Path, repo: pb.Repository) -> None:
+    there, far = _replica(repo, tmp_path / "there"), _replica(repo, tmp_path / "far")
+    repo.enrol("owner", pb.Passphrase("quite another passphrase"), name="second")
+    slot = repo._unlocked.roster.slots[1].id.hex()
+    repo.copy(there)
+    (name,) = stored(there._unlocked.storage, f"keys/{slot}")
+    _flip(tmp_path / "there" / name)
+    assert [(one.code, one.subject) for one in repo.copy(there).findings] == [("keyring-differs", name)]
+    (tmp_path / "there" / name).write_bytes(b"no keyring")
+    assert [(one.code, one.subject) for one in there.copy(far).findings] == [("keyring-differs", name)]
+    assert stored(far._unlocked.storage, f"keys/{slot}") == []
+
+
+def test_a_record_that_is_damaged_since_it_was_read_is_not_brought(
+    tmp_path: Path, repo: pb.Repository, site: Site
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    newest, *others = (snapshot.id for snapshot in repo.snapshots())
+    path = tmp_path / "repository-0" / ids.fate_name(bytes.fromhex(newest))
+    whole = path.read_bytes()
+    _flip(path)
+    with pytest.raises(pb.Incomplete):
+        repo.copy(there)
+    assert load_history(there._unlocked).damaged == {}
+    assert _alive(there) == others
+    path.write_bytes(whole)
+    repo.copy(there)
+    assert _alive(there) == [newest, *others]
+    site.all_restore(there, tmp_path / "out")
+
+
+def test_nothing_is_let_go_there_while_a_mark_cannot_be_read_here(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    oldest = repo.snapshots()[-1]
+    repo.hold(oldest, reason="incident 7")
+    (hold,) = stored(repo._unlocked.storage, "marks")
+    repo.apply(repo.propose_forget(snapshots=repo.snapshots()[1:]))
+    from pharmabackup.verbs.marks import say
+
+    say(repo._unlocked, "forget", [bytes.fromhex(oldest.id)])
+    _flip(tmp_path / "repository-0" / hold)
+    with pytest.raises(pb.Incomplete):
+        repo.copy(there)
+    time.ahead += 15 * DAY_NS
+    prune(there)
+    assert len(_alive(there)) == 4
+
+
+def test_what_vanished_there_is_not_given_up_there(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    there = _replica(repo, tmp_path / "there")
+    for name in ("snapshots", "packs", "index"):  # as a device does that backs up to both
+        shutil.copytree(tmp_path / "repository-0" / name, tmp_path / "there" / name, dirs_exist_ok=True)
+    assert there.check().state == "ok"
+    newest = repo.snapshots()[0].id
+    (tmp_path / "there" / ids.fate_name(bytes.fromhex(newest))).unlink()
+    site.change()
+    last = site.back_up(repo)
+    repo.copy(there, snapshots=[repo.snapshot(id=last)])
+    assert _alive(there)[:2] == [last, newest]
+    prune(there)
+    site.all_restore(there, tmp_path / "out")
+
+
+def test_what_vanished_there_and_is_damaged_here_is_not_given_up_there(
+    tmp_path: Path, repo: pb.Repository, site: Site
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    repo.copy(there)
+    site.change()
+    newest = site.back_up(repo)
+    for name in ("snapshots", "index"):
+        shutil.copytree(tmp_path / "repository-0" / name, tmp_path / "there" / name, dirs_exist_ok=True)
+    assert newest in _alive(there)
+    (tmp_path / "there" / ids.fate_name(bytes.fromhex(newest))).unlink()
+    known = stored(there._unlocked.storage, "packs")
+    for name in stored(repo._unlocked.storage, "packs"):
+        if name not in known:
+            _flip(tmp_path / "repository-0" / name)
+    with pytest.raises(pb.Incomplete):
+        repo.copy(there)
+    assert load_history(there._unlocked).vanished == [ids.fate_name(bytes.fromhex(newest))]
+
+
+def test_what_was_given_up_there_is_told(tmp_path: Path, repo: pb.Repository) -> None:
+    """A folder was copied as it was while a backup ran, and its collector gave that up."""
+    there = _replica(repo, tmp_path / "there")
+    newest = repo.snapshots()[0].id
+    transaction = bytes.fromhex(newest)
+    there._unlocked.put(Kind.FATE, ids.fate_name(transaction), Fate(transaction, "abort", None, None))
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.copy(there)
+    assert [finding.subject for finding in caught.value.findings] == [newest]
+    assert load_history(there._unlocked).damaged == {}
+    assert [snapshot.id for snapshot in repo.compare(there).only_here] == [newest]
+
+
+def test_places_with_long_names_have_caches_of_their_own(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    places = [tmp_path / disk / "the-pharmacy-in-the-high-street/backup-repository" for disk in ("usb-a", "usb-b")]
+    for place in places:
+        place.parent.mkdir(parents=True)
+    one, two = (_replica(repo, place) for place in places)
+    repo.copy(one)
+    assert len(one.snapshots()) == 4
+    assert one._unlocked.state != two._unlocked.state
+    assert two.check().findings == ()
+
+
+def test_what_was_sent_before_a_collection_came_between_is_in_the_index(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _replica(repo, tmp_path / "there")
+    from pharmabackup.engine.carrying import Carrier
+
+    real, calls = Carrier._send, list[bytes]()
+
+    def send(self: Carrier, pack: bytes, size: int) -> bool:
+        calls.append(pack)
+        if len(calls) == 3:
+            raise pb.NotFound("It is gone.", kind="object", remedy="Look again.")
+        return real(self, pack, size)
+
+    monkeypatch.setattr(Carrier, "_send", send)
+    repo.copy(there)
+    assert there.check(read_data=1.0).findings == ()
+
+
+def test_marks_come_in_groups_and_what_keeps_comes_first(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.apply(repo.propose_forget(snapshots=repo.snapshots()[1:2]))
+    for snapshot in repo.snapshots():
+        repo.hold(snapshot, reason="incident 7")
+    there = _replica(repo, tmp_path / "there")
+    monkeypatch.setattr(copy_replica, "GROUP_RECORDS", 2)
+    repo.copy(there)
+    history = load_history(there._unlocked)
+    assert len(history.carriers) == 5
+    assert [said.mark.kind for said in history.said] == ["hold"] * 4 + ["forget"]
+    assert _alive(there) == _alive(repo)
+
+
+def test_a_copy_looks_at_the_history_a_few_times(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each snapshot, and a carry that brought many is read once."""
+    there = _replica(repo, tmp_path / "there")
+    loads: list[pb.Repository] = []
+    real = load_history
+
+    def load(*args: Any, **options: Any) -> History:
+        loads.append(repo)
+        return real(*args, **options)
+
+    for module in ("engine.history", "verbs.copy_replica"):
+        monkeypatch.setattr(f"pharmabackup.{module}.load_history", load)
+    monkeypatch.setattr(copy_replica, "GROUP_RECORDS", 2)
+    repo.copy(there)
+    assert len(loads) == 3  # both once, and what is shown
+    far = _replica(there, tmp_path / "far")
+    asked: list[str] = []
+    get = LocalStorage.get
+
+    def noted(self: LocalStorage, name: str, *, limit: int) -> bytes:
+        asked.append(name)
+        return get(self, name, limit=limit)
+
+    monkeypatch.setattr(LocalStorage, "get", noted)
+    there.copy(far)
+    carriers = {ids.fate_name(carrier) for carrier in load_history(there._unlocked).carriers}
+    assert sorted(name for name in asked if name in carriers) == sorted(carriers)
+
+
+def test_what_was_brought_is_verified_once(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.hold(repo.snapshots()[0], reason="incident 7")
+    there = _replica(repo, tmp_path / "there")
+    repo.copy(there)
+    before = [snapshot.to_dict() for snapshot in there.snapshots()]
+    opened: list[str] = []
+    real = Unlocked.open
+
+    def open_(self: Unlocked, kind: Kind, name: str, *rest: Any) -> Any:
+        opened.append(name)
+        return real(self, kind, name, *rest)
+
+    monkeypatch.setattr(Unlocked, "open", open_)
+    assert [snapshot.to_dict() for snapshot in there.snapshots()] == before
+    assert opened == []
+    assert len(load_history(there._unlocked, anew=True).committed) == 4
+    assert len(opened) == 1 + 4 + 1
+    ((carrier, _),) = load_history(there._unlocked).carriers.items()
+    (tmp_path / "there" / ids.fate_name(carrier)).unlink()
+    assert load_history(there._unlocked).vanished == [ids.fate_name(carrier)]
+
+
+def test_a_carry_that_brings_anything_else_is_told(tmp_path: Path, repo: pb.Repository) -> None:
+    there = _replica(repo, tmp_path / "there")
+    transaction, name = ids.new_id(), "collections/1/condemn"
+    there._unlocked.put(
+        Kind.CARRY, ids.fate_name(transaction), Carry(transaction, bytes(32), (Carried(name, b"", False),))
+    )
+    assert list(load_history(there._unlocked).damaged) == [f"{ids.fate_name(transaction)} ({name})"]
 
 
 def test_to_itself_or_as_a_reader_it_is_refused(tmp_path: Path, repo: pb.Repository) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import opening
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
+from pharmabackup.verbs.copy_across import origin
 from tests.trees import describe, sample
 from tests.verbs.faults import Dead, DyingStorage
 from tests.verbs.site import Site, stored
@@ -132,6 +134,33 @@ def test_holds_come_along_and_what_is_forgotten_does_not(tmp_path: Path, make_re
     assert [snapshot.held for snapshot in copied] == [None, "incident 7"]
     assert [snapshot.time for snapshot in copied] == [here.snapshots()[0].time, here.snapshots()[2].time]
     assert there.check(read_data=1.0).findings == ()
+
+
+def test_holds_that_are_said_later_come_too_and_once(tmp_path: Path, make_repo: MakeRepo) -> None:
+    site = Site(tmp_path / "documents")
+    here, there = make_repo(), make_repo()
+    site.change()
+    site.back_up(here)
+    here.copy(there)
+    here.hold(here.snapshot(), reason="incident 7")
+    for _ in range(2):
+        here.copy(there)
+        assert there.snapshot().held == "incident 7"
+        assert len(stored(there._unlocked.storage, "marks")) == 1
+    there.release(there.snapshot(), reason="closed there")
+    here.copy(there)
+    assert there.snapshot().held is None
+
+
+def test_a_source_says_what_it_likes_about_its_origin(tmp_path: Path, make_repo: MakeRepo) -> None:
+    (tmp_path / "documents").mkdir()
+    here, there = make_repo(), make_repo()
+    here.backup([pb.Files(tmp_path / "documents")])
+    here.copy(there)
+    record, original = there.snapshot()._committed.snapshot, bytes.fromhex(here.snapshot().id)
+    assert origin(record) == (bytes.fromhex(here.id), original)
+    for said in (None, "a", [], ["a", "b"], [["a"], {}], [b"a", b"b", b"c"]):
+        assert origin(replace(record, facts={"copied_from": said})) is None
 
 
 def test_what_could_not_be_backed_up_is_told_there_too(tmp_path: Path, make_repo: MakeRepo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,23 @@ def _readers(repo: pb.Repository) -> set[bytes]:
     return {wrap.recipient for wrapped in index.blocks.keys for wrap in wrapped.wraps}
 
 
+def test_who_has_read_before_learns_to_read_what_comes(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    with pb.Repository.open(tmp_path / "repository-0", FIRST) as reader:
+        site.all_restore(reader, tmp_path / "one")
+        repo.rotate(reason="a laptop was lost")
+        site.change()
+        site.back_up(repo)
+        site.all_restore(reader, tmp_path / "two")
+
+
+def test_who_stays_open_writes_for_the_new_keys(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    with pb.Repository.open(tmp_path / "repository-0", FIRST) as other:
+        other.rotate(reason="a laptop was lost")
+    site.change()
+    site.back_up(repo)
+    assert hashing.key_id(repo._unlocked.roster.generations[1].reader) in _readers(repo)
+
+
 def test_new_keys_after_another_passphrase_and_the_other_way_round(
     tmp_path: Path, repo: pb.Repository, site: Site
 ) -> None:
@@ -151,6 +169,72 @@ def test_keys_go_to_replicas(tmp_path: Path, repo: pb.Repository, site: Site) ->
     site.all_restore(there, tmp_path / "out")
     with pb.Repository.open(tmp_path / "there", SECOND) as other:
         site.all_restore(other, tmp_path / "again")
+
+
+def _dies_before_its_roster(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(enrolment, "change_roster", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            act()
+
+
+def test_keys_that_a_replica_has_and_nobody_uses_are_in_nobodys_way(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = pb.Repository.create(tmp_path / "there", FIRST, replica_of=repo)
+    _dies_before_its_roster(monkeypatch, lambda: there.rotate(reason="a laptop was lost"))
+    repo.rotate(reason="a laptop was lost")
+    repo.copy(there)
+    with pb.Repository.open(tmp_path / "there", FIRST) as again:
+        site.all_restore(again, tmp_path / "out")
+
+
+def test_an_enrolment_that_died_is_done_again(
+    tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(8):  # slots are tried in the order of their random ids
+        _dies_before_its_roster(monkeypatch, lambda: repo.enrol("owner", SECOND, name="Jaya Patel"))
+    _refused(tmp_path / "repository-0", SECOND)
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    _opens(tmp_path / "repository-0", FIRST, SECOND)
+
+
+@pytest.mark.parametrize("how", ["names", "signs", "garbage"])
+def test_a_keyring_that_somebody_put_there_locks_nobody_out(
+    tmp_path: Path, repo: pb.Repository, site: Site, how: str
+) -> None:
+    """Whoever may write to the storage knows from the roster whom to seal to."""
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    unlocked = repo._unlocked
+    keyring = replace(
+        enrolment.NextGeneration.make().keyring(unlocked, unlocked.slot, 0),
+        block_names=os.urandom(32),
+        signing=os.urandom(32) if how == "signs" else None,
+    )
+    before = set(stored(unlocked.storage, "keys"))
+    enrolment.put_keyring(unlocked, keyring, *enrolment.way_to(unlocked, unlocked.slot))
+    if how == "garbage":
+        (name,) = set(stored(unlocked.storage, "keys")) - before
+        path = tmp_path / "repository-0" / name
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pb.Repository.open(tmp_path / "repository-0", FIRST) as again:
+        site.change()
+        site.back_up(again)
+        again.rotate(reason="a laptop was lost")
+    with pb.Repository.open(tmp_path / "repository-0", SECOND) as other:
+        site.all_restore(other, tmp_path / "out")
+        assert other.check(read_data=1.0).findings == ()
+
+
+def test_a_repair_brings_keys_with_their_roster(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    there = pb.Repository.create(tmp_path / "there", FIRST, replica_of=repo)
+    there.rotate(reason="a laptop was lost")
+    repo.apply(repo.propose_repair(replicas=[there]))
+    with pb.Repository.open(tmp_path / "repository-0", FIRST) as again:
+        assert len(again._unlocked.roster.generations) == 2
+        site.all_restore(again, tmp_path / "out")
 
 
 def test_who_has_the_old_keyring_alone_is_told(

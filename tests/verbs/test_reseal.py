@@ -12,6 +12,8 @@ from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.engine import opening
 from pharmabackup.engine.packs import read_directory
+from pharmabackup.format.transaction import Intent
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import reseal
@@ -86,6 +88,23 @@ def test_batch_after_batch(tmp_path: Path, make_repo: MakeRepo, site: Site, time
     assert len([name for name in stored(repo._unlocked.storage, "collections") if name.endswith("done")]) == 4
     assert _opened_by(repo) == _newest(repo)
     site.all_restore(repo, tmp_path / "out")
+
+
+def test_what_is_in_use_is_told(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    unlocked = repo._unlocked
+    repo.rotate(reason="a laptop was lost")
+    proposal = repo.propose_reseal()
+    packs = [ids.hex_tail(name) or b"" for name in stored(unlocked.storage, "packs")]
+    transaction = ids.new_id()
+    intent = Intent(transaction, 0, "hold", b"".join(packs), 0)
+    unlocked.put(Kind.INTENT, ids.intent_name(transaction, 0), intent)
+    assert [finding.code for finding in repo.apply(proposal).findings] == ["packs-in-use"]
+    again = repo.propose_reseal()
+    assert not again.steps and [finding.code for finding in again.findings] == ["packs-in-use"]
+    assert _opened_by(repo) != _newest(repo)
 
 
 def test_a_damaged_pack_is_left_and_told(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
