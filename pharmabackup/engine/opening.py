@@ -161,7 +161,7 @@ def _unlock(
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find_keyrings, storage, repository, credential)
         from pharmabackup.engine.roster import read_rosters
-        from pharmabackup.engine.unlocked import Unlocked
+        from pharmabackup.engine.unlocked import Unlocked, check_keyring
 
         meanwhile()
         rosters = read_rosters(storage, repository)

@@ -77,7 +77,7 @@ def carry(data: bytes) -> object:
     found = wire.decode(data, Carry)
     assert wire.encode(wire.decode(wire.encode(found), Carry)) == wire.encode(found)
     known = history.History()
-    history._take_carried(cast("Any", Unsealed()), known, CARRIER, found, 0)
+    history._take_carried(cast("Any", Unsealed()), known, CARRIER, found, 0, {}, {})
     assert known.absent <= known.committed.keys()
     assert all(name.startswith(("snapshots/", "marks/")) for name in known.brought)
     assert len(known.brought) + len(known.damaged) <= len(found.items)
@@ -89,10 +89,17 @@ def carry(data: bytes) -> object:
 class Unsealed:
     """Opens records that nobody sealed or signed: as if an owner had."""
 
+    slot = SimpleNamespace(id=bytes(16), role="owner", domain=None)
+
     def open(self, kind: Kind, name: str, data: bytes, shape: type[Record]) -> SimpleNamespace:
         wire.check_header(data, kind)
-        slot = SimpleNamespace(id=bytes(16), role="owner", domain=None)
-        return SimpleNamespace(record=wire.decode(data[HEADER.size :], shape), slot=slot)
+        signed = wire.Signed(data[HEADER.size :], self.slot.id, 0, bytes(32), bytes(64))
+        return SimpleNamespace(signed=wire.encode(signed), **vars(self.statement(kind, name, signed, shape)))
+
+    def statement(
+        self, kind: Kind, name: str, signed: wire.Signed, shape: type[Record], *, verified: bool = True
+    ) -> SimpleNamespace:
+        return SimpleNamespace(record=wire.decode(signed.content, shape), slot=self.slot)
 
 
 def object_names(data: bytes) -> object:
