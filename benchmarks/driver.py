@@ -45,6 +45,7 @@ def main(verb: str, url: str, *arguments: str) -> None:
         elif verb == "prune":
             prune(repository, {int(day) for day in arguments})
         elif verb == "days":
+            pass_days(DELAY_DAYS)
             there = {day for day, found in by_day(repository).items() if not all(item.forgotten for item in found)}
             print(*sorted(there))
         else:

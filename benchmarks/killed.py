@@ -31,7 +31,9 @@ def resume(lab: Lab) -> None:
             tool = lab.open(kind)
             tool.init()
             warm(source.paths)
-            kill_at(tool, source, (whole.size() - empty) // 2)
+            if not was_killed_at(tool, source, (whole.size() - empty) // 2):
+                print(f"{tool.name} ended before it could be killed: there is too little data")
+                continue
             before = dict(objects(tool.repository))
             warm(source.paths)
             lab.measure("resume", tool, partial(tool.backup, source))
@@ -46,7 +48,7 @@ def resume(lab: Lab) -> None:
                 lab.restore_and_compare("", tool, source)
 
 
-def kill_at(tool: Tool, source: Source, size: int) -> None:
+def was_killed_at(tool: Tool, source: Source, size: int) -> bool:
     """Start a backup and kill it, so that it can do nothing about it, once the repository has grown by so much."""
     before = tool.size()
     with (tool.home / "killed.log").open("wb") as log:
@@ -65,8 +67,7 @@ def kill_at(tool: Tool, source: Source, size: int) -> None:
                 raise Failed(f"{tool.name} has not come to half of its backup")
             time.sleep(LOOK_S)
         process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
-            raise Failed(f"{tool.name} ended before it could be killed: {(tool.home / 'killed.log').read_text()}")
+        return process.wait() == -signal.SIGKILL
 
 
 def objects(repository: Path) -> list[tuple[str, tuple[int, int]]]:

@@ -132,16 +132,18 @@ def walk(top: Path) -> Iterator[str]:
         folders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                yield path
+            with contextlib.suppress(FileNotFoundError):  # a tool is at work, and has taken it away
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    yield path
 
 
 def usage_of(paths: Sequence[Path]) -> tuple[int, int]:
-    """Number of regular files and their bytes."""
+    """Number of regular files and their bytes, also while a tool is at work on them."""
     count = size = 0
     for top in paths:
         for path in walk(top):
-            count, size = count + 1, size + os.path.getsize(path)
+            with contextlib.suppress(FileNotFoundError):
+                count, size = count + 1, size + os.path.getsize(path)
     return count, size
 
 

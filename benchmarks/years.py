@@ -41,7 +41,7 @@ def kept_days(days: int) -> dict[int, str]:
         )
         for day in range(1, days + 1)
     )
-    reasons = kept(found, KEEP, UTC)
+    reasons = kept(found, [KEEP], UTC, to_ns(date_of(days + 1).replace(tzinfo=UTC)))
     return {int.from_bytes(day, "big"): reason.replace("newest", "daily") for day, reason in reasons.items()}
 
 

@@ -6,16 +6,14 @@ goes round, so memory does not depend on how much is backed up.
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 from array import array
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pharmabackup import compression
 from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
+from pharmabackup.engine.background import give_way
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PackWriter, block_id
 from pharmabackup.engine.unlocked import Unlocked
@@ -29,6 +27,7 @@ BLOCK_TARGET = 1 << 20
 BLOCK_CHUNKS = 1 << 14  # tiny files: a block is closed at this many chunks
 TRAILER_ROOM = 4 * BLOCK_CHUNKS + 4
 SEALERS = 2
+SEALERS_GIVE_WAY = 5  # to the thread that fills blocks: everything waits for that one
 BUFFERS = 8
 
 
@@ -108,7 +107,7 @@ class BlockWriter:
 
     def _work(self) -> None:
         """What each sealing thread does until it is told to end."""
-        _give_way()
+        give_way(SEALERS_GIVE_WAY)
         out = bytearray()
         while (job := self._jobs.get()) is not None:
             try:
@@ -159,14 +158,6 @@ class BlockWriter:
         for thread in self._threads:
             thread.join()
         self._threads = []
-
-
-def _give_way() -> None:
-    """Let the thread that fills blocks run first where processors are few: everything waits for that one."""
-    if sys.platform == "linux":  # elsewhere the call is about the whole process
-        with suppress(OSError):  # a sandbox may forbid it, and it only makes things faster
-            now = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, now + 5))
 
 
 def open_block(

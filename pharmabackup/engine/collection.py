@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
+from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.garbage import Garbage, Look, is_whole, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
@@ -74,12 +75,14 @@ def move(
     moved, table = Moved(), garbage.index.blocks
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
+    background = Background()
     try:
         for pack in sorted(packs, key=lambda pack: (garbage.modified[pack], pack)):  # neighbours stay neighbours
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                transplant(unlocked, pack, garbage.sizes[pack], wanted, unlocked, writers, anew=anew)
+                size = garbage.sizes[pack]
+                background.run(transplant, unlocked, pack, size, wanted, unlocked, writers, anew=anew)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
@@ -88,6 +91,7 @@ def move(
             entries += [written.entry for written in writer.finish()]
             moved.bytes += writer.bytes_written
     finally:
+        background.close()
         for writer in writers.values():
             writer.close()
     publish(unlocked, entries)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
+from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import History, sound_history
 from pharmabackup.engine.index import Index
@@ -71,7 +72,11 @@ class Garbage:
         Asked where a block lies twice, before one of the two may go: which of them is damaged is nowhere written.
         """
         if pack not in self._held:
-            self._held[pack] = held_blocks(unlocked, pack, self.sizes[pack])
+            background = Background()
+            try:
+                self._held[pack] = background.run(held_blocks, unlocked, pack, self.sizes[pack])
+            finally:
+                background.close()
         return block in self._held[pack]
 
     @property

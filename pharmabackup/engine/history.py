@@ -162,7 +162,8 @@ class History:
         }
 
     def _outcome(self, first: Said, who: bytes, events: list[Said]) -> tuple[set[bytes], int | None]:
-        stand: dict[bytes, bytes] = {}  # slot: its mark
+        stand: dict[bytes, Said] = {}  # the marks that do
+        undone: set[bytes | None] = set()
         ripe: int | None = None
         for item in events:
             if ripe is not None and item.time >= ripe:
@@ -170,14 +171,16 @@ class History:
             if item.mark.kind == "undo":
                 if item.mark.about == first.id:
                     return set(), None
-                stand = {slot: mark for slot, mark in stand.items() if mark != item.mark.about}
+                undone.add(item.mark.about)
             elif who in item.transactions:
-                stand.setdefault(item.slot.id, item.id)
-            if len(stand) < self.quorum:
-                ripe = None
-            elif ripe is None:
-                ripe = item.time + self.delay
-        return set(stand), ripe
+                stand[item.id] = item
+            slots: dict[bytes, int] = {}  # each with its earliest
+            for said in stand.values():
+                if said.id not in undone:
+                    slots.setdefault(said.slot.id, said.time)
+            enough = len(slots) >= self.quorum
+            ripe = sorted(slots.values())[self.quorum - 1] + self.delay if enough else None
+        return {said.slot.id for said in stand.values() if said.id not in undone}, ripe
 
     def newest(self) -> list[Committed]:
         """Everything committed, newest first by the storage's time; by sequence where that is equal."""
@@ -301,6 +304,9 @@ def _missing_heads(history: History) -> list[str]:
     """Transactions that others name as what came before them, and that are not there as they name them."""
     named = {(head.transaction, head.hash) for item in history.committed.values() for head in item.snapshot.heads}
     there = {(item.transaction, item.hash) for item in history.committed.values()}
+    heads = {ids.fate_name(transaction) for transaction, _ in named}
+    if any(name.startswith("snapshots/") for name in set(history.damaged) - heads):
+        return []  # it may be a carry that brought them: they are not missing but damaged
     names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
 

@@ -159,18 +159,27 @@ def wrong_passphrase() -> WrongCredential:
 def open_all(repository: bytes, sealed: list[SealedKeyring], stretched: Stretched) -> Keyring | None:
     """A slot's keys: those of all its keyrings that one credential opens, the newest first in the list. Damaged.
 
-    Who gives a slot new keys does not know all that it holds, so that later keyrings may only add.
+    Who gives a slot new keys does not know all that it holds, so that later keyrings may only add. And whoever can
+    read the roster can seal one: what the roster does not prove is taken only from those that hold the signing key.
     """
     key_ids = stretched.key_ids
     opened = [stretched.open(repository, item) for item in sealed if item.key_id in key_ids]
-    return reduce(_merged, opened) if opened else None
+    if not opened:
+        return None
+    signing = next((item.signing for item in opened if item.signing is not None), None)
+    vouched = [item for item in opened if item.signing == signing]
+    if len({item.block_names for item in vouched}) > 1:
+        raise wire.malformed("keyring", "it contradicts another one of its slot")
+    naming = dict.fromkeys(item for keyring in reversed(vouched) for item in keyring.naming)
+    if len(naming) > len({item.domain for item in naming}):
+        raise wire.malformed("keyring", "it contradicts another one of its slot")
+    added = reduce(_merged, opened)
+    return replace(added, signing=signing, naming=tuple(naming), block_names=vouched[0].block_names)
 
 
 def _merged(newer: Keyring, older: Keyring) -> Keyring:
     return replace(
         newer,
-        signing=newer.signing or older.signing,
-        naming=(*older.naming, *(item for item in newer.naming if item not in older.naming)),
         catalogue=(*older.catalogue, *(item for item in newer.catalogue if item not in older.catalogue)),
         readers=(*older.readers, *(item for item in newer.readers if item not in older.readers)),
     )

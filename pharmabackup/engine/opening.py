@@ -159,9 +159,8 @@ def _unlock(
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find_keyring, storage, repository, credential)
         from pharmabackup.crypto.hashing import key_id
-        from pharmabackup.crypto.signatures import SigningKey
         from pharmabackup.engine.roster import read_rosters
-        from pharmabackup.engine.unlocked import Unlocked
+        from pharmabackup.engine.unlocked import Unlocked, check_keyring
 
         meanwhile()
         rosters = read_rosters(storage, repository)
@@ -173,10 +172,7 @@ def _unlock(
     current = None if slot.recipient is None else key_id(slot.recipient)
     if current in found.sealed_to and current not in found.stretched.key_ids:
         raise wrong_passphrase()  # it was changed since
-    if slot.role != keyring.role or (
-        keyring.signing is not None and SigningKey(keyring.signing).public != slot.signing
-    ):
-        raise Damaged("A keyring is not that of its slot.", kind="keys", remedy="Restore from another location.")
+    check_keyring(keyring, slot)
     if slot.revoked is not None:
         raise WrongCredential(
             f"This credential was revoked ({slot.revoked.reason}).",

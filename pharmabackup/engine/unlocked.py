@@ -60,6 +60,13 @@ class Statement(Generic[R]):
     slot: Slot
 
 
+def check_keyring(keyring: Keyring, slot: Slot) -> None:
+    """Damaged when a keyring that was opened is not that of its slot in the roster."""
+    signs = keyring.signing is None or signatures.SigningKey(keyring.signing).public == slot.signing
+    if slot.role != keyring.role or not signs:
+        raise Damaged("A keyring is not that of its slot.", kind="keys", remedy="Restore from another location.")
+
+
 @dataclass(slots=True)
 class Unlocked:
     """What an open repository holds in memory. Verbs take this, never `Repository`."""
@@ -90,6 +97,9 @@ class Unlocked:
         sealed = [read_sealed(self.storage, slot, n) for n in reversed(keyring_numbers(self.storage).get(slot, []))]
         keyring = open_all(self.repository, sealed, self.stretched)
         if keyring is not None:
+            for of_roster in rosters.newest.slots:
+                if of_roster.id == keyring.slot:
+                    check_keyring(keyring, of_roster)
             self.keyring = keyring
             self._take_keys()
         self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes

@@ -85,6 +85,26 @@ def _build(base: Path) -> Built:
 KINDS = {"packs": "pack", "index": "index", "intents": "intent", "snapshots": "snapshot"}
 
 
+@pytest.fixture(scope="session")
+def replica(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """What it was copied to: first the first snapshots, then the others."""
+    base = tmp_path_factory.mktemp("replica")
+    made = Built(base / "replica", dict(built.content))
+    with (
+        pb.Repository.open(built.path, PASSPHRASE, state_dir=base / "state") as one,
+        pb.Repository.create(made.path, PASSPHRASE, state_dir=base / "state-2", replica_of=one) as two,
+    ):
+        oldest_first = one.snapshots()[::-1]
+        for turn, chosen in (("first", oldest_first[:2]), ("second", oldest_first[2:])):
+            known = _names(made.path)
+            one.copy(two, snapshots=chosen)
+            kind = f"carry {turn}"
+            (made.objects[kind],) = (name for name in _names(made.path) - known if name.startswith("snapshots/"))
+            middle = os.stat(_object(made, kind)).st_size // 2
+            made.regions[kind] = dict(SIGNED) | {"ciphertext middle": middle}
+    return made
+
+
 def _find_regions(made: Built, repo: pb.Repository) -> None:
     for kind in made.objects:
         made.regions[kind] = dict(SIGNED) | {"ciphertext middle": os.stat(_object(made, kind)).st_size // 2}
@@ -222,6 +242,8 @@ def _kind(made: Built, subject: str) -> str:
     for kind, name in made.objects.items():
         if subject in (name, name.rpartition("/")[2]):
             return kind
+    if subject.startswith("snapshots/") and subject.rpartition("/")[2] in made.content:
+        return "what it brought"
     return "snapshot of pmr" if subject in made.content else subject
 
 
@@ -271,6 +293,17 @@ TABLE: list[Row] = [
     ("mark", SEALED + CHANGED, "same", ["mark-damaged critical it"]),
     ("mark", ["missing"], "same", []),
 ]  # fmt: skip
+BROUGHT = "history-forked critical what it brought"
+CARRIED: list[Row] = [
+    ("carry first", SEALED + CHANGED, "same", IT),  # what the other brought names it: damaged, not missing
+    ("carry first", ["missing"], "Damaged history-forked", [BROUGHT]),
+    ("carry second", SEALED + CHANGED, "older", IT),
+    ("carry second", ["missing"], "older", []),
+]
+CARRIED_SEEN: list[Row] = [
+    ("carry first", ["missing"], "Damaged history-forked", FORKED),
+    ("carry second", ["missing"], "Damaged history-forked", FORKED),
+]
 SEEN: list[Row] = [
     ("snapshot first", ["missing"], "Damaged history-forked", FORKED),
     ("snapshot second", ["missing"], "Damaged history-forked", FORKED),
@@ -298,6 +331,20 @@ def test_damage_after_this_machine_has_seen_it(
     built: Built, tmp_path: Path, kind: str, region: str, word: str, found: list[str]
 ) -> None:
     assert _judge(built, kind, region, tmp_path, seen=True) == (word, found)
+
+
+@pytest.mark.parametrize(("kind", "region", "word", "found"), _cases(CARRIED))
+def test_damage_of_what_a_copy_brought(
+    replica: Built, tmp_path: Path, kind: str, region: str, word: str, found: list[str]
+) -> None:
+    assert _judge(replica, kind, region, tmp_path, seen=False) == (word, found)
+
+
+@pytest.mark.parametrize(("kind", "region", "word", "found"), _cases(CARRIED_SEEN))
+def test_damage_of_what_a_copy_brought_after_this_machine_has_seen_it(
+    replica: Built, tmp_path: Path, kind: str, region: str, word: str, found: list[str]
+) -> None:
+    assert _judge(replica, kind, region, tmp_path, seen=True) == (word, found)
 
 
 @pytest.mark.parametrize("region", ["ciphertext middle", "half"])

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pharmabackup as pb
 from pharmabackup import compression
-from pharmabackup.engine import blocks, readahead
+from pharmabackup.engine import blocks, collection, readahead
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.transaction import Transaction, survey
 
@@ -197,3 +198,24 @@ def test_threads_that_seal_give_way_and_no_other_does(
     make_repo().backup([pb.Files(documents)])
     assert found == {min(19, own + 5)}
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a priority is the whole process's")
+def test_what_a_collection_moves_gives_way_to_writers(
+    documents: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = collection.transplant, set[int]()
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def transplant(*arguments: Any, **named: Any) -> None:
+        found.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        real(*arguments, **named)
+
+    monkeypatch.setattr(collection, "transplant", transplant)
+    repo = make_repo()
+    repo.backup([pb.Files(documents)])
+    repo.rotate(reason="so that there is something to move")
+    repo.apply(repo.propose_reseal())
+    assert found == {19}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-background")]

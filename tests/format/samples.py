@@ -68,6 +68,8 @@ SNAPSHOT = transaction.Snapshot(
 )
 FATE = transaction.Fate(ID, "commit", HASH, SNAPSHOT)
 ABORT = transaction.Fate(ID, "abort", None, None)
+CARRIED = transaction.Carried("snapshots/" + ID.hex(), b"stored", True)
+CARRY = transaction.Carry(ID, HASH, (CARRIED, transaction.Carried("marks/" + ID.hex(), b"", False)))
 CONDEMN = transaction.Condemn(1, HASH, ID, ID)
 EXECUTE = transaction.Execute(1, HASH, HASH)
 DONE = transaction.Done(1)
@@ -89,12 +91,12 @@ FOLDER = manifest.Folder(
 )
 
 TOP: tuple[Record, ...] = (
-    *(ROSTER, SIGNED_ROSTER, SEALED_KEYRING, KEYRING, DIRECTORY, SEGMENT, SIGNED, INTENT, FATE, ABORT),
+    *(ROSTER, SIGNED_ROSTER, SEALED_KEYRING, KEYRING, DIRECTORY, SEGMENT, SIGNED, INTENT, FATE, ABORT, CARRY),
     *(CONDEMN, EXECUTE, DONE, MARK, AUDIT, FINDING, FOLDER),
 )
 PARTS: tuple[Record, ...] = (
     *(REVOKED, SLOT, DOMAIN, GENERATION, KEEP, POLICY, CHUNKER, ARGON, NAMING, CATALOGUE, READER),
-    *(WRAP, WRAPPED, BLOCK, RECIPE, ENTRY, REF, HEAD, FINDINGS, SNAPSHOT, EXTRA),
+    *(WRAP, WRAPPED, BLOCK, RECIPE, ENTRY, REF, HEAD, FINDINGS, SNAPSHOT, CARRIED, EXTRA),
 )
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pharmabackup.compression import compress, decompress
 from pharmabackup.crypto import hashing, signatures
-from pharmabackup.crypto.recipients import PrivateKey
+from pharmabackup.crypto.recipients import SECRET_SIZE, PrivateKey
 from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
 from pharmabackup.errors import Damaged, Unsupported
 from pharmabackup.format import block, pack, wire
@@ -107,6 +107,13 @@ def test_derived_keys_and_names() -> None:
     assert hashing.key_id(B["reader_public"]) == B["reader_key_id"]
 
 
+def test_the_key_pair_of_a_passphrase() -> None:
+    secret = hashing.derive("recipient", B["key"], SECRET_SIZE)
+    assert (secret, len(secret)) == (B["recipient_secret"], 96)
+    assert PrivateKey(secret).public.raw == B["recipient_public"]
+    assert hashing.key_id(B["recipient_public"]) == B["recipient_key_id"]
+
+
 def test_the_sealed_block() -> None:
     context = wire.block_context(B["repository"], Kind.DATA_BLOCK, B["key_id"], B["block_id"])
     assert (context, len(context)) == (B["block_associated_data"], 111)
@@ -186,7 +193,7 @@ def test_the_text_has_these_very_values() -> None:
         "signing_seed",
         "roster_hash",
     )
-    elsewhere = ("reader_secret", "reader_public", "wrap_info", "wrapped_key", "directory")
+    elsewhere = ("recipient_public", "reader_secret", "reader_public", "wrap_info", "wrapped_key", "directory")
     elsewhere += ("record_associated_data", "names_associated_data")
     for name, value in B.items():
         if name not in apart + elsewhere:
@@ -195,7 +202,7 @@ def test_the_text_has_these_very_values() -> None:
     for size, padded in V["padme"]:
         assert f"{size}→{padded}" in text
     for purpose in re.findall(r"`pharmabackup/1 ([a-z ]+)` \|", text):
-        assert purpose in ("key id", "data names", "manifest names", "recipe names", "chunker seed")
+        assert purpose in ("key id", "data names", "manifest names", "recipe names", "chunker seed", "recipient")
 
 
 def test_a_wrapped_key_opened_by_the_text_alone() -> None:

@@ -1,4 +1,4 @@
-"""What is parsed outside of `format`: packs' ends, rosters, keyrings, names of objects and of files."""
+"""What is parsed outside of `format`: packs' ends, rosters, keyrings, carries, names of objects and of files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pharmabackup import ids
-from pharmabackup.engine import keyrings, roster
+from pharmabackup.engine import history, keyrings, roster
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.packs import directory_range
 from pharmabackup.engine.target_names import distinct_name, folded, original_name, portable_name
 from pharmabackup.errors import Damaged, InvalidInput
 from pharmabackup.format import keys, manifest, wire
 from pharmabackup.format.repository import check_features
-from pharmabackup.format.transaction import Condemn, Execute
-from pharmabackup.format.wire import HEADER, Kind
+from pharmabackup.format.transaction import Carry, Condemn, Execute
+from pharmabackup.format.wire import HEADER, Kind, Record
 from pharmabackup.patterns import compile_patterns
 from pharmabackup.storage.base import checked
 from tests.fuzz import changes, seeds
 
-SLOT = "11" * 16
+SLOT, CARRIER = "11" * 16, "snapshots/" + "77" * 16
 PATTERNS = ("*.tmp", "a/**", "**/x", "[!a-z]?*", "a*b*c*d", "scans/20[0-9][0-9]/*.tif")
 MATCHES = [compile_patterns([pattern], below=below, backslash=False) for pattern in PATTERNS for below in (0, 1)]
 
@@ -66,10 +66,33 @@ def features(data: bytes) -> object:
 
 
 def sealed_keyring(data: bytes) -> object:
-    found = keyrings.read_sealed(cast("Any", OneObject(data)), f"keys/{SLOT}/0", SLOT)
+    found = keyrings.read_sealed(cast("Any", OneObject(data)), SLOT, 0)
     assert wire.decode(wire.encode(found), keys.SealedKeyring) == found
     assert data[: HEADER.size] == wire.header(Kind.KEYRING)
     return found
+
+
+def carry(data: bytes) -> object:
+    """A carry with what it brings, of which all counts whose bytes are those of a record: seals are left out here."""
+    found = wire.decode(data, Carry)
+    assert wire.encode(wire.decode(wire.encode(found), Carry)) == wire.encode(found)
+    known = history.History()
+    history._take_carried(cast("Any", Unsealed()), known, CARRIER, found, 0)
+    assert known.absent <= known.committed.keys()
+    assert all(name.startswith(("snapshots/", "marks/")) for name in known.brought)
+    assert len(known.brought) + len(known.damaged) <= len(found.items)
+    assert known.brought.keys() <= {item.name for item in found.items}
+    known.gone(1 << 60)
+    return found
+
+
+class Unsealed:
+    """Opens records that nobody sealed or signed: as if an owner had."""
+
+    def open(self, kind: Kind, name: str, data: bytes, shape: type[Record]) -> SimpleNamespace:
+        wire.check_header(data, kind)
+        slot = SimpleNamespace(id=bytes(16), role="owner", domain=None)
+        return SimpleNamespace(record=wire.decode(data[HEADER.size :], shape), slot=slot)
 
 
 def object_names(data: bytes) -> object:
@@ -123,6 +146,7 @@ AROUND: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...], changes.Ch
     "roster": (first_roster, seeds.ROSTERS, changes.after(HEADER.size, changes.of_record)),
     "features": (features, seeds.FEATURES, changes.of_record),
     "keyring": (sealed_keyring, seeds.KEYRINGS, changes.after(HEADER.size, changes.of_record)),
+    "carry": (carry, seeds.CARRIES, changes.of_record),
     "object-names": (object_names, seeds.OBJECT_NAMES, changes.of_bytes),
     "file-names": (file_names, seeds.FILE_NAMES, changes.of_bytes),
 }

@@ -10,7 +10,7 @@ import msgspec
 from pharmabackup import compression
 from pharmabackup.crypto import signatures
 from pharmabackup.engine import roster
-from pharmabackup.format import block, index, keys, manifest, pack, recipe, wire
+from pharmabackup.format import block, index, keys, manifest, pack, recipe, transaction, wire
 from pharmabackup.format.manifest import Extra, ExtraField, FrameType
 from pharmabackup.format.repository import RepositoryRecord, encode_repository
 from pharmabackup.format.wire import Kind, Record
@@ -99,7 +99,7 @@ HEADERS = tuple(bytes((i,)) + wire.header(kind) for i, kind in enumerate(Kind))
 PADDED = tuple(wire.pad(item) for item in _CONTENTS)
 OPENED = tuple(
     wire.pad(compression.compress(wire.encode(wire.Signed(wire.encode(item), s.ID, 3, s.HASH, s.SIGNATURE)), 3))
-    for item in (s.FATE, s.ABORT, s.MARK, s.DIRECTORY)
+    for item in (s.FATE, s.ABORT, s.CARRY, s.MARK, s.DIRECTORY)
 )
 REPOSITORIES = (
     encode_repository(RepositoryRecord(pharmabackup=1, id="ab" * 32)),
@@ -118,6 +118,19 @@ def _first_roster() -> bytes:
     return wire.header(Kind.ROSTER) + wire.encode(keys.SignedRoster(content, s.ID, signature))
 
 
+def _carried(record: transaction.Fate | transaction.Mark, *, gone: bool = False) -> transaction.Carried:
+    kind, folder = (Kind.FATE, "snapshots") if isinstance(record, transaction.Fate) else (Kind.MARK, "marks")
+    return transaction.Carried(f"{folder}/{s.ID.hex()}", wire.header(kind) + wire.encode(record), gone)
+
+
+CARRIES = tuple(
+    wire.encode(transaction.Carry(b"\x77" * 16, s.HASH, items))
+    for items in (
+        (_carried(s.FATE), _carried(s.MARK)),
+        (_carried(s.FATE, gone=True), _carried(s.FATE)),
+        (_carried(s.ABORT), *s.CARRY.items),
+    )
+)
 ROSTERS = (_first_roster(),)
 FEATURES = (wire.encode(s.ROSTER), wire.encode(msgspec.structs.replace(s.ROSTER, features=())))
 KEYRINGS = tuple(

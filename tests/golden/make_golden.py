@@ -1,7 +1,9 @@
-"""Makes the golden repositories again: `python -m tests.golden.make_golden`. They are committed; later versions
-must always open them, so they are made again only when the format has not been released yet.
+"""Makes a golden repository again: `python -m tests.golden.make_golden v1-replica`. They are committed; later
+versions must always open them, so they are made again only when the format has not been released yet.
 
-v1.tar.gz holds the repository, v1.json what each of its snapshots must restore to.
+v1.tar.gz holds the repository, v1.json what each of its snapshots must restore to; the same of v1-replica, which was
+copied to and collected, and whose keys and passphrases have changed. v1 is of the format's first day, before there
+was a second way to seal keyrings (docs/format.md, §8), and is not made again.
 """
 
 from __future__ import annotations
@@ -13,18 +15,23 @@ import os
 import random
 import sqlite3
 import stat
+import sys
 import tarfile
 import tempfile
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from unittest import mock
 
 import pharmabackup as pb
+from pharmabackup import clock
+from pharmabackup.engine import collection
 
 HERE = Path(__file__).parent
 PASSPHRASE = "correct horse battery staple"
 TIME = 1_700_000_000_123_456_789
 ROWS = {"patient": 200}
+DAY_NS = 86400 * 10**9
 
 
 def content(seed: int, size: int) -> bytes:
@@ -128,9 +135,7 @@ def make() -> None:
                 snapshots.append(facts)
             _compare(snapshots[3]["content"], listing(root))
             expected["snapshots"] = snapshots
-        with tarfile.open(HERE / "v1.tar.gz", "w:gz", compresslevel=9) as archive:
-            archive.add(path, "v1")
-        (HERE / "v1.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n", "utf-8")
+        _keep(path, expected)
 
 
 def _compare(restored: object, source: object) -> None:
@@ -160,5 +165,100 @@ def _incomplete(repo: pb.Repository, base: Path) -> pb.Snapshot | None:
     raise AssertionError("the backup was not incomplete")
 
 
+# ---------------------------------------------------------------- v1-replica
+
+CHANGED, SECOND = "quite another passphrase", "the passphrase of a second owner"
+
+
+def make_replica() -> None:
+    """Snapshots of six days, in two replicas.
+
+    One: days 1 to 4, with new keys on day 2. Day 1 is forgotten and collected, day 2 held, day 3 forgotten and called
+    back. The owner's passphrase is changed, and all is copied to the other: day 1 without content. That one is kept:
+    new keys again, days 5 and 6, and day 5 is forgotten and collected.
+    """
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mock.patch.multiple("pharmabackup.crypto.passphrases", MEMORY_KIB=64, ITERATIONS=1),
+    ):
+        base = Path(name)
+        root, path = base / "documents", base / "v1-replica"
+        root.mkdir()
+        made: list[pb.Snapshot] = []
+        sources: list[dict[str, dict[str, object]]] = []
+
+        def back_up(repo: pb.Repository) -> pb.Snapshot:
+            day = len(made) + 1
+            (root / "anew").write_bytes(content(10 + day, 4000))
+            if day == 2:
+                (root / "from then on").write_bytes(content(3, 2000))
+            _set_times(root)
+            snapshot = repo.backup([pb.Files(root)], reason=f"day {day}").datasets["documents"].snapshot
+            assert snapshot is not None
+            made.append(snapshot)
+            sources.append(listing(root))
+            return snapshot
+
+        owner = pb.Passphrase(PASSPHRASE)
+        with pb.Repository.create(base / "one", owner, state_dir=base / "state-1") as one:
+            one.enrol("owner", pb.Passphrase(SECOND), name="second")
+            first = back_up(one)
+            one.rotate(reason="a laptop was lost")
+            second, third, _ = back_up(one), back_up(one), back_up(one)
+            one.hold(second, reason="incident 7")
+            _forget_and_collect(one, first)
+            one.apply(one.propose_forget(snapshots=[third]))
+            one.recall(third, reason="needed")
+            one.change_passphrase(pb.Passphrase(CHANGED))
+            owner = pb.Passphrase(CHANGED)
+            with pb.Repository.create(path, owner, state_dir=base / "state-2", replica_of=one) as two:
+                one.copy(two)
+                two.rotate(reason="another laptop was lost")
+                fifth = back_up(two)
+                back_up(two)
+                _forget_and_collect(two, fifth)
+                said = {snapshot.id: snapshot for snapshot in two.snapshots()}
+                snapshots = []
+                for number, snapshot in enumerate(made):
+                    facts = said[snapshot.id].to_dict()
+                    for changing in ("verified", "forget_at"):
+                        facts.pop(changing)
+                    facts["content"] = None
+                    if not facts["forgotten"]:
+                        two.restore(base / f"out-{number}", snapshots=[said[snapshot.id]])
+                        facts["content"] = listing(base / f"out-{number}" / "documents")
+                        _compare(facts["content"], sources[number])
+                    snapshots.append(facts)
+        _compare([facts["forgotten"] for facts in snapshots], [True, False, False, False, True, False])
+        expected = {"passphrases": [CHANGED, SECOND], "old passphrase": PASSPHRASE, "snapshots": snapshots}
+        _keep(path, expected)
+
+
+def _forget_and_collect(repo: pb.Repository, snapshot: pb.Snapshot) -> None:
+    repo.apply(repo.propose_forget(snapshots=[snapshot]))
+    with _two_weeks_later():
+        repo.apply(repo.propose_prune())
+
+
+@contextmanager
+def _two_weeks_later() -> Iterator[None]:
+    now, storage_now, ahead = clock.now_ns, collection.storage_now, 15 * DAY_NS
+    with (
+        mock.patch("pharmabackup.engine.history.now_ns", lambda: now() + ahead),
+        mock.patch("pharmabackup.verbs.standing.now_ns", lambda: now() + ahead),
+        mock.patch("pharmabackup.verbs.prune.storage_now", lambda unlocked: storage_now(unlocked) + ahead),
+    ):
+        yield
+
+
+def _keep(path: Path, expected: dict[str, object]) -> None:
+    with tarfile.open(HERE / f"{path.name}.tar.gz", "w:gz", compresslevel=9) as archive:
+        archive.add(path, path.name)
+    (HERE / f"{path.name}.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+MAKERS: dict[str, Callable[[], None]] = {"v1": make, "v1-replica": make_replica}
+
 if __name__ == "__main__":
-    make()
+    for wanted in sys.argv[1:]:
+        MAKERS[wanted]()

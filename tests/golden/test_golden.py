@@ -18,23 +18,32 @@ from tests.golden.make_golden import listing
 
 HERE = Path(__file__).parent
 V1: dict[str, Any] = json.loads((HERE / "v1.json").read_text("utf-8"))
+REPLICA: dict[str, Any] = json.loads((HERE / "v1-replica.json").read_text("utf-8"))
 DAMAGED: dict[str, Any] = json.loads((HERE / "damaged" / "expected.json").read_text("utf-8"))
 PASSPHRASE = pb.Passphrase(V1["passphrase"])
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its names and attributes are those of Linux")
 
 
+def _unpacked(name: str, tmp_path: Path) -> Path:
+    with tarfile.open(HERE / f"{name}.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / name
+
+
 @pytest.fixture
 def golden(tmp_path: Path) -> Path:
-    with tarfile.open(HERE / "v1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "v1"
+    return _unpacked("v1", tmp_path)
 
 
-def test_every_snapshot_is_listed(golden: Path) -> None:
-    with pb.Repository.open(golden, PASSPHRASE) as repo:
-        have = {snapshot.id: snapshot.to_dict() for snapshot in repo.snapshots()}
-    for snapshot in V1["snapshots"]:
+@pytest.fixture
+def replica(tmp_path: Path) -> Path:
+    return _unpacked("v1-replica", tmp_path)
+
+
+def _all_are_listed(repo: pb.Repository, snapshots: list[dict[str, Any]]) -> None:
+    have = {snapshot.id: snapshot.to_dict() for snapshot in repo.snapshots()}
+    for snapshot in snapshots:
         facts = have.pop(snapshot["id"])
         assert {name: facts[name] for name in snapshot if name != "content"} == {
             name: value for name, value in snapshot.items() if name != "content"
@@ -42,25 +51,51 @@ def test_every_snapshot_is_listed(golden: Path) -> None:
     assert have == {}
 
 
-@pytest.mark.parametrize("number", range(len(V1["snapshots"])))
-def test_every_snapshot_restores(golden: Path, tmp_path: Path, number: int) -> None:
-    expected = V1["snapshots"][number]
-    with pb.Repository.open(golden, PASSPHRASE) as repo:
-        snapshot = repo.snapshot(id=expected["id"])
-        repo.restore(tmp_path / "out", snapshots=[snapshot])
-        for path, facts in expected["content"].items():
-            if facts["kind"] == "file" and "\\x" not in path:
-                with snapshot.open(path) as file:
-                    assert hashlib.sha256(file.read()).hexdigest() == facts["sha256"]
-    found = listing(tmp_path / "out" / expected["dataset"])
+def _restores(repo: pb.Repository, expected: dict[str, Any], out: Path) -> None:
+    snapshot = repo.snapshot(id=expected["id"])
+    repo.restore(out, snapshots=[snapshot])
+    for path, facts in expected["content"].items():
+        if facts["kind"] == "file" and "\\x" not in path:
+            with snapshot.open(path) as file:
+                assert hashlib.sha256(file.read()).hexdigest() == facts["sha256"]
+    found = listing(out / expected["dataset"])
     assert found.keys() == expected["content"].keys()
     for path, facts in expected["content"].items():
         assert found[path] == facts, path
 
 
+def test_every_snapshot_is_listed(golden: Path) -> None:
+    with pb.Repository.open(golden, PASSPHRASE) as repo:
+        _all_are_listed(repo, V1["snapshots"])
+
+
+@pytest.mark.parametrize("number", range(len(V1["snapshots"])))
+def test_every_snapshot_restores(golden: Path, tmp_path: Path, number: int) -> None:
+    with pb.Repository.open(golden, PASSPHRASE) as repo:
+        _restores(repo, V1["snapshots"][number], tmp_path / "out")
+
+
 def test_it_is_sound(golden: Path) -> None:
     with pb.Repository.open(golden, PASSPHRASE) as repo:
         assert repo.check(read_data=1.0).findings == ()
+
+
+# ---------------------------------------------------------------- a replica, its keys changed, collected
+
+
+@pytest.mark.parametrize("passphrase", REPLICA["passphrases"])
+def test_the_replica(replica: Path, tmp_path: Path, passphrase: str) -> None:
+    with pb.Repository.open(replica, pb.Passphrase(passphrase)) as repo:
+        _all_are_listed(repo, REPLICA["snapshots"])
+        for expected in REPLICA["snapshots"]:
+            if expected["content"] is not None:
+                _restores(repo, expected, tmp_path / expected["id"])
+        assert repo.check(read_data=1.0).findings == ()
+
+
+def test_the_replicas_old_passphrase(replica: Path) -> None:
+    with pytest.raises(pb.WrongCredential):
+        pb.Repository.open(replica, pb.Passphrase(REPLICA["old passphrase"]))
 
 
 # ---------------------------------------------------------------- damaged

@@ -12,18 +12,18 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from tests.reader import wire
+from tests.reader.keys import HEX32
 from tests.reader.manifest import Entry, Walk, column, extents_of
-from tests.reader.records import HEX32, Records
+from tests.reader.records import Records
 from tests.reader.wire import Refused, blake3, header, key_id, require, sha256, unframe, unpack, unseal
 
 
 class Reader(Records):
-    def __init__(self, folder: Path, passphrase: str) -> None:
-        super().__init__(folder, passphrase)
+    def refresh(self) -> None:
+        super().refresh()
         self._load_index()
         self._pack = lru_cache(4)(self._read_pack)
         self._block = lru_cache(16)(self._read_block)
@@ -145,8 +145,8 @@ class Reader(Records):
     # ------------------------------------------------------------ snapshots and files (§17 to §19)
 
     def snapshots(self) -> dict[str, Any]:
-        """Committed and not forgotten, oldest first."""
-        left = [item for item in self.fates.items() if item[0] not in self.forgotten]
+        """Committed and not gone, oldest first."""
+        left = [item for item in self.fates.items() if item[0] not in self.gone]
         return dict(sorted(left, key=lambda item: (item[1].time, item[1].sequence)))
 
     def _chunks(self, refs: list[Any], kind: int, domain: bytes) -> Iterator[bytes]:

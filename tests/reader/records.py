@@ -1,77 +1,55 @@
-"""A repository's signed records, rosters and keyring: sections 2 and 5 to 8, 13 to 16 of docs/format.md."""
+"""A repository's signed records: sections 5 and 13 to 16 of docs/format.md."""
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 import time
-import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from tests.reader import marks, wire
+from tests.reader.keys import HEX16, NUMBER, Keys
+from tests.reader.wire import Newer, Refused, header, require, sha256, unframe, unpack, unseal
 
-from tests.reader import wire
-from tests.reader.wire import FORMAT, Newer, Refused, header, key_id, require, sha256, unframe, unpack, unseal
-
-NUMBER, HEX16, HEX32 = "(0|[1-9][0-9]{0,17})", "([0-9a-f]{32})", "([0-9a-f]{64})"
-LIMITS = {"repository": 2**16, "roster": 2**24 + 4096, "keys": 2**20 + 4096, "snapshots": 2**26, "marks": 2**26}
 WRITERS, CARERS = {"device", "maintainer", "owner"}, {"maintainer", "owner"}
 EVERYBODY = WRITERS | {"restorer", "auditor"}
 
 
-class Records:
+class Stored(NamedTuple):
+    """A fate or mark that is whole, where it was found, and when that came by the storage's clock (ns)."""
+
+    record: Any
+    slot: Any
+    hash: bytes
+    time: int
+
+
+class Records(Keys):
     """A repository that was opened: everything but packs and their index."""
 
     def __init__(self, folder: Path, passphrase: str) -> None:
-        self.folder = folder
-        self.ignored: list[str] = []
-        self._load_repository()
-        self._load_rosters()
-        self._load_keyring(passphrase)
+        super().__init__(folder, passphrase)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read again what storage holds now."""
+        self.ignored.clear()
+        self.replaced: list[str] = []  # damaged here, and brought whole by a carry
+        self.spoilt: list[str] = []  # damaged in a carry
         self._load_collections()
-        self.fates = self._load_fates()
-        self.forgotten = self._load_marks()
+        self._load_fates_and_marks()
+        self.fates = self._committed()
+        self.gone = self._gone()
         self._load_the_rest()
 
-    # ------------------------------------------------------------ objects and records (§2, §5)
-
-    def _get(self, name: str) -> bytes:
-        path = self.folder / name
-        require(path.is_file(), f"{name} is missing")
-        limit = LIMITS.get(name.split("/")[0], 2**28)
-        require(path.stat().st_size <= limit, f"{name} is too large")
-        return path.read_bytes()
-
-    def _list(self, folder: str, pattern: str, strict: bool = False) -> list[re.Match[str]]:
-        """Names of objects below a folder that are of the repository; §2: of the others, some stop the reader."""
-        found = []
-        for path in sorted((self.folder / folder).rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and re.fullmatch("[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*", name):
-                match = re.fullmatch(folder + "/" + pattern, name, re.ASCII)
-                require(match or not strict, f"{name} does not belong there")
-                found.append(match) if match else self.ignored.append(name)
-        return [match for match in found if match]
-
-    def _associated(self, kind: int, key: bytes, more: bytes = b"") -> bytes:
-        return FORMAT + self.id + bytes([kind]) + key + more
-
-    def _verify(self, signed: Any, kind: int, name: str, public: bytes, place: tuple[bytes, int, bytes]) -> None:
-        repository, roster, roster_hash = place
-        message = FORMAT + b" signature" + repository + struct.pack("<BH", kind, len(name)) + name.encode("ascii")
-        message += signed.slot + struct.pack("<Q", roster) + roster_hash + signed.content
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signed.signature, message)
-        except (InvalidSignature, ValueError) as error:
-            raise Refused(f"{name}: the signature is not its slot's") from error
+    # ------------------------------------------------------------ signed records (§5)
 
     def _open(self, data: bytes, kind: int, name: str) -> tuple[Any, Any, Any]:
         """Header, key id, seal, frame, then the signature: the record, its slot, and Signed."""
         data = header(data, kind)
+        if data[:32] not in self.catalogue:
+            self._load_rosters()  # an owner may have changed the keys since
+            self._load_keys()
         require(data[:32] in self.catalogue, f"{name}: sealed under a key that this credential does not have")
         body = wire.unpad(unseal(self.catalogue[data[:32]], data[32:], self._associated(kind, data[:32])))
         return self._signed(unframe(body, 2**28), kind, name)
@@ -108,120 +86,73 @@ class Records:
             return {"hold": EVERYBODY - {"auditor"}, "verified": EVERYBODY}.get(content.kind, CARERS)
         return EVERYBODY if kind == wire.AUDIT else CARERS
 
-    # ------------------------------------------------------------ repository, rosters, keyring (§6, §7, §8)
+    # ------------------------------------------------------------ fates and marks, carried ones too (§13, §15)
 
-    def _load_repository(self) -> None:
-        try:
-            about = json.loads(self._get("repository").decode("utf-8"))
-        except ValueError as error:
-            raise Refused("repository is not JSON") from error
-        version, given = about.get(FORMAT.decode()[:-2]), about.get("id")
-        require(type(version) is int and version >= 1, "repository has no version")
-        if version > 1 or about.get("required_features"):
-            raise Newer("a newer version is needed")
-        require(type(given) is str and re.fullmatch("[0-9a-fA-F]{64}", given), "repository has no id")
-        self.id = bytes.fromhex(given)
+    def _load_fates_and_marks(self) -> None:
+        own: dict[str, Stored] = {}
+        carries: dict[str, tuple[Any, int]] = {}
+        damaged: dict[str, Refused] = {}
+        for match in [*self._list("snapshots", HEX16), *self._list("marks", HEX16)]:
+            try:
+                data, moment = self._get(match[0]), (self.folder / match[0]).stat().st_mtime_ns
+                if data[:6] == b"PHBK\1" + bytes([wire.CARRY]):
+                    carry, *_ = self._open(data, wire.CARRY, match[0])
+                    require(carry.transaction.hex() == match[1], f"{match[0]} is another transaction's")
+                    carries[match[0]] = carry.items, moment
+                else:
+                    own[match[0]] = self._whole(data, match[0], moment)
+            except Newer:
+                raise
+            except Refused as error:
+                damaged[match[0]] = error
+        self.stored, self.absent = dict(own), set[str]()
+        for name, brought in self._brought(own, carries).items():
+            if name not in own:
+                self.stored[name] = min((one for one, _ in brought), key=lambda one: one.time)
+                if name not in damaged and all(gone for _, gone in brought):
+                    self.absent.add(name)
+        for name, error in damaged.items():
+            if name not in self.stored:
+                raise error
+            self.replaced.append(name)
 
-    def _load_rosters(self) -> None:
-        numbers = sorted(int(match[1]) for match in self._list("roster", NUMBER, strict=True))
-        require(numbers and numbers == list(range(len(numbers))), "roster/ has a gap")
-        self.rosters: list[Any] = []
-        self.roster_hashes: list[bytes] = []
-        for number in numbers:
-            self._add_roster(number)
-        self.slots = {slot.id: slot for slot in self.rosters[-1].slots}
+    def _whole(self, data: bytes, name: str, moment: int) -> Stored:
+        """A fate or mark, wherever it lies, by its name."""
+        folder, _, id_ = name.partition("/")
+        record, slot, _ = self._open(data, wire.FATE if folder == "snapshots" else wire.MARK, name)
+        if folder == "snapshots":
+            require(record.transaction.hex() == id_, f"{name} is another transaction's")
+            parts = {record.intent is not None, record.snapshot is not None}
+            require(parts == {record.outcome == "commit"}, f"{name}: what a fate has must be what its outcome says")
+        return Stored(record, slot, sha256(data), moment)
 
-    def _add_roster(self, number: int) -> None:
-        name, data = f"roster/{number}", self._get(f"roster/{number}")
-        sealed = wire.SignedRoster(unpack(header(data, wire.ROSTER)))
-        fields = unpack(sealed.content)
-        if type(fields) is list and len(fields) > 3 and fields[3]:
-            raise Newer("a newer version is needed")
-        roster = wire.Roster(fields)
-        require(roster.number == number, f"{name} has another number")
-        if number == 0:
-            require(sha256(data) == self.id and roster.previous is None, "roster/0 is not this repository's")
-            before, place = roster, (bytes(32), 0, bytes(32))
-        else:
-            before, place = self.rosters[-1], (self.id, number - 1, self.roster_hashes[-1])
-            require(roster.previous == self.roster_hashes[-1], f"{name} does not follow the one before")
-        signers = [
-            slot for slot in before.slots if slot.id == sealed.slot and slot.role == "owner" and not slot.revoked
-        ]
-        require(len(signers) == 1, f"{name} is not signed by an owner")
-        self._verify(sealed, wire.ROSTER, name, signers[0].signing, place)
-        now = {slot.id: slot for slot in roster.slots}
-        require(len(now) == len(roster.slots), f"{name} has a slot twice")
-        for old in before.slots:
-            new = now.get(old.id)
-            same = new and (new.role, new.domain, new.credential, new.signing) == old[2:6] and new.id == old.id
-            require(same and (new.revoked or not old.revoked), f"{name} changes a slot that never changes")
-        require({d.id for d in before.domains} <= {d.id for d in roster.domains}, f"{name} removes a domain")
-        require(roster.generations[: len(before.generations)] == before.generations, f"{name} changes a generation")
-        require(
-            [g.number for g in roster.generations] == list(range(len(roster.generations))), f"{name}: generations"
-        )
-        sizes = roster.chunker
-        require(sizes.minimum < sizes.average < sizes.maximum, f"{name}: chunk sizes")
-        self.rosters.append(roster)
-        self.roster_hashes.append(sha256(data))
+    def _brought(self, own: dict[str, Stored], carries: dict[str, Any]) -> dict[str, list[tuple[Stored, bool]]]:
+        """What carries bring, and whether without content. Of a carry, items that are damaged do not count."""
+        brought: dict[str, list[tuple[Stored, bool]]] = {}
+        for carry, (items, moment) in carries.items():
+            for position, item in enumerate(items):
+                try:
+                    require(re.fullmatch("(snapshots|marks)/" + HEX16, item.name, re.ASCII), "no name of these")
+                    require(item.name not in carries, "it is that of a carry here")
+                    one = self._whole(item.stored, item.name, moment + position)
+                    if item.name.startswith("snapshots/"):
+                        require(one.record.outcome == "commit", "an abort is not carried")
+                        here = own.get(item.name)
+                        require(not here or here.record.outcome == "commit", "it was aborted here")
+                    elif one.record.kind == "verified":
+                        continue
+                    brought.setdefault(item.name, []).append((one, item.gone))
+                except Newer:
+                    raise
+                except Refused as error:
+                    self.spoilt.append(f"{item.name} in {carry}: {error}")
+        return brought
 
-    def _load_keyring(self, passphrase: str) -> None:
-        newest: dict[bytes, int] = {}
-        for match in self._list("keys", f"{HEX16}/{NUMBER}", strict=True):
-            slot = bytes.fromhex(match[1])
-            newest[slot] = max(newest.get(slot, 0), int(match[2]))
-        secret = unicodedata.normalize("NFC", passphrase).encode("utf-8")
-        tried = sorted(slot for slot in newest if slot in self.slots and self.slots[slot].credential == "passphrase")
-        for slot in tried[:64]:
-            name = f"keys/{slot.hex()}/{newest[slot]}"
-            stored = wire.SealedKeyring(unpack(header(self._get(name), wire.KEYRING)))
-            require((stored.slot, stored.number) == (slot, newest[slot]), f"{name} is another slot's or number's")
-            require(stored.argon2id and stored.key_id, f"{name} is not sealed by a passphrase")
-            salt, memory, iterations, lanes = stored.argon2id
-            require(memory >= 8 * lanes, f"{name}: Argon2id parameters out of bounds")
-            stretch = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
-            key = stretch.derive(secret)
-            if key_id(key) == stored.key_id:
-                more = slot + struct.pack("<Q", stored.number)
-                body = unseal(key, stored.sealed, self._associated(wire.KEYRING, stored.key_id, more))
-                self._use_keyring(wire.Keyring(unpack(wire.unpad(body))), self.slots[slot])
-                return
-        raise Refused("no keyring opens with this passphrase")
-
-    def _use_keyring(self, keyring: Any, slot: Any) -> None:
-        require(keyring.repository == self.id, "the keyring is another repository's")
-        require((keyring.slot, keyring.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
-        if keyring.signing is not None:
-            public = Ed25519PrivateKey.from_private_bytes(keyring.signing).public_key().public_bytes_raw()
-            require(public == slot.signing, "the keyring has another signing key than its slot")
-        generations = {generation.number: generation for generation in self.rosters[-1].generations}
-        self.catalogue: dict[bytes, bytes] = {}
-        for number, key in keyring.catalogue:
-            require(
-                number in generations and key_id(key) == generations[number].catalogue, "a catalogue key is wrong"
-            )
-            self.catalogue[key_id(key)] = key
-        self.readers: dict[bytes, wire.ReaderKey] = {}
-        for number, private in keyring.readers:
-            reader = wire.ReaderKey(private)
-            require(number in generations and reader.public == generations[number].reader, "a reader key is wrong")
-            self.readers[key_id(reader.public)] = reader
-        self.naming: dict[bytes, bytes] = dict(keyring.naming)
-        self.block_names = keyring.block_names
-
-    # ------------------------------------------------------------ fates, marks, collections, the rest (§13 to §16)
-
-    def _load_fates(self) -> dict[str, Any]:
+    def _committed(self) -> dict[str, Any]:
         """Snapshots that count, by transaction."""
-        fates, committed, hashes = {}, {}, {}
-        for match in self._list("snapshots", HEX16):
-            data = self._get(match[0])
-            fate, slot, _ = self._open(data, wire.FATE, match[0])
-            require(fate.transaction.hex() == match[1], f"{match[0]} is another transaction's")
-            parts = {fate.intent is not None, fate.snapshot is not None}
-            require(parts == {fate.outcome == "commit"}, f"{match[0]}: what a fate has must be what its outcome says")
-            fates[match[1]], hashes[match[1]] = (fate, slot), sha256(data)
+        committed = {}
+        there = {name.partition("/")[2]: one for name, one in self.stored.items() if name.startswith("snapshots/")}
+        fates = {transaction: (one.record, one.slot) for transaction, one in there.items()}
         accepted = [s.revoked.accepted[i : i + 16] for s in self.slots.values() if s.revoked
                     for i in range(0, len(s.revoked.accepted), 16)]  # fmt: skip
         reached: set[str] = set()
@@ -240,33 +171,21 @@ class Records:
             for head in snapshot.heads:
                 known = head.transaction.hex()
                 require(
-                    known in committed and hashes[known] == head.hash, f"{transaction} names a head that is not there"
+                    known in committed and there[known].hash == head.hash,
+                    f"{transaction} names a head that is not there",
                 )
                 require(fates[known][1].id == head.slot, f"{transaction} names a head of another slot")
                 require(snapshot.time >= committed[known].time, f"{transaction} is older than its head")
         return committed
 
-    def _load_marks(self) -> set[str]:
-        """Transactions that are forgotten: enough slots, long enough ago, not undone (§15)."""
-        marks, since = {}, {}
-        for match in self._list("marks", HEX16):
-            mark, slot, _ = self._open(self._get(match[0]), wire.MARK, match[0])
-            marks[match[1]], since[match[1]] = (mark, slot.id), (self.folder / match[0]).stat().st_mtime
-        undone = {mark.about for mark, _ in marks.values() if mark.kind == "undo"}
-        stands: dict[tuple[str, str], dict[bytes, float]] = {}
-        for name, (mark, slot) in marks.items():
-            first = mark.about.hex() if mark.about else name
-            if mark.kind != "forget" or undone & {bytes.fromhex(first), bytes.fromhex(name)}:
-                continue
-            if first in marks and marks[first][0].kind == "forget" and marks[first][0].about is None:
-                for at in range(0, len(mark.transactions), 16):
-                    slots = stands.setdefault((first, mark.transactions[at : at + 16].hex()), {})
-                    slots[slot] = min(since[name], slots.get(slot, since[name]))
-        policy, now = self.rosters[-1].policy, time.time()
-        listed = {name: marks[name][0].transactions.hex() for name, _ in stands}
-        stands = {key: slots for key, slots in stands.items() if key[1] in _split_ids(listed[key[0]])}
-        late = {key: sorted(slots.values())[policy.forget_quorum - 1 :] for key, slots in stands.items()}
-        return {key[1] for key, times in late.items() if times and times[0] + policy.forget_delay <= now}
+    def _gone(self) -> set[str]:
+        """Transactions that may be deleted, or are (§15)."""
+        said = {bytes.fromhex(name.partition("/")[2]): marks.Said(one.record, one.slot.id, one.time)
+                for name, one in self.stored.items() if name.startswith("marks/")}  # fmt: skip
+        forgotten = marks.gone(said, self.rosters[-1].policy, time.time_ns())
+        return {one.hex() for one in forgotten | self.collected} | {name.partition("/")[2] for name in self.absent}
+
+    # ------------------------------------------------------------ collections, the rest (§14, §16)
 
     def _load_collections(self) -> None:
         there: dict[int, dict[str, Any]] = {}
@@ -275,6 +194,7 @@ class Records:
             content, *_ = self._open(self._get(match[0]), kinds[match[2]], match[0])
             require(content.number == int(match[1]), f"{match[0]} has another number")
             there.setdefault(int(match[1]), {})[match[2]] = content
+        self.collected: set[bytes] = set()
         require(sorted(there) == list(range(1, len(there) + 1)), "collections/ has a gap")
         for number, parts in there.items():
             require("condemn" in parts and ("execute" in parts or "done" not in parts), f"collection {number}: order")
@@ -282,6 +202,7 @@ class Records:
             if "execute" in parts:
                 lists = [_split(parts[part].packs) for part in ("execute", "condemn")]
                 require(set(lists[0]) <= set(lists[1]), f"collection {number} executes what was not condemned")
+                self.collected |= set(_split(parts["condemn"].snapshots, 16))
 
     def _load_the_rest(self) -> None:
         """Intents and audit records: nothing is read by them, but they have to be sound."""
@@ -295,9 +216,5 @@ class Records:
             require(event.previous == before, f"{match[0]} does not follow the one before")
 
 
-def _split(hashes: bytes) -> list[bytes]:
-    return [hashes[at : at + 32] for at in range(0, len(hashes), 32)]
-
-
-def _split_ids(text: str) -> list[str]:
-    return [text[at : at + 32] for at in range(0, len(text), 32)]
+def _split(hashes: bytes, size: int = 32) -> list[bytes]:
+    return [hashes[at : at + size] for at in range(0, len(hashes), size)]

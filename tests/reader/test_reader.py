@@ -26,6 +26,7 @@ from tests.reader.reader import Reader
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 V1: dict[str, Any] = json.loads((GOLDEN / "v1.json").read_text("utf-8"))
+REPLICA: dict[str, Any] = json.loads((GOLDEN / "v1-replica.json").read_text("utf-8"))
 PASSPHRASE = "vier Wörter, die niemand rät"
 
 
@@ -48,6 +49,13 @@ def test_published_vectors() -> None:
     second = nonce + bytes.fromhex("986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d")
     assert wire.unseal(b"\1" * 32, first, b"") == b"XAES-256-GCM"
     assert wire.unseal(b"\3" * 32, second, b"c2sp.org/XAES-256-GCM") == b"XAES-256-GCM"
+
+
+def test_the_key_pair_of_a_passphrase() -> None:
+    text = (GOLDEN.parents[1] / "docs" / "format.md").read_text("utf-8").partition("## 27")[2]
+    pair = wire.derive(" recipient", bytes(range(32)), 96)
+    for value in (pair, wire.key_id(wire.ReaderKey(pair).public)):
+        assert value.hex() in "".join(text.split())
 
 
 # ---------------------------------------------------------------- golden
@@ -100,6 +108,33 @@ def test_golden(golden: Path) -> None:
         list(reader.entries_of(expected["id"], findings))
         assert [(finding.code, finding.severity) for finding in findings] == said
     assert reader.ignored == []
+
+
+def test_golden_replica(tmp_path: Path) -> None:
+    with tarfile.open(GOLDEN / "v1-replica.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    replica = tmp_path / "v1-replica"
+    first, second, third, _, fifth, last = (expected["id"] for expected in REPLICA["snapshots"])
+    for passphrase in REPLICA["passphrases"]:
+        reader = Reader(replica, passphrase)
+        assert len(reader.readers) == len(reader.catalogue) == 3
+        assert (reader.absent, reader.collected) == ({f"snapshots/{first}"}, {bytes.fromhex(fifth)})
+        assert reader.gone == {first, fifth}
+        assert {expected["id"] for expected in REPLICA["snapshots"] if expected["forgotten"]} == reader.gone
+        own = {path.name for path in (replica / "snapshots").iterdir()}
+        assert len(own & {fifth, last}) == 2
+        assert len(own) == 3  # the third is the carry
+        said = {name: one.record for name, one in reader.stored.items() if name.startswith("marks/")}
+        carried = sorted(one.kind for name, one in said.items() if not (replica / name).exists())
+        assert carried == ["forget", "forget", "hold", "undo"]
+        assert {one.transactions.hex() for one in said.values() if one.kind == "hold"} == {second}
+        assert {one.transactions.hex() for one in said.values() if one.kind == "forget"} == {first, third, fifth}
+        for expected in REPLICA["snapshots"]:
+            if expected["id"] not in reader.gone:
+                assert expected_form(reader.restore(expected["id"])) == expected["content"]
+        assert (reader.ignored, reader.spoilt, reader.replaced) == ([], [], [])
+    with pytest.raises(wire.Refused, match="was changed"):
+        Reader(replica, REPLICA["old passphrase"])
 
 
 # ---------------------------------------------------------------- fresh
@@ -206,6 +241,20 @@ def test_a_flipped_byte_is_refused(golden: Path, folder: str) -> None:
 
 def _first(root: Path, folder: str) -> Path:
     return min(path for path in (root / folder).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("folder", ["snapshots", "marks", "collections", "audit"])
+def test_a_flipped_byte_in_a_replica_is_refused(tmp_path: Path, folder: str) -> None:
+    with tarfile.open(GOLDEN / "v1-replica.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    choose = random.Random(folder)
+    for path in sorted(path for path in (tmp_path / "v1-replica" / folder).rglob("*") if path.is_file()):
+        sound = path.read_bytes()
+        for at in (0, 5, 9, len(sound) - 1, *(choose.randrange(len(sound)) for _ in range(4))):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << choose.randrange(8)]) + sound[at + 1 :])
+            with pytest.raises(wire.Refused):
+                Reader(tmp_path / "v1-replica", REPLICA["passphrases"][0])
+        path.write_bytes(sound)
 
 
 EDITS: dict[str, Callable[[Path], object]] = {

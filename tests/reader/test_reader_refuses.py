@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import compression, ids
+from pharmabackup.engine import enrolment
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.keys import Domain, Roster
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from tests.reader.reader import Reader
@@ -83,6 +87,37 @@ def test_a_blocks_checksum(make_repo: MakeRepo, documents: Path, checksum: bool)
             _read(repo)
 
 
+# ---------------------------------------------------------------- rosters that change what never changes
+
+CHANGES: dict[str, Callable[[Roster], Roster]] = {
+    "as it was": lambda old: old,
+    "names": lambda old: replace(old, slots=tuple(replace(slot, name="another") for slot in old.slots)),
+    "a domain more": lambda old: replace(old, domains=(*old.domains, Domain(b"x" * 16, "x"))),
+    "a domain before": lambda old: replace(old, domains=(Domain(b"x" * 16, "x"), *old.domains)),
+    "no domain": lambda old: replace(old, domains=()),
+    "another role": lambda old: replace(old, slots=tuple(replace(slot, role="device") for slot in old.slots)),
+    "a slot twice": lambda old: replace(old, slots=old.slots * 2),
+    "nobody's keyring": lambda old: replace(
+        old, slots=(*old.slots, replace(old.slots[0], id=b"x" * 16, credential="recipient", recipient=None))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_changes_in_a_roster(make_repo: MakeRepo, documents: Path, case: str) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(documents)])
+    if case in ("as it was", "names", "a domain more"):
+        enrolment.change_roster(repo._unlocked, CHANGES[case])
+        assert _read(repo) == 4
+    else:
+        with suppress(pb.Damaged):  # the library refuses most of them as well
+            enrolment.change_roster(repo._unlocked, CHANGES[case])
+        assert (_folder(repo) / "roster" / "1").exists()
+        with pytest.raises(Refused, match="roster/1"):
+            _read(repo)
+
+
 # ---------------------------------------------------------------- what counts, and when
 
 
@@ -111,8 +146,31 @@ def test_what_is_forgotten(make_repo: MakeRepo, documents: Path) -> None:
     assert _left(repo) == 1
     first = _mark(repo, "forget", snapshot.id, 15)
     assert _left(repo) == 0
-    _mark(repo, "undo", snapshot.id, 0, about=first)
+    _mark(repo, "undo", snapshot.id, 0.9, about=first)  # a day ago it began to count: this came too late
+    assert _left(repo) == 0
+    _mark(repo, "undo", snapshot.id, 1.1, about=first)
     assert _left(repo) == 1
     other = _mark(repo, "forget", "11" * 16, 15)
     _mark(repo, "forget", snapshot.id, 15, about=other)  # the first one does not list it
     assert _left(repo) == 1
+
+
+def test_what_is_held(make_repo: MakeRepo, documents: Path) -> None:
+    """A hold that comes when the forget counts already is too late, unless another goes on."""
+    repo = make_repo()
+    snapshot = repo.backup([pb.Files(documents)]).datasets["documents"].snapshot
+    assert snapshot is not None
+    _mark(repo, "forget", snapshot.id, 20)  # counts since six days
+    _mark(repo, "hold", snapshot.id, 5.9)
+    assert _left(repo) == 0
+    first = _mark(repo, "hold", snapshot.id, 6.1)
+    assert _left(repo) == 1
+    _mark(repo, "release", snapshot.id, 3, about=first)
+    assert _left(repo) == 1  # the other hold counts now, since it came while this one went on
+    _mark(repo, "undo", snapshot.id, 3.5, about=first)  # of a hold: says nothing
+    second = _mark(repo, "hold", snapshot.id, 2.9)
+    assert _left(repo) == 1
+    for mark in Reader(_folder(repo), PASSPHRASE).stored:
+        if mark.startswith("marks/") and bytes.fromhex(mark[6:]) != second:
+            _mark(repo, "release", snapshot.id, 3.2, about=bytes.fromhex(mark[6:]))
+    assert _left(repo) == 0

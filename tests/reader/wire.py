@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-DIRECTORY, INDEX, INTENT, FATE, CONDEMN, EXECUTE, DONE, MARK, AUDIT, NAMES = range(1, 11)  # §2.2
+DIRECTORY, INDEX, INTENT, FATE, CONDEMN, EXECUTE, DONE, MARK, AUDIT, NAMES, CARRY = range(1, 12)  # §2.2
 DATA, MANIFEST, RECIPE, KEYRING, WRAPPED, ROSTER = 16, 17, 18, 32, 33, 34
 FILE, FOLDER, LINK, UNREAD = 0, 1, 2, 7  # §17.1
 LINK_TARGET, SAME_FILE, EXTENTS, ATTRIBUTES = 1, 2, 3, 4
@@ -208,6 +208,8 @@ Snapshot = record("Snapshot", run=id_, dataset=name_, tier=integer(0, 5), source
                   manifest=Refs)  # fmt: skip
 Fate = record("Fate", transaction=id_, outcome=one_of("commit", "abort"), intent=maybe(hash_),
               snapshot=maybe(Snapshot))  # fmt: skip
+Carried = record("Carried", name=name_, stored=binary(0, 2**26), gone=boolean)
+Carry = record("Carry", transaction=id_, intent=hash_, items=array(Carried, 1, 65536))
 Condemn = record("Condemn", number=count, packs=hashes, transactions=ids, snapshots=ids)
 Execute = record("Execute", number=count, packs=hashes, segments=hashes)
 Done = record("Done", number=count)
@@ -223,7 +225,7 @@ Finding = record("ManifestFinding", code=string(1, 100), severity=Severity, subj
                  remedy=text_)  # fmt: skip
 Attributes = array(lambda pair: tuple(array(binary(0, 2**24), 2, 2)(pair)), 0, 2**24)
 RECORDS = {DIRECTORY: Directory, INDEX: Segment, INTENT: Intent, FATE: Fate, CONDEMN: Condemn, EXECUTE: Execute}
-RECORDS |= {DONE: Done, MARK: Mark, AUDIT: Audit}
+RECORDS |= {DONE: Done, MARK: Mark, AUDIT: Audit, CARRY: Carry}
 
 # ---------------------------------------------------------------- Keys, sealing, frames (§3, §4, §9)
 
@@ -232,8 +234,8 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def derive(purpose: str, key: bytes) -> bytes:
-    return blake3(key, derive_key_context=FORMAT.decode() + purpose).digest()
+def derive(purpose: str, key: bytes, size: int = 32) -> bytes:
+    return blake3(key, derive_key_context=FORMAT.decode() + purpose).digest(length=size)
 
 
 def key_id(key: bytes) -> bytes:

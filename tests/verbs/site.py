@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pharmabackup as pb
 from pharmabackup import clock
-from pharmabackup.engine import collection
-from pharmabackup.storage.base import Storage
+from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.errors import StorageFailed
+from pharmabackup.storage.base import ObjectInfo, Storage
+from pharmabackup.storage.memory import MemoryStorage
 
+PASSPHRASE = pb.Passphrase("correct horse battery staple")
 DAY_NS = 86400 * 10**9
 
 
@@ -81,3 +86,43 @@ def prune(repo: pb.Repository) -> pb.Report:
 
 def stored(storage: Storage, prefix: str) -> list[str]:
     return sorted(info.name for info in storage.list(prefix))
+
+
+def twin(storage: MemoryStorage) -> MemoryStorage:
+    twin = MemoryStorage("twin")
+    for info in storage.list(""):
+        twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
+    return twin
+
+
+def open_at(monkeypatch: pytest.MonkeyPatch, storage: Storage, state: Path) -> pb.Repository:
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    return pb.Repository.open("memory://x", PASSPHRASE, state_dir=state)
+
+
+def stops(*_: object) -> tuple[ObjectInfo, bytes]:
+    raise StorageFailed("The cable is out.", location="here")
+
+
+def only_before(real: Callable[..., set[bytes]]) -> Callable[..., set[bytes]]:
+    """Dies where it would carry out what it has condemned."""
+    calls: list[bool] = []
+
+    def finish(*arguments: Any) -> set[bytes]:
+        if calls:
+            raise StorageFailed("The cable is out.", location="here")
+        calls.append(True)
+        return real(*arguments)
+
+    return finish
+
+
+def double(repo: pb.Repository) -> None:
+    """All blocks lie in a second pack, too."""
+    found = garbage.look_for_garbage(repo._unlocked, clock.now_ns(), lambda: None)
+    table = found.index.blocks
+    found.sparse = {
+        pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
+        for pack in found.sizes
+    }
+    collection.move(repo._unlocked, found, list(found.sizes), lambda: None)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.crypto import hashing
 from pharmabackup.engine import enrolment, opening
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers
+from pharmabackup.format.keys import NamingKey
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 from tests.verbs.site import Site, stored
@@ -297,6 +299,36 @@ def test_nobody_is_sealed_to_on_the_word_of_a_keyring(place: Place, site: Site) 
         names = [name for name in stored(storage, "keys") if slot.id.hex() in name]
         assert len(names) == len(keyring_numbers(storage)[slot.id.hex()]) == 3
     assert place.all_is_well(storage, site, THIRD) == 1
+
+
+@pytest.mark.parametrize("signing", [None, b"x" * 32], ids=["only adds", "with a signing key"])
+def test_what_anybody_could_seal_to_a_slot_is_not_believed(place: Place, site: Site, signing: bytes | None) -> None:
+    """Who may write to storage reads in the roster whom to seal to."""
+    storage = place.twin()
+    repo = place.open(storage, FIRST)
+    before = repo._unlocked.keyring
+    recipient = repo._unlocked.slot.recipient
+    assert recipient is not None
+    false = replace(
+        before,
+        signing=signing,
+        naming=(NamingKey(before.naming[0].domain, b"y" * 32), NamingKey(b"z" * 16, b"z" * 32)),
+        block_names=b"x" * 32,
+    )
+    enrolment.put_keyring(repo._unlocked, false, repo._unlocked.stretched.setting, recipient)
+    if signing is not None:
+        with pytest.raises(pb.Damaged):
+            repo._unlocked.renew()
+        with pytest.raises(pb.Damaged):
+            place.open(storage, FIRST)
+        return
+    site.back_up(repo)
+    for opened in (repo, place.open(storage, FIRST)):
+        opened._unlocked.renew()
+        keyring = opened._unlocked.keyring
+        assert (keyring.signing, keyring.naming) == (before.signing, before.naming)
+        assert keyring.block_names == before.block_names
+    assert place.all_is_well(storage, site, FIRST, THIRD) == 2
 
 
 def test_two_owners_rotate_at_once(tmp_path: Path, repo: pb.Repository, site: Site) -> None:

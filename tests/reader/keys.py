@@ -1,0 +1,216 @@
+"""A repository's names, its record, rosters and keyrings: sections 2 and 6 to 8 of docs/format.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from tests.reader import wire
+from tests.reader.wire import FORMAT, Newer, Refused, header, key_id, require, sha256, unpack, unseal
+
+NUMBER, HEX16, HEX32 = "(0|[1-9][0-9]{0,17})", "([0-9a-f]{32})", "([0-9a-f]{64})"
+LIMITS = {"repository": 2**16, "roster": 2**24 + 4096, "keys": 2**20 + 4096, "snapshots": 2**26, "marks": 2**26}
+STRETCHINGS, OF_A_SLOT = 64, 3
+
+
+class Keys:
+    """What a passphrase opens."""
+
+    def __init__(self, folder: Path, passphrase: str) -> None:
+        self.folder = folder
+        self.ignored: list[str] = []
+        self._load_repository()
+        self._load_rosters()
+        self._unlock(unicodedata.normalize("NFC", passphrase).encode("utf-8"))
+
+    # ------------------------------------------------------------ objects and signatures (§2, §5)
+
+    def _get(self, name: str) -> bytes:
+        path = self.folder / name
+        require(path.is_file(), f"{name} is missing")
+        limit = LIMITS.get(name.split("/")[0], 2**28)
+        require(path.stat().st_size <= limit, f"{name} is too large")
+        return path.read_bytes()
+
+    def _list(self, folder: str, pattern: str, strict: bool = False) -> list[re.Match[str]]:
+        """Names of objects below a folder that are of the repository; §2: of the others, some stop the reader."""
+        found = []
+        for path in sorted((self.folder / folder).rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and re.fullmatch("[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*", name):
+                match = re.fullmatch(folder + "/" + pattern, name, re.ASCII)
+                require(match or not strict, f"{name} does not belong there")
+                found.append(match) if match else self.ignored.append(name)
+        return [match for match in found if match]
+
+    def _associated(self, kind: int, key: bytes, more: bytes = b"") -> bytes:
+        return FORMAT + self.id + bytes([kind]) + key + more
+
+    def _verify(self, signed: Any, kind: int, name: str, public: bytes, place: tuple[bytes, int, bytes]) -> None:
+        repository, roster, roster_hash = place
+        message = FORMAT + b" signature" + repository + struct.pack("<BH", kind, len(name)) + name.encode("ascii")
+        message += signed.slot + struct.pack("<Q", roster) + roster_hash + signed.content
+        try:
+            Ed25519PublicKey.from_public_bytes(public).verify(signed.signature, message)
+        except (InvalidSignature, ValueError) as error:
+            raise Refused(f"{name}: the signature is not its slot's") from error
+
+    # ------------------------------------------------------------ repository, rosters, keyring (§6, §7, §8)
+
+    def _load_repository(self) -> None:
+        try:
+            about = json.loads(self._get("repository").decode("utf-8"))
+        except ValueError as error:
+            raise Refused("repository is not JSON") from error
+        version, given = about.get(FORMAT.decode()[:-2]), about.get("id")
+        require(type(version) is int and version >= 1, "repository has no version")
+        if version > 1 or about.get("required_features"):
+            raise Newer("a newer version is needed")
+        require(type(given) is str and re.fullmatch("[0-9a-fA-F]{64}", given), "repository has no id")
+        self.id = bytes.fromhex(given)
+
+    def _load_rosters(self) -> None:
+        numbers = sorted(int(match[1]) for match in self._list("roster", NUMBER, strict=True))
+        require(numbers and numbers == list(range(len(numbers))), "roster/ has a gap")
+        self.rosters: list[Any] = []
+        self.roster_hashes: list[bytes] = []
+        for number in numbers:
+            self._add_roster(number)
+        self.slots = {slot.id: slot for slot in self.rosters[-1].slots}
+
+    def _add_roster(self, number: int) -> None:
+        name, data = f"roster/{number}", self._get(f"roster/{number}")
+        sealed = wire.SignedRoster(unpack(header(data, wire.ROSTER)))
+        fields = unpack(sealed.content)
+        if type(fields) is list and len(fields) > 3 and fields[3]:
+            raise Newer("a newer version is needed")
+        roster = wire.Roster(fields)
+        require(roster.number == number, f"{name} has another number")
+        if number == 0:
+            require(sha256(data) == self.id and roster.previous is None, "roster/0 is not this repository's")
+            before, place = roster, (bytes(32), 0, bytes(32))
+        else:
+            before, place = self.rosters[-1], (self.id, number - 1, self.roster_hashes[-1])
+            require(roster.previous == self.roster_hashes[-1], f"{name} does not follow the one before")
+        signers = [
+            slot for slot in before.slots if slot.id == sealed.slot and slot.role == "owner" and not slot.revoked
+        ]
+        require(len(signers) == 1, f"{name} is not signed by an owner")
+        self._verify(sealed, wire.ROSTER, name, signers[0].signing, place)
+        now = {slot.id: slot for slot in roster.slots}
+        require(len(now) == len(roster.slots), f"{name} has a slot twice")
+        for old in before.slots:
+            new = now.get(old.id)
+            same = new and (new.role, new.domain, new.credential, new.signing) == old[2:6] and new.id == old.id
+            require(same and (new.revoked or not old.revoked), f"{name} changes a slot that never changes")
+        for slot in roster.slots:
+            require(slot.recipient or slot.credential == "passphrase", f"{name} has a slot without recipient")
+        domains = [[domain.id for domain in some.domains] for some in (before, roster)]
+        require(domains[1][: len(domains[0])] == domains[0], f"{name} changes domains")
+        require(roster.generations[: len(before.generations)] == before.generations, f"{name} changes a generation")
+        require(
+            [g.number for g in roster.generations] == list(range(len(roster.generations))), f"{name}: generations"
+        )
+        sizes = roster.chunker
+        require(sizes.minimum < sizes.average < sizes.maximum, f"{name}: chunk sizes")
+        self.rosters.append(roster)
+        self.roster_hashes.append(sha256(data))
+
+    def _keyrings(self) -> dict[bytes, list[Any]]:
+        """All keyrings of each slot that the roster has, newest first."""
+        found: dict[bytes, list[Any]] = {}
+        for match in self._list("keys", f"{HEX16}/{NUMBER}", strict=True):
+            slot, number = bytes.fromhex(match[1]), int(match[2])
+            if slot not in self.slots:
+                continue  # its roster may not have come yet
+            if self.slots[slot].credential == "shares":
+                raise Refused(f"{match[0]}: keyrings of shares are not known")
+            stored = wire.SealedKeyring(unpack(header(self._get(match[0]), wire.KEYRING)))
+            require((stored.slot, stored.number) == (slot, number), f"{match[0]} is another slot's or number's")
+            stretched = self.slots[slot].credential == "passphrase"
+            given = {stored.argon2id is not None, stored.key_id is not None}
+            require(given == {stretched}, f"{match[0]} is not sealed as its slot's credential says")
+            if stored.argon2id:
+                _, memory, _, lanes = stored.argon2id
+                require(memory >= 8 * lanes, f"{match[0]}: Argon2id parameters out of bounds")
+            found.setdefault(slot, []).append(stored)
+        return {slot: sorted(some, key=lambda one: -one.number) for slot, some in sorted(found.items())}
+
+    def _unlock(self, secret: bytes) -> None:
+        """Find the slot whose keyrings this passphrase opens."""
+        stretched: dict[Any, bytes] = {}
+        refused = "no keyring opens with this passphrase"
+        for slot, keyrings in self._keyrings().items():
+            if self.slots[slot].credential != "passphrase":
+                continue
+            for argon in list(dict.fromkeys(one.argon2id for one in keyrings))[:OF_A_SLOT]:
+                if argon not in stretched:
+                    if len(stretched) == STRETCHINGS:
+                        raise Refused(refused)
+                    stretched[argon] = Argon2id(
+                        salt=argon.salt, length=32, iterations=argon.iterations, lanes=argon.lanes,
+                        memory_cost=argon.memory_kib,
+                    ).derive(secret)  # fmt: skip
+                key = stretched[argon]
+                pair = wire.ReaderKey(wire.derive(" recipient", key, 96))
+                if not {key_id(key), key_id(pair.public)} & {one.key_id for one in keyrings}:
+                    continue
+                now = self.slots[slot].recipient
+                if now not in (None, pair.public) and key_id(now) in {one.key_id for one in keyrings}:
+                    refused = "this passphrase was changed: it is not the slot's any more"
+                    continue
+                self.slot, self._stretched, self._pair = slot, key, pair
+                self._load_keys()
+                return
+        raise Refused(refused)
+
+    def _load_keys(self) -> None:
+        """The keys of all keyrings that this credential opens, taken together."""
+        slot = self.slots[self.slot]
+        numbers = {generation.number: generation for generation in self.rosters[-1].generations}
+        self.catalogue: dict[bytes, bytes] = {}
+        self.readers: dict[bytes, wire.ReaderKey] = {}
+        self.naming: dict[bytes, bytes] = {}
+        names = set()
+        opened = [self._open_keyring(stored) for stored in self._keyrings().get(self.slot, [])]
+        keyrings = [keyring for keyring in opened if keyring is not None]
+        vouched = any(keyring.signing is not None for keyring in keyrings)
+        for keyring in keyrings:
+            require(keyring.repository == self.id, "the keyring is another repository's")
+            require((keyring.slot, keyring.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
+            if keyring.signing is not None:
+                public = Ed25519PrivateKey.from_private_bytes(keyring.signing).public_key().public_bytes_raw()
+                require(public == slot.signing, "the keyring has another signing key than its slot")
+            for number, key in keyring.catalogue:  # of a change that was interrupted or came second: ignored
+                if number in numbers and key_id(key) == numbers[number].catalogue:
+                    self.catalogue[key_id(key)] = key
+            for number, private in keyring.readers:
+                reader = wire.ReaderKey(private)
+                if number in numbers and reader.public == numbers[number].reader:
+                    self.readers[key_id(reader.public)] = reader
+            if vouched and keyring.signing is None:
+                continue  # anybody could have sealed it
+            for domain, key in keyring.naming:
+                require(self.naming.setdefault(domain, key) == key, "keyrings with several keys of one domain")
+            names.add(keyring.block_names)
+        require(len(names) == 1, "keyrings with several keys for the names of blocks")
+        (self.block_names,) = names
+
+    def _open_keyring(self, stored: Any) -> Any:
+        more = stored.slot + struct.pack("<Q", stored.number)
+        associated = self._associated(wire.KEYRING, stored.key_id, more)
+        if stored.key_id == key_id(self._pair.public):
+            body = self._pair.open(stored.sealed, associated)
+        elif stored.key_id == key_id(self._stretched):
+            body = unseal(self._stretched, stored.sealed, associated)
+        else:
+            return None
+        return wire.Keyring(unpack(wire.unpad(body)))

@@ -1,0 +1,63 @@
+"""A site, its repository and a storage in memory, for whoever tests what lets go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine import garbage, opening
+from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but
+
+PATIENCE_S = 30
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "documents")
+
+
+@pytest.fixture
+def repo(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
+    made = make_repo()
+    for _ in range(8):
+        site.change()
+        site.back_up(made)
+    return made
+
+
+@pytest.fixture
+def large(make_repo: MakeRepo, site: Site, time: Time) -> pb.Repository:
+    """Packs of which the newest snapshot needs nothing, some blocks, or all."""
+    made = make_repo()
+    for _ in range(5):
+        site.change(size=1_500_000)
+        site.back_up(made)
+    forget_all_but(made, 1, time)
+    return made
+
+
+@pytest.fixture
+def memory(
+    monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site, time: Time, tmp_path: Path
+) -> Iterator[MemoryStorage]:
+    """Four snapshots, of which the newest is kept, in memory; whatever is not all alive is moved."""
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    storage = MemoryStorage("base")
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    pb.Repository.create("memory://x", PASSPHRASE).close()
+    with pb.Repository.open("memory://x", PASSPHRASE, state_dir=tmp_path / "first") as repo:
+        for _ in range(4):
+            site.change(size=3000)
+            site.back_up(repo)
+        forget_all_but(repo, 1, time)
+    yield storage

@@ -1,0 +1,165 @@
+"""Pruning: what segments and planted packs say lets no genuine pack go."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.engine import collection, garbage
+from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.index import PackEntry
+from pharmabackup.format.pack import Directory
+from pharmabackup.format.wire import Kind, encode
+from tests.verbs.site import DAY_NS, Site, Time, double, forget_all_but, prune, stored
+
+PATIENCE_S = 30
+MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["of its own domain", "of another"])
+def test_what_others_say_of_a_pack_takes_no_ones_place(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """A device's word that counts for nothing does not count either once a collector has published it."""
+    unlocked, real = repo._unlocked, read_segment
+    named = [
+        entry
+        for name in stored(unlocked.storage, "index")
+        for entry in read_segment(unlocked, ids.hex_tail(name) or b"").record.packs
+    ]
+    planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
+    told = {write_segment(unlocked, entries) for entries in planted}
+
+    def read(unlocked: Unlocked, digest: bytes) -> Any:
+        found = real(unlocked, digest)
+        slot = replace(found.slot, role="device", domain=ids.new_id())
+        return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
+
+    for module in ("collection", "index"):
+        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segment", read)
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    left = [real(unlocked, ids.hex_tail(name) or b"") for name in stored(unlocked.storage, "index")]
+    entries = {entry for segment in left for entry in segment.record.packs}
+    kept = {entry for entry in named if ids.pack_name(entry.pack) in set(stored(unlocked.storage, "packs"))}
+    assert kept and kept <= entries
+    lies = {entry for entries in planted for entry in entries}
+    assert bool(lies & entries) != foreign
+    assert repo.check().state == "ok"
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+
+
+def test_a_lie_about_what_a_pack_holds_crashes_nothing(repo: pb.Repository, time: Time) -> None:
+    """A device can sign that there is nothing in it."""
+    unlocked = repo._unlocked
+    signed = unlocked.sign(Kind.DIRECTORY, "packs/", Directory(unlocked.domain, bytes(32), 0, 0, (), ()))
+    packs = [(ids.hex_tail(info.name) or b"", info.size) for info in unlocked.storage.list("packs")]
+    write_segment(unlocked, [PackEntry(pack, size, encode(signed)) for pack, size in packs])
+    forget_all_but(repo, 2, time)
+    prune(repo)
+    assert repo.check(read_data=1.0).state == "ok"
+
+
+def test_packs_and_segments_stay_within_what_readers_take(
+    repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of moved blocks each may be tiny and have a key of its own."""
+    for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
+        monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
+    monkeypatch.setattr(collection, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    forget_all_but(repo, 3, time)
+    before = set(stored(repo._unlocked.storage, "packs"))
+    prune(repo)
+    new = [name for name in stored(repo._unlocked.storage, "packs") if name not in before]
+    assert len(new) >= 2
+    for name in new:
+        size = repo._unlocked.storage.info(name).size
+        directory = read_directory(repo._unlocked, ids.hex_tail(name) or b"", size)[1]
+        assert len(directory.keys) == 1 and len(directory.blocks) <= 2
+    assert len(stored(repo._unlocked.storage, "index")) >= len(new)
+    site.all_restore(repo, tmp_path / "out")
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "its segment is lost"])
+def test_a_planted_pack_is_no_reason_to_let_a_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, indexed: bool
+) -> None:
+    """Anybody who may write can put a signed directory behind blocks that are not those."""
+    storage = repo._unlocked.storage
+    genuine = max(storage.list("packs"), key=lambda info: info.modified)
+    if not indexed:
+        newest = max(storage.list("index"), key=lambda info: info.modified)
+        assert not any(storage.delete([newest.name]).values())
+    data = bytearray(storage.get(genuine.name, limit=1 << 30))
+    for number in range(256):
+        data[number] ^= 1
+        planted = ids.pack_name(hashlib.sha256(data).digest())
+        storage.put_new(planted, bytes(data))
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert genuine.name in stored(storage, "packs")
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["older", "younger"])
+def test_a_segment_that_names_a_planted_pack_lets_no_genuine_one_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, older: bool
+) -> None:
+    """A device that was stolen can sign that others' blocks lie in a pack of its own, and cannot delete anything."""
+    unlocked, storage = repo._unlocked, repo._unlocked.storage
+    newest = max(storage.list("index"), key=lambda info: info.modified)
+    genuine = read_segment(unlocked, ids.hex_tail(newest.name) or b"").record.packs
+    planted = []
+    for entry in genuine:
+        for _ in range(64):
+            data = os.urandom(entry.size)
+            digest = hashlib.sha256(data).digest()
+            storage.put_new(ids.pack_name(digest), data)
+            planted.append(replace(entry, pack=digest))
+            if older:
+                os.utime(Path(storage.local_root() or "") / ids.pack_name(digest), (1, 1))
+    write_segment(unlocked, planted)
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert {ids.pack_name(entry.pack) for entry in genuine} <= set(stored(storage, "packs"))
+    snapshot = repo.snapshot("documents")
+    repo.restore(tmp_path / "out", snapshots=[snapshot])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[snapshot.id]
+
+
+def test_of_two_packs_the_whole_one_stays(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    storage = repo._unlocked.storage
+    (first,) = stored(storage, "packs")
+    double(repo)
+    (second,) = set(stored(storage, "packs")) - {first}
+    path = Path(storage.local_root() or "") / first
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    time.ahead += 3 * DAY_NS
+    prune(repo)
+    assert second in stored(storage, "packs")
+    repo.restore(tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[repo.snapshot().id]
