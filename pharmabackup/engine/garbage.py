@@ -124,7 +124,12 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     table = garbage.index.blocks
     undecided = (own for who, own in intents.items() if who not in garbage.decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
-    kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.burnt)
+    try:
+        kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.burnt)
+    except Damaged as error:
+        if read_condemned(unlocked) == state:
+            raise
+        raise NotFound(error.message, kind="object", remedy=error.remedy) from None  # another collection moved it
     content = _content(garbage)
     unused: dict[bytes, int] = {}  # bytes between living blocks
     for pack, size in garbage.sizes.items():

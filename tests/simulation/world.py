@@ -8,6 +8,7 @@ attempt to end it.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections import Counter
@@ -129,10 +130,18 @@ class World:
             path.unlink(missing_ok=True)
         else:
             path.write_bytes(content(number % CONTENTS))
+            self._date(path)
+        self._date(path.parent)
+
+    def _date(self, path: Path) -> None:
+        """Times are those of the simulation: they are in manifests, and so in the names of packs."""
+        os.utime(path, ns=(self.clock.now, self.clock.now))
 
     def back_up(self, repo: pb.Repository, device: str) -> object:
         folder = self.folder(device)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self._date(folder)
         tree = read(folder)
         self.attempts.setdefault(folder.name, []).append(tree)
         snapshot = repo.backup([pb.Files(folder)]).datasets[folder.name].snapshot
@@ -364,7 +373,7 @@ class World:
             finding.subject
             for finding in findings
             if "/" in finding.subject and finding.subject != name and finding.severity != "info"
-        }
+        } - {ids.pack_name(pack) for pack in self.removed}  # of which what was spoilt now was the other copy
         assert not others, f"{name} was {how}, and these are named: {findings}"
         hurt = {finding.subject for finding in findings if finding.code == "snapshot-damaged"} - {name}
         assert not hurt or folder == "packs", f"{name} was {how}, and snapshots seem hurt: {findings}"
