@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -59,7 +60,17 @@ def _newest(repo: pb.Repository) -> tuple[set[bytes], set[bytes]]:
     return {hashing.key_id(generation.reader)}, {generation.catalogue}
 
 
-def test_nothing_that_the_old_keys_open_is_left(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+@pytest.mark.parametrize("pack_target", [None, 1], ids=["as usual", "a block a pack"])
+def test_nothing_that_the_old_keys_open_is_left(
+    tmp_path: Path,
+    make_repo: MakeRepo,
+    site: Site,
+    time: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    pack_target: int | None,
+) -> None:
+    if pack_target:
+        monkeypatch.setattr("pharmabackup.engine.packs.PACK_TARGET", pack_target)
     repo = make_repo()
     for _ in range(3):
         site.change()
@@ -92,6 +103,31 @@ def test_batch_after_batch(tmp_path: Path, make_repo: MakeRepo, site: Site, time
         patch.setattr(reseal, "BATCH_BYTES", 1)
         repo.apply(repo.propose_reseal())
     assert len([name for name in stored(repo._unlocked.storage, "collections") if name.endswith("done")]) == 4
+    assert _opened_by(repo) == _newest(repo)
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_a_batch_that_died_is_finished_before_the_next(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    for _ in range(3):
+        site.change()
+        site.back_up(repo)
+    repo.rotate(reason="a laptop was lost")
+    monkeypatch.setattr(reseal, "BATCH_BYTES", 1)
+    real, calls = reseal.finish, list[int]()
+
+    def finish(*args: Any) -> set[bytes]:
+        calls.append(1)
+        if len(calls) == 2:  # the first batch is condemned
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(reseal, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        repo.apply(repo.propose_reseal())
+    repo.apply(repo.propose_reseal())
     assert _opened_by(repo) == _newest(repo)
     site.all_restore(repo, tmp_path / "out")
 
