@@ -117,6 +117,20 @@ def test_what_did_not_change_is_not_read_again(
     assert there.check(read_data=1.0).findings == ()
 
 
+def test_what_has_the_size_and_time_of_before_and_another_content_is_read(
+    tmp_path: Path, make_repo: MakeRepo
+) -> None:
+    path = tmp_path / "documents" / "one"
+    path.parent.mkdir()
+    here, there = make_repo(), make_repo()
+    for content in (b"before", b"after "):
+        path.write_bytes(content * 1000)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        here.backup([pb.Files(path.parent)])
+        here.copy(there)
+        assert there.snapshot().open("one").read() == content * 1000
+
+
 def test_holds_come_along_and_what_is_forgotten_does_not(tmp_path: Path, make_repo: MakeRepo) -> None:
     site = Site(tmp_path / "documents")
     here, there = make_repo(), make_repo()
