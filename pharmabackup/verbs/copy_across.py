@@ -176,9 +176,7 @@ class AcrossCopy:
     def _remembered(self, memory: str) -> Remembered | None:
         """What the last copy of the dataset left on this machine, if that snapshot still counts."""
         found = open_cache(self._target, memory).load()
-        if found is None or found.transaction not in self._there.committed:
-            return None
-        return None if found.transaction in self._there.forgotten() else found
+        return found if found is not None and found.transaction in self._there.committed else None
 
 
 def wanted_across(source: Unlocked, here: History, there: History, chosen: set[bytes] | None) -> list[Committed]:

@@ -87,7 +87,6 @@ class ReplicaCopy:
                     location=target.storage.location,
                 )
             )
-        target.renew()
 
     def _attempt(self, index: Index) -> None:
         here = load_history(self._source, anew=self._source_anew)

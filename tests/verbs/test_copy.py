@@ -15,7 +15,9 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import opening
+from pharmabackup.engine.garbage import pinned_in
 from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Carried, Carry, Fate
 from pharmabackup.format.wire import Kind
@@ -213,6 +215,9 @@ def test_verified_there_is_what_was_read_there(tmp_path: Path, repo: pb.Reposito
     repo.copy(there)
     assert repo.snapshots()[0].verified is not None
     assert there.snapshots()[0].verified is None
+    objects = stored(there._unlocked.storage, "")
+    repo.copy(there)
+    assert stored(there._unlocked.storage, "") == objects
 
 
 def test_some_snapshots_and_later_the_rest(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
@@ -495,6 +500,25 @@ def test_a_copy_looks_at_the_history_a_few_times(
     assert sorted(name for name in asked if name in carriers) == sorted(carriers)
 
 
+def test_what_was_there_is_pinned_as_what_is_sent(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    """Nothing there may need it any more, so that a collector could take it meanwhile."""
+    there = _replica(repo, tmp_path / "there")
+    repo.copy(there)
+    before = set(stored(there._unlocked.storage, "intents"))
+    site.change()
+    newest = bytes.fromhex(site.back_up(repo))
+    repo.copy(there)
+    unlocked, reader = there._unlocked, there._block_reader()
+    new = set(stored(unlocked.storage, "intents")) - before
+    pinned = {pack for name in new for pack in pinned_in(unlocked, name)}
+    record = load_history(unlocked).committed[newest].snapshot
+    table = reader.index.blocks
+    found = [table.find(block, record.domain) for block in SnapshotReader(reader, record).relied()]
+    relied = {table.packs[table.pack[number]] for number in found if number is not None}
+    assert len(relied) > 1
+    assert relied <= pinned
+
+
 def test_what_was_brought_is_verified_once(
     tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,6 +541,18 @@ def test_what_was_brought_is_verified_once(
     ((carrier, _),) = load_history(there._unlocked).carriers.items()
     (tmp_path / "there" / ids.fate_name(carrier)).unlink()
     assert load_history(there._unlocked).vanished == [ids.fate_name(carrier)]
+
+
+def test_a_carry_does_not_bring_back_what_was_aborted(tmp_path: Path, repo: pb.Repository) -> None:
+    there = _replica(repo, tmp_path / "there")
+    name, transaction = ids.fate_name(bytes.fromhex(repo.snapshots()[0].id)), ids.new_id()
+    aborted = bytes.fromhex(repo.snapshots()[0].id)
+    there._unlocked.put(Kind.FATE, name, Fate(aborted, "abort", None, None))
+    items = (Carried(name, repo._unlocked.storage.get(name, limit=1 << 20), False),)
+    there._unlocked.put(Kind.CARRY, ids.fate_name(transaction), Carry(transaction, bytes(32), items))
+    history = load_history(there._unlocked)
+    assert list(history.damaged) == [f"{ids.fate_name(transaction)} ({name})"]
+    assert not history.committed
 
 
 def test_a_carry_that_brings_anything_else_is_told(tmp_path: Path, repo: pb.Repository) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,15 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import opening
+from pharmabackup.engine.history import load_history
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs.copy_across import origin
+from pharmabackup.verbs.marks import say
 from tests.trees import describe, sample
 from tests.verbs.faults import Dead, DyingStorage
-from tests.verbs.site import Site, stored
+from tests.verbs.site import DAY_NS, Site, Time, prune, stored
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 MakeRepo = Callable[[], pb.Repository]
@@ -94,6 +97,9 @@ def test_what_did_not_change_is_not_read_again(
     here.copy(there)
     (root / "b" / "new").write_bytes(b"new " * 5000)
     (root / "b" / "3").write_bytes(b"otherwise" * 5000)
+    moment = (root / "b" / "2").stat().st_mtime_ns
+    (root / "b" / "2").write_bytes(b"B 2 " * 5000)
+    os.utime(root / "b" / "2", ns=(moment, moment))
     here.backup([pb.Files(root)])
     reads: list[int] = []
     real = SnapshotReader.read
@@ -104,11 +110,25 @@ def test_what_did_not_change_is_not_read_again(
 
     monkeypatch.setattr(SnapshotReader, "read", read)
     here.copy(there)
-    assert sum(reads) == 4 * 5000 + 9 * 5000
+    assert sum(reads) == 4 * 5000 + 9 * 5000 + 4 * 5000
     monkeypatch.undo()
     there.restore(tmp_path / "out")
     assert describe(tmp_path / "out" / "documents") == describe(root)
     assert there.check(read_data=1.0).findings == ()
+
+
+def test_what_has_the_size_and_time_of_before_and_another_content_is_read(
+    tmp_path: Path, make_repo: MakeRepo
+) -> None:
+    path = tmp_path / "documents" / "one"
+    path.parent.mkdir()
+    here, there = make_repo(), make_repo()
+    for content in (b"before", b"after "):
+        path.write_bytes(content * 1000)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        here.backup([pb.Files(path.parent)])
+        here.copy(there)
+        assert there.snapshot().open("one").read() == content * 1000
 
 
 def test_holds_come_along_and_what_is_forgotten_does_not(tmp_path: Path, make_repo: MakeRepo) -> None:
@@ -118,8 +138,6 @@ def test_holds_come_along_and_what_is_forgotten_does_not(tmp_path: Path, make_re
         site.change()
         site.back_up(here)
     here.hold(here.snapshots()[2], reason="incident 7")
-    from pharmabackup.verbs.marks import say
-
     delay = here._unlocked.roster.policy.forget_delay
     assert delay > 0
     say(here._unlocked, "forget", [bytes.fromhex(here.snapshots()[1].id)])
@@ -228,6 +246,31 @@ def test_it_goes_on_among_other_snapshots(tmp_path: Path, make_repo: MakeRepo) -
     there.backup([pb.Files(tmp_path / "other")])
     report = there.check(read_data=1.0)
     assert report.findings == ()
+    committed = load_history(there._unlocked).committed
+    for item in committed.values():
+        for head in item.snapshot.heads:
+            assert committed[head.transaction].snapshot.time <= item.snapshot.time
+
+
+def test_what_the_last_copy_left_is_gone_there(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, time = Site(tmp_path / "documents"), Time(monkeypatch)
+    here, there = make_repo(), make_repo()
+    site.change()
+    site.back_up(here)
+    here.copy(there)
+    say(there._unlocked, "forget", [bytes.fromhex(there.snapshot().id)])  # which no rule does with the newest
+    time.ahead += 15 * DAY_NS
+    prune(there)
+    assert stored(there._unlocked.storage, "packs") == []
+    time.ahead = 0
+    site.change()
+    newest = site.back_up(here)
+    here.copy(there)
+    there.restore(tmp_path / "out")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == site.states[newest]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

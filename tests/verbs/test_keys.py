@@ -163,6 +163,8 @@ def test_keys_go_to_replicas(tmp_path: Path, repo: pb.Repository, site: Site) ->
     there = pb.Repository.create(tmp_path / "there", FIRST, replica_of=repo)
     repo.enrol("owner", SECOND, name="Jaya Patel")
     repo.rotate(reason="a laptop was lost")
+    repo.copy(there)
+    assert there._unlocked.roster == repo._unlocked.roster
     site.change()
     site.back_up(repo)
     repo.copy(there)
@@ -331,7 +333,33 @@ def test_it_dies_at_any_call(place: Place, site: Site, act: str, after: bool) ->
                 with place.open(inner, FIRST) as own:
                     own.change_passphrase(SECOND)
                 repo.rotate(reason="again")
-        place.all_is_well(inner, site, FIRST, SECOND, THIRD)
+        assert place.all_is_well(inner, site, FIRST, SECOND, THIRD) >= 2
+        if not died:
+            return
+    pytest.fail("it never ends")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_keys_come_before_what_needs_them_wherever_a_copy_dies(place: Place, site: Site, after: bool) -> None:
+    replica = MemoryStorage("replica")
+    with place.open(place.storage, FIRST) as repo:
+        place.use(replica)
+        with pb.Repository.create("memory://replica", FIRST, replica_of=repo) as there:
+            repo.copy(there)
+        repo.rotate(reason="a laptop was lost")
+    for dies_at in range(1000):
+        inner = MemoryStorage("twin")
+        for info in replica.list(""):
+            inner.put_new(info.name, replica.get(info.name, limit=1 << 30))
+        storage = DyingStorage(inner)
+        with place.open(place.storage, FIRST) as repo, place.open(storage, FIRST) as there:
+            storage.arm(dies_at, after=after)
+            try:
+                repo.copy(there)
+                died = False
+            except Dead:
+                died = True
+        assert place.all_is_well(inner, site, FIRST, THIRD) == 2
         if not died:
             return
     pytest.fail("it never ends")
@@ -358,12 +386,14 @@ def test_another_owner_does_something_between_any_two_calls(place: Place, site: 
         storage = BusyStorage(inner, meanwhile)
         with place.open(storage, FIRST) as repo:
             storage.interrupt(at)
+            opens = [FIRST]
             try:
                 ACTS[act](repo)
+                opens = {"enrol": [FIRST, SECOND], "change": [SECOND], "rotate": [FIRST]}[act]
             except pb.Conflict as conflict:
                 assert conflict.kind in ("slot-left-out", "already-running")
         assert place.all_is_well(inner, site, THIRD, pb.Passphrase("a fourth passphrase")) >= 1
-        assert place.all_is_well(inner, site, FIRST, SECOND) >= 1
+        assert place.all_is_well(inner, site, *opens) == len(opens)
         if not storage.interrupted:
             return
     pytest.fail("it never ends")

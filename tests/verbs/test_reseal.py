@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
+from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import opening
 from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.resealing import Resealing
+from pharmabackup.format import wire
+from pharmabackup.format.pack import Block, Directory
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
@@ -53,7 +60,17 @@ def _newest(repo: pb.Repository) -> tuple[set[bytes], set[bytes]]:
     return {hashing.key_id(generation.reader)}, {generation.catalogue}
 
 
-def test_nothing_that_the_old_keys_open_is_left(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
+@pytest.mark.parametrize("pack_target", [None, 1], ids=["as usual", "a block a pack"])
+def test_nothing_that_the_old_keys_open_is_left(
+    tmp_path: Path,
+    make_repo: MakeRepo,
+    site: Site,
+    time: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    pack_target: int | None,
+) -> None:
+    if pack_target:
+        monkeypatch.setattr("pharmabackup.engine.packs.PACK_TARGET", pack_target)
     repo = make_repo()
     for _ in range(3):
         site.change()
@@ -88,6 +105,60 @@ def test_batch_after_batch(tmp_path: Path, make_repo: MakeRepo, site: Site, time
     assert len([name for name in stored(repo._unlocked.storage, "collections") if name.endswith("done")]) == 4
     assert _opened_by(repo) == _newest(repo)
     site.all_restore(repo, tmp_path / "out")
+
+
+def test_a_batch_that_died_is_finished_before_the_next(
+    tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    for _ in range(3):
+        site.change()
+        site.back_up(repo)
+    repo.rotate(reason="a laptop was lost")
+    monkeypatch.setattr(reseal, "BATCH_BYTES", 1)
+    real, calls = reseal.finish, list[int]()
+
+    def finish(*args: Any) -> set[bytes]:
+        calls.append(1)
+        if len(calls) == 2:  # the first batch is condemned
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(reseal, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        repo.apply(repo.propose_reseal())
+    repo.apply(repo.propose_reseal())
+    assert _opened_by(repo) == _newest(repo)
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_what_lies_under_anothers_id_is_not_sealed_anew(make_repo: MakeRepo, site: Site) -> None:
+    """Who may write packs and read none could put it there; from now on the owner would have signed it."""
+    repo = make_repo()
+    unlocked = repo._unlocked
+    blocks: list[tuple[Directory, Block, bytes]] = []
+    for _ in range(2):
+        site.change()
+        site.back_up(repo)
+    for info in unlocked.storage.list("packs"):
+        _, directory = read_directory(unlocked, ids.hex_tail(info.name) or b"", info.size)
+        for block in directory.blocks:
+            if block.kind == Kind.DATA_BLOCK:
+                sealed = unlocked.storage.get_range(info.name, block.offset, block.length)
+                blocks.append((directory, block, sealed))
+    (directory, block, sealed), (_, other, _) = blocks[:2]
+    repo.rotate(reason="a laptop was lost")
+    new, _ = Resealing(unlocked)(directory, block, memoryview(sealed))
+    assert bytes(new) != sealed
+    session, old = os.urandom(32), directory.keys[block.key]
+    wrapped = unlocked.wrap(session)
+    frame = unlocked.block_key(old).open(
+        sealed, wire.block_context(unlocked.repository, Kind.DATA_BLOCK, old.key_id, block.id)
+    )
+    context = wire.block_context(unlocked.repository, Kind.DATA_BLOCK, wrapped.key_id, other.id)
+    forged = SealingKey(session).seal(frame, context)
+    with pytest.raises(pb.Damaged, match="names"):
+        Resealing(unlocked)(replace(directory, keys=(wrapped,)), replace(other, key=0), memoryview(forged))
 
 
 def test_what_is_in_use_is_told(tmp_path: Path, make_repo: MakeRepo, site: Site, time: Time) -> None:
