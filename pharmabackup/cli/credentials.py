@@ -21,8 +21,10 @@ REFERENCE = "PHARMABACKUP_CREDENTIAL"
 PASSPHRASE = "PHARMABACKUP_PASSPHRASE"  # noqa: S105  (a variable's name)
 
 
-def credential(reference: str | None, warn: Callable[[str], None], *, new: bool = False) -> pb.Passphrase:
-    """What `--credential` or the environment names. `new`: a prompt asks twice. WrongCredential, InvalidInput."""
+def credential(
+    reference: str | None, warn: Callable[[str], None], *, new: bool = False, option: str = "--credential"
+) -> pb.Passphrase:
+    """What `option` or the environment names. `new`: a prompt asks twice. WrongCredential, InvalidInput."""
     chosen = reference or os.environ.get(REFERENCE) or None
     if chosen is None:
         secret = os.environ.get(PASSPHRASE)
@@ -31,7 +33,7 @@ def credential(reference: str | None, warn: Callable[[str], None], *, new: bool 
         chosen = "ask"
     way, _, rest = chosen.partition(":")
     if way == "ask" and not rest:
-        return pb.Passphrase(_ask_new() if new else _ask("Passphrase: "))
+        return pb.Passphrase(_ask_new(option) if new else _ask("Passphrase: ", option))
     if way == "env" and rest:
         return pb.Passphrase(_environment(rest))
     if way == "file" and rest:
@@ -44,18 +46,18 @@ def credential(reference: str | None, warn: Callable[[str], None], *, new: bool 
             f"This version cannot open a repository with {way}.", remedy=f"Name a passphrase: {WAYS}."
         )
     # What was given is not repeated: it may be the passphrase itself.
-    raise pb.InvalidInput("--credential names a place, and this is none.", remedy=f"Give {WAYS}.")
+    raise pb.InvalidInput(f"{option} names a place, and this is none.", remedy=f"Give {WAYS}.")
 
 
 def _missing(message: str, remedy: str) -> pb.WrongCredential:
     return pb.WrongCredential(message, kind="no-credential", remedy=remedy)
 
 
-def _ask(prompt: str) -> str:
+def _ask(prompt: str, option: str) -> str:
     if not sys.stdin.isatty():
         raise _missing(
             "There is no passphrase, and nobody at a terminal to ask.",
-            f"Give --credential ({WAYS}) or set {REFERENCE}.",
+            f"Give {option} ({WAYS})" + (f" or set {REFERENCE}." if option == "--credential" else "."),
         )
     try:
         return getpass.getpass(prompt)
@@ -63,11 +65,11 @@ def _ask(prompt: str) -> str:
         raise _missing("No passphrase was typed.", "Run it again and type it.") from None
 
 
-def _ask_new() -> str:
+def _ask_new(option: str) -> str:
     """Twice, since nobody sees what is typed and a slip would lock everything away for good."""
     for _ in range(ATTEMPTS):
-        secret = _ask("New passphrase, 12 characters or more: ")
-        if _ask("Again: ") == secret:
+        secret = _ask("New passphrase, 12 characters or more: ", option)
+        if _ask("Again: ", option) == secret:
             return secret
         print("They differ. Type it twice, the same.", file=sys.stderr)  # noqa: T201  (it belongs to the prompt)
     raise pb.InvalidInput("The passphrase was never the same twice.", remedy="Run it again.")

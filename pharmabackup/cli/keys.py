@@ -43,7 +43,7 @@ def enrol(settings: Settings, role: str, name: str, reference: str) -> None:
     """Let one more passphrase open the repository. ROLE is owner."""
     assert role == "owner"
     with settings.open() as repository:
-        repository.enrol("owner", credential(reference, settings.output.say, new=True), name=name)
+        repository.enrol("owner", credential(reference, settings.output.say, new=True, option="--new"), name=name)
     _done(settings, {"slot": name}, f"{name} can open this repository now.")
 
 
@@ -53,7 +53,7 @@ def enrol(settings: Settings, role: str, name: str, reference: str) -> None:
 def passphrase(settings: Settings, reference: str) -> None:
     """Change the passphrase that opened it."""
     with settings.open() as repository:
-        repository.change_passphrase(credential(reference, settings.output.say, new=True))
+        repository.change_passphrase(credential(reference, settings.output.say, new=True, option="--new"))
         name = repository.slot
     _done(
         settings,

@@ -16,7 +16,7 @@ OTHER = click.option("--to-credential", metavar="REF", help="Who you are there, 
 
 
 def _other(settings: Settings, to: str, reference: str | None, who: pb.Credential) -> pb.Repository:
-    there = credential(reference, settings.output.say) if reference else who
+    there = credential(reference, settings.output.say, option="--to-credential") if reference else who
     return pb.Repository.open(without_secret(to), there, state_dir=settings.state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
@@ -10,7 +11,7 @@ from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import InvalidInput
+from pharmabackup.errors import Damaged, InvalidInput
 from pharmabackup.results import Comparison
 from pharmabackup.verbs.copy_plan import Plan, plan_copy
 
@@ -44,7 +45,7 @@ def _only(plan: Plan) -> list[Committed]:
 
 
 def _bytes(blocks: BlockReader, target: Unlocked, wanted: list[Committed]) -> int:
-    """Of the packs that hold what the target has in no pack. Damaged, StorageFailed."""
+    """Of the packs that hold what the target has in no pack. StorageFailed."""
     blocks.refresh()
     index = Index(target, chunks=False)
     try:
@@ -55,7 +56,10 @@ def _bytes(blocks: BlockReader, target: Unlocked, wanted: list[Committed]) -> in
         table = blocks.index.blocks
         for item in wanted:
             domain = item.snapshot.domain
-            for block in SnapshotReader(blocks, item.snapshot).relied():
+            relied = set[bytes]()
+            with suppress(Damaged):  # a copy tells it, and does not bring it
+                relied = SnapshotReader(blocks, item.snapshot).relied()
+            for block in relied:
                 number = table.find(block, domain)
                 if number is not None and index.blocks.find(block, domain) is None:
                     packs.add(table.pack[number])

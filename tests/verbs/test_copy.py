@@ -127,6 +127,16 @@ def test_what_one_has_and_the_other_lacks(tmp_path: Path, repo: pb.Repository, s
     assert repo.compare(there).to_dict() == {"only_here": [], "only_there": [], "bytes_to_copy": 0}
 
 
+def test_what_is_damaged_is_compared_all_the_same(tmp_path: Path, repo: pb.Repository) -> None:
+    there = _replica(repo, tmp_path / "there")
+    for info in repo._unlocked.storage.list("packs"):
+        path = tmp_path / "repository-0" / info.name
+        data = path.read_bytes()
+        path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])  # the directory is still there
+    found = repo.compare(there)
+    assert [snapshot.id for snapshot in found.only_here] == _alive(repo)
+
+
 def test_seeded_by_a_disk_and_gone_on_over_the_line(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
     disk = _replica(repo, tmp_path / "disk")
     repo.copy(disk)
