@@ -18,7 +18,7 @@ from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.garbage import Garbage, Look, is_whole, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import CHANGED, read_segment, write_segment
-from pharmabackup.engine.packs import PackWriter, check_region, read_directory, read_names
+from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
@@ -133,8 +133,9 @@ def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview,
     data = unlocked.storage.get(ids.pack_name(pack), limit=layout.PACK_MAX)
     if hashlib.sha256(data).digest() != pack:
         raise Damaged(f"The pack {ids.pack_name(pack)} is not what was written.", kind="pack", remedy="Run check.")
-    _, directory = read_directory(unlocked, pack, size)
-    return memoryview(data), directory, read_names(unlocked, pack, directory)
+    whole = PackBytes(unlocked, pack, size, data)
+    _, directory = whole.directory()
+    return memoryview(data), directory, whole.names(directory)
 
 
 def publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.history import History, sound_history
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import PACK_TARGET, check_region, read_directory
+from pharmabackup.engine.packs import PACK_TARGET, PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -122,7 +123,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
     read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
-    undecided = (own for who, own in intents.items() if who not in garbage.decided)
+    decided = garbage.decided
+    undecided = (own for who, own in intents.items() if who not in decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
     try:
         kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.burnt)
@@ -197,16 +199,18 @@ def held_blocks(unlocked: Unlocked, pack: bytes, size: int) -> frozenset[bytes]:
 
     None if it is anything else: segments may lie about a pack, and a directory may have been put behind other bytes.
     """
-    name, whole, region = ids.pack_name(pack), hashlib.sha256(), hashlib.sha256()
+    whole, region = hashlib.sha256(), b""
     try:
-        _, directory = read_directory(unlocked, pack, size)
-        for start in range(0, size, READ_SIZE):
-            piece = unlocked.storage.get_range(name, start, min(READ_SIZE, size - start))
-            whole.update(piece)
-            region.update(piece[: max(0, directory.region_size - start)])
+        small = unlocked.storage.get(ids.pack_name(pack), limit=size) if size <= READ_SIZE else None
+        stored = PackBytes(unlocked, pack, size, small)
+        _, directory = stored.directory()
+        for start, end in pairwise(sorted({*range(0, size, READ_SIZE), directory.region_size, size})):
+            if start == directory.region_size:
+                region = whole.digest()
+            whole.update(stored.read(start, end - start))
     except (Damaged, NotFound):
         return frozenset()
-    if whole.digest() != pack or region.digest() != directory.region:
+    if whole.digest() != pack or region != directory.region:
         return frozenset()
     return frozenset(block.id for block in directory.blocks)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -171,19 +172,57 @@ class PackWriter:
             self._filling = None
 
 
+class PackBytes:
+    """A pack's bytes, wherever they are: read piece by piece from storage, or in memory when it was read whole."""
+
+    def __init__(self, unlocked: Unlocked, digest: bytes, size: int, data: bytes | None = None) -> None:
+        self.digest = digest
+        self.size = size
+        self.name = ids.pack_name(digest)
+        self._unlocked = unlocked
+        self._data = data
+
+    def read(self, start: int, length: int) -> bytes:
+        """NotFound, Damaged, StorageFailed."""
+        if self._data is None:
+            return self._unlocked.storage.get_range(self.name, start, length)
+        return self._data[start : start + length]
+
+    def directory(self) -> tuple[PackEntry, Directory]:
+        """Its directory, if its signature counts. Damaged, NotFound, StorageFailed."""
+        try:
+            start, length = directory_range(self.read, self.size)
+            opened = self._unlocked.open(Kind.DIRECTORY, self.name, self.read(start, length), Directory)
+            directory = pack.check_directory(opened.record)
+            own = opened.slot.domain in (None, directory.domain)
+            if not own or directory.region_size + directory.names_size > start:
+                raise wire.malformed("directory", "it does not fit its pack or its writer")
+        except Damaged as error:
+            raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
+        return PackEntry(self.digest, self.size, opened.signed), directory
+
+    def names(self, directory: Directory) -> list[bytes]:
+        """The names of each block's chunks, in the directory's order. Damaged, NotFound, StorageFailed.
+
+        Nobody signed them, and nobody needs to: each block's id, which is signed, commits to the names of its chunks.
+        """
+        if not directory.blocks:
+            return []
+        unlocked = self._unlocked
+        try:
+            stored = self.read(directory.region_size, directory.names_size)
+            names = pack.names_of(directory, unlocked.open_body(Kind.NAMES, stored))
+            for block, own in zip(directory.blocks, names, strict=True):
+                if block_id(unlocked.keyring.block_names, block.kind, own) != block.id:
+                    raise wire.malformed("pack", "a block's id is not that of its chunks' names")
+        except Damaged as error:
+            raise Damaged(f"{error.message} Object: {self.name}.", kind="pack", remedy=error.remedy) from None
+        return names
+
+
 def read_directory(unlocked: Unlocked, pack_digest: bytes, size: int) -> tuple[PackEntry, Directory]:
     """A pack's directory, read from the pack itself. Damaged, NotFound, StorageFailed."""
-    name = ids.pack_name(pack_digest)
-    try:
-        start, length = directory_range(unlocked.storage, name, size)
-        sealed = unlocked.storage.get_range(name, start, length)
-        opened = unlocked.open(Kind.DIRECTORY, name, sealed, Directory)
-        directory = pack.check_directory(opened.record)
-        if opened.slot.domain not in (None, directory.domain) or directory.region_size + directory.names_size > start:
-            raise wire.malformed("directory", "it does not fit its pack or its writer")
-    except Damaged as error:
-        raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
-    return PackEntry(pack_digest, size, opened.signed), directory
+    return PackBytes(unlocked, pack_digest, size).directory()
 
 
 def check_region(storage: Storage, pack_digest: bytes, directory: Directory) -> None:
@@ -200,22 +239,8 @@ def check_region(storage: Storage, pack_digest: bytes, directory: Directory) -> 
 
 
 def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> list[bytes]:
-    """The names of each block's chunks, in the directory's order, from the pack. Damaged, NotFound, StorageFailed.
-
-    Nobody signed them, and nobody needs to: each block's id, which is signed, commits to the names of its chunks.
-    """
-    if not directory.blocks:
-        return []
-    name = ids.pack_name(pack_digest)
-    try:
-        stored = unlocked.storage.get_range(name, directory.region_size, directory.names_size)
-        names = pack.names_of(directory, unlocked.open_body(Kind.NAMES, stored))
-        for block, own in zip(directory.blocks, names, strict=True):
-            if block_id(unlocked.keyring.block_names, block.kind, own) != block.id:
-                raise wire.malformed("pack", "a block's id is not that of its chunks' names")
-    except Damaged as error:
-        raise Damaged(f"{error.message} Object: {name}.", kind="pack", remedy=error.remedy) from None
-    return names
+    """The names of each block's chunks, from the pack. Damaged, NotFound, StorageFailed."""
+    return PackBytes(unlocked, pack_digest, 0).names(directory)
 
 
 def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
@@ -223,12 +248,11 @@ def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
     return hashing.keyed(block_names_key, bytes((kind,)) + names)
 
 
-def directory_range(storage: Storage, name: str, size: int) -> tuple[int, int]:
-    """Where a pack's sealed directory lies. Damaged."""
+def directory_range(read: Callable[[int, int], bytes], size: int) -> tuple[int, int]:
+    """Where a pack's sealed directory lies. `read` gives so many bytes from an offset. Damaged."""
     if not pack.TRAILER.size <= size <= pack.PACK_MAX:
         raise wire.malformed("pack", "it has an impossible size")
-    trailer = storage.get_range(name, size - pack.TRAILER.size, pack.TRAILER.size)
-    length, magic = pack.TRAILER.unpack(trailer)
+    length, magic = pack.TRAILER.unpack(read(size - pack.TRAILER.size, pack.TRAILER.size))
     start = size - pack.TRAILER.size - length
     if magic != pack.TRAILER_MAGIC or start < 0 or length > pack.DIRECTORY_MAX:
         raise wire.malformed("pack", "its end does not say where its directory is")

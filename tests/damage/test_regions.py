@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def _find_regions(made: Built, repo: pb.Repository) -> None:
     digest = bytes.fromhex(made.objects["pack first"].rpartition("/")[2])
     size = os.stat(_object(made, "pack first")).st_size
     directory = read_directory(repo._unlocked, digest, size)[1]
-    start, length = directory_range(repo._unlocked.storage, made.objects["pack first"], size)
+    start, length = directory_range(partial(repo._unlocked.storage.get_range, made.objects["pack first"]), size)
     names, filler = directory.region_size, directory.region_size + directory.names_size
     assert filler < start
     regions = {"filler begin": filler, "filler end": start - 1, "trailer length": size - 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ class OneObject:
 
 
 def pack_end(data: bytes) -> object:
-    start, length = directory_range(cast("Any", OneObject(data)), "packs/", len(data))
+    start, length = directory_range(partial(OneObject(data).get_range, "packs/"), len(data))
     assert 0 <= start <= start + length <= len(data)
     return start, length
 

@@ -133,16 +133,24 @@ class Keys:
                 continue  # its roster may not have come yet
             if self.slots[slot].credential == "shares":
                 raise Refused(f"{match[0]}: keyrings of shares are not known")
-            stored = wire.SealedKeyring(unpack(header(self._get(match[0]), wire.KEYRING)))
-            require((stored.slot, stored.number) == (slot, number), f"{match[0]} is another slot's or number's")
-            stretched = self.slots[slot].credential == "passphrase"
-            given = {stored.argon2id is not None, stored.key_id is not None}
-            require(given == {stretched}, f"{match[0]} is not sealed as its slot's credential says")
-            if stored.argon2id:
-                _, memory, _, lanes = stored.argon2id
-                require(memory >= 8 * lanes, f"{match[0]}: Argon2id parameters out of bounds")
+            try:
+                stored = self._sealed(match[0], slot, number)
+            except Refused:
+                self.ignored.append(match[0])  # another may hold what is needed
+                continue
             found.setdefault(slot, []).append(stored)
         return {slot: sorted(some, key=lambda one: -one.number) for slot, some in sorted(found.items())}
+
+    def _sealed(self, name: str, slot: bytes, number: int) -> Any:
+        stored = wire.SealedKeyring(unpack(header(self._get(name), wire.KEYRING)))
+        require((stored.slot, stored.number) == (slot, number), f"{name} is another slot's or number's")
+        stretched = self.slots[slot].credential == "passphrase"
+        given = {stored.argon2id is not None, stored.key_id is not None}
+        require(given == {stretched}, f"{name} is not sealed as its slot's credential says")
+        if stored.argon2id:
+            _, memory, _, lanes = stored.argon2id
+            require(memory >= 8 * lanes, f"{name}: Argon2id parameters out of bounds")
+        return stored
 
     def _unlock(self, secret: bytes) -> None:
         """Find the slot whose keyrings this passphrase opens."""
@@ -178,17 +186,10 @@ class Keys:
         numbers = {generation.number: generation for generation in self.rosters[-1].generations}
         self.catalogue: dict[bytes, bytes] = {}
         self.readers: dict[bytes, wire.ReaderKey] = {}
-        self.naming: dict[bytes, bytes] = {}
-        names = set()
         opened = [self._open_keyring(stored) for stored in self._keyrings().get(self.slot, [])]
-        keyrings = [keyring for keyring in opened if keyring is not None]
-        vouched = any(keyring.signing is not None for keyring in keyrings)
+        keyrings = [keyring for keyring in opened if keyring is not None]  # the newest first
+        require(keyrings, "no keyring of its slot opens any more")
         for keyring in keyrings:
-            require(keyring.repository == self.id, "the keyring is another repository's")
-            require((keyring.slot, keyring.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
-            if keyring.signing is not None:
-                public = Ed25519PrivateKey.from_private_bytes(keyring.signing).public_key().public_bytes_raw()
-                require(public == slot.signing, "the keyring has another signing key than its slot")
             for number, key in keyring.catalogue:  # of a change that was interrupted or came second: ignored
                 if number in numbers and key_id(key) == numbers[number].catalogue:
                     self.catalogue[key_id(key)] = key
@@ -196,13 +197,18 @@ class Keys:
                 reader = wire.ReaderKey(private)
                 if number in numbers and reader.public == numbers[number].reader:
                     self.readers[key_id(reader.public)] = reader
-            if vouched and keyring.signing is None:
-                continue  # anybody could have sealed it
-            for domain, key in keyring.naming:
-                require(self.naming.setdefault(domain, key) == key, "keyrings with several keys of one domain")
-            names.add(keyring.block_names)
-        require(len(names) == 1, "keyrings with several keys for the names of blocks")
-        (self.block_names,) = names
+        own = next((keyring for keyring in keyrings if self._public(keyring) == slot.signing), keyrings[-1])
+        require(own.repository == self.id, "the keyring is another repository's")
+        require((own.slot, own.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
+        require(self._public(own) in (None, slot.signing), "the keyring has another signing key than its slot")
+        self.naming: dict[bytes, bytes] = dict(own.naming)
+        self.block_names = own.block_names
+
+    @staticmethod
+    def _public(keyring: Any) -> bytes | None:
+        if keyring.signing is None:
+            return None
+        return Ed25519PrivateKey.from_private_bytes(keyring.signing).public_key().public_bytes_raw()
 
     def _open_keyring(self, stored: Any) -> Any:
         more = stored.slot + struct.pack("<Q", stored.number)

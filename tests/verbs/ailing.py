@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pharmabackup as pb
@@ -147,7 +148,7 @@ class Ward:
         """An offset in each region of a pack."""
         digest, size = bytes.fromhex(name.rpartition("/")[2]), (self.path / name).stat().st_size
         _, directory = read_directory(self.repo._unlocked, digest, size)
-        start, length = directory_range(self.repo._unlocked.storage, name, size)
+        start, length = directory_range(partial(self.repo._unlocked.storage.get_range, name), size)
         found = {
             "names": directory.region_size + 100,
             "filler": directory.region_size + directory.names_size,
