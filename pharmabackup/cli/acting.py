@@ -15,7 +15,7 @@ from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
 from pharmabackup.cli.stopping import Stopping
-from pharmabackup.results import Report, sized
+from pharmabackup.results import Proposal, Report, sized
 
 TIER = 3
 Verb = Callable[[Callable[[pb.Event], object] | None, threading.Event], Report]
@@ -186,6 +186,11 @@ def run_verb(settings: Settings, verb: Verb) -> Report:
             stopping.watch_stdin()
         with shown(settings.output) as progress:
             return verb(progress, stopping.cancel)
+
+
+def applied(settings: Settings, repository: pb.Repository, proposal: Proposal) -> Report:
+    """What was proposed, done as any verb is."""
+    return run_verb(settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel))
 
 
 def _show(settings: Settings, report: Report) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import pharmabackup as pb
-from pharmabackup.cli.acting import run_verb
+from pharmabackup.cli.acting import applied
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.reports import counted, local
 from pharmabackup.cli.settings import Duration, Settings, Time
@@ -60,9 +60,7 @@ def forget(
         proposal = repository.propose_forget(keep, snapshots=snapshots, time_zone=time_zone)
         if not _agreed(settings, proposal, yes=yes):
             return
-        report = run_verb(
-            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
-        )
+        report = applied(settings, repository, proposal)
     output = settings.output
     if not output.people:
         output.result(report.to_dict())
@@ -123,9 +121,7 @@ def prune(settings: Settings, yes: bool) -> None:
             )
             if not yes and not confirmed(settings, "Delete it?"):
                 return
-        report = run_verb(
-            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
-        )
+        report = applied(settings, repository, proposal)
     if not output.people:
         output.result(report.to_dict())
         return

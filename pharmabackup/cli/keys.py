@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pharmabackup.cli.acting import run_verb
+from pharmabackup.cli.acting import applied
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.credentials import credential
 from pharmabackup.cli.keeping import confirmed
@@ -97,9 +97,7 @@ def reseal(settings: Settings, yes: bool) -> None:
                 output.line(step)
             if not yes and not confirmed(settings, "Do it?"):
                 return
-        report = run_verb(
-            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
-        )
+        report = applied(settings, repository, proposal)
     if not output.people:
         output.result(report.to_dict())
         return

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import click
 
-from pharmabackup.cli.acting import run_verb, sources_of
+from pharmabackup.cli.acting import applied, sources_of
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import OK, WARNING
 from pharmabackup.cli.keeping import confirmed
@@ -40,13 +40,11 @@ def repair(
         proposal = repository.propose_repair(replicas=others, sources=sources)
         if not _agreed(settings, proposal, yes=yes):
             return _code(proposal)
-        report = run_verb(
-            settings, lambda progress, cancel: repository.apply(proposal, progress=progress, cancel=cancel)
-        )
+        report = applied(settings, repository, proposal)
     if not output.people:
         output.result(report.to_dict())
     elif not output.quiet:
-        output.line(f"Repaired: {sized(report.bytes)} written.")
+        output.line(f"Repaired: {sized(report.bytes)} read and written.")
     return _code(proposal)
 
 

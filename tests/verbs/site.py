@@ -89,7 +89,7 @@ def stored(storage: Storage, prefix: str) -> list[str]:
 
 
 def twin(storage: MemoryStorage) -> MemoryStorage:
-    twin = MemoryStorage("twin")
+    twin = MemoryStorage(storage.location)
     for info in storage.list(""):
         twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
     return twin

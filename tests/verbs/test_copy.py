@@ -26,20 +26,10 @@ from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import copy_replica
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
-from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
+from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored, twin
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 MakeRepo = Callable[[], pb.Repository]
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    return Time(monkeypatch)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "documents")
 
 
 @pytest.fixture
@@ -670,18 +660,11 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site:
     return Pair(tmp_path, monkeypatch, site, time)
 
 
-def _twin(storage: MemoryStorage) -> MemoryStorage:
-    twin = MemoryStorage(storage.location)
-    for info in storage.list(""):
-        twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
-    return twin
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_it_dies_at_any_call(tmp_path: Path, pair: Pair, site: Site, which: str, after: bool) -> None:
     for dies_at in range(1000):
-        inner = _twin(pair.two)
+        inner = twin(pair.two)
         source, target = DyingStorage(pair.one), DyingStorage(inner)
         with pair.open(source, "one") as repo, pair.open(target, f"two-{dies_at}") as there:
             (source if which == "source" else target).arm(dies_at, after=after)
@@ -705,7 +688,7 @@ def test_a_collector_runs_between_any_two_calls_of_a_copy(
     tmp_path: Path, pair: Pair, site: Site, time: Time, where: str
 ) -> None:
     for at in range(1000):
-        inner, first = _twin(pair.two), _twin(pair.one)
+        inner, first = twin(pair.two), twin(pair.one)
 
         def meanwhile(inner: MemoryStorage = inner, first: MemoryStorage = first, at: int = at) -> None:
             with pair.open(first if where == "source" else inner, f"collector-{at}") as collector:

@@ -27,11 +27,6 @@ MakeRepo = Callable[[], pb.Repository]
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "documents")
-
-
-@pytest.fixture
 def repo(make_repo: MakeRepo, site: Site) -> pb.Repository:
     made = make_repo()
     site.change()

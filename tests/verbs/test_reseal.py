@@ -21,24 +21,13 @@ from pharmabackup.format import wire
 from pharmabackup.format.pack import Block, Directory
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind
-from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import reseal
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
-from tests.verbs.site import Site, Time, stored
+from tests.verbs.site import Site, Time, open_at, stored, twin
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 MakeRepo = Callable[[], pb.Repository]
-
-
-@pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    return Time(monkeypatch)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "documents")
 
 
 def _opened_by(repo: pb.Repository) -> tuple[set[bytes], set[bytes]]:
@@ -216,26 +205,14 @@ def memory(
     yield storage
 
 
-def _twin(storage: MemoryStorage) -> MemoryStorage:
-    twin = MemoryStorage("twin")
-    for info in storage.list(""):
-        twin.put_new(info.name, storage.get(info.name, limit=1 << 30))
-    return twin
-
-
-def _open(monkeypatch: pytest.MonkeyPatch, storage: Storage, state: Path) -> pb.Repository:
-    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
-    return pb.Repository.open("memory://x", PASSPHRASE, state_dir=state)
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_it_dies_at_any_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, after: bool
 ) -> None:
     for dies_at in range(1000):
-        inner = _twin(memory)
+        inner = twin(memory)
         storage, state = DyingStorage(inner, deletes=True), tmp_path / f"state-{dies_at}"
-        with _open(monkeypatch, storage, state) as repo:
+        with open_at(monkeypatch, storage, state) as repo:
             proposal = repo.propose_reseal()
             storage.arm(dies_at, after=after)
             try:
@@ -243,7 +220,7 @@ def test_it_dies_at_any_call(
                 died = False
             except Dead:
                 died = True
-        with _open(monkeypatch, inner, state) as repo:
+        with open_at(monkeypatch, inner, state) as repo:
             site.all_restore(repo, tmp_path / f"out-{dies_at}")
             repo.apply(repo.propose_reseal())
             repo.apply(repo.propose_prune())  # finishes what was begun
@@ -259,18 +236,18 @@ def test_a_backup_runs_between_any_two_calls(
 ) -> None:
     site.change(size=3000)
     for at in range(1000):
-        inner = _twin(memory)
+        inner = twin(memory)
 
         def meanwhile(inner: MemoryStorage = inner, at: int = at) -> None:
-            with _open(monkeypatch, inner, tmp_path / f"writer-{at}") as writer:
+            with open_at(monkeypatch, inner, tmp_path / f"writer-{at}") as writer:
                 site.back_up(writer)
 
         storage = BusyStorage(inner, meanwhile)
-        with _open(monkeypatch, storage, tmp_path / f"owner-{at}") as repo:
+        with open_at(monkeypatch, storage, tmp_path / f"owner-{at}") as repo:
             proposal = repo.propose_reseal()
             storage.interrupt(at)
             repo.apply(proposal)
-        with _open(monkeypatch, inner, tmp_path / f"owner-{at}") as repo:
+        with open_at(monkeypatch, inner, tmp_path / f"owner-{at}") as repo:
             site.all_restore(repo, tmp_path / f"out-{at}")
         if not storage.interrupted:
             return
