@@ -9,7 +9,7 @@ from pharmabackup import ids
 from pharmabackup.engine import historycache
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Execute
-from pharmabackup.format.wire import Kind, Signed, decode, malformed, split
+from pharmabackup.format.wire import Kind, malformed, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 PARTS = {"condemn", "execute", "done"}
@@ -44,11 +44,10 @@ def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
     for info in unlocked.storage.list("collections"):
         if parse_name(info.name)[1] == "execute":
             known = seen.get(info.name)
-            if known is not None and known.signed:
-                signed = decode(known.signed, Signed)
-                record = unlocked.statement(Kind.EXECUTE, info.name, signed, Execute, verified=True).record
-            else:
-                record = unlocked.get(Kind.EXECUTE, info.name, Execute).record
+            if known is None or not known.signed:
+                known = historycache.read_record(unlocked, info.name)
+            record, _ = historycache.recalled(unlocked, info.name, known)
+            assert isinstance(record, Execute)
             found.update(split(record.packs, 32, "collection"))
     return frozenset(found)
 

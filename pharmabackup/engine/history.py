@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine import historycache
-from pharmabackup.engine.historycache import Remembered
+from pharmabackup.engine.historycache import SHAPES, Remembered, read_record, recalled, shape_of
 from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
 from pharmabackup.errors import Damaged
-from pharmabackup.format import wire
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
-from pharmabackup.format.wire import Kind, Signed, is_kind, malformed, split
+from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
+from pharmabackup.format.wire import malformed, split
 
 ENDLESS = 1 << 64
 CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
@@ -190,14 +189,6 @@ class History:
         )
 
 
-SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
-    "snapshots": (Kind.FATE, Fate),
-    "marks": (Kind.MARK, Mark),
-    "collections": (Kind.CONDEMN, Condemn),
-}
-EXECUTE = (Kind.EXECUTE, Execute)
-
-
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
@@ -220,8 +211,8 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
         known = seen.get(name)
         try:
             if known is None or not known.signed or anew:
-                known = fresh[name] = _read(unlocked, name)
-            record, slot = _recalled(unlocked, name, known)
+                known = fresh[name] = read_record(unlocked, name)
+            record, slot = recalled(unlocked, name, known)
             if isinstance(record, Carry):
                 _take_carry(history, name, record, known.hash)
                 carries.append((listed[name], name, record))
@@ -239,33 +230,6 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     if fresh != {name: seen.get(name) for name in fresh}:
         historycache.save(unlocked, seen | fresh)
     return history
-
-
-def _read(unlocked: Unlocked, name: str) -> Remembered:
-    """Read and verify one object. Damaged, NotFound, StorageFailed."""
-    kind, shape = _shape(name)
-    data = unlocked.storage.get(name, limit=RECORD_MAX)
-    if kind == Kind.FATE and is_kind(data, Kind.CARRY):
-        signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
-        return Remembered(hashlib.sha256(data).digest(), signed, Kind.CARRY)
-    return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
-
-
-def _shape(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
-    return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]
-
-
-def _recalled(
-    unlocked: Unlocked, name: str, known: Remembered
-) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
-    """A record that was verified, and its signer. Damaged."""
-    kind, shape = _shape(name)
-    signed = wire.decode(known.signed, Signed)
-    if known.kind == Kind.CARRY:
-        carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
-        return carry.record, carry.slot
-    opened = unlocked.statement(kind, name, signed, shape, verified=True)
-    return opened.record, opened.slot
 
 
 def _take(
@@ -366,10 +330,10 @@ def _take_carried(
         name = f"{carrier}{CARRIED}{item.name}"
         known = seen.get(name)
         if known is None or not known.signed:
-            kind, shape = _shape(item.name)
+            kind, shape = shape_of(item.name)
             signed = unlocked.open(kind, item.name, item.stored, shape).signed
             known = fresh[name] = Remembered(hashlib.sha256(item.stored).digest(), signed, kind)
-        record, slot = _recalled(unlocked, item.name, known)
+        record, slot = recalled(unlocked, item.name, known)
         assert isinstance(record, Fate | Mark)
         return known, slot, record
 

@@ -1,12 +1,19 @@
-"""What this machine remembers of a repository's records: those it has seen, and whose signatures it has verified."""
+"""A repository's records, read and verified once, and what this machine remembers of them."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
 
 import msgspec
 
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format import wire
+from pharmabackup.format.keys import Slot
+from pharmabackup.format.transaction import RECORD_MAX, Carry, Condemn, Execute, Fate, Mark
+from pharmabackup.format.wire import Kind, Signed, is_kind
 
 CONTEXT = b"history cache"
 
@@ -46,3 +53,39 @@ def save(unlocked: Unlocked, objects: dict[str, Remembered]) -> None:
 
 def _key(unlocked: Unlocked) -> SealingKey:
     return SealingKey(unlocked.purpose_key("history cache"))
+
+
+SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
+    "snapshots": (Kind.FATE, Fate),
+    "marks": (Kind.MARK, Mark),
+    "collections": (Kind.CONDEMN, Condemn),
+}
+EXECUTE = (Kind.EXECUTE, Execute)
+
+
+def read_record(unlocked: Unlocked, name: str) -> Remembered:
+    """Read and verify one object. Damaged, NotFound, StorageFailed."""
+    kind, shape = shape_of(name)
+    data = unlocked.storage.get(name, limit=RECORD_MAX)
+    if kind == Kind.FATE and is_kind(data, Kind.CARRY):
+        signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
+        return Remembered(hashlib.sha256(data).digest(), signed, Kind.CARRY)
+    return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
+
+
+def shape_of(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
+    """What an object of that name has to be."""
+    return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]
+
+
+def recalled(
+    unlocked: Unlocked, name: str, known: Remembered
+) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
+    """A record that was verified, and its signer. Damaged."""
+    kind, shape = shape_of(name)
+    signed = wire.decode(known.signed, Signed)
+    if known.kind == Kind.CARRY:
+        carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
+        return carry.record, carry.slot
+    opened = unlocked.statement(kind, name, signed, shape, verified=True)
+    return opened.record, opened.slot
