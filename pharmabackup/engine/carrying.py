@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from pharmabackup import ids
-from pharmabackup.engine.collection import transplant
+from pharmabackup.engine.collection import read_whole, transplant
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index, write_segment
@@ -132,7 +132,7 @@ class Carrier:
     def _transplant(self, pack: bytes, size: int, wanted: set[bytes]) -> list[PackEntry]:
         writers: dict[bytes, PackWriter] = {}
         try:
-            transplant(self._source, pack, size, wanted, self._target, writers)
+            transplant(read_whole(self._source, pack, size), wanted, self._target, writers)
             written = [one for writer in writers.values() for one in writer.finish()]
         finally:
             for writer in writers.values():

@@ -62,6 +62,7 @@ class Moved:
 
     emptied: set[bytes] = field(default_factory=set)
     damaged: dict[bytes, Damaged] = field(default_factory=dict)
+    proved: dict[bytes, frozenset[bytes]] = field(default_factory=dict)  # new packs, read back; their blocks
     bytes: int = 0  # of new packs
 
 
@@ -76,19 +77,25 @@ def move(
     writers: dict[bytes, PackWriter] = {}
     entries: list[PackEntry] = []
     background = Background()
+
+    def read(pack: bytes) -> WholePack:
+        return read_whole(unlocked, pack, garbage.sizes[pack])
+
     try:
-        for pack in sorted(packs, key=lambda pack: (garbage.modified[pack], pack)):  # neighbours stay neighbours
+        neighbours = sorted(packs, key=lambda pack: (garbage.modified[pack], pack))  # and they stay neighbours
+        for pack, whole in background.one_ahead(read, neighbours):
             look()
             wanted = {table.ids[number] for number in garbage.sparse[pack]}
             try:
-                size = garbage.sizes[pack]
-                background.run(transplant, unlocked, pack, size, wanted, unlocked, writers, anew=anew)
+                background.run(transplant, whole(), wanted, unlocked, writers, anew=anew)
             except (Damaged, NotFound) as error:
                 moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
                 continue
             moved.emptied.add(pack)
         for writer in writers.values():
-            entries += [written.entry for written in writer.finish()]
+            for written in writer.finish():
+                entries.append(written.entry)
+                moved.proved[written.entry.pack] = frozenset(block.id for block in written.directory.blocks)
             moved.bytes += writer.bytes_written
     finally:
         background.close()
@@ -98,10 +105,28 @@ def move(
     return moved
 
 
+@dataclass(frozen=True, slots=True)
+class WholePack:
+    """A pack that is what its name says. `names`: of each block's chunks, in the directory's order."""
+
+    digest: bytes
+    data: memoryview
+    directory: layout.Directory
+    names: list[bytes]
+
+
+def read_whole(unlocked: Unlocked, pack: bytes, size: int) -> WholePack:
+    """Damaged when the pack is not what its name says; NotFound, StorageFailed."""
+    data = unlocked.storage.get(ids.pack_name(pack), limit=layout.PACK_MAX)
+    if hashlib.sha256(data).digest() != pack:
+        raise Damaged(f"The pack {ids.pack_name(pack)} is not what was written.", kind="pack", remedy="Run check.")
+    whole = PackBytes(unlocked, pack, size, data)
+    _, directory = whole.directory()
+    return WholePack(pack, memoryview(data), directory, whole.names(directory))
+
+
 def transplant(
-    source: Unlocked,
-    pack: bytes,
-    size: int,
+    source: WholePack,
     wanted: set[bytes],
     target: Unlocked,
     writers: dict[bytes, PackWriter],
@@ -110,32 +135,21 @@ def transplant(
 ) -> None:
     """Put blocks of a pack into new packs, as they are sealed or `anew`. `writers`: by domain, made as needed.
 
-    Damaged when the pack is not what its name says or does not hold them; NotFound, StorageFailed.
+    Damaged when the pack does not hold them; StorageFailed.
     """
-    data, directory, names = _read_whole(source, pack, size)
-    left = set(wanted)
+    directory, left = source.directory, set(wanted)
     if not left <= {block.id for block in directory.blocks}:
-        raise Damaged(f"The pack {ids.pack_name(pack)} does not hold what its index says.")
+        raise Damaged(f"The pack {ids.pack_name(source.digest)} does not hold what its index says.")
     writer = writers.get(directory.domain)
     if writer is None:
         writer = writers[directory.domain] = PackWriter(target, directory.domain)
-    for block, own in zip(directory.blocks, names, strict=True):
+    for block, own in zip(directory.blocks, source.names, strict=True):
         if block.id in left:
             left.discard(block.id)
-            sealed, key = data[block.offset : block.offset + block.length], directory.keys[block.key]
+            sealed, key = source.data[block.offset : block.offset + block.length], directory.keys[block.key]
             if anew is not None:
                 sealed, key = anew(directory, block, sealed)
             writer.add(kind=block.kind, number=0, block_id=block.id, names=own, sealed=sealed, key=key)
-
-
-def _read_whole(unlocked: Unlocked, pack: bytes, size: int) -> tuple[memoryview, layout.Directory, list[bytes]]:
-    """Damaged when the pack is not what its name says."""
-    data = unlocked.storage.get(ids.pack_name(pack), limit=layout.PACK_MAX)
-    if hashlib.sha256(data).digest() != pack:
-        raise Damaged(f"The pack {ids.pack_name(pack)} is not what was written.", kind="pack", remedy="Run check.")
-    whole = PackBytes(unlocked, pack, size, data)
-    _, directory = whole.directory()
-    return memoryview(data), directory, whole.names(directory)
 
 
 def publish(unlocked: Unlocked, entries: list[PackEntry]) -> None:
@@ -164,9 +178,12 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> b
     return True
 
 
-def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
+def finish(
+    unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, frozenset[bytes]] | None = None
+) -> set[bytes]:
     """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
 
+    `proved`: what packs hold that this collector has just written and read back; others are read when it matters.
     NotFound when another collection goes on, Damaged, StorageFailed.
     """
     state = read_condemned(unlocked)
@@ -178,7 +195,7 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
     try:
         execute = unlocked.get(Kind.EXECUTE, name, Execute).record
     except NotFound:
-        execute = _execute(unlocked, condemned, now, look)
+        execute = _execute(unlocked, condemned, now, look, proved or {})
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
     if not set(packs) <= set(split(condemned.packs, 32, "collection")):
         raise malformed("collection", f"number {number} deletes what it has not condemned")
@@ -195,13 +212,16 @@ def finish(unlocked: Unlocked, now: int, look: Look) -> set[bytes]:
     return set(packs)
 
 
-def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look) -> Execute:
+def _execute(
+    unlocked: Unlocked, condemned: Condemn, now: int, look: Look, proved: Mapping[bytes, frozenset[bytes]]
+) -> Execute:
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
     listed = packs = set(split(condemned.packs, 32, "collection"))
     if packs:
         packs = packs - _survivors(unlocked, condemned, now)
-        packs -= still_needed(unlocked, packs, set(split(condemned.snapshots, ids.ID_SIZE, "collection")), look)
+        gone = set(split(condemned.snapshots, ids.ID_SIZE, "collection"))
+        packs -= still_needed(unlocked, packs, gone, look, proved)
     segments = _replace_segments(unlocked, packs, listed - packs, look)
     record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
     name = ids.collection_name(number, "execute")

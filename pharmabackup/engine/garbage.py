@@ -8,7 +8,7 @@ unless these are so old that the collection will abort them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -153,14 +153,22 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     return garbage
 
 
-def still_needed(unlocked: Unlocked, packs: set[bytes], gone: set[bytes], look: Look) -> set[bytes]:
+def still_needed(
+    unlocked: Unlocked,
+    packs: set[bytes],
+    gone: set[bytes],
+    look: Look,
+    proved: Mapping[bytes, frozenset[bytes]],
+) -> set[bytes]:
     """Those of these condemned packs without which a snapshot that is not in `gone` could not be restored.
 
     Asked before anything is deleted: what the first look took for somewhere else may not be there, or not be whole.
+    `proved`: packs that need not be read for that, as long as they are there, and the blocks that they hold.
     Damaged, StorageFailed.
     """
     history = sound_history(unlocked)
     garbage = Garbage(0, True, history, Index(unlocked, chunks=False), {}, gone | history.deleted)
+    garbage._held.update(proved)
     try:
         read_packs(unlocked, garbage, look)
         table, found, blind = garbage.index.blocks, set[bytes](), set[bytes]()

@@ -100,8 +100,9 @@ class History:
 
         `now`: who deletes something for it asks the storage for the time.
         """
-        held = self.holds(now)
-        return self.deleted | {who for who, ripe in self.forgets().items() if ripe <= now and who not in held}
+        forgets = self.forgets()
+        held = self._held(now, forgets)
+        return self.deleted | {who for who, ripe in forgets.items() if ripe <= now and who not in held}
 
     def forgets(self) -> dict[bytes, int]:
         """Transactions that enough slots have said to forget; from when on that counts, by the storage's clock."""
@@ -120,11 +121,13 @@ class History:
 
         One that came when its snapshot could be gone already does not count, unless another held it then.
         """
+        return self._held(now, self.forgets())
+
+    def _held(self, now: int, ripe: Mapping[bytes, int]) -> dict[bytes, list[Said]]:
         released: dict[bytes, int] = {}
         for item in self.said:
             if item.mark.kind == "release" and item.mark.about is not None:
                 released.setdefault(item.mark.about, item.time)
-        ripe = self.forgets()
         spans: dict[bytes, list[tuple[Said, int]]] = {}
         for item in self.said:  # in the order of their times
             if item.mark.kind == "hold":

@@ -81,11 +81,15 @@ def shape_of(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
 def recalled(
     unlocked: Unlocked, name: str, known: Remembered
 ) -> tuple[Fate | Mark | Condemn | Execute | Carry, Slot]:
-    """A record that was verified, and its signer. Damaged."""
-    kind, shape = shape_of(name)
-    signed = wire.decode(known.signed, Signed)
-    if known.kind == Kind.CARRY:
-        carry = unlocked.statement(Kind.CARRY, name, signed, Carry, verified=True)
-        return carry.record, carry.slot
-    opened = unlocked.statement(kind, name, signed, shape, verified=True)
-    return opened.record, opened.slot
+    """A record that was verified, and its signer. Damaged.
+
+    It is decoded once, however often a verb looks at the history: its first look holds all records anyway.
+    """
+    key = name, known.hash
+    if key not in unlocked.recalled:
+        kind, shape = (known.kind, Carry) if known.kind == Kind.CARRY else shape_of(name)
+        opened = unlocked.statement(Kind(kind), name, wire.decode(known.signed, Signed), shape, verified=True)
+        unlocked.recalled[key] = opened.record, opened.slot
+    record, slot = unlocked.recalled[key]
+    assert isinstance(record, Fate | Mark | Condemn | Execute | Carry)
+    return record, slot

@@ -84,6 +84,7 @@ class Unlocked:
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
     _verified: set[bytes] = field(init=False, default_factory=set)  # SHA-256 of kind and Signed: of directories
+    recalled: dict[tuple[str, bytes], tuple[Record, Slot]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -106,6 +107,7 @@ class Unlocked:
             self._take_keys()
         self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes
         self._verified.clear()  # a slot may have been revoked
+        self.recalled.clear()
         if not self.has_newest_keys:
             if unreadable:
                 raise unreadable[-1]
@@ -209,13 +211,11 @@ class Unlocked:
         where nobody could change it.
         """
         encoded = wire.encode(signed)
-        if kind in SELF_NAMED and not verified:  # an index is read several times by one verb
-            known = hashlib.sha256(bytes((kind,)) + encoded).digest()
-            verified = known in self._verified
-            if not verified:
-                self._trusted(kind, name, signed)
-                self._verified.add(known)
+        known = hashlib.sha256(bytes((kind,)) + encoded).digest() if kind in SELF_NAMED else b""
+        verified = verified or known in self._verified  # an index is read several times by one verb
         slot = self._signer(kind, signed) if verified else self._trusted(kind, name, signed)
+        if known:
+            self._verified.add(known)
         return Statement(wire.decode(signed.content, shape), encoded, slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:

@@ -74,6 +74,7 @@ class Simulation:
             "crypto.passphrases.ITERATIONS": 1,
             "engine.opening.connect": lambda *_, **__: self._next.storage,
             "engine.opening.ThreadPoolExecutor": TurnExecutor,
+            "engine.background.ThreadPoolExecutor": TurnExecutor,
             "engine.packs.ThreadPoolExecutor": TurnExecutor,
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
@@ -102,7 +103,7 @@ def _open(self: PrivateKey, sealed: bytes, info: bytes) -> bytes:
 class TurnExecutor(Executor):
     """Does at once, in the thread that asks for it, what it is given to do."""
 
-    def __init__(self, max_workers: int = 1, thread_name_prefix: str = "") -> None:
+    def __init__(self, max_workers: int = 1, thread_name_prefix: str = "", **named: object) -> None:
         pass
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -199,11 +199,15 @@ def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
     if not chosen:
         return 0
     blocks.refresh()
-    going, staying = set[int](), set[int]()
+    going, staying = dict[bytes, set[bytes]](), dict[bytes, set[bytes]]()  # by domain
     forgotten, table = history.gone(ENDLESS - 1), blocks.index.blocks  # what is asked for already goes as well
     for item in history.committed.values():
         if item.transaction not in forgotten:
-            ids = SnapshotReader(blocks, item.snapshot).relied()
-            numbers = {table.find(block, item.snapshot.domain) for block in ids} - {None}
-            (going if item.transaction in chosen else staying).update(numbers)  # type: ignore[arg-type]
-    return sum(table.length[number] for number in going - staying)
+            side = going if item.transaction in chosen else staying
+            side.setdefault(item.snapshot.domain, set()).update(SnapshotReader(blocks, item.snapshot).relied())
+    return sum(
+        table.length[number]
+        for domain, found in going.items()
+        for block in found - staying.get(domain, set())
+        if (number := table.find(block, domain)) is not None
+    )

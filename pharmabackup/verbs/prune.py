@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns
-from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
+from pharmabackup.engine.collection import Moved, condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
@@ -94,16 +94,17 @@ class _Pruning:
         try:
             if garbage.unfinished:
                 return False
-            goes_on, moved = self._let_go(garbage)
+            moved = self._let_go(garbage)
         finally:
             garbage.index.close()
-        if goes_on:
-            deleted = finish(unlocked, now, look)
-            self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved)
-        return goes_on
+        if moved is None:
+            return False
+        deleted = finish(unlocked, now, look, proved=moved.proved)
+        self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved.bytes)
+        return True
 
-    def _let_go(self, garbage: Garbage) -> tuple[bool, int]:
-        """Steps 2 and 3: whether no other collection was faster, and how many bytes were moved. Conflict."""
+    def _let_go(self, garbage: Garbage) -> Moved | None:
+        """Steps 2 and 3: what was moved; None when another collection was faster. Conflict."""
         unlocked, wish = self._unlocked, self._wish
         dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
         if not (dead <= garbage.dead and wish.gone <= garbage.gone):
@@ -126,10 +127,8 @@ class _Pruning:
                 )
             )
         going = dead | (wish.sparse & garbage.dead) | moved.emptied
-        if not going:
-            return True, 0
         self.reporter.check_cancelled()
-        return condemn(unlocked, garbage, going), moved.bytes
+        return moved if not going or condemn(unlocked, garbage, going) else None
 
 
 def _told(garbage: Garbage, location: str) -> Iterator[Finding]:

@@ -116,7 +116,7 @@ def _batch(unlocked: Unlocked, wanted: set[bytes], reporter: Reporter) -> set[by
             return None
     finally:
         garbage.index.close()
-    finish(unlocked, now, reporter.look)
+    finish(unlocked, now, reporter.look, proved=moved.proved)
     reporter.bytes += moved.bytes
     return set(chosen)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pharmabackup as pb
+from pharmabackup import ids
 from pharmabackup.engine import history, index
 from pharmabackup.engine.history import History, Said, load_history, sound_history
 from pharmabackup.engine.reading import SnapshotReader
@@ -65,6 +66,37 @@ def test_a_fate_is_verified_once(repo: pb.Repository, tmp_path: Path, verified: 
     verified.clear()
     assert len(load_history(repo._unlocked).committed) == 4
     assert verified == [Kind.FATE]
+
+
+def test_a_record_is_decoded_once_by_a_process(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_history(repo._unlocked)
+    monkeypatch.setattr(Unlocked, "statement", None)
+    again = load_history(repo._unlocked)
+    assert again == first
+    assert all(again.committed[who].snapshot is item.snapshot for who, item in first.committed.items())
+
+
+def test_a_segment_and_what_it_names_are_verified_once_by_a_process(
+    repo: pb.Repository, verified: list[Kind]
+) -> None:
+    unlocked = repo._unlocked
+    unlocked._verified.clear()
+    verified.clear()
+    segments = len([*unlocked.storage.list("index")])
+    for _ in range(2):
+        found = index.Index(unlocked, chunks=False)
+        found.forget()
+        for info in unlocked.storage.list("index"):
+            digest = ids.hex_tail(info.name) or b""
+            found.add_segment(digest, index.read_segment(unlocked, digest))
+    assert sorted(verified) == sorted([Kind.INDEX] * segments + [Kind.DIRECTORY] * len(found.blocks.packs))
+
+
+def test_under_a_renewed_roster_nothing_is_recalled(repo: pb.Repository) -> None:
+    load_history(repo._unlocked)
+    assert repo._unlocked.recalled
+    repo._unlocked.renew()
+    assert not repo._unlocked.recalled
 
 
 def test_a_check_verifies_all_of_them(repo: pb.Repository, verified: list[Kind]) -> None:

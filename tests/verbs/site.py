@@ -108,11 +108,11 @@ def only_before(real: Callable[..., set[bytes]]) -> Callable[..., set[bytes]]:
     """Dies where it would carry out what it has condemned."""
     calls: list[bool] = []
 
-    def finish(*arguments: Any) -> set[bytes]:
+    def finish(*arguments: Any, **named: Any) -> set[bytes]:
         if calls:
             raise StorageFailed("The cable is out.", location="here")
         calls.append(True)
-        return real(*arguments)
+        return real(*arguments, **named)
 
     return finish
 

@@ -343,6 +343,56 @@ def test_before_anything_is_deleted_everything_is_asked_once_more(
     site.all_restore(repo, tmp_path / "out")
 
 
+def test_what_was_moved_and_then_lost_lets_nothing_go(
+    tmp_path: Path, large: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal, storage = large.propose_prune(), large._unlocked.storage
+    sparse = {ids.pack_name(pack) for pack in proposal.wish.sparse}  # type: ignore[attr-defined]
+    before = set(stored(storage, "packs"))
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        info = real(self, name)
+        if name.endswith("/condemn"):
+            assert not any(storage.delete(sorted(set(stored(storage, "packs")) - before)).values())
+        return info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalUpload, "publish", publish)
+        large.apply(proposal)
+    assert sparse <= set(stored(storage, "packs"))
+    site.all_restore(large, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_was_moved_is_read_again_only_by_another_who_finishes_it(
+    tmp_path: Path, large: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    proposal, storage = large.propose_prune(), large._unlocked.storage
+    before = set(stored(storage, "packs"))
+    read: set[str] = set()
+    for name in ("get", "get_range"):
+        real = getattr(LocalStorage, name)
+
+        def reads(self: LocalStorage, name: str, *rest: Any, real: Callable[..., bytes] = real, **named: Any) -> bytes:
+            read.add(name)
+            return real(self, name, *rest, **named)
+
+        monkeypatch.setattr(LocalStorage, name, reads)
+    if dies:
+        with monkeypatch.context() as patch:
+            patch.setattr("pharmabackup.verbs.prune.finish", only_before(collection.finish))
+            with pytest.raises(StorageFailed):
+                large.apply(proposal)
+    moved = set(stored(storage, "packs")) - before
+    read.clear()
+    large.apply(proposal)
+    moved = moved or set(stored(storage, "packs")) - before
+    assert moved
+    assert (moved <= read) == dies
+    site.all_restore(large, tmp_path / "out")
+
+
 def test_an_object_that_cannot_be_deleted_leaves_it_unfinished(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,8 +420,8 @@ def test_collections_come_one_after_the_other(
     one = replace_wish(one, sparse=frozenset())
     real, stopped = collection.finish, []
 
-    def finish(*arguments: Any) -> set[bytes]:
-        found = real(*arguments)
+    def finish(*arguments: Any, **named: Any) -> set[bytes]:
+        found = real(*arguments, **named)
         if not stopped:
             stopped.append(True)
             with monkeypatch.context() as patch:

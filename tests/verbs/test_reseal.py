@@ -107,11 +107,11 @@ def test_a_batch_that_died_is_finished_before_the_next(
     monkeypatch.setattr(reseal, "BATCH_BYTES", 1)
     real, calls = reseal.finish, list[int]()
 
-    def finish(*args: Any) -> set[bytes]:
+    def finish(*args: Any, **named: Any) -> set[bytes]:
         calls.append(1)
         if len(calls) == 2:  # the first batch is condemned
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **named)
 
     monkeypatch.setattr(reseal, "finish", finish)
     with pytest.raises(KeyboardInterrupt):
