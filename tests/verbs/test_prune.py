@@ -374,7 +374,9 @@ def test_what_was_moved_is_read_again_only_by_another_who_finishes_it(
     for name in ("get", "get_range"):
         real = getattr(LocalStorage, name)
 
-        def reads(self: LocalStorage, name: str, *rest: Any, real: Callable[..., bytes] = real, **named: Any) -> bytes:
+        def reads(
+            self: LocalStorage, name: str, *rest: Any, real: Callable[..., bytes] = real, **named: Any
+        ) -> bytes:
             read.add(name)
             return real(self, name, *rest, **named)
 
