@@ -26,6 +26,7 @@ from pharmabackup.storage.local_os import (
     drop_from_memory,
     failed,
     find_way,
+    is_bad_sector,
     is_disk,
     make_folders,
     rename_locked,
@@ -112,7 +113,7 @@ class LocalStorage(Storage):
             finally:
                 os.close(file)
         except OSError as error:
-            raise self._why(error, name) from error
+            raise self._why(error, name, reading=True) from error
         return data
 
     def get(self, name: str, *, limit: int) -> bytes:
@@ -122,7 +123,7 @@ class LocalStorage(Storage):
                     raise self._damaged(name, f"is larger than {limit} bytes")
                 return file.readall()
         except OSError as error:
-            raise self._why(error, name) from error
+            raise self._why(error, name, reading=True) from error
 
     def info(self, name: str) -> ObjectInfo:
         try:
@@ -206,17 +207,28 @@ class LocalStorage(Storage):
             location=self.location,
         )
 
-    def _why(self, error: OSError, name: str) -> Error:
-        """NotFound when the storage is there and says so; StorageFailed for everything else."""
+    def _why(self, error: OSError, name: str, *, reading: bool = False) -> Error:
+        """NotFound when the storage is there and says so; Damaged when it is there, but the disk cannot read that object.
+
+        StorageFailed for everything else: a disk or share that is failing as a whole says nothing about one object.
+        """
         no_object = isinstance(error, NOT_AN_OBJECT)
         if sys.platform == "win32":  # where a folder cannot be opened as a file, "access denied" is all it says
             no_object = no_object or os.path.isdir(self._path(name))
         if not no_object:
-            return failed(error, self.location)
+            return self._unreadable(name, error) if reading and is_bad_sector(error) else failed(error, self.location)
         self._look()
         return NotFound(
             f"{self.location} has no object {name}.", kind="object", remedy="Run check to see what that means."
         )
+
+    def _unreadable(self, name: str, error: OSError) -> Error:
+        try:
+            self._look()
+            os.stat(self._path(name))
+        except (Error, OSError):
+            return failed(error, self.location)
+        return self._damaged(name, "cannot be read, says the disk, as if it were broken there")
 
     def _taken(self, name: str) -> Conflict:
         return Conflict(

@@ -10,6 +10,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup.engine import garbage, opening
 from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.ailing import Ward
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but
 
 PATIENCE_S = 30
@@ -61,3 +62,30 @@ def memory(
             site.back_up(repo)
         forget_all_but(repo, 1, time)
     yield storage
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Ward:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pharmabackup.crypto.passphrases.MEMORY_KIB", 64)
+        patch.setattr("pharmabackup.crypto.passphrases.ITERATIONS", 1)
+        made = Ward(tmp_path_factory.mktemp("repair") / "ward")
+        for day in range(3):
+            made.change(day)
+            made.back_up()
+        made.repo.close()
+    return made
+
+
+@pytest.fixture
+def ward(built: Ward, tmp_path: Path, cheap_kdf: None) -> Iterator[Ward]:
+    """One to be damaged."""
+    made = Ward.copy(built, tmp_path / "ward")
+    yield made
+    made.repo.close()
+
+
+@pytest.fixture
+def replica(ward: Ward) -> Iterator[pb.Repository]:
+    with ward.replica() as made:
+        yield made
