@@ -7,7 +7,6 @@ import re
 import shutil
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,32 +22,6 @@ from tests.verbs.ailing import PASSPHRASE, Ward
 
 OUTSIDE = ["names", "filler", "directory", "trailer"]
 BLOCKS = ["data block", "manifest block", "recipe block"]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pharmabackup.crypto.passphrases.MEMORY_KIB", 64)
-        patch.setattr("pharmabackup.crypto.passphrases.ITERATIONS", 1)
-        made = Ward(tmp_path_factory.mktemp("repair") / "ward")
-        for day in range(3):
-            made.change(day)
-            made.back_up()
-        made.repo.close()
-        yield made
-
-
-@pytest.fixture
-def ward(built: Ward, tmp_path: Path, cheap_kdf: None) -> Iterator[Ward]:
-    made = Ward.copy(built, tmp_path / "ward")
-    yield made
-    made.repo.close()
-
-
-@pytest.fixture
-def replica(ward: Ward) -> Iterator[pb.Repository]:
-    with ward.replica() as made:
-        yield made
 
 
 def _serious(proposal: object) -> list[str]:
