@@ -36,7 +36,8 @@ def apply_repair(
         try:
             if not proposal.steps or repairing.attempt():
                 for finding in proposal.findings:
-                    repairing.reporter.find(finding)
+                    if finding not in repairing.reporter.findings:
+                        repairing.reporter.find(finding)
                 return repairing.reporter.report({})
         except NotFound:  # a collector has deleted what was being read
             if not left:
@@ -109,7 +110,8 @@ class _Repairing:
         publish(unlocked, entries + new)
         self.reporter.bytes += size
         if done != wanted:
-            raise _stale(f"{len(wanted - done)} blocks are not to be had any more")
+            failed = [finding.message for finding in self.reporter.findings if finding.code == "dataset-failed"]
+            raise _stale(" ".join([f"{len(wanted - done)} blocks are not to be had any more.", *failed]))
         lost = {block for block in look.needed if not look.stays(block)} - done
         going &= look.condemnable(lost)
         segments = wish.segments & set(garbage.index.changed)
@@ -134,7 +136,7 @@ class _Repairing:
 
 def _stale(why: str) -> Conflict:
     return Conflict(
-        f"What was proposed is no longer true: {why}.",
+        f"What was proposed is no longer true: {why.rstrip('.')}.",
         kind="proposal-stale",
         remedy="Look at a new proposal, and apply that.",
     )

@@ -9,13 +9,14 @@ from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
 from pharmabackup.engine.history import load_history
-from pharmabackup.engine.hunting import Hunt, Sought
+from pharmabackup.engine.hunting import Hunt, Sought, naming_key
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Shelf, Taken, replica_shelf
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged, NotFound, SourceFailed
+from pharmabackup.events import Finding
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.check_packs import PackFound, PackReading
@@ -146,7 +147,7 @@ class Look:
         found: dict[bytes, list[Sought]] = {}
         unnamed: dict[bytes, Block] = {}
         kinds: dict[bytes, int] = {}
-        for block in sorted(blocks):
+        for block in sorted(blocks, key=lambda block: (self._first_pack(block), block)):  # a pack's names at a time
             for shelf in (self.here, *self.shelves):
                 table = shelf.index.blocks
                 for number in table.instances(block[1]):
@@ -164,11 +165,21 @@ class Look:
         return found
 
     def _names(self, block: Block) -> bytes | None:
-        for shelf in (self.here, *self.shelves):
-            for number in self._numbers(block) if shelf is self.here else _instances(shelf, block):
-                with suppress(Damaged, NotFound):
-                    return shelf.names(number)
+        for shelf, number in self._everywhere(block):
+            with suppress(Damaged, NotFound):
+                return shelf.names(number)
         return None
+    def _first_pack(self, block: Block) -> bytes:
+        for shelf, number in self._everywhere(block):
+            return shelf.index.blocks.packs[shelf.index.blocks.pack[number]]
+        return b""
+
+    def _everywhere(self, block: Block) -> Iterator[tuple[Shelf, int]]:
+        """Where a block lies or lay, be it damaged there or not."""
+        yield from ((self.here, number) for number in self._numbers(block))
+        for shelf in self.shelves:
+            yield from ((shelf, number) for number in _instances(shelf, block))
+
 
     def _own_domain(self) -> bytes | None:
         return self._unlocked.domain if self._unlocked.keyring.naming else None
@@ -185,10 +196,25 @@ class Look:
             index.close()
 
     def hunts(self, blocks: Iterable[Block], sources: Sequence[Source]) -> Iterator[tuple[Hunt, bytes, list[Sought]]]:
-        """One for each domain of which blocks are lost and named."""
+        """One for each domain of which blocks are lost and named, as far as this credential may name chunks."""
         if sources:
             for domain, sought in sorted(self.sought(blocks).items()):
-                yield Hunt(self._unlocked, domain, sources, self._reporter.look), domain, sought
+                if naming_key(self._unlocked, domain) is not None:
+                    look, failed = self._reporter.look, self._source_failed
+                    yield Hunt(self._unlocked, domain, sources, look, failed), domain, sought
+
+    def _source_failed(self, source: Source, error: SourceFailed) -> None:
+        """What replicas and other sources have is mended all the same."""
+        finding = Finding(
+            code="dataset-failed",
+            severity="warning",
+            subject=source.name,
+            message=f"It could not be read to its end, and nothing is made anew from it. {error.message}",
+            remedy=error.remedy or "Mend that, and repair again.",
+            location=self._unlocked.storage.location,
+        )
+        if finding not in self._reporter.findings:  # it is read again for what it may have of another domain
+            self._reporter.find(finding)
 
     # ------------------------------------------------------------ what goes
 

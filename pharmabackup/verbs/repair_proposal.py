@@ -76,7 +76,9 @@ def propose_repair(
             return records_first(history, there, replace(given, records=known), reporter.findings)
         look.read()
         given = replace(given, objects=frozenset(keys.objects))
-        return _Proposing(unlocked, look, given, shower, reporter, len(records)).proposal()
+        proposal = _Proposing(unlocked, look, given, shower, reporter, len(records)).proposal()
+        reporter.tell("finished", "Everything was looked at.")
+        return proposal
     finally:
         look.close()
 
@@ -137,6 +139,7 @@ class _Proposing:
         """Blocks that are whole in damaged packs, and those that a replica has, with its location. All are proved."""
         moved, copied = set[Block](), dict[Block, str]()
         for block in self._look.in_order(homeless):
+            self._look.tell()
             found = self._look.take(block)
             if found is not None and found[1] is self._look.here:
                 moved.add(block)
