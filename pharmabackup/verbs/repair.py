@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from pharmabackup.engine.collection import condemn, finish, own_entries, publish, storage_now
+from pharmabackup.engine.collection import condemn, finish, publish, storage_now
 from pharmabackup.engine.elsewhere import keys_elsewhere
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index
@@ -103,7 +103,7 @@ class _Repairing:
         going = {pack for pack in wish.going if pack in garbage.sizes}
         if not going <= set(look.found) | garbage.unreadable:
             raise _stale("a pack that was damaged is whole now")
-        entries = own_entries(unlocked, look.nameable(), garbage.sizes, self.reporter.look)
+        entries = list(look.entries())
         done = set[Block]()
         wanted = {block for block in wish.blocks if block in look.needed and not look.stays(block)}
         new, size = put_away(unlocked, self._blocks(look, wanted, done))

@@ -17,12 +17,12 @@ from pharmabackup.engine.taking import Shelf, Taken, replica_shelf
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound, SourceFailed
 from pharmabackup.events import Finding
+from pharmabackup.format.index import PackEntry
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.check_packs import PackFound, PackReading
+from pharmabackup.verbs.repair_wish import Block
 from pharmabackup.verbs.reporter import Reporter
-
-Block = tuple[bytes, bytes]  # domain and id
 
 
 class Look:
@@ -120,8 +120,7 @@ class Look:
         for number in self._numbers(block):
             if number not in self._bad:
                 yield self.here, number
-        for shelf in self.shelves:
-            yield from ((shelf, number) for number in _instances(shelf, block))
+        yield from self._in_replicas(block)
 
     def take(self, block: Block) -> tuple[Taken, Shelf] | None:
         """A block that is proved, from the first place that has it."""
@@ -169,6 +168,7 @@ class Look:
             with suppress(Damaged, NotFound):
                 return shelf.names(number)
         return None
+
     def _first_pack(self, block: Block) -> bytes:
         for shelf, number in self._everywhere(block):
             return shelf.index.blocks.packs[shelf.index.blocks.pack[number]]
@@ -177,9 +177,11 @@ class Look:
     def _everywhere(self, block: Block) -> Iterator[tuple[Shelf, int]]:
         """Where a block lies or lay, be it damaged there or not."""
         yield from ((self.here, number) for number in self._numbers(block))
+        yield from self._in_replicas(block)
+
+    def _in_replicas(self, block: Block) -> Iterator[tuple[Shelf, int]]:
         for shelf in self.shelves:
             yield from ((shelf, number) for number in _instances(shelf, block))
-
 
     def _own_domain(self) -> bytes | None:
         return self._unlocked.domain if self._unlocked.keyring.naming else None
@@ -243,6 +245,13 @@ class Look:
         """The packs here that say they hold one of these."""
         table = self.garbage.index.blocks
         return {table.packs[table.pack[number]] for block in blocks for number in self._numbers(block)}
+
+    def entries(self) -> Iterator[PackEntry]:
+        """What these say of themselves. That their blocks are those that they say was looked at with the index."""
+        for pack in sorted(self.nameable()):
+            self.tell()
+            with suppress(Damaged, NotFound):
+                yield read_directory(self._unlocked, pack, self.garbage.sizes[pack])[0]
 
     def _says_itself(self, pack: bytes) -> bool:
         try:

@@ -156,25 +156,28 @@ class _Proposing:
     def _losses(self, lost: set[Block], regained: set[Block]) -> list[Committed]:
         """Say what stays lost; the snapshots that will be whole again."""
         look, history = self._look, self._look.garbage.history
+        whole: list[Committed] = []
+        if not (lost or regained or look.blind):
+            return whole
+        lost_of, regained_of = _by_domain(lost), _by_domain(regained)
         losses = Losses(
             look.reader,
             self._unlocked.storage.location,
             bool(self._unlocked.keyring.readers),
             look.tell,
+            history.forgotten(),
         )
-        whole: list[Committed] = []
-        forgotten = history.forgotten()
         for item in history.newest():
-            if item.transaction in forgotten or not (lost or regained or look.blind):
+            if item.transaction in look.garbage.gone:
                 continue
             if item.transaction in look.blind:
                 losses.list_lost(item)
                 continue
             relied = SnapshotReader(look.reader, item.snapshot).relied()
-            mine = {block for domain, block in lost if domain == item.snapshot.domain} & relied
+            mine = lost_of.get(item.snapshot.domain, set()) & relied
             if mine:
                 losses.some_lost(item, relied, mine)
-            elif any(domain == item.snapshot.domain and block in relied for domain, block in regained):
+            elif not relied.isdisjoint(regained_of.get(item.snapshot.domain, ())):
                 whole.append(item)
         self._reporter.findings += losses.findings
         return whole
@@ -193,7 +196,7 @@ class _Proposing:
         if unnamed:
             say(f"{counted(len(unnamed), 'pack')} named in the index again.")
         if moved:
-            say(f"{counted(len(moved), 'block')} moved out of damaged packs, unopened, into new ones.")
+            say(f"{counted(len(moved), 'block')} moved out of damaged packs, as they are sealed, into new ones.")
         for location in sorted(set(copied.values())):
             count = sum(place == location for place in copied.values())
             say(f"{counted(count, 'block')} taken from {location}.")
@@ -244,6 +247,13 @@ class _Proposing:
                 location=self._unlocked.storage.location,
             )
         )
+
+
+def _by_domain(blocks: set[Block]) -> dict[bytes, set[bytes]]:
+    found: dict[bytes, set[bytes]] = {}
+    for domain, block in blocks:
+        found.setdefault(domain, set()).add(block)
+    return found
 
 
 def _may_collect(unlocked: Unlocked) -> bool:

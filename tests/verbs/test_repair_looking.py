@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.clock import now_ns
 from pharmabackup.engine import hunting, taking
 from pharmabackup.engine.index import Index
 from pharmabackup.format.wire import Kind
@@ -175,6 +176,42 @@ def test_a_replicas_history_is_read_once(ward: Ward, replica: pb.Repository, mon
     )
     assert not ward.repo.propose_repair(replicas=[replica]).steps
     assert len(loaded) == 1
+
+
+def test_what_the_index_said_is_read_from_each_pack_once_when_it_is_applied(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it was lost."""
+    ward.lose(*ward.names("index"))
+    ward.reopen()
+    proposal = ward.repo.propose_repair()
+    read, get_range = [0], LocalStorage.get_range
+
+    def counting(self: LocalStorage, name: str, offset: int, length: int) -> bytes:
+        read[0] += length * name.startswith("packs/")
+        return get_range(self, name, offset, length)
+
+    monkeypatch.setattr(LocalStorage, "get_range", counting)
+    ward.repo.apply(proposal)
+    assert read[0] < 1.2 * sum((ward.path / name).stat().st_size for name in ward.names("packs"))
+
+
+# ------------------------------------------------------------ what is lost, and to whom
+
+
+def test_a_forgotten_snapshot_can_still_be_called_back(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what it lost is told, in less words."""
+    documents = ward.repo.snapshots("documents")
+    ward.repo.apply(ward.repo.propose_forget(snapshots=[documents[-1]]))
+    later = now_ns() + 60 * 86400 * 10**9
+    monkeypatch.setattr("pharmabackup.engine.history.now_ns", lambda: later)
+    ward.flip(*ward.block_of(documents[-1], "large"))
+    found = [finding for finding in ward.repo.propose_repair().findings if finding.code == "snapshot-damaged"]
+    assert {finding.subject for finding in found if finding.severity == "critical"} == {
+        snapshot.id for snapshot in documents[:-1]
+    }
+    (forgotten,) = (finding for finding in found if finding.severity == "warning")
+    assert forgotten.subject == documents[-1].id and "(forgotten; it could be called back)" in forgotten.message
 
 
 # ------------------------------------------------------------ what nobody can read
