@@ -191,6 +191,9 @@ def test_a_damaged_keyring_is_told(ward: Ward, replica: pb.Repository) -> None:
     proposal = ward.mend(replicas=[replica])
     assert _codes(proposal) == {name: "keyring-damaged"} and not proposal.steps
     assert "by hand" in proposal.findings[0].remedy
+    replica.change_passphrase(OTHER)  # which gives him another one
+    replica.copy(ward.repo)
+    _opens(ward, OTHER)
 
 
 # ------------------------------------------------------------ records
