@@ -52,7 +52,7 @@ class Carrier:
         self._step = step
         ground = survey(target, index, foreign=True)
         self._attempt = Attempt(target, ground)
-        self._burnt = ground.burnt | ground.condemned.packs
+        self._shunned = ground.shunned | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
         self._unindexed: list[PackEntry] = []
 
@@ -91,7 +91,7 @@ class Carrier:
         """The whole pack under its own name, where that is free; else what is needed of it under a new one."""
         entry, directory = read_directory(self._source, pack, size)
         entries = [entry]
-        if pack in self._burnt or not self._send(pack, size):
+        if pack in self._shunned or not self._send(pack, size):
             there = self._index.blocks
             missing = {block.id for block in directory.blocks if block.id in wanted}
             missing = {block for block in missing if there.find(block, domain) is None}

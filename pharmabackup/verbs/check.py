@@ -14,7 +14,7 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.history import Committed, load_history
-from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.index import CHANGED, Index, read_segment
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
@@ -165,7 +165,10 @@ class _Checker:
                     "critical",
                     info.name,
                     error.message,
-                    "Run propose_repair: the index can be rebuilt from the packs.",
+                    "Run propose_repair: the index can be rebuilt from the packs."
+                    if error.kind == CHANGED
+                    else "Backups, restores and repairs go on without it. If it stays when all else is mended, nobody "
+                    "who has a key wrote it: find out who did, and delete it.",
                 )
 
     def _packs(self) -> dict[bytes, int]:

@@ -233,7 +233,7 @@ class _Proposing:
             say(f"{_counted(len(deleted), 'damaged pack')} deleted, once nothing needs what is in them any more.")
         if set(wish.going) - deleted:
             packs = _counted(len(set(wish.going) - deleted), "damaged pack")
-            say(f"{packs} left in place and taken out of the index, so that no backup relies on it.")
+            say(f"{packs} left in place, and no backup relies on it any more.")
         if wish.segments:
             say(f"{_counted(len(wish.segments), 'damaged index segment')} deleted: the packs say what they said.")
 
