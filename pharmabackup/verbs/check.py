@@ -167,8 +167,8 @@ class _Checker:
                     error.message,
                     "Run propose_repair: the index can be rebuilt from the packs."
                     if error.kind == CHANGED
-                    else "All goes on without it. If it stays when all else is mended, nobody who has a key wrote it: "
-                    "find out who did, and delete it.",
+                    else "All goes on without it. If all else is sound, nobody who has a key wrote it: find out who "
+                    "did, and delete it.",
                 )
 
     def _packs(self) -> dict[bytes, int]:
