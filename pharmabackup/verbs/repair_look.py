@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.collections import read_condemned, shunned_packs
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.hunting import Hunt, Sought, naming_key
@@ -223,16 +223,13 @@ class Look:
     def condemnable(self, lost: set[Block]) -> set[bytes]:
         """Damaged packs that nothing needs once all is in new packs that is not lost; and some more.
 
-        A changed pack that holds what is lost is condemned too, if it says itself what it holds: it will stay, since
-        a snapshot needs it, and be named no more, so that no backup relies on it (docs/format.md, §21).
+        One that holds what is lost is condemned too: it will stay, since a snapshot needs it, and no backup relies
+        anew on what was condemned (docs/format.md, §20). On what no segment names they do not rely anyway.
         """
         if not self.sound_history:
             return set()
-        needing = self.holding(lost)
-        going = {pack for pack in self.found if pack not in needing}
-        for pack in set(self.found) & needing - self.garbage.unindexed:
-            if self.found[pack].changed and self._says_itself(pack):
-                going.add(pack)
+        shunned = shunned_packs(self._unlocked)
+        going = set(self.found) - (self.holding(lost) & (self.garbage.unindexed | shunned))
         if not lost and not self.blind:
             going |= {
                 pack
@@ -252,13 +249,6 @@ class Look:
             self.tell()
             with suppress(Damaged, NotFound):
                 yield read_directory(self._unlocked, pack, self.garbage.sizes[pack])[0]
-
-    def _says_itself(self, pack: bytes) -> bool:
-        try:
-            read_directory(self._unlocked, pack, self.garbage.sizes[pack])
-        except (Damaged, NotFound):
-            return False
-        return True
 
     def nameable(self) -> set[bytes]:
         """Whole packs that no segment names."""

@@ -207,7 +207,7 @@ class _Proposing:
             say(f"{counted(len(deleted), 'damaged pack')} deleted, once nothing needs what is in them any more.")
         if set(wish.going) - deleted:
             packs = counted(len(set(wish.going) - deleted), "damaged pack")
-            say(f"{packs} left in place and taken out of the index, so that no backup relies on it.")
+            say(f"{packs} left in place, and no backup relies on it any more.")
         if wish.segments:
             say(f"{counted(len(wish.segments), 'damaged index segment')} deleted: the packs say what they said.")
 
@@ -222,7 +222,8 @@ class _Proposing:
                 "repair-held-back",
                 "warning",
                 "snapshots",
-                "Damaged packs are not let go while something that was said or committed cannot be read.",
+                "Damaged packs are not let go while something that was said or committed cannot be read; until then later "
+                "backups may rely on what is lost in them.",
                 "Give a replica that has them, and repair again.",
             )
         if self._elsewhere:
