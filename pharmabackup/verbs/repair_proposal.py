@@ -222,8 +222,8 @@ class _Proposing:
                 "repair-held-back",
                 "warning",
                 "snapshots",
-                "Damaged packs are not let go while something that was said or committed cannot be read; until then later "
-                "backups may rely on what is lost in them.",
+                "Damaged packs are not let go while something that was said or committed cannot be read; until then "
+                "later backups may rely on what is lost in them.",
                 "Give a replica that has them, and repair again.",
             )
         if self._elsewhere:
