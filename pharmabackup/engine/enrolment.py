@@ -103,15 +103,22 @@ class NextGeneration:
         return keys.Generation(number, hashing.key_id(self.catalogue), self.reader.public.raw)
 
     def keyring(self, unlocked: Unlocked, slot: Slot, number: int) -> Keyring:
-        """What a slot gets besides what it holds: no more than its role may have."""
+        """What a slot gets besides what it holds: no more than its role may have.
+
+        One's own has all that this slot holds: should an older keyring be damaged, nothing is lost with it.
+        """
         readers = (keys.ReaderKey(number, self.reader.raw),) if slot.role in ("restorer", "owner") else ()
+        catalogue = (keys.CatalogueKey(number, self.catalogue),)
+        own = unlocked.keyring
+        if slot.id == own.slot:
+            return replace(own, catalogue=(*own.catalogue, *catalogue), readers=(*own.readers, *readers))
         return Keyring(
             repository=unlocked.repository,
             slot=slot.id,
             role=slot.role,
             signing=None,
             naming=(),
-            catalogue=(keys.CatalogueKey(number, self.catalogue),),
+            catalogue=catalogue,
             block_names=unlocked.keyring.block_names,
             readers=readers,
         )
