@@ -30,6 +30,7 @@ from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, s
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
+Proved = tuple[int, frozenset[bytes]]  # a pack's size, and its blocks
 Anew = Callable[[layout.Directory, layout.Block, memoryview], tuple[memoryview, layout.WrappedKey]]
 
 
@@ -62,7 +63,7 @@ class Moved:
 
     emptied: set[bytes] = field(default_factory=set)
     damaged: dict[bytes, Damaged] = field(default_factory=dict)
-    proved: dict[bytes, frozenset[bytes]] = field(default_factory=dict)  # new packs, read back; their blocks
+    proved: dict[bytes, Proved] = field(default_factory=dict)  # new packs, read back
     bytes: int = 0  # of new packs
 
 
@@ -95,7 +96,8 @@ def move(
         for writer in writers.values():
             for written in writer.finish():
                 entries.append(written.entry)
-                moved.proved[written.entry.pack] = frozenset(block.id for block in written.directory.blocks)
+                blocks = frozenset(block.id for block in written.directory.blocks)
+                moved.proved[written.entry.pack] = written.entry.size, blocks
             moved.bytes += writer.bytes_written
     finally:
         background.close()
@@ -178,9 +180,7 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> b
     return True
 
 
-def finish(
-    unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, frozenset[bytes]] | None = None
-) -> set[bytes]:
+def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, Proved] | None = None) -> set[bytes]:
     """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
 
     `proved`: what packs hold that this collector has just written and read back; others are read when it matters.
@@ -212,9 +212,7 @@ def finish(
     return set(packs)
 
 
-def _execute(
-    unlocked: Unlocked, condemned: Condemn, now: int, look: Look, proved: Mapping[bytes, frozenset[bytes]]
-) -> Execute:
+def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look, proved: Mapping[bytes, Proved]) -> Execute:
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
     packs = set(split(condemned.packs, 32, "collection"))
@@ -295,7 +293,10 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[
 
 def _counts(slot: Slot, entry: PackEntry) -> bool:
     """Whether an entry is of its publisher's domain. Others would begin to count when a collector publishes them."""
-    return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
+    try:
+        return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
+    except Damaged:
+        return False
 
 
 def own_entries(

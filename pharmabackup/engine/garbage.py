@@ -127,7 +127,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     undecided = (own for who, own in intents.items() if who not in decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
     try:
-        kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.burnt)
+        kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.shunned)
     except Damaged as error:
         if read_condemned(unlocked) == state:
             raise
@@ -158,19 +158,21 @@ def still_needed(
     packs: set[bytes],
     gone: set[bytes],
     look: Look,
-    proved: Mapping[bytes, frozenset[bytes]],
+    proved: Mapping[bytes, tuple[int, frozenset[bytes]]],
 ) -> set[bytes]:
     """Those of these condemned packs without which a snapshot that is not in `gone` could not be restored.
 
     Asked before anything is deleted: what the first look took for somewhere else may not be there, or not be whole.
-    `proved`: packs that need not be read for that, as long as they are there, and the blocks that they hold.
+    `proved`: packs that need not be read for that as long as they have that size, and the blocks that they hold.
     Damaged, StorageFailed.
     """
     history = sound_history(unlocked)
     garbage = Garbage(0, True, history, Index(unlocked, chunks=False), {}, gone | history.deleted)
-    garbage._held.update(proved)
     try:
         read_packs(unlocked, garbage, look)
+        for pack, (size, held) in proved.items():
+            if garbage.sizes.get(pack) == size:
+                garbage._held[pack] = held
         table, found, blind = garbage.index.blocks, set[bytes](), set[bytes]()
         for place, pack in enumerate(table.packs):  # one that was cut may hold some whole blocks
             table.usable[place] = pack in garbage.sizes
@@ -309,12 +311,13 @@ def named(snapshot: Snapshot) -> set[bytes]:
 
 
 def _places(
-    unlocked: Unlocked, garbage: Garbage, needed: dict[bytes, set[bytes]], condemned: frozenset[bytes]
+    unlocked: Unlocked, garbage: Garbage, needed: dict[bytes, set[bytes]], shunned: frozenset[bytes]
 ) -> dict[bytes, list[int]]:
     """By pack: the blocks that have to be kept there, or moved. Each in one place that really holds it. Damaged.
 
-    The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go.
-    A pack that two segments name is in the table twice.
+    The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go;
+    but one that was ever condemned only if there is no other, since no writer relies on it. A pack that two segments
+    name is in the table twice.
     """
     table = garbage.index.blocks
     kept: dict[bytes, list[int]] = {}
@@ -331,7 +334,7 @@ def _places(
             kept.setdefault(pack, []).append(number)
             continue
         order = sorted(
-            places, key=lambda pack: (pack in condemned, pack in garbage.unindexed, garbage.modified[pack], pack)
+            places, key=lambda pack: (pack in shunned, pack in garbage.unindexed, garbage.modified[pack], pack)
         )
         best = next((pack for pack in order if garbage.holds(unlocked, pack, block)), None)
         for pack in order if best is None else (best,):  # of what is whole nowhere, nothing goes

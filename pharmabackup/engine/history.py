@@ -66,7 +66,7 @@ class History:
     brought: dict[str, str] = field(default_factory=dict)  # records by their names: the object that carries each
     said: list[Said] = field(default_factory=list)  # by the storage's time
     absent: set[bytes] = field(default_factory=set)  # brought from another replica without their content
-    burnt: set[bytes] = field(default_factory=set)  # packs that collections ever came to delete
+    shunned: set[bytes] = field(default_factory=set)  # packs that collections ever condemned
     deleted: set[bytes] = field(default_factory=set)  # these, and what collections took for forgotten and carried out
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
@@ -242,9 +242,9 @@ def _take(
         _take_fate(history, name, record, slot, digest)
     elif isinstance(record, Mark):
         _take_mark(history, name, record, slot, time)
-    elif isinstance(record, Execute):
-        history.burnt.update(split(record.packs, 32, "collection"))
     else:
+        history.shunned.update(split(record.packs, 32, "collection"))
+    if isinstance(record, Condemn):
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 

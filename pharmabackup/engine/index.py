@@ -38,6 +38,7 @@ from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
 from pharmabackup.format.wire import Kind, Signed
+from pharmabackup.storage.base import UNREADABLE
 
 LOCATION = struct.Struct("<II")  # block number, ordinal
 SPILL_ROWS = 1 << 19
@@ -135,10 +136,19 @@ class Index:
                     self.changed[digest] = error
 
     def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
-        """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie."""
+        """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie.
+
+        Damaged when an entry of it is none; the others are known all the same.
+        """
+        problem: Damaged | None = None
         for entry in segment.record.packs:
-            self.add_entry(entry, of=segment.slot.domain)
+            try:
+                self.add_entry(entry, of=segment.slot.domain)
+            except Damaged as error:
+                problem = problem or error
         self.segments.add(digest)
+        if problem is not None:
+            raise problem
 
     def add_entry(self, entry: PackEntry, *, of: bytes | None = None) -> None:
         """Make a pack known, if its domain is its writer's, and `of` if that is given. Damaged."""
@@ -363,13 +373,15 @@ class Index:
 def read_segment(unlocked: Unlocked, digest: bytes) -> Statement[Segment]:
     """A segment whose bytes are those of its name and whose signature counts. NotFound, StorageFailed.
 
-    Damaged: of the kind CHANGED when its bytes are others.
+    Damaged: of the kind CHANGED when its bytes are others than were written.
     """
     name = ids.index_name(digest)
     try:
         data = unlocked.storage.get(name, limit=1 << 28)
-    except Damaged:  # larger than any segment
-        data = b""
+    except Damaged as error:
+        if error.kind == UNREADABLE:  # that may pass: nobody may act on it
+            raise
+        data = b""  # larger than any segment
     if hashlib.sha256(data).digest() != digest:
         raise Damaged(
             f"An index segment is not what was written. Object: {name}.",

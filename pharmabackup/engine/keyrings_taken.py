@@ -76,10 +76,19 @@ class _SlotTaking:
                 self.taken.refused.append(name)
                 continue
             if item.argon2id in settings:
-                self.taken.objects[name] = data
+                if self._crowds_out(item):
+                    self.taken.refused.append(name)
+                else:
+                    self.taken.objects[name] = data
             else:
                 new.append((item, data))
         self._take_settings(new)
+
+    def _crowds_out(self, item: SealedKeyring) -> bool:
+        """Whether it puts a way that was given up before the one that is in use, since the newest ways are tried."""
+        recipient = None if self.slot.recipient is None else hashing.key_id(self.slot.recipient)
+        in_use = next((known for known in self.known if known.key_id == recipient), self.known[0])
+        return item.argon2id != in_use.argon2id and item.number > in_use.number
 
     def _open(self, stretched: Stretched, item: SealedKeyring) -> None:
         if item.key_id not in stretched.key_ids:

@@ -111,7 +111,8 @@ class Unlocked:
             check_keyring(keyring, next(one for one in rosters.newest.slots if one.id == keyring.slot))
             self.keyring = keyring
             self._take_keys()
-        self.roster, self.roster_hash, self.rosters = rosters.newest, rosters.newest_hash, rosters.hashes
+        self.rosters = rosters.hashes  # before what is looked up in them: other threads may be signing
+        self.roster, self.roster_hash = rosters.newest, rosters.newest_hash
         self._verified.clear()  # a slot may have been revoked
         self.recalled.clear()
         if not self.has_newest_keys:
@@ -188,17 +189,10 @@ class Unlocked:
             ) from None
         if self.keyring.signing is None:
             raise self.not_permitted("write")
-        message = wire.signed_message(
-            self.repository,
-            kind,
-            SELF_NAMED.get(kind, name),
-            self.keyring.slot,
-            self.roster.number,
-            self.roster_hash,
-            content,
-        )
-        signature = signatures.SigningKey(self.keyring.signing).sign(message)
-        return Signed(content, self.keyring.slot, self.roster.number, self.roster_hash, signature)
+        number, slot = self.roster.number, self.keyring.slot
+        cited = self.rosters[number]
+        message = wire.signed_message(self.repository, kind, SELF_NAMED.get(kind, name), slot, number, cited, content)
+        return Signed(content, slot, number, cited, signatures.SigningKey(self.keyring.signing).sign(message))
 
     def open(self, kind: Kind, name: str, data: bytes, shape: type[R]) -> Statement[R]:
         """The record in the object `name`, if it is whole and its signature counts. Damaged, Unsupported."""

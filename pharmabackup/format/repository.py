@@ -47,7 +47,9 @@ def odd_members(data: bytes) -> tuple[list[str], list[str]]:
     """Members of a record, capabilities among them, that are missing and that this version does not know.
 
     A reader ignores both, since a later version may add some; but a changed byte in a name is no later version.
+    Damaged, Unsupported as `decode_repository`.
     """
+    decode_repository(data)
     raw = msgspec.json.decode(data, type=dict[str, object])
     capabilities = raw.get("capabilities")
     have = {*raw, *(capabilities if isinstance(capabilities, dict) else ())}

@@ -8,8 +8,9 @@ and `pharmabackup.testing.storage` tests that it does:
 - **Durable.** When `publish` or `put_new` returns, the object survives a power cut.
 - **Exclusive**, where `capabilities.exclusive_create`: of several that create one name at once, one succeeds
   and all others get `Conflict("object-exists")`.
-- **An error is never an absence.** `NotFound("object")` means that the storage said so. Everything else that
-  goes wrong is `StorageFailed`.
+- **An error is never an absence.** `NotFound("object")` means that the storage said so. `Damaged("object")` means
+  that an object ends too soon or is too large, `Damaged("object-unreadable")` that the storage is well and says that
+  it cannot read this one. Everything else that goes wrong is `StorageFailed`.
 
 Names are lower-case ASCII letters, digits and `-`, `.`, `_`, with `/` between folders.
 """
@@ -31,6 +32,7 @@ Buffer = bytes | bytearray | memoryview
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 NAME_MAX = 200
 READ_BACK = 1 << 20
+UNREADABLE = "object-unreadable"  # the kind of an error that may be of a moment: nothing is let go for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ still there, on the device where it was opened.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -20,13 +21,22 @@ from typing import Self
 from zlib import crc32
 
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound, StorageFailed
-from pharmabackup.storage.base import NAME, NAME_MAX, READ_BACK, Capabilities, ObjectInfo, Storage, Upload, checked
+from pharmabackup.storage.base import (
+    NAME,
+    NAME_MAX,
+    READ_BACK,
+    UNREADABLE,
+    Capabilities,
+    ObjectInfo,
+    Storage,
+    Upload,
+    checked,
+)
 from pharmabackup.storage.local_os import (
     Way,
     drop_from_memory,
     failed,
     find_way,
-    is_bad_sector,
     is_disk,
     make_folders,
     rename_locked,
@@ -216,7 +226,8 @@ class LocalStorage(Storage):
         if sys.platform == "win32":  # where a folder cannot be opened as a file, "access denied" is all it says
             no_object = no_object or os.path.isdir(self._path(name))
         if not no_object:
-            return self._unreadable(name, error) if reading and is_bad_sector(error) else failed(error, self.location)
+            unreadable = reading and error.errno == errno.EIO  # Windows tells programs nothing so precise
+            return self._unreadable(name, error) if unreadable else failed(error, self.location)
         self._look()
         return NotFound(
             f"{self.location} has no object {name}.", kind="object", remedy="Run check to see what that means."
@@ -228,7 +239,10 @@ class LocalStorage(Storage):
             os.stat(self._path(name))
         except (Error, OSError):
             return failed(error, self.location)
-        return self._damaged(name, "cannot be read, says the disk, as if it were broken there")
+        why = f"The object {name} in {self.location} cannot be read, says the disk, as if it were broken there."
+        return Damaged(
+            why, kind=UNREADABLE, remedy="Check the disk and its cable; run check, and repair from another location."
+        )
 
     def _taken(self, name: str) -> Conflict:
         return Conflict(

@@ -31,7 +31,6 @@ RENAME_NOREPLACE = 1  # linux/fs.h
 RENAME_EXCL = 4  # sys/stdio.h of macOS
 AT_FDCWD = -100  # linux/fcntl.h
 SHARING_VIOLATIONS = (32, 33)  # winerror.h: another program has the file open just now
-BAD_SECTORS = (23, 27, 483, 1117)  # winerror.h: CRC, SECTOR_NOT_FOUND, DEVICE_HARDWARE_ERROR, IO_DEVICE
 
 Way = Callable[[str, str], None]
 """Gives a written file its final name. FileExistsError when that name is taken."""
@@ -85,11 +84,6 @@ def failed(error: OSError, location: str, *, writing: bool = False) -> StorageFa
         retryable=busy or error.errno in TRANSIENT,
         location=location,
     )
-
-
-def is_bad_sector(error: OSError) -> bool:
-    """Whether a device could not read what it holds, as far as the system's word tells."""
-    return error.errno == errno.EIO or getattr(error, "winerror", None) in BAD_SECTORS
 
 
 def _is_full(path: str) -> bool:

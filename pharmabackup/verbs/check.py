@@ -168,8 +168,8 @@ class _Checker:
                     error.message,
                     "Run propose_repair: the index can be rebuilt from the packs."
                     if error.kind == CHANGED
-                    else "All goes on without it. If all else is sound, nobody who has a key wrote it: find out who "
-                    "did, and delete it.",
+                    else "All goes on without it. Run check again; if all else is sound then, find out who wrote it, "
+                    "and delete it.",
                 )
 
     def _packs(self) -> dict[bytes, int]:

@@ -41,10 +41,14 @@ def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
 
 def _repository(unlocked: Unlocked, find: Find) -> None:
     """Nobody signs it, since it is read before any key: a changed name in it looks like a later version's."""
-    missing, unknown = odd_members(unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX))
+    remedy = "It is a text: put right by hand what it says, or ask for help. What is backed up is unharmed."
+    try:
+        missing, unknown = odd_members(unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX))
+    except (Damaged, NotFound) as error:
+        find("repository-damaged", "critical", REPOSITORY, f"{REPOSITORY}: {error.message}", remedy)
+        return
     if missing:
         what = f"it lacks {', '.join(missing)}" + (f" and has {', '.join(unknown)}" if unknown else "")
-        remedy = "Copy that object from another location. Until then a prune may be refused; nothing else is lost."
         find("repository-damaged", "warning", REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
 
 

@@ -229,7 +229,7 @@ class Look:
         if not self.sound_history:
             return set()
         shunned = shunned_packs(self._unlocked)
-        going = set(self.found) - (self.holding(lost) & (self.garbage.unindexed | shunned))
+        going = set(self.found) - (self.holding(lost) & shunned)
         if not lost and not self.blind:
             going |= {
                 pack

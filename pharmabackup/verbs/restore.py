@@ -99,6 +99,7 @@ def restore(
             marker_of(places[name].folder).unlink(missing_ok=True)
     report = reporter.report(results)
     if unreadable is not None and len(results) == 1:
+        unreadable.findings = report.findings
         raise unreadable
     broken = [name for name, result in results.items() if not result.complete]
     if broken:

@@ -366,10 +366,3 @@ class TestRemains:
             LocalStorage(storage.location).put_new("c", b"x")
             upload.publish("d")
         assert set(listed(storage)) == {"a", "a-fork", "b", "c", "d"}
-
-
-def test_windows_has_numbers_of_its_own_for_a_bad_sector():
-    error = OSError(errno.EACCES, "Data error (cyclic redundancy check)")
-    assert not local_os.is_bad_sector(error)
-    error.winerror = 23
-    assert local_os.is_bad_sector(error)

@@ -11,30 +11,36 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.engine import collection, garbage
 from pharmabackup.format.wire import Kind
+from pharmabackup.storage import local
 from pharmabackup.storage.local import LocalStorage
 from tests.verbs.ailing import Ward
+from tests.verbs.site import DAY_NS, Time, prune
 
 
 class BadSector:
     """Whoever reads that byte of a file gets an error. `gone`: and the whole disk is gone then."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, at: int, *, gone: bool = False) -> None:
-        self._inode, self._at, self._gone = path.stat().st_ino, at, gone
-        self._patch, self._root = monkeypatch, path
-        self._pread = os.pread
+        self._path, self._at, self._gone = path, at, gone
+        self._patch = monkeypatch
+        self._pread, self._open = os.pread, vars(local).get("open", builtins.open)
         monkeypatch.setattr(os, "pread", self.pread)
-        monkeypatch.setattr("pharmabackup.storage.local.open", self.open, raising=False)
+        monkeypatch.setattr(local, "open", self.open, raising=False)
 
     def pread(self, file: int, length: int, offset: int) -> bytes:
-        if os.fstat(file).st_ino == self._inode and offset <= self._at < offset + length:
+        if self._is_it(os.fstat(file)) and offset <= self._at < offset + length:
             raise self._error()
         return self._pread(file, length, offset)
 
     def open(self, path: str, *given: Any, **named: Any) -> Any:
-        if os.stat(path).st_ino == self._inode:
+        if self._is_it(os.stat(path)):
             raise self._error()
-        return builtins.open(path, *given, **named)
+        return self._open(path, *given, **named)
+
+    def _is_it(self, status: os.stat_result) -> bool:
+        return self._path.exists() and os.path.samestat(status, self._path.stat())
 
     def _error(self) -> OSError:
         if self._gone:
@@ -68,6 +74,36 @@ def test_a_repair_takes_what_is_there_from_a_replica(ward: Ward, replica: pb.Rep
     ward.mend(replicas=[replica])
     assert not path.exists()
     ward.all_is_well()
+
+
+def test_a_segment_that_cannot_be_read_for_a_moment_stays(
+    ward: Ward, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack's own end is damaged, so that only this segment says what it holds."""
+    name = ward.pack_of(Kind.DATA_BLOCK, part="large")
+    ward.flip(name, ward.regions(name)["trailer"])
+    ward.reopen()
+    ward.repo.apply(ward.repo.propose_forget(snapshots=[ward.repo.snapshots("pmr")[-1]]))
+    time.ahead += 15 * DAY_NS
+    before, segments = ward.whole(), ward.names("index")
+    kept = {snapshot.id for snapshot in ward.repo.snapshots() if not snapshot.forgotten}
+    real, called = collection._replace_segments, list[bool]()
+
+    def replace(*given: Any) -> set[bytes]:
+        called.append(True)
+        with pytest.MonkeyPatch.context() as patch:
+            for segment in segments:
+                BadSector(patch, ward.path / segment, 0)
+            return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(garbage, "UNUSED_SHARE", 0.0)  # so that something goes
+        patch.setattr(collection, "_replace_segments", replace)
+        prune(ward.repo)
+    assert called
+    ward.reopen()
+    assert set(segments) <= set(ward.names("index"))
+    assert before & kept <= ward.whole()
 
 
 def test_a_disk_that_is_gone_is_not_a_bad_sector(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:

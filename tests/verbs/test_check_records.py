@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -75,3 +75,17 @@ def test_the_repositorys_own_record(storage: SimulatedStorage) -> None:
     at = data.index(b'"fresh-listing"') + 3
     storage.flip("repository", at)
     assert _findings(storage) == {"repository": "repository-damaged"}
+
+
+@pytest.mark.parametrize("how", ["json", "gone", "list", "large"])
+def test_the_repositorys_own_record_is_damaged_while_it_is_open(
+    make_repo: Callable[[], pb.Repository], how: str
+) -> None:
+    repo = make_repo()
+    path = Path(repo.url) / "repository"
+    data = path.read_bytes()
+    path.unlink()
+    if how != "gone":
+        path.write_bytes({"json": b"\xff" + data[1:], "list": b"[]", "large": b" " * (1 << 17)}[how])
+    found = [item for item in repo.check().findings if item.code == "repository-damaged"]
+    assert [(item.severity, item.subject) for item in found] == [("critical", "repository")]

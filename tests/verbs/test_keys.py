@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
+from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.engine import enrolment, opening
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.keyrings import keyring_numbers
-from pharmabackup.format.keys import NamingKey
+from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
+from pharmabackup.format import wire
+from pharmabackup.format.keys import NamingKey, SealedKeyring
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 from tests.verbs.site import Site, stored
@@ -488,3 +493,26 @@ def test_what_another_owner_gave_a_slot_is_not_enough_for_it(tmp_path: Path, rep
     assert caught.value.kind == "keys"
     assert first.parent.name in caught.value.remedy
     _opens(place, SECOND)
+
+
+def test_ways_that_were_given_up_do_not_crowd_out_the_one_in_use(tmp_path: Path, repo: pb.Repository) -> None:
+    """Whoever may write to a replica, without any key, puts keyrings there that look as old ones do."""
+    place, replica = tmp_path / "repository-0", tmp_path / "replica"
+    passphrases = [pb.Passphrase(f"passphrase number {number} of a till") for number in range(4)]
+    repo.enrol("owner", passphrases[0], name="till")
+    for old, new in pairwise(passphrases):
+        with pb.Repository.open(place, old) as till:
+            till.change_passphrase(new)
+            slot = till._unlocked.keyring.slot
+    shutil.copytree(place, replica)
+    storage = repo._unlocked.storage
+    numbers = keyring_numbers(storage)[slot.hex()]
+    sealed = [read_sealed(storage, slot.hex(), number) for number in numbers]
+    for more, setting in enumerate(list(dict.fromkeys(item.argon2id for item in sealed))[:3], 1):
+        number = max(numbers) + more
+        junk = SealedKeyring(slot, number, setting, os.urandom(32), os.urandom(2000))
+        (replica / ids.keyring_name(slot, number)).write_bytes(wire.header(Kind.KEYRING) + wire.encode(junk))
+    with pb.Repository.open(replica, FIRST, state_dir=tmp_path / "there") as there:
+        report = there.copy(repo)
+    assert {item.code for item in report.findings} >= {"keyring-differs"}
+    _opens(place, FIRST, passphrases[3])

@@ -11,9 +11,13 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.index import Index, read_segment, write_segment
 from pharmabackup.format import wire
+from pharmabackup.format.index import PackEntry
 from pharmabackup.format.wire import Kind
 from tests.verbs.ailing import QUIET, Ward
+from tests.verbs.site import DAY_NS, Time, prune
 
 JUNK: dict[str, Callable[[Ward], bytes]] = {
     "no record": lambda _: os.urandom(100),
@@ -44,6 +48,27 @@ def test_everybody_goes_on(ward: Ward, planted: str) -> None:
     found = [item for item in ward.repo.check(read_data=1.0).findings if item.code not in QUIET]
     assert [(item.code, item.subject) for item in found] == [("index-damaged", planted)]
     assert "delete it" in found[0].remedy
+
+
+def test_an_entry_that_is_none_counts_alone(ward: Ward, time: Time) -> None:
+    """Somebody with a key has signed it. What stands beside it counts, and collections come to their end."""
+    unlocked = ward.repo._unlocked
+    digests = [ids.hex_tail(name) or b"" for name in ward.names("index")]
+    genuine = [entry for digest in digests for entry in read_segment(unlocked, digest).record.packs]
+    ward.lose(*ward.names("index"))
+    junk = [PackEntry(pack, 100_000, b"junk") for pack in (os.urandom(32), *(entry.pack for entry in genuine))]
+    planted = write_segment(unlocked, [*junk, *genuine])
+    ward.reopen()
+    index = Index(ward.repo._unlocked, chunks=False)
+    for _ in range(2):
+        index.load()
+        assert len(index.blocks.packs) == len(genuine)
+    ward.repo.apply(ward.repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 15 * DAY_NS
+    prune(ward.repo)
+    assert not read_condemned(ward.repo._unlocked).unfinished
+    assert ids.index_name(planted) not in ward.names("index")  # a pack that it names is gone
+    assert {snapshot.id for snapshot in ward.repo.snapshots() if not snapshot.forgotten} <= ward.whole()
 
 
 @pytest.mark.parametrize("what", JUNK)

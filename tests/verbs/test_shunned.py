@@ -1,0 +1,133 @@
+"""What a collection condemned and that survived: no writer relies on it, and collections do not rely on it either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine.collections import burnt_names, shunned_packs
+from pharmabackup.engine.packs import PackWriter
+from pharmabackup.format.wire import Kind
+from pharmabackup.verbs import prune as prune_verb
+from pharmabackup.verbs import reseal as reseal_verb
+from tests.verbs.ailing import Ward
+from tests.verbs.site import DAY_NS, Site, Time, prune, stored
+
+MakeRepo = Callable[[], pb.Repository]
+
+
+def _before(monkeypatch: pytest.MonkeyPatch, verb: Any, act: Callable[[], None]) -> None:
+    """Do something else once, between a collector's look and its condemning."""
+    real, done = verb.move, list[bool]()
+
+    def move(*given: Any, **named: Any) -> Any:
+        if not done:
+            done.append(True)
+            act()
+        return real(*given, **named)
+
+    monkeypatch.setattr(verb, "move", move)
+
+
+def _rounds(repo: pb.Repository, site: Site, time: Time) -> tuple[list[int], list[int]]:
+    """Bytes that each of three backups of a small change adds, and that a prune after each frees."""
+    added, freed = [], []
+    for _ in range(3):
+        (site.root / "note").write_bytes(os.urandom(100))
+        snapshot = repo.backup([pb.Files(site.root)]).datasets[site.root.name].snapshot
+        assert snapshot is not None
+        added.append(snapshot.added)
+        time.ahead += 15 * DAY_NS
+        freed.append(prune(repo).bytes)
+    return added, freed
+
+
+def _survivors(repo: pb.Repository) -> frozenset[bytes]:
+    return shunned_packs(repo._unlocked) - burnt_names(repo._unlocked)
+
+
+def test_what_a_backup_called_back_is_stored_once_more_and_no_more(
+    make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was moved away comes back just when what it was in is about to go."""
+    repo, big = make_repo(), os.urandom(1_500_000)
+    for content in (None, big, None):
+        path = site.root / "big"
+        path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+        (site.root / "base").write_bytes(os.urandom(1_500_000))
+        repo.backup([pb.Files(site.root)])
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 15 * DAY_NS
+
+    def come_back() -> None:
+        path.write_bytes(big)
+        repo.backup([pb.Files(site.root)])
+
+    _before(monkeypatch, prune_verb, come_back)
+    prune(repo)
+    assert _survivors(repo)
+    added, _ = _rounds(repo, site, time)
+    assert added[0] > len(big)
+    assert max(added[1:]) < 100_000
+
+
+def test_what_was_sealed_anew_beside_a_backup_stays(
+    make_repo: MakeRepo, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    (site.root / "base").write_bytes(os.urandom(3_000_000))
+    repo.backup([pb.Files(site.root)])
+    repo.rotate(reason="a laptop was lost")
+
+    def one_more() -> None:
+        (site.root / "more").write_bytes(b"1")
+        repo.backup([pb.Files(site.root)])
+
+    _before(monkeypatch, reseal_verb, one_more)
+    repo.apply(repo.propose_reseal())
+    assert _survivors(repo)
+    added, freed = _rounds(repo, site, time)
+    assert max(added) < 100_000
+    assert sum(freed) > 2_900_000  # the old ones
+    assert not {f"packs/{pack.hex()[:2]}/{pack.hex()}" for pack in _survivors(repo)} & set(
+        stored(repo._unlocked.storage, "packs")
+    )
+
+
+@pytest.mark.parametrize("unindexed", [False, True])
+def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch, unindexed: bool
+) -> None:
+    """A writer's memory changed a bit. What the next backup stores anew mends old snapshots; a prune keeps that."""
+    ward, hit = Ward(tmp_path / "ward"), list[bool]()
+    real = PackWriter.add
+
+    def add(self: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
+        if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
+            hit.append(True)
+            changed = bytearray(sealed)
+            changed[1000] ^= 1
+            sealed = memoryview(changed)
+        real(self, kind=kind, sealed=sealed, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackWriter, "add", add)
+        ward.back_up()
+    if unindexed:
+        ward.lose(*ward.names("index"))
+    ward.reopen()
+    assert ward.whole() != set(ward.states)
+    ward.mend()
+    ward.reopen()
+    ward.back_up()
+    assert ward.whole() == set(ward.states)
+    time.ahead += 3 * DAY_NS
+    prune(ward.repo)
+    ward.reopen()
+    assert ward.whole() == set(ward.states)
+    ward.repo.close()
