@@ -124,15 +124,16 @@ class History:
         return self._held(now, self.forgets())
 
     def _held(self, now: int, ripe: Mapping[bytes, int]) -> dict[bytes, list[Said]]:
-        released: dict[bytes, int] = {}
+        released: dict[tuple[bytes | None, bytes], int] = {}
         for item in self.said:
-            if item.mark.kind == "release" and item.mark.about is not None:
-                released.setdefault(item.mark.about, item.time)
+            if item.mark.kind == "release":
+                for who in item.transactions:
+                    released.setdefault((item.mark.about, who), item.time)
         spans: dict[bytes, list[tuple[Said, int]]] = {}
         for item in self.said:  # in the order of their times
             if item.mark.kind == "hold":
-                end = min(item.mark.until or ENDLESS, released.get(item.id, ENDLESS))
                 for who in item.transactions:
+                    end = min(item.mark.until or ENDLESS, released.get((item.id, who), ENDLESS))
                     before = spans.setdefault(who, [])
                     if item.time < ripe.get(who, ENDLESS) or any(other > item.time for _, other in before):
                         before.append((item, end))
@@ -171,11 +172,13 @@ class History:
         for item in events:
             if ripe is not None and item.time >= ripe:
                 break  # from then on it may be gone, and words do not bring it back
+            if who not in item.transactions:
+                continue
             if item.mark.kind == "undo":
                 if item.mark.about == first.id:
                     return set(), None
                 undone.add(item.mark.about)
-            elif who in item.transactions:
+            else:
                 stand[item.id] = item
             slots: dict[bytes, int] = {}  # each with its earliest
             for said in stand.values():

@@ -67,35 +67,26 @@ def release(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
     if not holds:
         raise NotFound("Nothing holds this snapshot.", kind="snapshot", remedy="List what is held with snapshots().")
     for said in holds:
-        others = [who for who in said.transactions if who != committed.transaction]
-        if others:  # a release ends a hold for all that it names
-            say(unlocked, "hold", others, reason=said.mark.reason, until=said.mark.until)
-        say(unlocked, "release", said.transactions, reason=reason, about=said.id)
+        say(unlocked, "release", [committed.transaction], reason=reason, about=said.id)
 
 
 def recall(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
-    """Take back the forgets of one snapshot; the others they name are forgotten anew, and their time begins again.
+    """Take back the forgets of one snapshot.
 
     NotFound when nobody said to forget it; NotPermitted, InvalidInput, StorageFailed.
     """
     _need_reason(reason)
     permit(unlocked, "undo")
     history = load_history(unlocked)
-    others: set[bytes] = set()
     begun = {first for first, transaction in history.standing_forgets() if transaction == committed.transaction}
     if not begun:
         raise NotFound(
             "Nobody said to forget this snapshot.", kind="snapshot", remedy="There is nothing to call back."
         )
     _present(history, committed)
-    for said in history.said:
-        if said.id in begun:
-            say(unlocked, "undo", said.transactions, reason=reason, about=said.id)
-            others.update(said.transactions)
+    for first in sorted(begun):
+        say(unlocked, "undo", [committed.transaction], reason=reason, about=first)
     after = load_history(unlocked)
-    others -= {committed.transaction, *after.forgets(), *after.deleted}
-    if others:
-        say(unlocked, "forget", sorted(others), reason=reason)
     if committed.transaction in {*after.forgets(), *after.deleted}:
         raise _too_late()
 

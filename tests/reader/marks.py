@@ -36,16 +36,17 @@ def gone(marks: dict[bytes, Said], policy: Any, now: int) -> set[bytes]:
 
 def _holds(marks: dict[bytes, Said]) -> dict[bytes, list[tuple[int, float]]]:
     """When each transaction was held: from when, and until when."""
-    released: dict[bytes, int] = {}
+    released: dict[tuple[bytes, bytes], int] = {}
     for said in marks.values():
-        if said.mark.kind == "release" and said.mark.about:
-            released[said.mark.about] = min(said.time, released.get(said.mark.about, said.time))
+        if said.mark.kind == "release":
+            for key in ((said.mark.about, transaction) for transaction in said.transactions):
+                released[key] = min(said.time, released.get(key, said.time))
     holds: dict[bytes, list[tuple[int, float]]] = defaultdict(list)
     for name, said in marks.items():
         if said.mark.kind == "hold":
             until = float("inf") if said.mark.until is None else said.mark.until
             for transaction in said.transactions:
-                holds[transaction].append((said.time, min(until, released.get(name, until))))
+                holds[transaction].append((said.time, min(until, released.get((name, transaction), until))))
     return holds
 
 
@@ -62,7 +63,8 @@ def _forgets(marks: dict[bytes, Said], policy: Any) -> list[tuple[bytes, int]]:
             standing = {name: one for name, one in group.items() if transaction in one.transactions}
             for undo in undos:
                 since = _full(standing, policy)
-                if undo.mark.about in standing and (since is None or undo.time < since):
+                counts = since is None or undo.time < since
+                if undo.mark.about in standing and transaction in undo.transactions and counts:
                     del standing[undo.mark.about]
                     if undo.mark.about == first:
                         standing = {}

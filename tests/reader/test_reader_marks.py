@@ -14,6 +14,7 @@ from tests.reader import marks
 DELAY = 5
 NAMES = [bytes([number]) * 16 for number in range(8)]
 WHO = b"w" * 16
+OTHER = b"o" * 16
 KINDS = ["forget", "forget", "forget", "hold", "hold", "release", "undo"]
 
 
@@ -23,7 +24,7 @@ def _slot(number: int) -> Slot:
 
 @st.composite
 def _said(draw: st.DrawFn) -> list[history.Said]:
-    """Up to eight marks about one snapshot, each at a time of its own, in any order."""
+    """Up to eight marks about two snapshots, each at a time of its own, in any order."""
     times = draw(st.lists(st.integers(0, 15), max_size=len(NAMES), unique=True))
     found = []
     for name, time in zip(NAMES, times, strict=False):
@@ -32,7 +33,14 @@ def _said(draw: st.DrawFn) -> list[history.Said]:
         if kind == "forget":
             about = draw(st.sampled_from([None, NAMES[0], NAMES[0], *NAMES[: len(times)]])) if found else None
         until = draw(st.none() | st.integers(1, 20)) if kind == "hold" else None
-        mark = Mark(kind, WHO, 0, None, None if until is None else until * 10**9, about)  # type: ignore[arg-type]
+        mark = Mark(
+            kind,
+            draw(st.sampled_from([WHO, WHO, OTHER, WHO + OTHER])),
+            0,
+            None,
+            None if until is None else until * 10**9,
+            about,
+        )  # type: ignore[arg-type]
         found.append(history.Said(name, mark, _slot(draw(st.integers(1, 3))), time * 10**9))
     return found
 

@@ -155,12 +155,13 @@ def test_applied_it_is_forgotten_when_the_delay_is_over(repo: pb.Repository, mon
 
 def test_before_that_it_restores_and_can_be_called_back(tmp_path: Path, repo: pb.Repository) -> None:
     repo.apply(repo.propose_forget({"documents": pb.Keep(last=2)}))
-    first = _at(repo, "documents", 0)
+    first, second = _at(repo, "documents", 0), _at(repo, "documents", 1)
     repo.restore(tmp_path / "out", snapshots=[first])
     assert (tmp_path / "out" / "documents" / "first").stat().st_size == 3_000_000
     repo.recall(first, reason="the wrong one")
     assert _at(repo, "documents", 0).forget_at is None
     assert _days(item for item in repo.snapshots("documents") if item.forget_at) == list(range(1, 8))
+    assert _at(repo, "documents", 1).forget_at == second.forget_at
     with pytest.raises(pb.NotFound, match="Nobody said to forget this snapshot"):
         repo.recall(first, reason="again")
 
