@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from time import monotonic
+from unittest import mock
 
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.conjecture.engine import ConjectureRunner
 
 # Every run tells the seed of the first machine; a failure tells its own.
 FIRST_SEED = int(os.environ.get("PHARMABACKUP_SEED", "0"))
@@ -24,6 +28,7 @@ class Profile:
     steps: int
     seeds: int
     seconds: int = 0
+    least: Mapping[str, int] = field(default_factory=dict)  # what has to be reached, and how often
 
     def machines(self) -> Iterator[int]:
         """The seeds of machines, as long as there is time."""
@@ -51,3 +56,23 @@ def machine_settings() -> settings:
         phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
     )
+
+
+@contextmanager
+def plain_draws() -> Iterator[None]:
+    """A seed is one machine, and each example is drawn anew. Hypothesis has no settings for the two:
+
+    - it draws constants out of each local module that is loaded, whichever these are;
+    - after each example come five in which parts of it are repeated, which here only do the same again and again.
+
+    A version that does not do it, or does it elsewhere, is left alone.
+    """
+    with ExitStack() as patches:
+        if hasattr(providers, "_get_local_constants") and hasattr(providers, "Constants"):
+            nothing = providers.Constants()
+            patches.enter_context(mock.patch.object(providers, "_get_local_constants", lambda: nothing))
+        if hasattr(providers, "CONSTANTS_CACHE"):
+            patches.enter_context(mock.patch.object(providers, "CONSTANTS_CACHE", {}))
+        if hasattr(ConjectureRunner, "generate_mutations_from"):
+            patches.enter_context(mock.patch.object(ConjectureRunner, "generate_mutations_from", lambda *_: None))
+        yield
