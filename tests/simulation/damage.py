@@ -41,7 +41,7 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
         newer = how == "flipped" and isinstance(error, pb.Unsupported)
         assert newer or folder in ("repository", "roster", "keys"), f"{injury.name} {how}: {error!r}"
     except IndexError:
-        assert folder == "keys"  # what is left is the keyring of a rotation that died: tests/simulation/test_found.py
+        assert folder == "keys"  # what is left names nothing: tests/simulation/test_found.py
     finally:
         storage.heal()
     reached[f"damage found: {folder}"] += 1
