@@ -34,7 +34,13 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
     injury = storage.injuries[-1]
     try:
         with world.simulation.open(storage, device=device) as repo:
-            judging.finds(repo, injury, world.removed)
+            if folder in ("keys", "roster"):  # what cites it, or is opened by it, is named in its place
+                said = any(finding.severity != "info" for finding in repo.check(read_data=1.0).findings)
+                assert said or folder == "keys", f"{injury.name} was {how}, and nothing says so"
+                for one in () if said else world.there():  # nobody needed that keyring
+                    world.compare(repo, one)
+            else:
+                judging.finds(repo, injury, world.removed)
     except (pb.Damaged, pb.NotFound, pb.WrongCredential, pb.Unsupported) as error:
         # Without these nothing can be opened, and nothing judged. And one bit makes a version a newer one, which
         # is refused and not called damage.

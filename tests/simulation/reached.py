@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 
 from pharmabackup.format.transaction import Condemn, Execute
 from pharmabackup.format.wire import Kind
@@ -33,7 +34,7 @@ def count_collections(repo: Repository, where: str) -> None:
         reached[f"{where}: packs that survived"] += (len(condemned.packs) - len(executed.packs)) // 32
 
 
-def missing(minima: dict[str, int]) -> dict[str, str]:
+def missing(minima: Mapping[str, int]) -> dict[str, str]:
     """What was not reached often enough."""
     both = steps + reached
     return {name: f"{both[name]} of {least}" for name, least in minima.items() if both[name] < least}

@@ -154,14 +154,13 @@ class Site(RuleBasedStateMachine):
         world.recall(which + 1)(repo, device)
         world.release(which)(repo, device)
 
-    @rule(hours=st.sampled_from([1, 25, 14 * 24 + 1]))
-    def time_goes_by(self, hours: int) -> None:
+    @rule(hours=st.sampled_from([1, 25, 14 * 24 + 1]), device=st.one_of(st.none(), DEVICES))
+    def time_goes_by(self, hours: int, device: str | None) -> None:
+        """And somebody deletes what a device remembers."""
         self.world.time_goes_by(timedelta(hours=hours))
-
-    @rule(device=DEVICES)
-    def lose_memory(self, device: str) -> None:
-        steps["lose memory"] += 1
-        self.world.lose_memory(device)
+        if device is not None:
+            steps["lose memory"] += 1
+            self.world.lose_memory(device)
 
     # ------------------------------------------------------------ others, deaths, faults
 
@@ -187,8 +186,13 @@ class Site(RuleBasedStateMachine):
         steps["crash beside others"] += outcomes[0].crashed
 
     def side_by_side(self, names: list[str], number: int, choices: Any, crash: Crash | None = None) -> list[Outcome]:
-        """The first may be killed."""
+        """The first may be killed. For every other number something may be let go, and devices want it again."""
         world = self.world
+        if number % 2:
+            world.forget(1)(world.repo("2"), "2")
+            world.time_goes_by(FORTNIGHT)
+            for device in "01":
+                world.write(device, number, number + int(device))
         verbs = {str(device): verb_of(world, name, number + device) for device, name in enumerate(names)}
         outcomes = world.together(verbs, choices, crashes={} if crash is None else {"0": crash})
         for device, outcome in outcomes.items():
