@@ -100,10 +100,9 @@ def plain_draws() -> Iterator[None]:
     A version that does not do it, or does it elsewhere, is left alone.
     """
     with ExitStack() as patches:
-        if hasattr(providers, "_get_local_constants") and hasattr(providers, "Constants"):
+        if all(hasattr(providers, name) for name in ("_get_local_constants", "Constants", "CONSTANTS_CACHE")):
             nothing = providers.Constants()
             patches.enter_context(mock.patch.object(providers, "_get_local_constants", lambda: nothing))
-        if hasattr(providers, "CONSTANTS_CACHE"):
             patches.enter_context(mock.patch.object(providers, "CONSTANTS_CACHE", {}))
         if hasattr(ConjectureRunner, "generate_mutations_from"):
             patches.enter_context(mock.patch.object(ConjectureRunner, "generate_mutations_from", lambda *_: None))
