@@ -71,7 +71,7 @@ LEAST = {
     **{f"{verb}: crashes": 5 for verb in ("backup", "prune", "prune replica", "copy", "repair")},
 }
 CI = Profile(examples=60, steps=30, seeds=24, least=LEAST)
-SHORT = Profile(examples=4, steps=12, seeds=1)  # to see that two processes do the same
+SHORT = Profile(examples=6, steps=20, seeds=1)  # to see that two processes do the same
 NIGHTLY = Profile(examples=50, steps=60, seeds=200, seconds=3300)  # the scheduler takes the rest
 profile = {"nightly": NIGHTLY, "short": SHORT}.get(os.environ.get("PHARMABACKUP_PROFILE", ""), CI)
 
