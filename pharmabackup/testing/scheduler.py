@@ -10,9 +10,9 @@
 
 Each client is a function, run in a thread of its own, that reaches the storage through `client` alone. It may be
 killed at a call: that call and all that follow raise `Crashed`, and nothing that it does has an effect any more,
-except a request that was already sent. To begin an upload and to write to it are no calls here, since what is written
-shows nowhere before it is published: nobody is chosen or killed there. A client's own threads must not call the storage at once: `Simulation` sees to
-that for the library's.
+except a request that was already sent. To begin an upload and to write to it are no calls here, since what is
+written shows nowhere before it is published: nobody is chosen or killed there. A client's own threads must not call
+the storage at once: `Simulation` sees to that for the library's.
 """
 
 from __future__ import annotations
