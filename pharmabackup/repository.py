@@ -269,16 +269,23 @@ class Repository:
 
         return propose_prune(self._unlocked, shower=self._shower)
 
-    def propose_repair(self, *, replicas: Sequence[Repository] = (), sources: Sequence[Source] = ()) -> Proposal:
+    def propose_repair(
+        self,
+        *,
+        replicas: Sequence[Repository] = (),
+        sources: Sequence[Source] = (),
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Proposal:
         """What is damaged, what of it can be mended, and what is lost. All packs are read; nothing is changed.
 
         `replicas`: the same repository elsewhere. `sources`: what may still have lost data, as it is backed up.
-        InvalidInput, NotPermitted, Damaged, SourceFailed, StorageFailed.
+        InvalidInput, NotPermitted, Damaged, StorageFailed, Cancelled.
         """
         from pharmabackup.verbs.repair_proposal import propose_repair
 
         others = [replica._unlocked for replica in replicas]
-        return propose_repair(self._unlocked, others, sources, shower=self._shower)
+        return propose_repair(self._unlocked, others, sources, shower=self._shower, progress=progress, cancel=cancel)
 
     def apply(
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import TypeVar
 
 import click
 
@@ -18,7 +19,7 @@ from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Proposal, Report, sized
 
 TIER = 3
-Verb = Callable[[Callable[[pb.Event], object] | None, threading.Event], Report]
+T = TypeVar("T", Report, Proposal)
 
 
 @pharmabackup.command()
@@ -179,7 +180,7 @@ def check(settings: Settings, read_data: float) -> int:
 # ------------------------------------------------------------ all of them
 
 
-def run_verb(settings: Settings, verb: Verb) -> Report:
+def run_verb(settings: Settings, verb: Callable[[Callable[[pb.Event], object] | None, threading.Event], T]) -> T:
     """A verb with its progress shown, that ends in good order when asked to stop."""
     with Stopping(quiet=settings.output.quiet or not settings.output.people) as stopping:
         if settings.as_events:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import click
 
-from pharmabackup.cli.acting import applied, sources_of
+from pharmabackup.cli.acting import applied, run_verb, sources_of
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import OK, WARNING
 from pharmabackup.cli.keeping import confirmed
@@ -37,7 +37,12 @@ def repair(
         repository = stack.enter_context(settings.open_at(settings.url(), who))
         others = [stack.enter_context(settings.open_at(url, who)) for url in replicas]
         output.say("Reading everything that is there.")
-        proposal = repository.propose_repair(replicas=others, sources=sources)
+        proposal = run_verb(
+            settings,
+            lambda progress, cancel: repository.propose_repair(
+                replicas=others, sources=sources, progress=progress, cancel=cancel
+            ),
+        )
         if not _agreed(settings, proposal, yes=yes):
             return _code(proposal)
         report = applied(settings, repository, proposal)

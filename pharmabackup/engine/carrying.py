@@ -15,7 +15,7 @@ from pharmabackup.engine.collection import read_whole, transplant
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index, write_segment
-from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
+from pharmabackup.engine.keyrings_taken import keyrings_to_take
 from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
@@ -52,7 +52,7 @@ class Carrier:
         self._step = step
         ground = survey(target, index, foreign=True)
         self._attempt = Attempt(target, ground)
-        self._burnt = ground.burnt | ground.condemned.packs
+        self._shunned = ground.shunned | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
         self._unindexed: list[PackEntry] = []
 
@@ -91,7 +91,7 @@ class Carrier:
         """The whole pack under its own name, where that is free; else what is needed of it under a new one."""
         entry, directory = read_directory(self._source, pack, size)
         entries = [entry]
-        if pack in self._burnt or not self._send(pack, size):
+        if pack in self._shunned or not self._send(pack, size):
             there = self._index.blocks
             missing = {block.id for block in directory.blocks if block.id in wanted}
             missing = {block for block in missing if there.find(block, domain) is None}
@@ -182,7 +182,7 @@ class StoredRecords:
 
 
 def copy_keys(source: Unlocked, target: Storage) -> list[str]:
-    """Bring keyrings and rosters that the target lacks; the names of keyrings that are damaged, here or there.
+    """Bring keyrings and rosters that the target lacks; the names of keyrings that differ, or that are not taken.
 
     First keyrings, then rosters: nobody may write for a key that no keyring there holds. Conflict when the two do not
     have the same rosters: then nothing is written, since one that does not follow from the one before it would lock
@@ -195,19 +195,17 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
         for name in rosters.keys() & there
     ):
         raise _forked()
-    damaged: list[str] = []
-    for slot, numbers in keyring_numbers(source.storage).items():
-        for number in numbers:
-            name = ids.keyring_name(bytes.fromhex(slot), number)
-            data = source.storage.get(name, limit=ROSTER_MAX)
-            try:
-                read_sealed(source.storage, slot, number)
-                if name not in there:
-                    create(target, name, data)
-                elif target.get(name, limit=ROSTER_MAX) != data:
-                    damaged.append(name)
-            except (Conflict, Damaged):
-                damaged.append(name)
+    differing: list[str] = []
+    for name in there & {info.name for info in source.storage.list("keys")}:
+        if target.get(name, limit=ROSTER_MAX) != source.storage.get(name, limit=ROSTER_MAX):
+            differing.append(name)
+    own = {source.keyring.slot: source.stretched}
+    taken = keyrings_to_take(source.storage, target, source.roster, own, source.repository)
+    for name, data in taken.objects.items():
+        try:
+            create(target, name, data)
+        except Conflict:
+            differing.append(name)
     for name in (name for name in rosters if name not in there):
         data = source.storage.get(name, limit=ROSTER_MAX)
         if hashlib.sha256(data).digest() != rosters[name]:
@@ -216,7 +214,7 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
             create(target, name, data)
         except Conflict:  # somebody has changed it there just now
             raise _forked() from None
-    return damaged
+    return sorted({*differing, *taken.refused})
 
 
 def _forked() -> Conflict:

@@ -15,7 +15,7 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.garbage import Garbage, Look, is_whole, list_intents, pinned_by, still_needed
+from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import CHANGED, read_segment, write_segment
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
@@ -217,12 +217,12 @@ def _execute(
 ) -> Execute:
     """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
     number = condemned.number
-    listed = packs = set(split(condemned.packs, 32, "collection"))
+    packs = set(split(condemned.packs, 32, "collection"))
     if packs:
         packs = packs - _survivors(unlocked, condemned, now)
         gone = set(split(condemned.snapshots, ids.ID_SIZE, "collection"))
         packs -= still_needed(unlocked, packs, gone, look, proved)
-    segments = _replace_segments(unlocked, packs, listed - packs, look)
+    segments = _replace_segments(unlocked, packs, look)
     record = Execute(number, b"".join(sorted(packs)), b"".join(sorted(segments)))
     name = ids.collection_name(number, "execute")
     try:
@@ -259,15 +259,15 @@ def _abort(unlocked: Unlocked, transaction: bytes) -> bool:
     return True
 
 
-def _replace_segments(unlocked: Unlocked, packs: set[bytes], survivors: set[bytes], look: Look) -> set[bytes]:
+def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[bytes]:
     """Publish what stays of the segments that name one of these packs, or a pack that is gone; those segments.
 
-    Segments whose bytes have changed go as well: what they said is read from the packs.
+    Segments whose bytes have changed go as well: what they said is read from the packs. Those that cannot be judged
+    are left alone: they may cite a roster that is missing here.
     """
     names = {info.name for info in unlocked.storage.list("index")}
     sizes = {ids.hex_tail(info.name) or b"": info.size for info in unlocked.storage.list("packs")}
     there = set(sizes) - packs
-    there -= {pack for pack in survivors & there if _is_passed_over(unlocked, pack, sizes[pack])}
     going, changed, known = set[bytes](), set[bytes](), set[bytes]()
     staying: dict[PackEntry, None] = {}
     for digest in sorted(filter(None, map(ids.hex_tail, names))):
@@ -279,9 +279,8 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], survivors: set[byte
         except NotFound:  # another collector, which finishes this collection too, has deleted it
             continue
         except Damaged as error:
-            if error.kind != CHANGED:
-                raise
-            changed.add(digest)
+            if error.kind == CHANGED:
+                changed.add(digest)
             continue
         known.update(entry.pack for entry in segment.record.packs)
         if any(entry.pack not in there for entry in segment.record.packs):
@@ -297,18 +296,6 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], survivors: set[byte
 def _counts(slot: Slot, entry: PackEntry) -> bool:
     """Whether an entry is of its publisher's domain. Others would begin to count when a collector publishes them."""
     return slot.domain in (None, decode(decode(entry.directory, Signed).content, layout.Directory).domain)
-
-
-def _is_passed_over(unlocked: Unlocked, pack: bytes, size: int) -> bool:
-    """Whether a condemned pack that stays is named no more: it is damaged, and says itself what it holds.
-
-    A reader finds it all the same. A writer that relied on it would make snapshots that cannot be restored.
-    """
-    try:
-        read_directory(unlocked, pack, size)
-    except (Damaged, NotFound):
-        return False
-    return not is_whole(unlocked, pack, size)
 
 
 def own_entries(

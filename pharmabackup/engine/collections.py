@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pharmabackup import ids
@@ -40,14 +41,26 @@ def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
     A delete that was on its way when its collector died may still come, and somebody who slept may have put such a
     pack there again: nobody relies on one, or gives a pack such a name.
     """
+    return _named_by(unlocked, {"execute"})
+
+
+def shunned_packs(unlocked: Unlocked) -> frozenset[bytes]:
+    """Burnt names, and packs that were condemned and survived. Damaged, StorageFailed.
+
+    One that survived, since a snapshot needs it, may have been condemned for damage: no writer relies on it anew.
+    """
+    return _named_by(unlocked, {"condemn", "execute"})
+
+
+def _named_by(unlocked: Unlocked, parts: Collection[str]) -> frozenset[bytes]:
     seen, found = historycache.load(unlocked), set[bytes]()
     for info in unlocked.storage.list("collections"):
-        if parse_name(info.name)[1] == "execute":
+        if parse_name(info.name)[1] in parts:
             known = seen.get(info.name)
             if known is None or not known.signed:
                 known = historycache.read_record(unlocked, info.name)
             record, _ = historycache.recalled(unlocked, info.name, known)
-            assert isinstance(record, Execute)
+            assert isinstance(record, Condemn | Execute)
             found.update(split(record.packs, 32, "collection"))
     return frozenset(found)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
 from pharmabackup import ids
 from pharmabackup.engine.carrying import StoredRecords
-from pharmabackup.engine.history import History, load_history
-from pharmabackup.engine.keyrings import KEYRING, numbered, read_sealed
+from pharmabackup.engine.history import History
+from pharmabackup.engine.keyrings import KEYRING
+from pharmabackup.engine.keyrings_taken import Taken, keyrings_to_take
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
-from pharmabackup.format.keys import KEYRING_MAX, ROSTER_MAX
+from pharmabackup.format.keys import ROSTER_MAX
 from pharmabackup.format.transaction import Fate, Mark
 from pharmabackup.format.wire import Kind
 
@@ -27,7 +28,9 @@ class Elsewhere:
     known: bool  # it was here: it is damaged, this machine has seen it, or another snapshot names it
 
 
-def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[Unlocked]) -> list[Elsewhere]:
+def records_elsewhere(
+    unlocked: Unlocked, history: History, replicas: Sequence[tuple[Unlocked, History]]
+) -> list[Elsewhere]:
     """Fates and marks that can be taken from a replica: judged by the keys and the roster that are known here.
 
     StorageFailed.
@@ -36,8 +39,7 @@ def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[U
     here |= {ids.mark_name(said.id) for said in history.said}
     known = {name for name in {*history.damaged, *history.vanished} if name.startswith(("snapshots/", "marks/"))}
     found: dict[str, Elsewhere] = {}
-    for replica in replicas:
-        there = load_history(replica)
+    for replica, there in replicas:
         records = StoredRecords(replica, there)
         names = {ids.fate_name(who) for who in there.committed if who not in there.absent}
         names |= {ids.mark_name(said.id) for said in there.said if said.mark.kind != "verified"}
@@ -52,15 +54,16 @@ def records_elsewhere(unlocked: Unlocked, history: History, replicas: Sequence[U
     return [found[name] for name in sorted(found)]
 
 
-def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Mapping[str, bytes]:
-    """Keyrings, then rosters that are not here, by name. Damaged when a replica has another history.
+def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Taken:
+    """Keyrings, then rosters that are not here. Damaged when a replica has another history, StorageFailed.
 
-    Rosters were verified when the replica was opened. A keyring can only be judged by who opens it: one that is not
-    what it says is passed over then.
+    Rosters were verified when the replica was opened. Keyrings come for a slot that has none here, or together with
+    a roster, which may name others; or when they can be opened, and so are what they say.
     """
     have = {info.name for folder in ("roster", "keys") for info in unlocked.storage.list(folder)}
-    found: dict[str, bytes] = {}
+    slots_here = {name.split("/")[1] for name in have if KEYRING.fullmatch(name)}
     rosters: dict[str, bytes] = {}
+    keyrings = Taken()
     for replica in replicas:
         if any(replica.rosters.get(number, digest) != digest for number, digest in unlocked.rosters.items()):
             raise Damaged(
@@ -69,18 +72,29 @@ def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Mapping[
                 kind="history-forked",
                 remedy="Find out who wrote one of them, and why.",
             )
-        for number, digest in sorted(replica.rosters.items()):
-            name = ids.roster_name(number)
-            if name not in have and name not in rosters:
-                data = replica.storage.get(name, limit=ROSTER_MAX + 4096)
-                if sha256(data).digest() == digest:
-                    rosters[name] = data
-        known = {slot.id.hex() for slot in replica.roster.slots}
-        for info in replica.storage.list("keys"):
-            if KEYRING.fullmatch(info.name) and info.name not in have | found.keys():
-                slot = info.name.split("/")[1]
-                if slot in known:
-                    with suppress(Damaged, NotFound):
-                        read_sealed(replica.storage, slot, numbered(info.name))
-                        found[info.name] = replica.storage.get(info.name, limit=KEYRING_MAX + 4096)
-    return {**found, **rosters}
+        new = _rosters(replica, have | rosters.keys())
+        rosters |= new
+        roster = max(unlocked.roster, replica.roster, key=lambda roster: roster.number)
+        own = {replica.keyring.slot: replica.stretched}
+        if not new:
+            own[unlocked.keyring.slot] = unlocked.stretched
+        taken = keyrings_to_take(replica.storage, unlocked.storage, roster, own, unlocked.repository)
+        keyrings.refused += taken.refused
+        before = {name.split("/")[1] for name in keyrings.objects}  # each slot's come from one replica
+        for name, data in taken.objects.items():
+            slot = name.split("/")[1]
+            if slot not in before and (new or slot not in slots_here or bytes.fromhex(slot) in own):
+                keyrings.objects[name] = data
+    keyrings.objects |= rosters
+    return keyrings
+
+
+def _rosters(replica: Unlocked, have: Set[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for number, digest in sorted(replica.rosters.items()):
+        name = ids.roster_name(number)
+        if name not in have:
+            data = replica.storage.get(name, limit=ROSTER_MAX + 4096)
+            if sha256(data).digest() == digest:
+                found[name] = data
+    return found

@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.keyrings import Stretched, keyring_numbers, read_whole, seal_keyring
+from pharmabackup.engine.keyrings import NUMBER, Stretched, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
 from pharmabackup.engine.unlocked import Unlocked, create
 from pharmabackup.errors import Conflict, Unsupported
@@ -63,12 +63,19 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
 
 
 def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, recipient: bytes) -> None:
-    """Give a slot one more keyring. Conflict, StorageFailed.
+    """Give a slot one more keyring. Conflict, also when no number is left; StorageFailed.
 
     Its number is not the next one: it may have been used in a replica, for a keyring that would be in the way there.
     """
     numbers = keyring_numbers(unlocked.storage).get(keyring.slot.hex(), [])
     number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
+    if not NUMBER.fullmatch(str(number)):  # nobody would read it
+        last = ids.keyring_name(keyring.slot, max(numbers))
+        raise Conflict(
+            f"No number is left for another keyring: somebody has put one with an impossible number here, {last}.",
+            kind="keyring-number",
+            remedy="Find out who, take that object away by hand, and do this again.",
+        )
     stored = seal_keyring(keyring, number, setting, recipient)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
@@ -96,15 +103,22 @@ class NextGeneration:
         return keys.Generation(number, hashing.key_id(self.catalogue), self.reader.public.raw)
 
     def keyring(self, unlocked: Unlocked, slot: Slot, number: int) -> Keyring:
-        """What a slot gets besides what it holds: no more than its role may have."""
+        """What a slot gets besides what it holds: no more than its role may have.
+
+        One's own has all that this slot holds: should an older keyring be damaged, nothing is lost with it.
+        """
         readers = (keys.ReaderKey(number, self.reader.raw),) if slot.role in ("restorer", "owner") else ()
+        catalogue = (keys.CatalogueKey(number, self.catalogue),)
+        own = unlocked.keyring
+        if slot.id == own.slot:
+            return replace(own, catalogue=(*own.catalogue, *catalogue), readers=(*own.readers, *readers))
         return Keyring(
             repository=unlocked.repository,
             slot=slot.id,
             role=slot.role,
             signing=None,
             naming=(),
-            catalogue=(keys.CatalogueKey(number, self.catalogue),),
+            catalogue=catalogue,
             block_names=unlocked.keyring.block_names,
             readers=readers,
         )

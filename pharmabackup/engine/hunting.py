@@ -31,9 +31,11 @@ from pharmabackup.engine.reading import NAME_KEYS, chunk_names
 from pharmabackup.engine.taking import Taken
 from pharmabackup.engine.transaction import cutter
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import SourceFailed
 from pharmabackup.format import block as layout
 from pharmabackup.format import wire
 from pharmabackup.format.pack import NAME_SIZE, WrappedKey
+from pharmabackup.format.recipe import Runs
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink, Source
 
@@ -58,12 +60,21 @@ class Hunt:
     """Lost blocks of one domain, and the sources that may still have them."""
 
     def __init__(
-        self, unlocked: Unlocked, domain: bytes, sources: Sequence[Source], look: Callable[[], None]
+        self,
+        unlocked: Unlocked,
+        domain: bytes,
+        sources: Sequence[Source],
+        look: Callable[[], None],
+        failed: Callable[[Source, SourceFailed], None],
     ) -> None:
-        """NotPermitted when this credential cannot name chunks of that domain."""
-        naming = next((item.key for item in unlocked.keyring.naming if item.domain == domain), None)
+        """`failed` is told of each source that could not be read to its end; others may have what is lost.
+
+        NotPermitted when this credential cannot name chunks of that domain.
+        """
+        naming = naming_key(unlocked, domain)
         if naming is None:
             raise unlocked.not_permitted("back up")
+        self._failed = failed
         self._unlocked = unlocked
         self._domain = domain
         self._naming = naming
@@ -71,7 +82,7 @@ class Hunt:
         self._look = look
 
     def found(self, blocks: Sequence[Sought]) -> set[bytes]:
-        """Those of which the sources have every chunk. SourceFailed."""
+        """Those of which the sources have every chunk."""
         whole: set[bytes] = set()
         for some in _batches(blocks):
             wanted = _Wanted(some, None)
@@ -80,7 +91,7 @@ class Hunt:
         return whole
 
     def blocks(self, blocks: Sequence[Sought]) -> Iterator[Taken]:
-        """The same blocks made anew, under a key of their own. SourceFailed."""
+        """The same blocks made anew, under a key of their own."""
         session = os.urandom(32)
         wrapped, key = self._unlocked.wrap(session), SealingKey(session)
         for some in _batches(blocks):
@@ -94,10 +105,15 @@ class Hunt:
     def _read(self, wanted: _Wanted) -> None:
         with tempfile.TemporaryDirectory(prefix="pharmabackup-") as scratch:
             for source in self._sources:
-                with source.view(scratch=Path(scratch)) as view:
-                    sink = _HuntingSink(self._unlocked, self._naming, wanted, self._look)
-                    view.dump(sink)
-                    sink.finish()
+                before = set(wanted.seen)
+                try:
+                    with source.view(scratch=Path(scratch)) as view:
+                        sink = _HuntingSink(self._unlocked, self._naming, wanted, self._look)
+                        view.dump(sink)
+                        sink.finish()
+                except SourceFailed as error:
+                    wanted.seen = before  # what it handed over last was not kept
+                    self._failed(source, error)
 
     def _made(self, block: Sought, chunks: list[bytes], key: SealingKey, wrapped: WrappedKey) -> Taken:
         lengths = wire.little(array("I", map(len, chunks))).tobytes()
@@ -108,6 +124,11 @@ class Hunt:
         plain = compression.compress(content, compression.FILES_LEVEL, checksum=True)
         context = wire.block_context(self._unlocked.repository, Kind(block.kind), wrapped.key_id, block.id)
         return Taken(block.id, block.kind, self._domain, names, key.seal(plain, context), wrapped)
+
+
+def naming_key(unlocked: Unlocked, domain: bytes) -> bytes | None:
+    """What chunks of a domain are named with, if this credential may."""
+    return next((item.key for item in unlocked.keyring.naming if item.domain == domain), None)
 
 
 def _batches(blocks: Sequence[Sought]) -> Iterator[list[Sought]]:
@@ -199,6 +220,13 @@ class _Wanted:
             self._pile.put(name, data)
 
 
+class _NoRuns(Runs):
+    """Where chunks lay is asked of nobody, and one run for each of them would fill the memory."""
+
+    def add(self, block: int, first: int, count: int, size: int) -> None:
+        pass
+
+
 class _HuntingSink(Sink):
     """Takes a source's dump as a backup does, and stores nothing of it but what is wanted."""
 
@@ -209,6 +237,7 @@ class _HuntingSink(Sink):
         # With nothing remembered, these ask of an index and of a writer of blocks only what `_Wanted` answers.
         index, blocks = cast(Index, wanted), cast(BlockWriter, wanted)
         self._contents = Contents(index=index, blocks=blocks, remembered=None)
+        self._contents.runs = _NoRuns()
         cut = cutter(unlocked, naming)
         wanted.target = max(BLOCK_TARGET, cut.maximum)
         self._files = FileContents(self._contents, index=index, naming_key=names, cutter=cut)

@@ -101,7 +101,8 @@ class Index:
     def load(self, *, without: frozenset[bytes] = frozenset()) -> None:
         """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
-        One whose bytes have changed is passed over: it says nothing, and what it said stands in the packs. The
+        One that is damaged, or that nobody can be seen to have signed, is passed over: what it said stands in the
+        packs, and whoever can write to the storage must not stop others by a file that he puts there. The
         oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
         moved to from blocks that are hardly used.
         """
@@ -130,9 +131,8 @@ class Index:
             try:
                 self.add_segment(digest, read_segment(self._unlocked, digest))
             except Damaged as error:
-                if error.kind != CHANGED:  # somebody's word that cannot be judged here is not passed over
-                    raise
-                self.changed[digest] = error
+                if error.kind == CHANGED:
+                    self.changed[digest] = error
 
     def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
         """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie."""

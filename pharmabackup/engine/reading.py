@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -210,7 +210,8 @@ class SnapshotReader:
                     raise malformed("snapshot", "its block table is larger than allowed")
             if len(raw) % 32:
                 raise malformed("snapshot", "its block table cannot be read")
-            self._table = [bytes(raw[i : i + 32]) for i in range(0, len(raw), 32)]
+            whole = bytes(raw)
+            self._table = [whole[i : i + 32] for i in range(0, len(whole), 32)]
         return self._table
 
     def relied(self) -> set[bytes]:
@@ -259,6 +260,21 @@ class SnapshotReader:
             start += len(piece)
             i += 1
         return b"".join(parts)
+
+
+def relied_by(blocks: BlockReader, snapshots: Iterable[Snapshot]) -> dict[bytes, set[bytes]]:
+    """Ids of the blocks that any of these rely on, by domain. Damaged.
+
+    Asked of neighbours in time, whose lists of blocks are often the same or in one block.
+    """
+    found: dict[bytes, set[bytes]] = {}
+    seen: set[tuple[bytes, Refs, Refs, Refs]] = set()
+    for snapshot in snapshots:
+        lists = snapshot.domain, snapshot.table, snapshot.recipe, snapshot.manifest
+        if lists not in seen:
+            seen.add(lists)
+            found.setdefault(snapshot.domain, set()).update(SnapshotReader(blocks, snapshot).relied())
+    return found
 
 
 def chunk_names(kind: int, naming: bytes, content: bytes | memoryview) -> bytes:

@@ -44,8 +44,11 @@ class Shelf:
         self.location = unlocked.storage.location
         self._unlocked = unlocked
         self._reader = BlockReader(unlocked, index)
-        self._pack: tuple[bytes, memoryview, Directory, list[bytes]] | None = None
+        self._pack: tuple[bytes, memoryview, Directory, list[bytes]] | None = None  # the last one
+        self._changed: dict[bytes, Damaged] = {}  # packs that were read whole and are not what was signed
+        self._names: tuple[bytes, dict[bytes, bytes], Damaged | None] | None = None  # of the last pack
         self._directories: dict[bytes, list[Directory]] = {}
+        self._in_segments: dict[bytes, set[bytes]] | None = None  # directories as they are signed, by pack
 
     def take(self, number: int) -> Taken:
         """The block with this number in the index. Damaged, NotFound, StorageFailed."""
@@ -71,20 +74,26 @@ class Shelf:
         """The names of a block's chunks, from its pack's list of names. Damaged, NotFound, StorageFailed."""
         table = self.index.blocks
         digest, wanted = table.packs[table.pack[number]], table.ids[number]
-        problem: Damaged = damaged_block("the names of its chunks are not to be had")
-        for directory in self._said(digest):
-            try:
-                found = read_names(self._unlocked, digest, directory)
-            except Damaged as error:
-                problem = error
-                continue
-            for block, own in zip(directory.blocks, found, strict=True):
-                if block.id == wanted:
-                    return own
-        raise problem
+        if self._names is None or self._names[0] != digest:
+            found: dict[bytes, bytes] = {}
+            problem: Damaged | None = None
+            for directory in self._said(digest):
+                try:
+                    names = read_names(self._unlocked, digest, directory)
+                except Damaged as error:
+                    problem = error
+                else:
+                    found.update(zip((block.id for block in directory.blocks), names, strict=True))
+            self._names = digest, found, problem
+        _, found, problem = self._names
+        if wanted not in found:
+            raise problem or damaged_block("the names of its chunks are not to be had")
+        return found[wanted]
 
     def _whole(self, digest: bytes) -> tuple[memoryview, Directory, list[bytes]]:
         """A pack all of whose blocks are those that its directory was signed for. Damaged, NotFound."""
+        if digest in self._changed:
+            raise self._changed[digest]
         if self._pack is None or self._pack[0] != digest:
             self._pack = None
             data = memoryview(self._unlocked.storage.get(ids.pack_name(digest), limit=PACK_MAX))
@@ -93,7 +102,9 @@ class Shelf:
                     self._pack = digest, data, directory, read_names(self._unlocked, digest, directory)
                     break
             else:
-                raise damaged_block("its pack has changed, and only who may read could say which part of it")
+                error = damaged_block("its pack has changed, and only who may read could say which part of it")
+                self._changed[digest] = error
+                raise error
         return self._pack[1:]
 
     def _said(self, digest: bytes) -> list[Directory]:
@@ -110,15 +121,17 @@ class Shelf:
         return found
 
     def _segments_say(self, digest: bytes) -> Iterator[Directory]:
-        for segment in sorted(self.index.segments):
-            with suppress(Damaged, NotFound):
-                statement = read_segment(self._unlocked, segment)
-                for entry in statement.record.packs:
-                    if entry.pack == digest:
-                        signed = decode(entry.directory, Signed)
-                        opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", signed, Directory)
-                        if opened.slot.domain in (None, opened.record.domain):
-                            yield check_directory(opened.record)
+        if self._in_segments is None:
+            self._in_segments = {}
+            for segment in sorted(self.index.segments):
+                with suppress(Damaged, NotFound):
+                    for entry in read_segment(self._unlocked, segment).record.packs:
+                        self._in_segments.setdefault(entry.pack, set()).add(entry.directory)
+        for said in sorted(self._in_segments.get(digest, ())):
+            with suppress(Damaged):
+                opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", decode(said, Signed), Directory)
+                if opened.slot.domain in (None, opened.record.domain):
+                    yield check_directory(opened.record)
 
 
 def replica_shelf(unlocked: Unlocked, other: Unlocked) -> Shelf:

@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
-from pharmabackup.engine.collections import Condemned, burnt_names, read_condemned
+from pharmabackup.engine.collections import Condemned, read_condemned, shunned_packs
 from pharmabackup.engine.index import Index, write_segment
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked
@@ -39,7 +39,7 @@ class Ground:
     """What was read before anything is written: what may be relied on."""
 
     condemned: Condemned
-    burnt: frozenset[bytes]  # names of packs that nobody relies on any more
+    shunned: frozenset[bytes]  # packs that nobody relies on any more, and their names
     index: Index
 
 
@@ -62,7 +62,7 @@ def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground
 def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
     condemned = read_condemned(unlocked)
     index.load(without=condemned.segments)
-    ground = Ground(condemned, burnt_names(unlocked), index)
+    ground = Ground(condemned, shunned_packs(unlocked), index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
     listed: dict[bytes, int] = {}
@@ -71,14 +71,14 @@ def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
         if digest is None or ids.pack_name(digest) != info.name:
             continue  # not ours: check names it
         listed[digest] = info.size
-        if digest not in known and digest not in condemned.packs | ground.burnt:
+        if digest not in known and digest not in condemned.packs | ground.shunned:
             entry = _orphan(unlocked, index, digest, info, foreign=foreign)
             if entry is not None:
                 index.add_entry(entry)
                 adopted.append(entry)
     if adopted:  # at once: a backup that dies over and over must not read more directories each time
         index.segments.add(write_segment(unlocked, adopted))
-    index.blocks.restrict(listed, condemned.packs | ground.burnt)
+    index.blocks.restrict(listed, condemned.packs | ground.shunned)
     return ground
 
 

@@ -61,10 +61,16 @@ class Statement(Generic[R]):
 
 
 def check_keyring(keyring: Keyring, slot: Slot) -> None:
-    """Damaged when a keyring that was opened is not that of its slot in the roster."""
+    """Damaged when keyrings that were opened are not those of their slot, or lack what it works with."""
     signs = keyring.signing is None or signatures.SigningKey(keyring.signing).public == slot.signing
     if slot.role != keyring.role or not signs:
         raise Damaged("A keyring is not that of its slot.", kind="keys", remedy="Restore from another location.")
+    if slot.role in WRITERS and not (keyring.signing and keyring.naming):
+        raise Damaged(
+            f"The keyring of {slot.name!r} with the keys that it signs and names with is damaged or gone.",
+            kind="keys",
+            remedy=f"Copy keys/{slot.id.hex()} from another location, or open with another owner's passphrase.",
+        )
 
 
 @dataclass(slots=True)

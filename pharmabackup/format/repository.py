@@ -10,6 +10,7 @@ from pharmabackup.format.wire import VERSION, malformed, newer_format
 
 REPOSITORY_MAX = 1 << 16
 ID = re.compile(r"[0-9A-Fa-f]{64}")  # bytes.fromhex would pass over white space
+CAPABILITIES = ("exclusive-create", "fresh-listing", "object-lock")
 FEATURES: frozenset[str] = frozenset()  # the required features that this version knows; the first format has none
 
 
@@ -40,6 +41,18 @@ def decode_repository(data: bytes) -> RepositoryRecord:
         raise malformed("repository record", "its version or id is impossible")
     check_features(record.required_features)
     return record
+
+
+def odd_members(data: bytes) -> tuple[list[str], list[str]]:
+    """Members of a record, capabilities among them, that are missing and that this version does not know.
+
+    A reader ignores both, since a later version may add some; but a changed byte in a name is no later version.
+    """
+    raw = msgspec.json.decode(data, type=dict[str, object])
+    capabilities = raw.get("capabilities")
+    have = {*raw, *(capabilities if isinstance(capabilities, dict) else ())}
+    known = {*RepositoryRecord.__struct_fields__, *CAPABILITIES}
+    return sorted(known - have), sorted(have - known)
 
 
 def check_features(features: list[str] | tuple[str, ...]) -> None:

@@ -208,9 +208,9 @@ class LocalStorage(Storage):
         )
 
     def _why(self, error: OSError, name: str, *, reading: bool = False) -> Error:
-        """NotFound when the storage is there and says so; Damaged when it is there, but the disk cannot read that object.
+        """NotFound when the storage is there and says so; Damaged when it is there, and that object cannot be read.
 
-        StorageFailed for everything else: a disk or share that is failing as a whole says nothing about one object.
+        StorageFailed for everything else: a disk or share that fails as a whole says nothing about one object.
         """
         no_object = isinstance(error, NOT_AN_OBJECT)
         if sys.platform == "win32":  # where a folder cannot be opened as a file, "access denied" is all it says

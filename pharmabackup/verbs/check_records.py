@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pharmabackup import ids
 from pharmabackup.engine.collections import parse_name
 from pharmabackup.engine.garbage import Look, list_intents, pinned_in
+from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Severity
+from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record
 
@@ -22,7 +24,8 @@ Find = Callable[[str, Severity, str, str, str], None]
 
 
 def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
-    """Intents and collections. StorageFailed."""
+    """The repository's own record, intents and collections. StorageFailed."""
+    _repository(unlocked, find)
     for own in list_intents(unlocked).values():
         look()
         for name in own.names:
@@ -34,6 +37,15 @@ def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
                 remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
                 find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
     _collections(unlocked, find, look)
+
+
+def _repository(unlocked: Unlocked, find: Find) -> None:
+    """Nobody signs it, since it is read before any key: a changed name in it looks like a later version's."""
+    missing, unknown = odd_members(unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX))
+    if missing:
+        what = f"it lacks {', '.join(missing)}" + (f" and has {', '.join(unknown)}" if unknown else "")
+        remedy = "Copy that object from another location. Until then a prune may be refused; nothing else is lost."
+        find("repository-damaged", "warning", REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

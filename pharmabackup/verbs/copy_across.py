@@ -157,9 +157,10 @@ class AcrossCopy:
                 sink.cache.discard()
             transaction.abandon()
             raise
+        finally:
+            if remembered is not None:
+                remembered.close()
         transaction.close()
-        if remembered is not None:
-            remembered.close()
         sink.remember()
         committed = Committed(transaction.id, digest, target.slot, snapshot)
         self._there.committed[transaction.id] = committed

@@ -33,8 +33,12 @@ class Plan:
         return [item for item, content in self.records if content]
 
 
-def plan_copy(here: History, there: History, chosen: set[bytes] | None) -> Plan:
+def plan_copy(
+    here: History, there: History, chosen: set[bytes] | None, only_marks: frozenset[str] | None = None
+) -> Plan:
     """`chosen`: the only snapshots whose content is wanted; None: all that are not forgotten here.
+
+    `only_marks`: names of the only marks that come, since they were there and are lost; None: all.
 
     The records of those that are not wanted come all the same where others name them as what came before: a history
     with holes looks as if somebody had deleted from it. What was there and vanished comes with its content, or that
@@ -57,9 +61,11 @@ def plan_copy(here: History, there: History, chosen: set[bytes] | None) -> Plan:
     records.sort(key=lambda pair: (pair[0].snapshot.time, pair[0].snapshot.sequence))
     said_there = {said.id for said in there.said}
     kinds = {"hold", "undo", "forget", "release"}
-    if any("marks/" in name for name in (*here.damaged, *here.vanished)):
+    if only_marks is None and any("marks/" in name for name in (*here.damaged, *here.vanished)):
         kinds -= {"forget", "release"}
     marks = [said for said in here.said if said.mark.kind in kinds and said.id not in said_there]
+    if only_marks is not None:
+        marks = [said for said in marks if ids.mark_name(said.id) in only_marks]
     marks.sort(key=lambda said: said.mark.kind != "hold")  # what keeps comes before what lets go
     refused = [here.committed[who] for who in here.committed.keys() & there.aborted if who not in forgotten]
     if chosen is not None:

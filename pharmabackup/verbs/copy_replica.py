@@ -16,7 +16,7 @@ from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Carried
 from pharmabackup.results import sized
 from pharmabackup.verbs.copy_plan import Outcome, Plan, plan_copy
-from pharmabackup.verbs.findings import history_findings
+from pharmabackup.verbs.findings import history_findings, keyring_finding
 from pharmabackup.verbs.reporter import Reporter
 
 GROUP_BYTES = 256 << 20  # of packs: so much is sent at most before it is made to count
@@ -26,7 +26,10 @@ ATTEMPTS = 3  # when collections here or there are faster
 
 
 class ReplicaCopy:
-    """`chosen`: the only snapshots whose content is wanted; None: all. `anew`: what is there is read again."""
+    """`chosen`: the only snapshots whose content is wanted; None: all. `anew`: what is there is read again.
+
+    `only_marks`: names of the only marks that come, and no keys come then; None: all, and keys.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class ReplicaCopy:
         reporter: Reporter,
         chosen: set[bytes] | None,
         *,
+        only_marks: frozenset[str] | None = None,
         anew: bool = False,
     ) -> None:
         self._source = source
@@ -43,6 +47,7 @@ class ReplicaCopy:
         self._target = target
         self._reporter = reporter
         self._chosen = chosen
+        self._only_marks = only_marks
         self._anew = anew
         self._source_anew = False
         self._outcome = Outcome()
@@ -51,7 +56,8 @@ class ReplicaCopy:
         """Conflict, NotPermitted, Damaged, StorageFailed, Cancelled."""
         if self._target.keyring.role not in COLLECTORS:
             raise self._target.not_permitted("copy to a replica")
-        self._keys()
+        if self._only_marks is None:
+            self._keys()
         index = Index(self._target, chunks=False)
         try:
             for left in reversed(range(ATTEMPTS)):
@@ -77,16 +83,7 @@ class ReplicaCopy:
         source, target = self._source, self._target
         source.renew()
         for name in copy_keys(source, target.storage):
-            self._reporter.find(
-                Finding(
-                    code="keyring-differs",
-                    severity="warning",
-                    subject=name,
-                    message="A keyring is damaged, here or there. Who needs it may not be able to open that place.",
-                    remedy="Run check in both places, and put the whole one in the place of the other.",
-                    location=target.storage.location,
-                )
-            )
+            self._reporter.find(keyring_finding(name, target.storage.location))
 
     def _attempt(self, index: Index) -> None:
         here = load_history(self._source, anew=self._source_anew)
@@ -95,9 +92,10 @@ class ReplicaCopy:
             if finding not in self._reporter.findings:
                 self._reporter.find(finding)
         self._records = StoredRecords(self._source, here)
-        self._forgotten_there(here, there)
+        if self._only_marks is None:
+            self._forgotten_there(here, there)
         self._blocks.refresh()
-        plan = plan_copy(here, there, self._chosen)
+        plan = plan_copy(here, there, self._chosen, self._only_marks)
         self._outcome.failed = [(item, _refused()) for item in plan.refused]
         while plan.records or plan.marks:
             plan = self._group(index, there, plan)

@@ -50,6 +50,19 @@ def history_findings(history: History, location: str) -> list[Finding]:
     return found
 
 
+def keyring_finding(name: str, location: str) -> Finding:
+    """A keyring that is not brought to `location`."""
+    return Finding(
+        code="keyring-differs",
+        severity="warning",
+        subject=name,
+        message="A keyring is damaged, here or there, or it could keep out who can open this repository. It was left "
+        "where it is. Who needs it may not be able to open that place.",
+        remedy="Run check in both places. Find out who put it there, or put the whole one in the place of the other.",
+        location=location,
+    )
+
+
 def clock_findings(history: History, now: int, location: str) -> list[Finding]:
     """Snapshots whose time lies in the future. `now`: by the storage's clock, or else this machine's."""
     ahead = [item for item in history.newest() if item.snapshot.time > now + AHEAD_NS]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
 from pharmabackup.engine.history import ENDLESS, Committed, History, sound_history
-from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.reading import BlockReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
@@ -199,12 +199,10 @@ def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
     if not chosen:
         return 0
     blocks.refresh()
-    going, staying = dict[bytes, set[bytes]](), dict[bytes, set[bytes]]()  # by domain
     forgotten, table = history.gone(ENDLESS - 1), blocks.index.blocks  # what is asked for already goes as well
-    for item in history.committed.values():
-        if item.transaction not in forgotten:
-            side = going if item.transaction in chosen else staying
-            side.setdefault(item.snapshot.domain, set()).update(SnapshotReader(blocks, item.snapshot).relied())
+    there = [item for item in history.newest() if item.transaction not in forgotten]
+    going = relied_by(blocks, (item.snapshot for item in there if item.transaction in chosen))
+    staying = relied_by(blocks, (item.snapshot for item in there if item.transaction not in chosen))
     return sum(
         table.length[number]
         for domain, found in going.items()

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from pharmabackup import ids
-from pharmabackup.engine.collection import condemn, finish, own_entries, publish, storage_now
+from pharmabackup.engine.collection import condemn, finish, publish, storage_now
 from pharmabackup.engine.elsewhere import keys_elsewhere
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Taken, put_away
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import Unlocked, create
 from pharmabackup.errors import Conflict, NotFound
 from pharmabackup.events import Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.verbs.copy_replica import ReplicaCopy
-from pharmabackup.verbs.repair_look import Block, Look
+from pharmabackup.verbs.repair_look import Look
+from pharmabackup.verbs.repair_wish import ATTEMPTS, Block, Wish, permit
 from pharmabackup.verbs.reporter import Reporter
-
-if TYPE_CHECKING:
-    pass
-from pharmabackup.verbs.repair_proposal import ATTEMPTS, Wish, permit
 
 
 def apply_repair(
@@ -42,7 +36,8 @@ def apply_repair(
         try:
             if not proposal.steps or repairing.attempt():
                 for finding in proposal.findings:
-                    repairing.reporter.find(finding)
+                    if finding not in repairing.reporter.findings:
+                        repairing.reporter.find(finding)
                 return repairing.reporter.report({})
         except NotFound:  # a collector has deleted what was being read
             if not left:
@@ -85,17 +80,19 @@ class _Repairing:
 
     def _copy_keys(self) -> None:
         """The very bytes: keyrings are sealed, rosters are signed, and neither is ever written anew."""
-        for name, data in keys_elsewhere(self._unlocked, self._wish.replicas).items():
-            if name in self._wish.objects:
-                with suppress(Conflict):  # another process has copied it
-                    self._unlocked.storage.put_new(name, data)
+        wished = {*self._wish.objects}
+        for name, data in keys_elsewhere(self._unlocked, self._wish.replicas).objects.items():
+            if name in wished:
+                create(self._unlocked.storage, name, data)
+        if wished - {info.name for folder in ("keys", "roster") for info in self._unlocked.storage.list(folder)}:
+            raise _stale("a keyring or list of keys that a replica had is not to be had any more")
 
     def _carry_records(self) -> None:
-        """As a copy does, that brings what they rely on as well. Conflict when one is not to be had any more."""
-        chosen = {ids.hex_tail(name) or b"" for name in self._wish.records if name.startswith("snapshots/")}
+        """With what they need, and nothing else. Conflict when one is not to be had any more."""
+        chosen, marks = self._wish.snapshots, self._wish.marks
         for replica in self._wish.replicas:
             blocks = BlockReader(replica, Index(replica, chunks=False))
-            ReplicaCopy(replica, blocks, self._unlocked, self.reporter, chosen, anew=True).run()
+            ReplicaCopy(replica, blocks, self._unlocked, self.reporter, chosen, only_marks=marks, anew=True).run()
         history = load_history(self._unlocked, anew=True)
         if self._wish.records & {*history.damaged, *history.vanished}:
             raise _stale("a record that a replica had is not to be had any more")
@@ -106,14 +103,15 @@ class _Repairing:
         going = {pack for pack in wish.going if pack in garbage.sizes}
         if not going <= set(look.found) | garbage.unreadable:
             raise _stale("a pack that was damaged is whole now")
-        entries = own_entries(unlocked, look.nameable(), garbage.sizes, self.reporter.look)
+        entries = list(look.entries())
         done = set[Block]()
         wanted = {block for block in wish.blocks if block in look.needed and not look.stays(block)}
         new, size = put_away(unlocked, self._blocks(look, wanted, done))
         publish(unlocked, entries + new)
         self.reporter.bytes += size
         if done != wanted:
-            raise _stale(f"{len(wanted - done)} blocks are not to be had any more")
+            failed = [finding.message for finding in self.reporter.findings if finding.code == "dataset-failed"]
+            raise _stale(" ".join([f"{len(wanted - done)} blocks are not to be had any more.", *failed]))
         lost = {block for block in look.needed if not look.stays(block)} - done
         going &= look.condemnable(lost)
         segments = wish.segments & set(garbage.index.changed)
@@ -138,7 +136,7 @@ class _Repairing:
 
 def _stale(why: str) -> Conflict:
     return Conflict(
-        f"What was proposed is no longer true: {why}.",
+        f"What was proposed is no longer true: {why.rstrip('.')}.",
         kind="proposal-stale",
         remedy="Look at a new proposal, and apply that.",
     )

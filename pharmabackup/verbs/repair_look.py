@@ -6,22 +6,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.collections import read_condemned, shunned_packs
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
 from pharmabackup.engine.history import load_history
-from pharmabackup.engine.hunting import Hunt, Sought
+from pharmabackup.engine.hunting import Hunt, Sought, naming_key
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Shelf, Taken, replica_shelf
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged, NotFound, SourceFailed
+from pharmabackup.events import Finding
+from pharmabackup.format.index import PackEntry
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.check_packs import PackFound, PackReading
+from pharmabackup.verbs.repair_wish import Block
 from pharmabackup.verbs.reporter import Reporter
-
-Block = tuple[bytes, bytes]  # domain and id
 
 
 class Look:
@@ -119,8 +120,7 @@ class Look:
         for number in self._numbers(block):
             if number not in self._bad:
                 yield self.here, number
-        for shelf in self.shelves:
-            yield from ((shelf, number) for number in _instances(shelf, block))
+        yield from self._in_replicas(block)
 
     def take(self, block: Block) -> tuple[Taken, Shelf] | None:
         """A block that is proved, from the first place that has it."""
@@ -146,7 +146,7 @@ class Look:
         found: dict[bytes, list[Sought]] = {}
         unnamed: dict[bytes, Block] = {}
         kinds: dict[bytes, int] = {}
-        for block in sorted(blocks):
+        for block in sorted(blocks, key=lambda block: (self._first_pack(block), block)):  # a pack's names at a time
             for shelf in (self.here, *self.shelves):
                 table = shelf.index.blocks
                 for number in table.instances(block[1]):
@@ -164,11 +164,24 @@ class Look:
         return found
 
     def _names(self, block: Block) -> bytes | None:
-        for shelf in (self.here, *self.shelves):
-            for number in self._numbers(block) if shelf is self.here else _instances(shelf, block):
-                with suppress(Damaged, NotFound):
-                    return shelf.names(number)
+        for shelf, number in self._everywhere(block):
+            with suppress(Damaged, NotFound):
+                return shelf.names(number)
         return None
+
+    def _first_pack(self, block: Block) -> bytes:
+        for shelf, number in self._everywhere(block):
+            return shelf.index.blocks.packs[shelf.index.blocks.pack[number]]
+        return b""
+
+    def _everywhere(self, block: Block) -> Iterator[tuple[Shelf, int]]:
+        """Where a block lies or lay, be it damaged there or not."""
+        yield from ((self.here, number) for number in self._numbers(block))
+        yield from self._in_replicas(block)
+
+    def _in_replicas(self, block: Block) -> Iterator[tuple[Shelf, int]]:
+        for shelf in self.shelves:
+            yield from ((shelf, number) for number in _instances(shelf, block))
 
     def _own_domain(self) -> bytes | None:
         return self._unlocked.domain if self._unlocked.keyring.naming else None
@@ -185,26 +198,38 @@ class Look:
             index.close()
 
     def hunts(self, blocks: Iterable[Block], sources: Sequence[Source]) -> Iterator[tuple[Hunt, bytes, list[Sought]]]:
-        """One for each domain of which blocks are lost and named."""
+        """One for each domain of which blocks are lost and named, as far as this credential may name chunks."""
         if sources:
             for domain, sought in sorted(self.sought(blocks).items()):
-                yield Hunt(self._unlocked, domain, sources, self._reporter.look), domain, sought
+                if naming_key(self._unlocked, domain) is not None:
+                    look, failed = self._reporter.look, self._source_failed
+                    yield Hunt(self._unlocked, domain, sources, look, failed), domain, sought
+
+    def _source_failed(self, source: Source, error: SourceFailed) -> None:
+        """What replicas and other sources have is mended all the same."""
+        finding = Finding(
+            code="dataset-failed",
+            severity="warning",
+            subject=source.name,
+            message=f"It could not be read to its end, and nothing is made anew from it. {error.message}",
+            remedy=error.remedy or "Mend that, and repair again.",
+            location=self._unlocked.storage.location,
+        )
+        if finding not in self._reporter.findings:  # it is read again for what it may have of another domain
+            self._reporter.find(finding)
 
     # ------------------------------------------------------------ what goes
 
     def condemnable(self, lost: set[Block]) -> set[bytes]:
         """Damaged packs that nothing needs once all is in new packs that is not lost; and some more.
 
-        A changed pack that holds what is lost is condemned too, if it says itself what it holds: it will stay, since
-        a snapshot needs it, and be named no more, so that no backup relies on it (docs/format.md, §21).
+        One that holds what is lost is condemned too: it will stay, since a snapshot needs it, and no backup relies
+        anew on what was condemned (docs/format.md, §20). On what no segment names they do not rely anyway.
         """
         if not self.sound_history:
             return set()
-        needing = self.holding(lost)
-        going = {pack for pack in self.found if pack not in needing}
-        for pack in set(self.found) & needing - self.garbage.unindexed:
-            if self.found[pack].changed and self._says_itself(pack):
-                going.add(pack)
+        shunned = shunned_packs(self._unlocked)
+        going = set(self.found) - (self.holding(lost) & (self.garbage.unindexed | shunned))
         if not lost and not self.blind:
             going |= {
                 pack
@@ -218,12 +243,12 @@ class Look:
         table = self.garbage.index.blocks
         return {table.packs[table.pack[number]] for block in blocks for number in self._numbers(block)}
 
-    def _says_itself(self, pack: bytes) -> bool:
-        try:
-            read_directory(self._unlocked, pack, self.garbage.sizes[pack])
-        except (Damaged, NotFound):
-            return False
-        return True
+    def entries(self) -> Iterator[PackEntry]:
+        """What these say of themselves. That their blocks are those that they say was looked at with the index."""
+        for pack in sorted(self.nameable()):
+            self.tell()
+            with suppress(Damaged, NotFound):
+                yield read_directory(self._unlocked, pack, self.garbage.sizes[pack])[0]
 
     def nameable(self) -> set[bytes]:
         """Whole packs that no segment names."""

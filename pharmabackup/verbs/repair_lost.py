@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 
 from pharmabackup.engine.garbage import named
@@ -25,33 +25,45 @@ class Losses:
     location: str
     may_read: bool
     look: Callable[[], None]
+    forgotten: Set[bytes]  # snapshots that can still be called back: less is said of them
     findings: list[Finding] = field(default_factory=list)
     _told: int = 0
 
     def list_lost(self, item: Committed) -> None:
         """A snapshot whose list of blocks cannot be read."""
         what = "the list of its blocks is lost, and with it every file"
-        self._find("snapshot-lost", item.transaction.hex(), f"{_described(item)} cannot be restored: {what}.")
+        self._lost(item, what)
 
     def some_lost(self, item: Committed, relied: set[bytes], lost: set[bytes]) -> None:
         """A snapshot that needs these blocks, which are nowhere whole. StorageFailed, Cancelled."""
         who = item.transaction.hex()
         if named(item.snapshot) & lost:
-            what = "the list of its files is lost"
-            self._find("snapshot-lost", who, f"{_described(item)} cannot be restored: {what}.")
+            self._lost(item, "the list of its files is lost")
             return
         gone = relied & lost
         self._find(
             "snapshot-damaged",
             who,
-            f"{_described(item)} cannot be restored whole: {len(gone):,} of the {len(relied):,} blocks that it needs "
-            "are lost.",
+            f"{self._named(item)} cannot be restored whole: {len(gone):,} of the {len(relied):,} blocks that it "
+            "needs are lost.",
+            self._severity(item),
         )
-        if self.may_read:
+        if self.may_read and item.transaction not in self.forgotten:
             try:
                 self._files(item, gone)
             except Damaged as error:
-                self._find("snapshot-lost", who, f"{_described(item)} cannot be restored: {error.message}")
+                self._lost(item, error.message.rstrip("."))
+
+    def _lost(self, item: Committed, what: str) -> None:
+        text = f"{self._named(item)} cannot be restored: {what}."
+        self._find("snapshot-lost", item.transaction.hex(), text, self._severity(item))
+
+    def _severity(self, item: Committed) -> Severity:
+        return "warning" if item.transaction in self.forgotten else "critical"
+
+    def _named(self, item: Committed) -> str:
+        forgotten = " (forgotten; it could be called back)" if item.transaction in self.forgotten else ""
+        return f"{_described(item)}{forgotten}"
 
     def _files(self, item: Committed, gone: set[bytes]) -> None:
         reader = SnapshotReader(self.reader, item.snapshot)

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.engine.elsewhere import keys_elsewhere, records_elsewhere
-from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.reading import SnapshotReader
-from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound
-from pharmabackup.events import Finding, Severity
+from pharmabackup.events import Finding, Progress, Severity
 from pharmabackup.results import Proposal
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.findings import history_findings
-from pharmabackup.verbs.repair_look import Block, Look
+from pharmabackup.verbs.repair_look import Look
 from pharmabackup.verbs.repair_lost import Losses
+from pharmabackup.verbs.repair_wish import (
+    ATTEMPTS,
+    Block,
+    Wish,
+    counted,
+    key_findings,
+    keyrings_told,
+    keys_first,
+    permit,
+    records_first,
+)
 from pharmabackup.verbs.reporter import Reporter
 
 if TYPE_CHECKING:
     from pharmabackup.snapshot import Snapshot
-
-ATTEMPTS = 3  # when another collector is faster
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a proposal showed."""
-
-    objects: frozenset[str] = frozenset()  # rosters and keyrings that are copied from a replica
-    records: frozenset[str] = frozenset()  # fates and marks that are carried here from a replica
-    finishing: bool = False  # a collection that was interrupted
-    segments: frozenset[bytes] = frozenset()  # whose bytes have changed
-    unnamed: frozenset[bytes] = frozenset()  # packs that no segment names
-    damaged: frozenset[bytes] = frozenset()  # packs
-    blocks: frozenset[Block] = frozenset()  # that go into new packs
-    made: frozenset[Block] = frozenset()  # of these, what is made anew from sources
-    going: frozenset[bytes] = frozenset()  # packs that are condemned
-    replicas: tuple[Unlocked, ...] = ()
-    sources: tuple[Source, ...] = ()
 
 
 def propose_repair(
@@ -50,63 +43,44 @@ def propose_repair(
     sources: Sequence[Source],
     *,
     shower: Callable[[History], Callable[[Committed], Snapshot]],
+    progress: Progress | None,
+    cancel: threading.Event | None,
 ) -> Proposal:
-    """Nothing is changed. All packs are read. NotPermitted, InvalidInput, Damaged, SourceFailed, StorageFailed."""
+    """Nothing is changed. All packs are read. NotPermitted, InvalidInput, Damaged, StorageFailed, Cancelled."""
     permit(unlocked)
+    if sources and not unlocked.keyring.naming:  # before hours of reading
+        raise unlocked.not_permitted("back up")
     for replica in replicas:
         if replica.repository != unlocked.repository:
             raise InvalidInput(
                 f"{replica.storage.location} holds another repository, not a replica of this one.",
                 remedy="Give a copy of this very repository.",
             )
-    given = tuple(replicas), tuple(sources)
+    given, reporter = Wish(replicas=tuple(replicas), sources=tuple(sources)), Reporter("repair", progress, cancel)
     keys = keys_elsewhere(unlocked, replicas)
-    if any(name.startswith("roster/") for name in keys):
-        return _keys_first(frozenset(keys), *given)
+    reporter.findings += key_findings(unlocked, keys.refused)
+    if any(name.startswith("roster/") for name in keys.objects):
+        return keys_first(replace(given, objects=frozenset(keys.objects)), reporter.findings)
     for left in reversed(range(ATTEMPTS)):
         try:
-            look = Look(unlocked, replicas, Reporter("repair", None, None))
+            look = Look(unlocked, replicas, reporter)
             break
         except NotFound:  # a collection has deleted what was being read
             if not left:
                 raise
     try:
-        records = records_elsewhere(unlocked, look.garbage.history, replicas)
+        history, there = look.garbage.history, [(replica, load_history(replica)) for replica in replicas]
+        records = records_elsewhere(unlocked, history, there)
         known = frozenset(record.name for record in records if record.known)
         if known:
-            return _records_first(known, *given)
+            return records_first(history, there, replace(given, records=known), reporter.findings)
         look.read()
-        return _Proposing(unlocked, look, *given, frozenset(keys), shower).proposal()
+        given = replace(given, objects=frozenset(keys.objects))
+        proposal = _Proposing(unlocked, look, given, shower, reporter, len(records)).proposal()
+        reporter.tell("finished", "Everything was looked at.")
+        return proposal
     finally:
         look.close()
-
-
-def _keys_first(names: frozenset[str], replicas: tuple[Unlocked, ...], sources: tuple[Source, ...]) -> Proposal:
-    """Without the newest list of keys, what cites it would be taken for damaged."""
-    text = f"{len(names)} lists of keys are copied from a replica. Open the repository again then, and repair it."
-    return _first(text, Wish(objects=names, replicas=replicas, sources=sources))
-
-
-def _records_first(names: frozenset[str], replicas: tuple[Unlocked, ...], sources: tuple[Source, ...]) -> Proposal:
-    """Nothing is let go while a record cannot be read: it might be a hold."""
-    records = _counted(len(names), "record")
-    text = f"{records} taken from a replica, of snapshots or of what was said about them. Repair again then."
-    return _first(text, Wish(records=names, replicas=replicas, sources=sources))
-
-
-def _first(text: str, wish: Wish) -> Proposal:
-    """A repair of one step, before which nothing more can be said."""
-    moment = from_ns(now_ns())
-    return Proposal(
-        verb="repair",
-        created=moment,
-        not_before=moment,
-        snapshots=(),
-        bytes_freed=0,
-        findings=(),
-        steps=(text,),
-        wish=wish,
-    )
 
 
 class _Proposing:
@@ -114,18 +88,18 @@ class _Proposing:
         self,
         unlocked: Unlocked,
         look: Look,
-        replicas: tuple[Unlocked, ...],
-        sources: tuple[Source, ...],
-        objects: frozenset[str],
+        given: Wish,
         shower: Callable[[History], Callable[[Committed], Snapshot]],
+        reporter: Reporter,
+        elsewhere: int,
     ) -> None:
         self._unlocked = unlocked
         self._look = look
-        self._given = replicas, sources
-        self._objects = objects
+        self._given = given
         self._show = shower(look.garbage.history)
+        self._reporter = reporter
+        self._elsewhere = elsewhere
         self._steps: list[str] = []
-        self._findings: list[Finding] = []
 
     def proposal(self) -> Proposal:
         look, garbage = self._look, self._look.garbage
@@ -137,17 +111,13 @@ class _Proposing:
         may_collect = _may_collect(self._unlocked)
         going = look.condemnable(lost) if may_collect else set()
         segments = set(garbage.index.changed) if may_collect else set()
-        wish = Wish(
-            objects=self._objects,
-            finishing=garbage.unfinished,
+        wish = replace(
+            self._given,
             segments=frozenset(segments),
-            unnamed=frozenset(look.nameable()),
             damaged=frozenset(look.found),
             blocks=frozenset(moved | set(copied) | made),
             made=frozenset(made),
             going=frozenset(going),
-            replicas=self._given[0],
-            sources=self._given[1],
         )
         whole_again = self._losses(lost, set(copied) | made)
         freed = sum(garbage.sizes[pack] for pack in self._deleted(wish, lost))
@@ -160,7 +130,7 @@ class _Proposing:
             not_before=moment,
             snapshots=tuple(self._show(item) for item in whole_again),
             bytes_freed=freed,
-            findings=tuple(self._findings),
+            findings=tuple(self._reporter.findings),
             steps=tuple(self._steps),
             wish=wish,
         )
@@ -169,6 +139,7 @@ class _Proposing:
         """Blocks that are whole in damaged packs, and those that a replica has, with its location. All are proved."""
         moved, copied = set[Block](), dict[Block, str]()
         for block in self._look.in_order(homeless):
+            self._look.tell()
             found = self._look.take(block)
             if found is not None and found[1] is self._look.here:
                 moved.add(block)
@@ -178,34 +149,37 @@ class _Proposing:
 
     def _made(self, lost: set[Block]) -> set[Block]:
         made: set[Block] = set()
-        for hunt, domain, sought in self._look.hunts(lost, self._given[1]):
+        for hunt, domain, sought in self._look.hunts(lost, self._given.sources):
             made |= {(domain, block) for block in hunt.found(sought)}
         return made
 
     def _losses(self, lost: set[Block], regained: set[Block]) -> list[Committed]:
         """Say what stays lost; the snapshots that will be whole again."""
         look, history = self._look, self._look.garbage.history
+        whole: list[Committed] = []
+        if not (lost or regained or look.blind):
+            return whole
+        lost_of, regained_of = _by_domain(lost), _by_domain(regained)
         losses = Losses(
             look.reader,
             self._unlocked.storage.location,
             bool(self._unlocked.keyring.readers),
             look.tell,
+            history.forgotten(),
         )
-        whole: list[Committed] = []
-        forgotten = history.forgotten()
         for item in history.newest():
-            if item.transaction in forgotten or not (lost or regained or look.blind):
+            if item.transaction in look.garbage.gone:
                 continue
             if item.transaction in look.blind:
                 losses.list_lost(item)
                 continue
             relied = SnapshotReader(look.reader, item.snapshot).relied()
-            mine = {block for domain, block in lost if domain == item.snapshot.domain} & relied
+            mine = lost_of.get(item.snapshot.domain, set()) & relied
             if mine:
                 losses.some_lost(item, relied, mine)
-            elif any(domain == item.snapshot.domain and block in relied for domain, block in regained):
+            elif not relied.isdisjoint(regained_of.get(item.snapshot.domain, ())):
                 whole.append(item)
-        self._findings += losses.findings
+        self._reporter.findings += losses.findings
         return whole
 
     def _deleted(self, wish: Wish, lost: set[Block]) -> set[bytes]:
@@ -215,56 +189,56 @@ class _Proposing:
     def _say(self, wish: Wish, moved: set[Block], copied: dict[Block, str], lost: set[Block]) -> None:
         """What would be done, in sentences."""
         say = self._steps.append
-        if wish.objects:
-            say(f"{_counted(len(wish.objects), 'sealed keyring')} copied from a replica.")
-        if wish.finishing:
+        self._steps += keyrings_told(wish)
+        if self._look.garbage.unfinished:
             say("A collection that was interrupted is finished.")
-        if wish.unnamed:
-            say(f"{_counted(len(wish.unnamed), 'pack')} named in the index again.")
+        unnamed = self._look.nameable()
+        if unnamed:
+            say(f"{counted(len(unnamed), 'pack')} named in the index again.")
         if moved:
-            say(f"{_counted(len(moved), 'block')} moved out of damaged packs, unopened, into new ones.")
+            say(f"{counted(len(moved), 'block')} moved out of damaged packs, as they are sealed, into new ones.")
         for location in sorted(set(copied.values())):
             count = sum(place == location for place in copied.values())
-            say(f"{_counted(count, 'block')} taken from {location}.")
+            say(f"{counted(count, 'block')} taken from {location}.")
         if wish.made:
-            say(f"{_counted(len(wish.made), 'block')} made anew from the sources.")
+            say(f"{counted(len(wish.made), 'block')} made anew from the sources.")
         deleted = self._deleted(wish, lost)
         if deleted:
-            say(f"{_counted(len(deleted), 'damaged pack')} deleted, once nothing needs what is in them any more.")
+            say(f"{counted(len(deleted), 'damaged pack')} deleted, once nothing needs what is in them any more.")
         if set(wish.going) - deleted:
-            packs = _counted(len(set(wish.going) - deleted), "damaged pack")
-            say(f"{packs} left in place and taken out of the index, so that no backup relies on it.")
+            packs = counted(len(set(wish.going) - deleted), "damaged pack")
+            say(f"{packs} left in place, and no backup relies on it any more.")
         if wish.segments:
-            say(f"{_counted(len(wish.segments), 'damaged index segment')} deleted: the packs say what they said.")
+            say(f"{counted(len(wish.segments), 'damaged index segment')} deleted: the packs say what they said.")
 
     def _judge(self, wish: Wish) -> None:
         """What is damaged and stays so."""
         look, location = self._look, self._unlocked.storage.location
         for pack in sorted({*look.found, *look.garbage.unreadable} - set(wish.going)):
             self._find("pack-damaged", "warning", ids.pack_name(pack), f"{look.described(pack)} It stays.")
-        self._findings += history_findings(look.garbage.history, location)
+        self._reporter.findings += history_findings(look.garbage.history, location)
         if not look.sound_history and (look.found or look.garbage.unreadable):
             self._find(
                 "repair-held-back",
                 "warning",
                 "snapshots",
-                "Damaged packs are not let go while something that was said or committed cannot be read.",
+                "Damaged packs are not let go while something that was said or committed cannot be read; until then "
+                "later backups may rely on what is lost in them.",
                 "Give a replica that has them, and repair again.",
             )
-        others = len(records_elsewhere(self._unlocked, look.garbage.history, self._given[0]))
-        if others:
+        if self._elsewhere:
             self._find(
                 "record-elsewhere",
                 "info",
                 "snapshots",
-                f"Replicas have {others:,} snapshots and marks that are not here; copy brings them.",
+                f"Replicas have {self._elsewhere:,} snapshots and marks that are not here; copy brings them.",
                 "Copy from that replica, if they should be here.",
             )
 
     def _find(
         self, code: str, severity: Severity, subject: str, message: str, remedy: str = "Run check to see more."
     ) -> None:
-        self._findings.append(
+        self._reporter.findings.append(
             Finding(
                 code=code,
                 severity=severity,
@@ -276,15 +250,13 @@ class _Proposing:
         )
 
 
-def permit(unlocked: Unlocked) -> None:
-    if unlocked.keyring.role not in COLLECTORS:
-        raise unlocked.not_permitted("repair")
+def _by_domain(blocks: set[Block]) -> dict[bytes, set[bytes]]:
+    found: dict[bytes, set[bytes]] = {}
+    for domain, block in blocks:
+        found.setdefault(domain, set()).add(block)
+    return found
 
 
 def _may_collect(unlocked: Unlocked) -> bool:
     """Where two collectors could not be told apart, nothing is deleted: what was mended is there all the same."""
     return all(unlocked.record.capabilities.get(name, False) for name in ("exclusive-create", "fresh-listing"))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s are' if count > 1 else ' is'}"

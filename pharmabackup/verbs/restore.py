@@ -76,6 +76,7 @@ def restore(
             )
     reporter.total = sum(item.snapshot.size for item in snapshots) if selection.everything else None
     results: dict[str, DatasetResult] = {}
+    unreadable: Damaged | None = None
     reporter.check_cancelled()
     readers = {item.transaction: SnapshotReader(blocks, item.snapshot) for item in snapshots}
     with held(unlocked, blocks, list(readers.values())):
@@ -83,7 +84,12 @@ def restore(
             for item in [item for item in snapshots if item.snapshot.tier == tier]:
                 reporter.tier, reporter.dataset = tier, item.snapshot.dataset
                 place, reader = places[item.snapshot.dataset], readers.pop(item.transaction)
-                outcome = _dataset(reader, item, place, selection, reporter, overwrite)
+                try:
+                    outcome = _dataset(reader, item, place, selection, reporter, overwrite)
+                except Damaged as error:  # others may come back all the same
+                    unreadable = unreadable or error
+                    outcome = _Outcome(item, place, whole=False)
+                    reporter.find(_lost_dataset(item, error))
                 results[item.snapshot.dataset] = outcome.result(show(item), reporter)
                 if outcome.whole:
                     reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
@@ -92,6 +98,8 @@ def restore(
         if result.complete:
             marker_of(places[name].folder).unlink(missing_ok=True)
     report = reporter.report(results)
+    if unreadable is not None and len(results) == 1:
+        raise unreadable
     broken = [name for name, result in results.items() if not result.complete]
     if broken:
         raise Incomplete(
@@ -123,9 +131,19 @@ class _Outcome:
             bytes=self.bytes,
             files=self.files,
             usable_after=reporter.elapsed if self.whole else None,
-            path=self.place.database or self.place.folder,
+            path=(self.place.database if self.whole else None) or self.place.folder,
             facts=self.facts or {},
         )
+
+
+def _lost_dataset(item: Committed, error: Damaged) -> Finding:
+    return Finding(
+        code="dataset-lost",
+        severity="critical",
+        subject=item.snapshot.dataset,
+        message=f"{item.snapshot.dataset} did not come back: its list of names or blocks is damaged. {error.message}",
+        remedy="Restore an earlier snapshot of it, or restore from another location.",
+    )
 
 
 def _dataset(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from tests.cli.conftest import SECRET
 
 Call = Callable[..., Any]
 
@@ -52,6 +61,52 @@ def test_it_mends_from_the_sources(call: Call, damaged: Path, backed_up: Any) ->
     answer = call("repair", *backed_up.sources(), "--json")
     assert answer.json["verb"] == "repair" and answer.json["steps"]
     assert any("made anew" in text for text in answer.json["steps"])
+
+
+def test_what_the_sources_have_is_put_back(call: Call, backed_up: Any) -> None:
+    """A damaged block of the database, made anew."""
+    with pb.Repository.open(backed_up.repository, pb.Passphrase(SECRET), state_dir=backed_up.root / "other") as repo:
+        snapshot = repo.snapshot("pmr")
+        index = Index(repo._unlocked, chunks=False)
+        index.load()
+        reader = SnapshotReader(BlockReader(repo._unlocked, index), snapshot._committed.snapshot)
+        number = index.blocks.find(reader.recipe()[1][0], snapshot._committed.snapshot.domain)
+        assert number is not None
+        pack, at = index.blocks.packs[index.blocks.pack[number]], index.blocks.offset[number]
+    path = backed_up.repository / ids.pack_name(pack)
+    data = bytearray(path.read_bytes())
+    data[at + 50] ^= 1
+    path.write_bytes(data)
+    assert call("check", "--read-data", "100%").code == 2
+    done = call("repair", *backed_up.sources(), "--yes")
+    assert done.code == 0 and "1 block is made anew from the sources." in done.out and "Whole again: " in done.out
+    assert call("check", "--read-data", "100%").code == 0
+    assert call("restore", backed_up.root / "out").code == 0
+
+
+def test_the_look_is_shown(call: Call, damaged: Path) -> None:
+    """To a program as events, before what would be done."""
+    lines = [json.loads(line) for line in call("repair", "--events").out.splitlines()]
+    kinds = [line.get("kind") for line in lines]
+    assert kinds[0] == "started" and "finished" in kinds
+    assert max(line["bytes_done"] for line in lines if line.get("kind")) > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_look_can_be_stopped(call: Call, damaged: Path, backed_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, in good order; nothing was changed."""
+    propose = pb.Repository.propose_repair
+
+    def stopped(self: pb.Repository, **given: Any) -> pb.Proposal:
+        os.kill(os.getpid(), signal.SIGINT)
+        return propose(self, **given)
+
+    before = sorted(backed_up.repository.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pb.Repository, "propose_repair", stopped)
+        answer = call("repair", "--from", damaged, "--yes")
+    assert answer.code == 130 and "stopped" in answer.err
+    assert sorted(backed_up.repository.rglob("*")) == before
 
 
 def test_programs(call: Call, damaged: Path) -> None:

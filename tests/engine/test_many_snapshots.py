@@ -12,7 +12,7 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine import history, index
 from pharmabackup.engine.history import History, Said, load_history, sound_history
-from pharmabackup.engine.reading import SnapshotReader
+from pharmabackup.engine.reading import SnapshotReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.recipe import UNUSED
@@ -206,3 +206,39 @@ def test_segments_of_small_backups_are_remembered(
     added = repo.backup([pb.Files(tmp_path / "documents")]).datasets["documents"].snapshot
     assert added is not None
     assert added.added < 5000  # the chunk was found, by the name that the cache has
+
+
+def test_a_list_of_blocks_that_snapshots_share_is_read_once(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        repo.backup([pb.Files(tmp_path / "documents")])
+    items = [item.snapshot for item in load_history(repo._unlocked).newest()]
+    blocks, expected, reads = repo._block_reader(), set[bytes](), list[object]()
+    for item in items:
+        expected |= SnapshotReader(blocks, item).relied()
+    real = SnapshotReader.relied
+    monkeypatch.setattr(SnapshotReader, "relied", lambda self: (reads.append(self), real(self))[1])
+    assert relied_by(blocks, items) == {repo._unlocked.domain: expected}
+    assert len(reads) == len(items) - 3
+
+
+def test_snapshots_that_share_their_lists_are_told_each(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked through once, and both are hurt by what is damaged."""
+    repo.backup([pb.Files(tmp_path / "documents")])
+    looked: list[object] = []
+    real = SnapshotReader.recipe
+    monkeypatch.setattr(SnapshotReader, "recipe", lambda self: (looked.append(self), real(self))[1])
+    assert "pack-damaged" not in {item.code for item in repo.check(read_data=1.0).findings}
+    assert len(looked) == len(repo.snapshots()) - 1
+    blocks, unlocked = repo._block_reader(), repo._unlocked
+    table = blocks.index.blocks
+    for block in SnapshotReader(blocks, load_history(unlocked).newest()[0].snapshot).relied():
+        number = table.find(block, unlocked.domain)
+        assert number is not None
+        path = Path(repo.url) / ids.pack_name(table.packs[table.pack[number]])
+        path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    (told,) = [item.message for item in repo.check(read_data=1.0).findings if item.code == "pack-damaged"]
+    assert "2 snapshots of documents need it" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,14 +11,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pharmabackup.errors import Damaged, Unsupported
+from pharmabackup.errors import Damaged, Error, Unsupported
 from pharmabackup.format import keys, pack, wire
 from pharmabackup.format.repository import (
+    CAPABILITIES,
     REPOSITORY_MAX,
     RepositoryRecord,
     check_features,
     decode_repository,
     encode_repository,
+    odd_members,
 )
 from pharmabackup.format.wire import Record
 from tests.format import samples as s
@@ -355,3 +358,25 @@ def test_a_newer_repository_is_not_called_damaged() -> None:
     check_features(())
     with pytest.raises(Unsupported):
         check_features(("anything",))
+
+
+def test_a_flipped_bit_in_the_repositorys_record_is_refused_or_odd_or_in_the_words_for_people():
+    capabilities = dict.fromkeys(CAPABILITIES, True)
+    record = RepositoryRecord(pharmabackup=1, id="ab" * 32, capabilities=capabilities)
+    data, silent = encode_repository(record), 0
+    assert odd_members(data) == ([], [])
+    for at, bit in itertools.product(range(len(data)), range(8)):
+        changed = data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+        try:
+            found = decode_repository(changed)
+        except Error:
+            continue
+        if not odd_members(changed)[0] and found.id.lower() == record.id:  # else it cannot be opened
+            silent += 1
+            assert replace(found, about=record.about, id=found.id.lower()) == record
+    assert silent < 8 * len(record.about) + 64
+
+
+def test_what_a_later_version_adds_is_not_odd():
+    record = encode_repository(replace(REPOSITORY, capabilities={**dict.fromkeys(CAPABILITIES, True), "x": True}))
+    assert odd_members(record) == ([], ["x"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from bisect import bisect_right
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,26 @@ class Ward:
             place = table.pack[number]
             counts[place] = counts.get(place, 0) + (table.kind[number] == kind)
         return ids.pack_name(table.packs[max(counts, key=lambda place: counts[place])])
+
+    def block_of(self, snapshot: pb.Snapshot, path: str) -> tuple[str, int]:
+        """The block with the middle of that file: its pack, and an offset in it.
+
+        Which block lies where in a pack depends on which of two threads was faster.
+        """
+        index = Index(self.repo._unlocked, chunks=False)
+        index.load()
+        reader = SnapshotReader(BlockReader(self.repo._unlocked, index), snapshot._committed.snapshot)
+        entry = reader.find(path.encode())
+        assert entry is not None
+        if entry.same_file is not None:
+            entry = reader.find(entry.same_file)
+            assert entry is not None
+        runs, blocks = reader.recipe()
+        at = bisect_right(reader.run_starts, entry.start + entry.stored // 2) - 1
+        table = index.blocks
+        number = table.find(blocks[runs.block[at]], snapshot._committed.snapshot.domain)
+        assert number is not None
+        return ids.pack_name(table.packs[table.pack[number]]), table.offset[number] + 100
 
     def regions(self, name: str) -> dict[str, int]:
         """An offset in each region of a pack."""

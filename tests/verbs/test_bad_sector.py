@@ -1,4 +1,4 @@
-"""A disk that can no longer read one place: said of the system's answer, since no disk here can be made to fail so."""
+"""A disk that can no longer read one place. The system's answer is made up: no disk here can be made to fail so."""
 
 from __future__ import annotations
 

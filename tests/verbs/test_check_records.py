@@ -68,3 +68,10 @@ def test_a_foreign_name_among_collections_is_told(storage: SimulatedStorage) -> 
     """It stops writers and collectors, who cannot know what it would condemn."""
     storage.put_new("collections/1/notes", b"x")
     assert _findings(storage) == {"collections/1/notes": "collection-damaged"}
+
+
+def test_the_repositorys_own_record(storage: SimulatedStorage) -> None:
+    data = storage.get("repository", limit=1 << 16)
+    at = data.index(b'"fresh-listing"') + 3
+    storage.flip("repository", at)
+    assert _findings(storage) == {"repository": "repository-damaged"}

@@ -457,3 +457,34 @@ def test_two_owners_rotate_at_once(tmp_path: Path, repo: pb.Repository, site: Si
             site.change()
             site.back_up(again)
             site.all_restore(again, tmp_path / f"out-{again.slot}")
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def test_who_has_rotated_needs_no_older_keyring(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    repo.rotate(reason="a laptop was lost")
+    (first,) = (tmp_path / "repository-0" / "keys").rglob("0")
+    _flip(first)
+    with pb.Repository.open(tmp_path / "repository-0", FIRST, state_dir=tmp_path / "fresh") as again:
+        site.change()
+        site.back_up(again)
+        site.all_restore(again, tmp_path / "out")
+
+
+def test_what_another_owner_gave_a_slot_is_not_enough_for_it(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
+    place = tmp_path / "repository-0"
+    (first,) = (place / "keys").rglob("0")
+    repo.enrol("owner", SECOND, name="Jaya Patel")
+    with pb.Repository.open(place, SECOND) as other:
+        other.rotate(reason="a laptop was lost")
+    _flip(first)
+    with pytest.raises(pb.Damaged) as caught:
+        pb.Repository.open(place, FIRST, state_dir=tmp_path / "fresh")
+    assert caught.value.kind == "keys"
+    assert first.parent.name in caught.value.remedy
+    _opens(place, SECOND)
