@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.clock import now_ns
 from pharmabackup.engine.garbage import look_for_garbage
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index, read_segment
@@ -44,16 +45,10 @@ def no_garbage(repo: pb.Repository, gone: Collection[str], removed: set[bytes]) 
     # something else is collected.
     assert set(packs) <= set(named)
     assert set(named) <= set(packs) | removed
-    garbage = look_for_garbage(unlocked, unlocked_time(unlocked.storage), lambda: None)
+    garbage = look_for_garbage(unlocked, now_ns(), lambda: None)
     garbage.index.close()
     index.close()
     assert (garbage.dead, garbage.sparse, garbage.unfinished) == (set(), {}, False)
-
-
-def unlocked_time(storage: object) -> int:
-    """The clock of a simulated storage."""
-    assert isinstance(storage, SimulatedStorage)
-    return storage.clock.now
 
 
 def unindexed(repo: pb.Repository) -> set[str]:

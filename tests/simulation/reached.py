@@ -34,7 +34,7 @@ def count_collections(repo: Repository, where: str) -> None:
         reached[f"{where}: packs that survived"] += (len(condemned.packs) - len(executed.packs)) // 32
 
 
-def missing(minima: Mapping[str, int]) -> dict[str, str]:
-    """What was not reached often enough."""
-    both = steps + reached
-    return {name: f"{both[name]} of {least}" for name, least in minima.items() if both[name] < least}
+def missing(minima: Mapping[str, int], before: Counter[str]) -> dict[str, str]:
+    """What was not reached often enough since then."""
+    since = steps + reached - before
+    return {name: f"{since[name]} of {least}" for name, least in minima.items() if since[name] < least}

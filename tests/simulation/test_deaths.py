@@ -13,7 +13,7 @@ from tests.simulation import damage
 from tests.simulation.profile import profile
 from tests.simulation.world import Verb, World
 
-DEATHS = 100 if profile.seconds else 8  # spread over all calls that it makes
+DEATHS = 100 if profile.seconds else 6  # spread over all calls that it makes
 LEAST = {"backup": 20, "prune": 60, "copy": 40, "repair": 80, "rotate": 15, "reseal": 60}  # calls
 
 

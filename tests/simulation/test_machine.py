@@ -256,6 +256,7 @@ class Site(RuleBasedStateMachine):
 
 
 def test_the_site_keeps_its_promises() -> None:
+    before = steps + reached
     with plain_draws():
         for number in profile.machines():
             machine = get_state_machine_test(Site, settings=machine_settings())  # type: ignore[no-untyped-call]
@@ -267,4 +268,4 @@ def test_the_site_keeps_its_promises() -> None:
                 )
                 raise
             steps["machine"] += 1
-    assert not missing(profile.least)
+    assert not missing(profile.least, before)
