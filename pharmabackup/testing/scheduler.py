@@ -29,7 +29,7 @@ from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage,
 PATIENCE_S = 300  # after that a client is taken to wait for another one, which must not be
 SWITCHING = (1.0, 0.3, 0.1)  # how likely it is drawn whose the next call is, anybody's; for half of the seeds
 STOPS = 3  # at most, for the other half: there the one that runs is stopped until all others have ended,
-STOPS_WITHIN = (60, 150, 350)  # at a call up to one of these. Most faults need no more than one or two such stops
+STOPS_WITHIN = (150, 350)  # at a call up to one of these. Most faults need no more than one or two such stops
 ARRIVES = 0.05  # how likely something that was sent arrives before the next call
 
 R = TypeVar("R")

@@ -24,7 +24,7 @@ from pharmabackup.testing.faults import Faults, Planned
 from pharmabackup.testing.scheduler import Crash, Outcome
 from tests.simulation import damage
 from tests.simulation.profile import machine_settings, plain_draws, profile
-from tests.simulation.reached import missing, steps
+from tests.simulation.reached import missing, reached, steps
 from tests.simulation.world import Verb, World
 
 DEVICES = st.sampled_from(["0", "1", "2"])
