@@ -18,7 +18,7 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 settings.register_profile("nightly", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
-settings.load_profile(os.environ.get("PHARMABACKUP_PROFILE", "default"))
+settings.load_profile("nightly" if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else "default")
 
 PASSPHRASE = "correct horse battery staple"
 

@@ -30,7 +30,10 @@ class SimulatedClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """One fault at one call: the `nth`, from 0, whose text begins with `call`, as "publish snapshots/"."""
+    """One fault at one call: the `nth`, from 0, whose text begins with `call`, as "publish snapshots/" or "".
+
+    A listing is as many calls as it has pages.
+    """
 
     call: str
     fault: Fault
@@ -50,8 +53,8 @@ class Faults:
     late    publish, delete: StorageFailed comes back, and it happens later, whether the client lives or not
 
     `arrives`: calls until what comes later has come, at most. `stale`: so old is what listings show.
-    `capacity`: bytes; what does not fit is StorageFailed("full"). `page`: objects that a listing reads at once, while
-    others may change something before the next.
+    `capacity`: bytes; what does not fit is StorageFailed("full"). `page`: objects that a listing reads at once. Each
+    page can fail, and before the next others may change something.
     """
 
     before: float = 0.0

@@ -10,8 +10,9 @@
 
 Each client is a function, run in a thread of its own, that reaches the storage through `client` alone. It may be
 killed at a call: that call and all that follow raise `Crashed`, and nothing that it does has an effect any more,
-except a request that was already sent. A client's own threads must not call the storage at once: `Simulation` sees to
-that for the library's.
+except a request that was already sent. To begin an upload and to write to it are no calls here, since what is
+written shows nowhere before it is published: nobody is chosen or killed there. A client's own threads must not call
+the storage at once: `Simulation` sees to that for the library's.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from pharmabackup.errors import Error
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
 
 PATIENCE_S = 300  # after that a client is taken to wait for another one, which must not be
-SWITCHING = (1.0, 0.3, 0.1)  # how likely the next call is another's, for half of the seeds
+SWITCHING = (1.0, 0.3, 0.1)  # how likely it is drawn whose the next call is, anybody's; for half of the seeds
 STOPS = 3  # at most, for the other half: there the one that runs is stopped until all others have ended,
-STOPS_WITHIN = 150  # at a call up to this one. Most faults need no more than one or two such stops
+STOPS_WITHIN = (150, 350)  # at a call up to one of these. Most faults need no more than one or two such stops
 ARRIVES = 0.05  # how likely something that was sent arrives before the next call
 
 R = TypeVar("R")
@@ -86,7 +87,7 @@ class Scheduler:
             self._random = random.Random(choices)
             self._switching = self._random.choice(SWITCHING) if choices % 2 else 0.0
             stops = self._random.randint(1, STOPS) if not self._switching else 0
-            self._stops = {self._random.randrange(STOPS_WITHIN) for _ in range(stops)}
+            self._stops = {self._random.randrange(self._random.choice(STOPS_WITHIN)) for _ in range(stops)}
         else:
             self._given = iter(choices)
         self._page = page

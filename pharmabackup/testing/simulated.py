@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -26,7 +27,6 @@ from pharmabackup.testing.faults import Fault, Faults, Injury, SimulatedClock
 class _Object:
     data: bytes
     info: ObjectInfo
-    born: int  # as `info.modified`, except where the clock was set back
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class SimulatedStorage(Storage):
     """Objects in a dictionary, faults by `faults`. Any thread; one call after the other.
 
     `exclusive`: whether a name can be created only once. `log`: all calls, and what came late. `torn`: names of
-    objects of which only the beginning was kept.
+    objects of which only the beginning was kept. `suffered`: how often each fault came to be, "full" too.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class SimulatedStorage(Storage):
         self.log: list[str] = []
         self.injuries: list[Injury] = []
         self.torn: list[str] = []
+        self.suffered: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._exclusive = exclusive
         self._objects: dict[str, _Object] = {}
@@ -131,7 +132,7 @@ class SimulatedStorage(Storage):
         below = f"{checked(prefix)}/" if prefix else ""
         with self._lock:
             self._begin(f"list {prefix}")
-        return self._pages(below)
+        return self._pages(prefix, below)
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
         for name in names:
@@ -180,6 +181,11 @@ class SimulatedStorage(Storage):
 
     # ------------------------------------------------------------ what comes late
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._coming
+
     def settle(self) -> None:
         """All that is under way arrives now."""
         with self._lock:
@@ -222,7 +228,7 @@ class SimulatedStorage(Storage):
             while self.injuries:
                 injury = self.injuries.pop()
                 info = ObjectInfo(name=injury.name, size=len(injury.before), modified=injury.modified)
-                self._objects[injury.name] = _Object(injury.before, info, injury.modified)
+                self._objects[injury.name] = _Object(injury.before, info)
 
     def _injure(self, name: str, how: str, data: bytes | None) -> None:
         with self._lock:
@@ -230,7 +236,7 @@ class SimulatedStorage(Storage):
             self.injuries.append(Injury(name, how, old.data, old.info.modified))
             if data is not None:
                 info = ObjectInfo(name=name, size=len(data), modified=old.info.modified)
-                self._objects[name] = _Object(data, info, old.born)
+                self._objects[name] = _Object(data, info)
 
     # ------------------------------------------------------------ inside
 
@@ -248,7 +254,7 @@ class SimulatedStorage(Storage):
 
     def _fault(self, what: str, able: Sequence[Fault]) -> Fault | None:
         found: Fault | None = None
-        for plan in self._faults.planned:
+        for plan in dict.fromkeys(self._faults.planned):
             key = f"{plan.fault} {plan.nth} {plan.call}"
             if what.startswith(plan.call):
                 self._seen[key] = self._seen.get(key, -1) + 1
@@ -258,10 +264,13 @@ class SimulatedStorage(Storage):
             likely: float = getattr(self._faults, fault)
             if found is None and likely and self._random.random() < likely:
                 found = fault
+        if found is not None:
+            self.suffered[found] += 1
         return found
 
     def _need_room(self, size: int) -> None:
         if self._faults.capacity is not None and self.used + size > self._faults.capacity:
+            self.suffered["full"] += 1
             raise StorageFailed(
                 f"{self.location} is full.",
                 kind="full",
@@ -274,7 +283,7 @@ class SimulatedStorage(Storage):
             raise self._exists(name)
         now = self.clock.tick()
         info = ObjectInfo(name=name, size=len(data), modified=now)
-        self._objects[name] = _Object(data, info, now)
+        self._objects[name] = _Object(data, info)
         return info
 
     def _remove(self, name: str) -> None:
@@ -282,7 +291,8 @@ class SimulatedStorage(Storage):
         if gone is not None:
             self._ghosts.append((gone, self.clock.tick()))
 
-    def _pages(self, below: str) -> Iterator[ObjectInfo]:
+    def _pages(self, prefix: str, below: str) -> Iterator[ObjectInfo]:
+        """Each page but the first is a call of its own: it may fail, and what comes late may come before it."""
         last = ""
         while True:
             with self._lock:
@@ -293,6 +303,8 @@ class SimulatedStorage(Storage):
             if len(page) < self._faults.page:
                 return
             last = page[-1]
+            with self._lock:
+                self._begin(f"list {prefix}")
 
     def _shown(self) -> Mapping[str, ObjectInfo]:
         """What a listing shows now, which may be what was there some time ago."""
@@ -300,8 +312,8 @@ class SimulatedStorage(Storage):
         if not stale:
             return {name: item.info for name, item in self._objects.items()}
         then = self.clock.now - int(stale * 1e9)
-        ghosts = {item.info.name: item.info for item, gone in self._ghosts if item.born <= then < gone}
-        return ghosts | {name: item.info for name, item in self._objects.items() if item.born <= then}
+        ghosts = {item.info.name: item.info for item, gone in self._ghosts if item.info.modified <= then < gone}
+        return ghosts | {name: item.info for name, item in self._objects.items() if item.info.modified <= then}
 
     def _object(self, name: str) -> _Object:
         try:

@@ -127,12 +127,36 @@ def test_a_listing_goes_on_while_others_write() -> None:
     assert [info.name for info in listing] == ["c"]
 
 
+def test_a_listing_fails_half_way() -> None:
+    storage = SimulatedStorage()
+    for name in "abc":
+        storage.put_new(name, b"x")
+    storage.faults = Faults(page=1, planned=(Planned(call="list", fault="before", nth=2),))
+    listing = storage.list("")
+    assert [next(listing).name, next(listing).name] == ["a", "b"]
+    with pytest.raises(StorageFailed):
+        next(listing)
+    assert storage.suffered == {"before": 1}
+
+
+def test_what_is_late_comes_between_two_pages() -> None:
+    storage = SimulatedStorage()
+    for name in "ac":
+        storage.put_new(name, b"x")
+    storage.faults = Faults(page=1, arrives=2, planned=(Planned(call="delete c", fault="late"),))
+    storage.delete(["c"])
+    assert not storage.settled
+    assert [info.name for info in storage.list("")] == ["a"]
+    assert storage.settled
+
+
 def test_it_is_full() -> None:
     storage = SimulatedStorage(faults=Faults(capacity=10))
     storage.put_new("a", bytes(6))
     with pytest.raises(StorageFailed) as caught:
         storage.put_new("b", bytes(5))
     assert caught.value.kind == "full"
+    assert storage.suffered == {"full": 1}
     storage.put_new("b", bytes(4))
 
 

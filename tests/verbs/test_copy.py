@@ -732,39 +732,6 @@ def test_a_name_that_was_deleted_is_not_used_again(
     site.all_restore(there, tmp_path / "out")
 
 
-def test_nobody_relies_on_a_name_that_was_deleted(
-    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy that slept puts a pack there again after a collection, and a delete that is on its way comes later."""
-    storage, first = repo._unlocked.storage, stored(repo._unlocked.storage, "packs")
-    kept = {name: storage.get(name, limit=1 << 28) for name in first}
-    segments = {name: storage.get(name, limit=1 << 28) for name in stored(storage, "index")}
-    content = {path.name: path.read_bytes() for path in site.root.iterdir()}
-    for path in site.root.iterdir():
-        path.unlink()
-    (site.root / "other").write_bytes(os.urandom(1000))
-    site.back_up(repo)
-    forget_all_but(repo, 1, time)
-    prune(repo)
-    burnt = [name for name in first if name not in stored(storage, "packs")]
-    assert burnt
-    for name in burnt:
-        storage.put_new(name, kept[name])
-    for name, data in segments.items():
-        if name not in stored(storage, "index"):
-            storage.put_new(name, data)
-    for name, data in content.items():
-        (site.root / name).write_bytes(data)
-    with pb.Repository.open(tmp_path / "repository-0", PASSPHRASE, state_dir=tmp_path / "fresh") as other:
-        site.back_up(other)
-        prune(other)
-        storage.delete(burnt)
-        for snapshot in other.snapshots():
-            if not snapshot.forgotten:
-                other.restore(tmp_path / "out" / snapshot.id, snapshots=[snapshot])
-        assert other.check(read_data=1.0).state == "ok"
-
-
 def test_something_else_under_a_packs_name_is_left_alone(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
     there = _replica(repo, tmp_path / "there")
     name = stored(repo._unlocked.storage, "packs")[0]

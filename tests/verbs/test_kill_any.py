@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pharmabackup as pb
-from tests.verbs.killed import PASSPHRASE, expected, fill
+from tests.verbs.killed import PASSPHRASE, a_month_ahead, expected, fill
 
 KILLS = 250 if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else 12
 LONGEST_S = 2.0
@@ -34,6 +34,16 @@ def _whole(repo: pb.Repository, out: Path) -> int:
     return restored
 
 
+def _lines(told: str) -> dict[str, list[str]]:
+    """What the process said of each kind. The last line may have been cut off."""
+    found: dict[str, list[str]] = {"committed": [], "spoils": [], "mended": []}
+    for line in told.splitlines(keepends=True):
+        if line.endswith("\n"):
+            word, _, name = line.strip().partition(" ")
+            found[word].append(name)
+    return found
+
+
 def test_processes_are_killed_at_random_moments(tmp_path: Path, cheap_kdf: None) -> None:
     chance = random.Random(20261126)
     (tmp_path / "documents").mkdir()
@@ -41,7 +51,7 @@ def test_processes_are_killed_at_random_moments(tmp_path: Path, cheap_kdf: None)
     with pb.Repository.create(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "state") as repo:
         repo.backup([pb.Files(tmp_path / "documents")], reason="0")
         pb.Repository.create(tmp_path / "replica", PASSPHRASE, replica_of=repo, state_dir=tmp_path / "state").close()
-    days = 0
+    days, mended, unmended, committed = 0, 0, 0, set[str]()
     for kill in range(KILLS):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.verbs.killed", str(tmp_path), str(kill)],
@@ -54,17 +64,27 @@ def test_processes_are_killed_at_random_moments(tmp_path: Path, cheap_kdf: None)
         time.sleep(chance.uniform(0.0, LONGEST_S))
         ended = process.poll()
         process.kill()
+        told = _lines(process.stdout.read().decode())
         process.stdout.close()
         problem = process.stderr.read().decode()
         process.stderr.close()
         process.wait()
         assert ended is None, problem
+        committed.update(told["committed"])
+        mended += len(told["mended"])
         with (
             pb.Repository.open(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "looks") as repo,
             pb.Repository.open(tmp_path / "replica", PASSPHRASE, state_dir=tmp_path / "looks") as replica,
         ):
+            if len(told["spoils"]) > len(told["mended"]):  # killed in the middle: whoever comes next repairs it
+                unmended += 1
+                with a_month_ahead():
+                    repo.apply(repo.propose_repair(replicas=[replica]))
+            assert committed <= {snapshot.id for snapshot in repo.snapshots()}, "what was committed is gone"
             assert _whole(repo, tmp_path / "out") >= 1
             _whole(replica, tmp_path / "out-replica")
             days = max(days, *(int(snapshot.reason or 0) for snapshot in repo.snapshots()))
-    print(f"{KILLS} processes were killed; {days} days were backed up between")
-    assert days >= KILLS // 4
+    repaired = f"{mended} packs mended by them, {unmended} after their deaths"
+    print(f"{KILLS} processes were killed; {days} days were backed up between, {repaired}")
+    assert days >= KILLS // 4 and len(committed) >= KILLS // 4
+    assert mended + unmended >= KILLS // 4

@@ -1,0 +1,102 @@
+"""What is asked of a repository: that nothing is stored that nobody needs, and that a check names what is damaged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.engine.garbage import look_for_garbage
+from pharmabackup.engine.history import load_history
+from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.testing.faults import Injury
+from pharmabackup.testing.simulated import SimulatedStorage
+
+
+def no_garbage(repo: pb.Repository, gone: Collection[str], removed: set[bytes]) -> None:
+    """Every block that is stored is needed, and is stored once; the index names what is there, nothing else.
+
+    `gone`: the snapshots that need nothing. `removed`: packs that were taken away on purpose.
+    """
+    unlocked = repo._unlocked
+    history = load_history(unlocked, anew=True)
+    index = Index(unlocked, chunks=False)
+    index.load()
+    reader = BlockReader(unlocked, index)
+    needed = {
+        block
+        for item in history.committed.values()
+        if item.transaction.hex() not in gone
+        for block in SnapshotReader(reader, item.snapshot).relied()
+    }
+    packs = {ids.hex_tail(info.name) or b"": info.size for info in unlocked.storage.list("packs")}
+    stored = Counter(
+        block.id for pack, size in packs.items() for block in read_directory(unlocked, pack, size)[1].blocks
+    )
+    assert set(stored) == needed, f"{len(set(stored) - needed)} blocks of garbage"
+    assert set(stored.values()) <= {1}, "a block is stored twice"
+    segments = [ids.hex_tail(info.name) or b"" for info in unlocked.storage.list("index")]
+    named = [entry.pack for segment in segments for entry in read_segment(unlocked, segment).record.packs]
+    # Two writers that found one orphan have both named it; and a pack that was removed on purpose is named until
+    # something else is collected.
+    assert set(packs) <= set(named)
+    assert set(named) <= set(packs) | removed
+    garbage = look_for_garbage(unlocked, now_ns(), lambda: None)
+    garbage.index.close()
+    index.close()
+    assert (garbage.dead, garbage.sparse, garbage.unfinished) == (set(), {}, False)
+
+
+def unindexed(repo: pb.Repository) -> set[str]:
+    """Packs that are there and that no segment names."""
+    storage = repo._unlocked.storage
+    named: set[str] = set()
+    for info in storage.list("index"):
+        try:
+            segment = read_segment(repo._unlocked, ids.hex_tail(info.name) or b"")
+        except pb.Damaged:
+            continue
+        named.update(ids.pack_name(entry.pack) for entry in segment.record.packs)
+    return {info.name for info in storage.list("packs")} - named
+
+
+def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
+    """A check names the object that was spoilt, and no other. `removed`: packs that segments may still name."""
+    name, how = injury.name, injury.how
+    folder = name.partition("/")[0]
+    alone = unindexed(repo) if folder == "index" else set()
+    findings = repo.check(read_data=1.0).findings
+    others = {
+        finding.subject
+        for finding in findings
+        if "/" in finding.subject and finding.subject != name and finding.severity != "info"
+    } - {ids.pack_name(pack) for pack in removed}  # of which what was spoilt now was the other copy
+    assert not others, f"{name} was {how}, and these are named: {findings}"
+    hurt = {finding.subject for finding in findings if finding.code == "snapshot-damaged"} - {name}
+    assert not hurt or folder == "packs", f"{name} was {how}, and snapshots seem hurt: {findings}"
+    if folder == "index" and how == "removed":
+        assert alone <= {finding.subject for finding in findings if finding.code == "pack-unindexed"}, findings
+    elif not hurts_nobody(repo._unlocked.storage, injury):
+        assert [finding for finding in findings if finding.subject == name], (
+            f"{name} was {how}, and nothing says so: {findings}"
+        )
+
+
+def hurts_nobody(storage: object, injury: Injury) -> bool:
+    """An intent may always be deleted, and a collection may have come just so far.
+
+    Exempt as well is any flipped bit of `repository` with which it still opens: some of it is a comment, for people.
+    Where a check comes to tell the rest apart, this has to become the comment alone.
+    """
+    assert isinstance(storage, SimulatedStorage)
+    folder, number = (*injury.name.split("/"), "")[:2]
+    if folder == "collections" and injury.how == "removed":
+        names = storage.names()
+        rest = {other.rpartition("/")[2] for other in names if other.startswith(f"{folder}/{number}/")}
+        highest = f"{folder}/{int(number) + 1}/condemn" not in names
+        return highest and rest in (set(), {"condemn"}, {"condemn", "execute"})
+    return (folder, injury.how) in {("intents", "removed"), ("repository", "flipped")}
