@@ -19,7 +19,7 @@ from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, 
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import CHANGED, read_segment, write_segment
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
@@ -49,10 +49,13 @@ def require_exclusive(unlocked: Unlocked) -> None:
 
 
 def storage_now(unlocked: Unlocked) -> int:
-    """The storage's time: that of an object made for it, which pins nothing and is taken away again."""
+    """The storage's time: that of an object made for it, which pins nothing and is taken away again. StorageFailed."""
     transaction = ids.new_id()
     name = ids.intent_name(transaction, 0)
-    info, _ = unlocked.put(Kind.INTENT, name, Intent(transaction, 0, "hold", b"", now_ns()))
+    try:
+        info, _ = unlocked.put(Kind.INTENT, name, Intent(transaction, 0, "hold", b"", now_ns()))
+    except NotFound:
+        raise lost_write(unlocked.storage, name) from None
     unlocked.storage.delete([name])
     return info.modified
 

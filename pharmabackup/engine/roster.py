@@ -112,7 +112,13 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
                 kind="roster-missing",
                 remedy="Run it again; if it happens again, restore from another location.",
             ) from None
-        roster = _check_roster(data, number, repository, before, hashes)
+        try:
+            roster = _check_roster(data, number, repository, before, hashes)
+        except Damaged as error:
+            name = ids.roster_name(number)
+            raise Damaged(
+                f"{error.message} Object: {name}.", kind=error.kind, remedy=f"Copy {name} from another location."
+            ) from None
         hashes[number] = hashlib.sha256(data).digest()
         before = roster
     assert before is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection
 
@@ -87,11 +88,7 @@ def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
 
 
 def hurts_nobody(storage: object, injury: Injury) -> bool:
-    """An intent may always be deleted, and a collection may have come just so far.
-
-    Exempt as well is any flipped bit of `repository` with which it still opens: some of it is a comment, for people.
-    Where a check comes to tell the rest apart, this has to become the comment alone.
-    """
+    """An intent may go, a collection may have come just so far, and `repository` has words for people."""
     assert isinstance(storage, SimulatedStorage)
     folder, number = (*injury.name.split("/"), "")[:2]
     if folder == "collections" and injury.how == "removed":
@@ -99,4 +96,7 @@ def hurts_nobody(storage: object, injury: Injury) -> bool:
         rest = {other.rpartition("/")[2] for other in names if other.startswith(f"{folder}/{number}/")}
         highest = f"{folder}/{int(number) + 1}/condemn" not in names
         return highest and rest in (set(), {"condemn"}, {"condemn", "execute"})
-    return (folder, injury.how) in {("intents", "removed"), ("repository", "flipped")}
+    if folder == "repository" and injury.how == "flipped":
+        now, before = (json.loads(data) for data in (storage.get(injury.name, limit=1 << 16), injury.before))
+        return {**now, "about": ""} == {**before, "about": ""}
+    return (folder, injury.how) == ("intents", "removed")

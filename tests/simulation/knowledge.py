@@ -32,6 +32,7 @@ class Known:
     forgetting: int = 0  # and is under way, or may yet arrive
     releases: int = 0
     releasing: int = 0
+    recalls: int = 0
 
 
 class Knowledge:
@@ -41,8 +42,6 @@ class Knowledge:
         self.clock = clock
         self.known: dict[str, Known] = {}
         self.attempts: dict[str, list[Tree]] = {}  # by dataset: what may have been committed
-        self.recalls = 0  # how many were begun
-        self.under_way = 0  # of these; or something of it may yet arrive
 
     def of(self, one: str) -> Known:
         return self.known.setdefault(one, Known())
@@ -73,7 +72,6 @@ class Knowledge:
         """What failed or was killed has arrived by now, or never will."""
         for known in self.known.values():
             known.forgetting = known.releasing = 0
-        self.under_way = 0
 
     # ------------------------------------------------------------ while something is said
 
@@ -126,28 +124,15 @@ class Knowledge:
 
     @contextmanager
     def recalling(self, one: str) -> Iterator[None]:
-        """Others that the same words forget are forgotten anew, and their time begins again."""
         known = self.known[one]
-        others = [other for other in self.known.values() if other is not known and other.due is not None]
-        others = [other for other in others if (other.due or 0) > self.clock.now]
-        # Two that are called back at once may be forgotten again, which is not as it should be: see test_found.py.
-        alone, forgets = not (known.forgetting or self.under_way), known.forgets
-        for other in others:
-            other.due = None
-        self.recalls += 1
-        self.under_way += 1
-        recalls = self.recalls
+        alone, forgets = not known.forgetting, known.forgets
+        known.recalls += 1
         try:
             yield
         except BaseException:
-            for other in (known, *others):
-                other.doubtful = True
+            known.doubtful = True
             raise
-        self.under_way -= 1
-        for other in others:
-            if other.ripe is not None:
-                other.due = self.clock.now + DELAY_NS
-        if alone and (known.forgets, self.recalls) == (forgets, recalls):
+        if alone and known.forgets == forgets:
             known.ripe = known.due = None
         else:
             known.doubtful = True

@@ -516,3 +516,11 @@ def test_ways_that_were_given_up_do_not_crowd_out_the_one_in_use(tmp_path: Path,
         report = there.copy(repo)
     assert {item.code for item in report.findings} >= {"keyring-differs"}
     _opens(place, FIRST, passphrases[3])
+
+
+def test_a_damaged_list_of_keys_is_named(tmp_path: Path, repo: pb.Repository) -> None:
+    repo.rotate(reason="a laptop was lost")
+    _flip(tmp_path / "repository-0" / "roster" / "1")
+    with pytest.raises(pb.Damaged) as caught:
+        pb.Repository.open(tmp_path / "repository-0", FIRST, state_dir=tmp_path / "fresh")
+    assert "roster/1" in caught.value.message and "roster/1" in caught.value.remedy

@@ -449,3 +449,17 @@ def test_collections_come_one_after_the_other(
 
 def replace_wish(proposal: Proposal, **changes: Any) -> Proposal:
     return dataclasses.replace(proposal, wish=dataclasses.replace(proposal.wish, **changes))  # type: ignore[type-var]
+
+
+def test_a_storage_that_keeps_nothing_is_said_to(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        info = real(self, name)
+        repo._unlocked.storage.delete([name])
+        return info
+
+    monkeypatch.setattr(LocalUpload, "publish", publish)
+    with pytest.raises(StorageFailed) as caught:
+        repo.propose_prune()
+    assert caught.value.kind == "lost-write"
