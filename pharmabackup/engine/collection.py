@@ -49,7 +49,7 @@ def require_exclusive(unlocked: Unlocked) -> None:
 
 
 def storage_now(unlocked: Unlocked) -> int:
-    """The storage's time: that of an object made for it, which pins nothing and is taken away again. StorageFailed."""
+    """The storage's time: that of an object made for it, which pins nothing and is taken away. StorageFailed."""
     transaction = ids.new_id()
     name = ids.intent_name(transaction, 0)
     try:
