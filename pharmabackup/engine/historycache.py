@@ -86,10 +86,11 @@ def recalled(
     It is decoded once, however often a verb looks at the history: its first look holds all records anyway.
     """
     key = name, known.hash
-    if key not in unlocked.recalled:
+    found = unlocked.recalled.get(key)
+    if found is None:
         kind, shape = (known.kind, Carry) if known.kind == Kind.CARRY else shape_of(name)
         opened = unlocked.statement(Kind(kind), name, wire.decode(known.signed, Signed), shape, verified=True)
-        unlocked.recalled[key] = opened.record, opened.slot
-    record, slot = unlocked.recalled[key]
+        found = unlocked.recalled[key] = opened.record, opened.slot
+    record, slot = found
     assert isinstance(record, Fate | Mark | Condemn | Execute | Carry)
     return record, slot

@@ -92,6 +92,11 @@ class Unsealed:
 
     slot = SimpleNamespace(id=bytes(16), role="owner", domain=None)
 
+    @property
+    def recalled(self) -> dict[object, object]:
+        """Nothing is remembered, or memory would grow with every input."""
+        return {}
+
     def open(self, kind: Kind, name: str, data: bytes, shape: type[Record]) -> SimpleNamespace:
         wire.check_header(data, kind)
         signed = wire.Signed(data[HEADER.size :], self.slot.id, 0, bytes(32), bytes(64))
