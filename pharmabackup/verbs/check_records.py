@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from pharmabackup import ids
 from pharmabackup.engine.collections import parse_name
 from pharmabackup.engine.garbage import Look, list_intents, pinned_in
+from pharmabackup.engine.keyrings import NUMBER
 from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
-from pharmabackup.format.transaction import Condemn, Done, Execute
+from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
@@ -24,8 +26,9 @@ Find = Callable[[str, Severity, str, str, str], None]
 
 
 def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
-    """The repository's own record, intents and collections. StorageFailed."""
+    """The repository's own record, intents, collections and audit records. StorageFailed."""
     _repository(unlocked, find)
+    _audit(unlocked, find, look)
     for own in list_intents(unlocked).values():
         look()
         for name in own.names:
@@ -50,6 +53,39 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
     if missing:
         what = f"it lacks {', '.join(missing)}" + (f" and has {', '.join(unknown)}" if unknown else "")
         find("repository-damaged", "warning", REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
+
+
+def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:
+    """Each slot's chain: no record is missing, changed or put between."""
+    chains: dict[str, set[int]] = {}
+    for info in unlocked.storage.list("audit"):
+        folder, _, last = info.name.rpartition("/")
+        if NUMBER.fullmatch(last):
+            chains.setdefault(folder, set()).add(int(last))
+    for folder, numbers in sorted(chains.items()):
+        previous: bytes | None = None
+        for number in sorted(numbers):
+            look()
+            name, data, problem = f"{folder}/{number}", b"", ""
+            if number and number - 1 not in numbers:
+                problem, previous = "what came before it is missing", None
+            try:
+                data = unlocked.storage.get(name, limit=RECORD_MAX)
+                record = unlocked.open(Kind.AUDIT, name, data, Audit).record
+                if record.number != number or (previous is not None and record.previous != previous):
+                    problem = problem or "it does not follow from the one before it"
+            except (Damaged, NotFound) as error:
+                problem = error.message.rstrip(".")
+            previous = hashlib.sha256(data).digest() if data else None
+            if problem:
+                remedy = "Copy that object from another location. What is backed up is unharmed."
+                find(
+                    "audit-damaged",
+                    "warning",
+                    name,
+                    f"What {name} says was done cannot be relied on: {problem}.",
+                    remedy,
+                )
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

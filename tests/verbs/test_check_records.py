@@ -89,3 +89,26 @@ def test_the_repositorys_own_record_is_damaged_while_it_is_open(
         path.write_bytes({"json": b"\xff" + data[1:], "list": b"[]", "large": b" " * (1 << 17)}[how])
     found = [item for item in repo.check().findings if item.code == "repository-damaged"]
     assert [(item.severity, item.subject) for item in found] == [("critical", "repository")]
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "gone", "swapped"])
+def test_audit_records(make_repo: Callable[[], pb.Repository], how: str) -> None:
+    repo = make_repo()
+    for number in range(3):
+        repo.rotate(reason=f"reason {number}")
+    (folder,) = (Path(repo.url) / "audit").iterdir()
+    assert {path.name for path in folder.iterdir()} >= {"0", "1", "2"}
+    assert "audit-damaged" not in {item.code for item in repo.check().findings}
+    data = (folder / "1").read_bytes()
+    if how == "gone":
+        (folder / "1").unlink()
+    else:
+        changed = {
+            "flip": data[:-1] + bytes([data[-1] ^ 1]),
+            "cut": data[:20],
+            "swapped": (folder / "2").read_bytes(),
+        }
+        (folder / "1").write_bytes(changed[how])
+    found = {item.subject.rpartition("/")[2] for item in repo.check().findings if item.code == "audit-damaged"}
+    assert found and found <= {"1", "2"}
+    assert ("1" in found) == (how != "gone")
