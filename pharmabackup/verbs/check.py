@@ -23,6 +23,7 @@ from pharmabackup.events import Finding, Progress, Severity
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
+from pharmabackup.storage.base import UNREADABLE
 from pharmabackup.verbs.check_names import NamesCheck
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
@@ -32,6 +33,11 @@ from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
 LOOKS = 5  # while collections move what is looked at
+SEGMENT_REMEDIES = {
+    CHANGED: "Run propose_repair: the index can be rebuilt from the packs.",
+    UNREADABLE: "Check the disk and its cable, and run check again.",
+}
+SEGMENT_UNJUDGED = "All goes on without it. If all else is sound, find out who wrote it, and delete it."
 
 
 def check(
@@ -166,10 +172,7 @@ class _Checker:
                     "critical",
                     info.name,
                     error.message,
-                    "Run propose_repair: the index can be rebuilt from the packs."
-                    if error.kind == CHANGED
-                    else "All goes on without it. Run check again; if all else is sound then, find out who wrote it, "
-                    "and delete it.",
+                    SEGMENT_REMEDIES.get(error.kind, SEGMENT_UNJUDGED),
                 )
 
     def _packs(self) -> dict[bytes, int]:

@@ -11,7 +11,7 @@ from pharmabackup.engine.garbage import Look, list_intents, pinned_in
 from pharmabackup.engine.keyrings import NUMBER
 from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged, NotFound, Unsupported
 from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
 from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
@@ -47,7 +47,7 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
     remedy = "It is a text: put right by hand what it says, or ask for help. What is backed up is unharmed."
     try:
         missing, unknown = odd_members(unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX))
-    except (Damaged, NotFound) as error:
+    except (Damaged, NotFound, Unsupported) as error:
         find("repository-damaged", "critical", REPOSITORY, f"{REPOSITORY}: {error.message}", remedy)
         return
     if missing:

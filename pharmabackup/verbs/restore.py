@@ -81,6 +81,7 @@ def restore(
     readers = {item.transaction: SnapshotReader(blocks, item.snapshot) for item in snapshots}
     with held(unlocked, blocks, list(readers.values())):
         for tier in sorted({item.snapshot.tier for item in snapshots}):
+            whole = True
             for item in [item for item in snapshots if item.snapshot.tier == tier]:
                 reporter.tier, reporter.dataset = tier, item.snapshot.dataset
                 place, reader = places[item.snapshot.dataset], readers.pop(item.transaction)
@@ -91,9 +92,10 @@ def restore(
                     outcome = _Outcome(item, place, whole=False)
                     reporter.find(_lost_dataset(item, error))
                 results[item.snapshot.dataset] = outcome.result(show(item), reporter)
+                whole = whole and outcome.whole
                 if outcome.whole:
                     reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
-            reporter.tell("tier", f"Tier {tier} is done.")
+            reporter.tell("tier", f"Tier {tier} is done." if whole else f"Tier {tier} did not come back whole.")
     for name, result in results.items():  # only now: until then the same call goes on where this one stopped
         if result.complete:
             marker_of(places[name].folder).unlink(missing_ok=True)

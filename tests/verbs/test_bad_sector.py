@@ -65,6 +65,13 @@ def test_a_check_names_the_pack_and_goes_on(ward: Ward, path: Path) -> None:
     assert [item.subject for item in damaged] == [path.relative_to(ward.path).as_posix()]
 
 
+def test_a_check_says_of_a_segment_what_to_do(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, *_) = ward.names("index")
+    BadSector(monkeypatch, ward.path / name, 0)
+    (found,) = [item for item in ward.repo.check().findings if item.code == "index-damaged"]
+    assert found.subject == name and "disk" in found.remedy and "delete" not in found.remedy
+
+
 def test_a_restore_brings_back_what_is_around_it(ward: Ward, path: Path) -> None:
     hurt = set(ward.states) - ward.whole()
     assert 0 < len(hurt) < len(ward.states)

@@ -77,7 +77,7 @@ def test_the_repositorys_own_record(storage: SimulatedStorage) -> None:
     assert _findings(storage) == {"repository": "repository-damaged"}
 
 
-@pytest.mark.parametrize("how", ["json", "gone", "list", "large"])
+@pytest.mark.parametrize("how", ["json", "gone", "list", "large", "newer"])
 def test_the_repositorys_own_record_is_damaged_while_it_is_open(
     make_repo: Callable[[], pb.Repository], how: str
 ) -> None:
@@ -86,7 +86,14 @@ def test_the_repositorys_own_record_is_damaged_while_it_is_open(
     data = path.read_bytes()
     path.unlink()
     if how != "gone":
-        path.write_bytes({"json": b"\xff" + data[1:], "list": b"[]", "large": b" " * (1 << 17)}[how])
+        path.write_bytes(
+            {
+                "json": b"\xff" + data[1:],
+                "list": b"[]",
+                "large": b" " * (1 << 17),
+                "newer": data.replace(b'"pharmabackup": 1', b'"pharmabackup": 3'),
+            }[how]
+        )
     found = [item for item in repo.check().findings if item.code == "repository-damaged"]
     assert [(item.severity, item.subject) for item in found] == [("critical", "repository")]
 

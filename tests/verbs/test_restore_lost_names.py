@@ -26,8 +26,12 @@ def _flip(ward: Ward, block: bytes) -> None:
 def test_other_datasets_come_back(ward: Ward, tmp_path: Path, part: str) -> None:
     snapshot = ward.repo.snapshots("pmr")[0]
     _flip(ward, getattr(snapshot._committed.snapshot, part)[0].block)
+    told: list[str] = []
     with pytest.raises(pb.Incomplete) as caught:
-        ward.repo.restore(tmp_path / "out")
+        ward.repo.restore(
+            tmp_path / "out", progress=lambda event: told.append(event.text) if event.kind == "tier" else None
+        )
+    assert told == ["Tier 1 did not come back whole.", "Tier 3 is done."]
     report = caught.value.result
     assert report is not None
     assert {name: result.complete for name, result in report.datasets.items()} == {"pmr": False, "documents": True}
