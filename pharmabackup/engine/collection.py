@@ -7,7 +7,7 @@ other begins anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
-from pharmabackup.engine.index import CHANGED, read_segment, write_segment
+from pharmabackup.engine.index import CHANGED, known_segments, read_segment, write_segment
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
 from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
@@ -30,6 +30,7 @@ from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, s
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
+READ_TOGETHER = 4 << 20  # bytes of packs that are read in one go, if they are small: threads cost as much as those
 Proved = tuple[int, frozenset[bytes]]  # a pack's size, and its blocks
 Anew = Callable[[layout.Directory, layout.Block, memoryview], tuple[memoryview, layout.WrappedKey]]
 
@@ -82,20 +83,30 @@ def move(
     entries: list[PackEntry] = []
     background = Background()
 
-    def read(pack: bytes) -> WholePack:
-        return read_whole(unlocked, pack, garbage.sizes[pack])
+    def read(group: list[bytes]) -> list[WholePack]:
+        whole = []
+        for pack in group:
+            try:
+                whole.append(read_whole(unlocked, pack, garbage.sizes[pack]))
+            except (Damaged, NotFound) as error:
+                moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
+        return whole
+
+    def write(group: list[WholePack]) -> None:
+        for whole in group:
+            wanted = {table.ids[number] for number in garbage.sparse[whole.digest]}
+            try:
+                transplant(whole, wanted, unlocked, writers, anew=anew)
+            except Damaged as error:
+                moved.damaged[whole.digest] = error
+            else:
+                moved.emptied.add(whole.digest)
 
     try:
         neighbours = sorted(packs, key=lambda pack: (garbage.modified[pack], pack))  # and they stay neighbours
-        for pack, whole in background.one_ahead(read, neighbours):
+        for _, whole in background.one_ahead(read, groups(neighbours, garbage.sizes)):
             look()
-            wanted = {table.ids[number] for number in garbage.sparse[pack]}
-            try:
-                background.run(transplant, whole(), wanted, unlocked, writers, anew=anew)
-            except (Damaged, NotFound) as error:
-                moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
-                continue
-            moved.emptied.add(pack)
+            background.run(write, whole())
         for writer in writers.values():
             for written in writer.finish():
                 entries.append(written.entry)
@@ -108,6 +119,19 @@ def move(
             writer.close()
     publish(unlocked, entries)
     return moved
+
+
+def groups(packs: Iterable[bytes], sizes: Mapping[bytes, int]) -> Iterator[list[bytes]]:
+    """Packs in order, as many together as READ_TOGETHER allows; one at least."""
+    group, size = list[bytes](), 0
+    for pack in packs:
+        if group and size + sizes[pack] > READ_TOGETHER:
+            yield group
+            group, size = [], 0
+        group.append(pack)
+        size += sizes[pack]
+    if group:
+        yield group
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,14 +293,14 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[
     names = {info.name for info in unlocked.storage.list("index")}
     sizes = {ids.hex_tail(info.name) or b"": info.size for info in unlocked.storage.list("packs")}
     there = set(sizes) - packs
-    going, changed, known = set[bytes](), set[bytes](), set[bytes]()
+    going, changed, known, verified = set[bytes](), set[bytes](), set[bytes](), known_segments(unlocked)
     staying: dict[PackEntry, None] = {}
     for digest in sorted(filter(None, map(ids.hex_tail, names))):
         if len(digest) != 32 or ids.index_name(digest) not in names:
             continue  # not ours: check names it
         look()
         try:
-            segment = read_segment(unlocked, digest)
+            segment = read_segment(unlocked, digest, verified=digest in verified)
         except NotFound:  # another collector, which finishes this collection too, has deleted it
             continue
         except Damaged as error:

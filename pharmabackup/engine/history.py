@@ -7,8 +7,8 @@ that somebody has turned the storage back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
@@ -195,25 +195,46 @@ class History:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What a history was read of: objects and when each was made, and what this machine remembered."""
+
+    count: dict[str, int]
+    remembered: tuple[int, int, int]
+    history: History
+
+
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
-    What cannot be read is told, not raised.
+    What cannot be read is told, not raised. Where storage lists what it did at the last look, that is given again.
     """
-    seen = historycache.load(unlocked)
-    policy = unlocked.roster.policy
-    history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
     listed: dict[str, int] = {}  # when each was made
     for folder in SHAPES:
         for info in unlocked.storage.list(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info.modified
+    count = {name: time for name, time in listed.items() if _counts(name, listed)}
+    last = unlocked.looked
+    same = isinstance(last, _Looked) and (last.count, last.remembered) == (count, historycache.state_of(unlocked))
+    if same and not anew:
+        assert isinstance(last, _Looked)
+        history = last.history
+    else:
+        history = _read(unlocked, listed, sorted(count), anew=anew)
+        if not history.damaged:  # what could not be read may be there the next time
+            unlocked.looked = _Looked(count, historycache.state_of(unlocked), history)
+    return replace(history, committed=dict(history.committed))  # which writers add to
+
+
+def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *, anew: bool) -> History:
+    seen = historycache.load(unlocked)
+    policy = unlocked.roster.policy
+    history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
     history.vanished = sorted(name for name in set(seen) - set(listed) if CARRIED not in name)
     fresh: dict[str, Remembered] = {}
     carries: list[tuple[int, str, Carry]] = []
-    for name in sorted(listed):
-        if name.startswith("collections/") and not _is_carried_out(name, listed):
-            continue
+    for name in names:
         known = seen.get(name)
         try:
             if known is None or not known.signed or anew:
@@ -251,8 +272,10 @@ def _take(
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
-def _is_carried_out(name: str, listed: Mapping[str, int]) -> bool:
-    """Whether it is a record of what a collection has come to delete."""
+def _counts(name: str, listed: Mapping[str, int]) -> bool:
+    """Not what a collection says that has not come to delete it."""
+    if not name.startswith("collections/"):
+        return True
     number, _, part = name.removeprefix("collections/").partition("/")
     return part in ("condemn", "execute") and f"collections/{number}/execute" in listed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 
 import msgspec
@@ -41,6 +42,15 @@ def load(unlocked: Unlocked) -> dict[str, Remembered]:
     if cache.roster != unlocked.roster_hash:  # another may grant less
         return {name: Remembered() for name in cache.objects}
     return cache.objects
+
+
+def state_of(unlocked: Unlocked) -> tuple[int, int, int]:
+    """Another after each `save`, whichever process did it."""
+    try:
+        found = os.stat(unlocked.state / "history")
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def save(unlocked: Unlocked, objects: dict[str, Remembered]) -> None:

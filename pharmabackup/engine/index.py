@@ -46,6 +46,7 @@ RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
 CACHE_AFTER_SEGMENTS = 64  # the same, of segments: reading one takes some 0.3 ms, most of it for signatures
 CACHE_VERSION = 4
+FOLDER = "index"  # of the cache
 LISTINGS = 10  # of segments, while collections replace them
 CHANGED = "index"  # what a segment's error is called when its bytes are not those of its name: nobody says that
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
@@ -76,7 +77,7 @@ class Index:
         self.changed: dict[bytes, Damaged] = {}  # segments whose bytes have changed, and that are passed over
         self._unlocked = unlocked
         self._chunks = chunks
-        self._folder = unlocked.state / "index"
+        self._folder = unlocked.state / FOLDER
         self.forget()
 
     @property
@@ -317,7 +318,7 @@ class Index:
             cache = _Cache(
                 CACHE_VERSION, segments, self.blocks.columns(), self.blocks.keys, facts, sorted(self._nameless)
             )
-            sealed = self._cache_key().seal(msgspec.msgpack.encode(cache), b"index cache")
+            sealed = _cache_key(self._unlocked).seal(msgspec.msgpack.encode(cache), b"index cache")
             replace(self._folder / "cache", sealed)
             keep = {fact.file for fact in facts} | {"cache"}
             for file in self._folder.iterdir():
@@ -328,13 +329,9 @@ class Index:
         self._unsaved, self._cached = False, set(segments)
 
     def _load_cache(self, listed: set[bytes]) -> None:
-        try:
-            raw = self._cache_key().open((self._folder / "cache").read_bytes(), b"index cache")
-            cache = msgspec.msgpack.decode(raw, type=_Cache)
-        except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-            return
-        segments = set(cache.segments)
-        if cache.version != CACHE_VERSION or not segments <= listed:
+        cache = _read_cache(self._unlocked)
+        segments = set(cache.segments) if cache else set()
+        if cache is None or not segments <= listed:
             return
         runs = []
         for fact in cache.runs if self._chunks else ():
@@ -362,17 +359,34 @@ class Index:
                 self._pending.append((pack, directory, self.blocks.pack.index(number)))
                 self._pending_rows += sum(block.count for block in directory.blocks)
 
-    def _cache_key(self) -> SealingKey:
-        return SealingKey(self._unlocked.purpose_key("index cache"))
-
     def close(self) -> None:
         for run in self._runs:
             run.close()
 
 
-def read_segment(unlocked: Unlocked, digest: bytes) -> Statement[Segment]:
+def _read_cache(unlocked: Unlocked) -> _Cache | None:
+    try:
+        raw = _cache_key(unlocked).open((unlocked.state / FOLDER / "cache").read_bytes(), b"index cache")
+        cache = msgspec.msgpack.decode(raw, type=_Cache)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return None
+    return cache if cache.version == CACHE_VERSION else None
+
+
+def _cache_key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("index cache"))
+
+
+def known_segments(unlocked: Unlocked) -> frozenset[bytes]:
+    """Those that this machine has verified before, as its sealed cache says, on which all that it knows rests."""
+    cache = _read_cache(unlocked)
+    return frozenset(cache.segments) if cache else frozenset()
+
+
+def read_segment(unlocked: Unlocked, digest: bytes, *, verified: bool = False) -> Statement[Segment]:
     """A segment whose bytes are those of its name and whose signature counts. NotFound, StorageFailed.
 
+    `verified`: this machine has seen that the signature is its writer's. Whether he may write segments is asked anew.
     Damaged: of the kind CHANGED when its bytes are others than were written.
     """
     name = ids.index_name(digest)
@@ -388,7 +402,7 @@ def read_segment(unlocked: Unlocked, digest: bytes) -> Statement[Segment]:
             kind=CHANGED,
             remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
         )
-    return unlocked.open(Kind.INDEX, name, data, Segment)
+    return unlocked.open(Kind.INDEX, name, data, Segment, verified=verified)
 
 
 def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:

@@ -91,6 +91,7 @@ class Unlocked:
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
     _verified: set[bytes] = field(init=False, default_factory=set)  # SHA-256 of kind and Signed: of directories
     recalled: dict[tuple[str, bytes], tuple[Record, Slot]] = field(init=False, default_factory=dict)
+    looked: object = field(init=False, default=None)  # the history that was read last, and of what
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -115,6 +116,7 @@ class Unlocked:
         self.roster, self.roster_hash = rosters.newest, rosters.newest_hash
         self._verified.clear()  # a slot may have been revoked
         self.recalled.clear()
+        self.looked = None
         if not self.has_newest_keys:
             if unreadable:
                 raise unreadable[-1]
@@ -194,11 +196,14 @@ class Unlocked:
         message = wire.signed_message(self.repository, kind, SELF_NAMED.get(kind, name), slot, number, cited, content)
         return Signed(content, slot, number, cited, signatures.SigningKey(self.keyring.signing).sign(message))
 
-    def open(self, kind: Kind, name: str, data: bytes, shape: type[R]) -> Statement[R]:
-        """The record in the object `name`, if it is whole and its signature counts. Damaged, Unsupported."""
+    def open(self, kind: Kind, name: str, data: bytes, shape: type[R], *, verified: bool = False) -> Statement[R]:
+        """The record in the object `name`, if it is whole and its signature counts. Damaged, Unsupported.
+
+        `verified`: see `statement`.
+        """
         try:
             signed = wire.decode(self.unseal(kind, data), Signed)
-            return self.statement(kind, name, signed, shape)
+            return self.statement(kind, name, signed, shape, verified=verified)
         except Damaged as error:
             raise self.damaged(name, error) from None
 
@@ -207,8 +212,7 @@ class Unlocked:
     ) -> Statement[R]:
         """A signed record, if its signature counts. Damaged.
 
-        `verified`: this machine has verified the signature under the roster that is open now, and has kept the record
-        where nobody could change it.
+        `verified`: this machine has verified the signature of these bytes before.
         """
         encoded = wire.encode(signed)
         known = hashlib.sha256(bytes((kind,)) + encoded).digest() if kind in SELF_NAMED else b""

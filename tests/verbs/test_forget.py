@@ -239,6 +239,7 @@ def test_a_mark_of_somebody_who_may_not_make_it_does_not_count(
     """Nor does it stop anything: every device can sign marks."""
     repo.hold(_at(repo, "documents", 3), reason="incident 7")
     monkeypatch.setitem(history_module.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
+    repo._unlocked.renew()  # what was read before is judged anew
     assert _at(repo, "documents", 3).held is None
     assert 3 in _days(repo.propose_forget({"documents": pb.Keep(last=1)}).snapshots)
     assert [(item.code, item.severity) for item in repo.check().findings] == [("mark-void", "warning")]
