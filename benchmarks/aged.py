@@ -7,7 +7,6 @@ on a first day; and seconds for each gigabyte with the first day's.
 import shutil
 import statistics
 import sys
-from pathlib import Path
 
 from answer import Answer, parser
 from data import Pharmacy
@@ -61,8 +60,8 @@ def main() -> None:
             print(*table[-1], flush=True)
         shutil.rmtree(new.home, ignore_errors=True)
     remark = (
-        "Restores of the newest backup, medians; the whole site, and its database alone. The new repository holds one "
-        "backup of the same site. Every byte is compared with the source. Seconds include the start of the process."
+        "Restores of the newest backup, medians; the whole site, and its database alone. The new repository holds "
+        "one backup of the same site. Every byte is compared with the source. Seconds include the process's start."
     )
     Answer("Restore after days of churn", figures, table, remark).give(chosen)
     shutil.rmtree(chosen.work)

@@ -28,7 +28,7 @@ BLOCK_CHUNKS = 1 << 14  # tiny files: a block is closed at this many chunks
 TRAILER_ROOM = 4 * BLOCK_CHUNKS + 4
 SEALERS = 2
 SEALERS_GIVE_WAY = 5  # to the thread that fills blocks: everything waits for that one
-BUFFERS = 8
+BUFFERS = 10
 
 
 class Buffer:

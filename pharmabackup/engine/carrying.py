@@ -14,10 +14,11 @@ from pharmabackup import ids
 from pharmabackup.engine.collection import read_whole, transplant
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
-from pharmabackup.engine.index import Index, write_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings_taken import keyrings_to_take
 from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
+from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
 from pharmabackup.engine.unlocked import Unlocked, create, read_back
 from pharmabackup.errors import Conflict, Damaged

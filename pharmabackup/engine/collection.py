@@ -17,8 +17,9 @@ from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.history import sound_history
-from pharmabackup.engine.index import CHANGED, known_segments, read_segment, write_segment
+from pharmabackup.engine.index import known_segments
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
+from pharmabackup.engine.segments import CHANGED, read_segment, write_segment
 from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout

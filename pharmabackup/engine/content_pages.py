@@ -2,11 +2,16 @@
 
 Where there is something to compare with, parts are read and hashed ahead by other threads: most of the work is that.
 A first backup does it all on one thread: naming pages keeps that busy, and others would only make it wait.
+
+A block stays as long as one of its pages is needed, and a restore reads it whole. So a page lies with others that
+will probably change when it does: those that stayed as they were for about as long. And what is left in blocks that
+are hardly used is written again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from blake3 import blake3
@@ -21,7 +26,8 @@ from pharmabackup.format.recipe import Runs
 EXTENT = 32 << 10  # unchanged ones are not cut into pages; half of that would cost more calls than it saves
 EXTENT_HASH = 16
 FEW_BYTES = 64 << 20  # so many new pages of a later backup are compressed better
-SPARSE_USE = 4  # pages in blocks of which less than a quarter is used are written again
+GENERATIONS = (1, 6, 24)  # backups: pages that changed after so many, or more than all, go into blocks of their own
+YOUNG = 6  # backups; until then a block still loses most of what it will lose
 
 
 class PageContents:
@@ -36,9 +42,12 @@ class PageContents:
         self._extent = EXTENT
         self._remembers = False
         self._new = 0  # bytes of new pages
+        self._level = PAGES_LEVEL
         self._scarce: list[tuple[int, int]] = []
         self._scarce_blocks: set[int] = set()
         self._scarce_at = 0
+        self._generation_of: list[int] = []  # of the last recipe's blocks, by slot
+        self._run_at = 0
 
     def pages(self, read_at: ReadAt, *, size: int, page_size: int, step: Callable[[int], None]) -> tuple[int, int]:
         """A database file; (chunks, bytes). `step` hears of each part that is done, in bytes."""
@@ -48,6 +57,7 @@ class PageContents:
         old = contents.old
         if old is not None and old.page_size == page_size and contents.total_bytes == 0:
             before, old_size = old.extents, contents.old_bytes[-1]
+            self._generation_of = [bisect_left(GENERATIONS, age) for age in contents.table.ages]
             self._scarce = self._scarcely_used(old)
             self._remembers = True
         read = read_parts_ahead if before else read_parts
@@ -80,25 +90,36 @@ class PageContents:
             page = (offset + at) // page_size
             if same and not self._is_scarce(page, page + size // page_size):
                 if new_from >= 0:
-                    self._changed(part[new_from:at], page_size)
+                    self._changed(part[new_from:at], (offset + new_from) // page_size, page_size)
                     new_from = -1
                 contents.keep(page, size // page_size, offset + at, size)
             elif new_from < 0:
                 new_from = at
         if new_from >= 0:
-            self._changed(part[new_from:], page_size)
+            self._changed(part[new_from:], (offset + new_from) // page_size, page_size)
 
-    def _changed(self, data: memoryview, page_size: int) -> None:
-        """Pages that may be new, a block's room of them at a time."""
-        contents = self._contents
+    def _changed(self, data: memoryview, page: int, page_size: int) -> None:
+        """Pages that may be new, from this one on."""
+        contents, key, at = self._contents, self._naming_key, 0
         if contents.kept_end:
             contents.flush_kept()
-        key, at = self._naming_key, 0
         names = [blake3(data[i : i + page_size], key=key).digest() for i in range(0, len(data), page_size)]
-        while at < len(names):
+        for stop, generation in self._generations(page, page + len(names)):
+            self._put(data, names, at, stop - page, generation, page_size)
+            at = stop - page
+        contents.total_chunks += len(names)
+        contents.total_bytes += len(data)
+
+    def _put(self, data: memoryview, names: list[bytes], at: int, stop: int, generation: int, page_size: int) -> None:
+        """Pages `at` to `stop` of these, a block's room of them at a time."""
+        contents = self._contents
+        while at < stop:
             level = CHANGED_PAGES_LEVEL if self._remembers and self._new < FEW_BYTES else PAGES_LEVEL
-            buffer = contents.buffer(level, page_size)
-            end = min(len(names), at + contents.room(buffer, page_size))
+            if level != self._level:
+                contents.close_blocks()  # so that no more are open at a time than there are generations
+                self._level = level
+            buffer = contents.buffer(level, page_size, generation)
+            end = min(stop, at + contents.room(buffer, page_size))
             fill, slot, ordinal = buffer.fill, buffer.slot, len(buffer.names)
             places = self._index.take(names[at:end], buffer.number, ordinal, self._scarce_blocks)
             add = contents.runs.add
@@ -121,8 +142,6 @@ class PageContents:
                 at += count
             self._new += fill - buffer.fill
             buffer.fill = fill
-        contents.total_chunks += len(names)
-        contents.total_bytes += len(data)
 
     def _scarcely_used(self, old: Remembered) -> list[tuple[int, int]]:
         """Stretches of pages (first, end) that lie in blocks of which the last recipe uses too little."""
@@ -130,8 +149,8 @@ class PageContents:
         used: dict[int, int] = {}
         for block, count in zip(runs.block, runs.count, strict=True):
             used[block] = used.get(block, 0) + count
-        counts, numbers = self._index.blocks.count, self._contents.table.numbers
-        slots = {slot for slot, pages in used.items() if pages * SPARSE_USE < counts[numbers[slot]]}
+        counts, numbers, ages = self._index.blocks.count, self._contents.table.numbers, self._contents.table.ages
+        slots = {slot for slot, pages in used.items() if hardly_used(pages, counts[numbers[slot]], ages[slot])}
         self._scarce_blocks = {numbers[slot] for slot in slots}
         chunks = self._contents.old_chunks
         return [(chunks[i], chunks[i + 1]) for i, block in enumerate(runs.block) if block in slots]
@@ -142,3 +161,26 @@ class PageContents:
         while self._scarce_at < len(scarce) and scarce[self._scarce_at][1] <= first:
             self._scarce_at += 1
         return self._scarce_at < len(scarce) and scarce[self._scarce_at][0] < end
+
+    def _generations(self, page: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where stretches of pages end that lay in blocks of one generation, and which. Asked in the pages' order."""
+        old = self._contents.old
+        if old is None or not self._remembers:
+            yield end, 0
+            return
+        starts, blocks, of = self._contents.old_chunks, old.runs.block, self._generation_of
+        at, last, generation = self._run_at, len(blocks), -1
+        while page < end:
+            while at < last and starts[at + 1] <= page:
+                at += 1
+            found, stop = (of[blocks[at]], min(end, starts[at + 1])) if at < last else (0, end)
+            if found != generation and generation >= 0:
+                yield page, generation
+            generation, page = found, stop
+        self._run_at = at
+        yield end, generation
+
+
+def hardly_used(pages: int, count: int, age: int) -> bool:
+    """Whether the pages that are left of a block's `count` are to be written again. `age`: in backups."""
+    return pages * 10 < count * (1 if age <= YOUNG else 4)

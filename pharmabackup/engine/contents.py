@@ -27,10 +27,10 @@ class Contents:
         self.kept_end = 0  # a stretch of the last recipe that is to be taken over, if not 0: see `keep`
         self.old: Remembered | None = None
         self._blocks = blocks
-        self._open: dict[int, Buffer] = {}
+        self._open: dict[tuple[int, int], Buffer] = {}
         self._kept_from = self._kept_byte_from = self._kept_byte_end = 0
         if remembered is not None:
-            if self.table.adopt(remembered.table, index):
+            if self.table.adopt(remembered.table, remembered.ages, index):
                 self.old = remembered
                 self.old_chunks = cumulative(remembered.runs.count)
                 self.old_bytes = cumulative(remembered.runs.sizes)
@@ -44,14 +44,17 @@ class Contents:
 
     # ------------------------------------------------------------ blocks
 
-    def buffer(self, level: int, room: int) -> Buffer:
-        """The open block for this kind of data, with room for one more chunk of that size."""
-        buffer = self._open.get(level)
+    def buffer(self, level: int, room: int, generation: int = 0) -> Buffer:
+        """The open block for this kind of data, with room for one more chunk of that size.
+
+        Of one generation is what will probably be let go together: it goes into blocks of its own.
+        """
+        buffer = self._open.get((level, generation))
         if buffer is not None:
             if buffer.fill + room <= self._blocks.target and len(buffer.names) < BLOCK_CHUNKS:
                 return buffer
             self._blocks.finish_block(buffer)
-        buffer = self._open[level] = self._blocks.begin(Kind.DATA_BLOCK, level)
+        buffer = self._open[level, generation] = self._blocks.begin(Kind.DATA_BLOCK, level)
         buffer.slot = self.table.slot(buffer.number)
         return buffer
 
@@ -62,6 +65,10 @@ class Contents:
     def finish(self) -> None:
         """No more content comes."""
         self.flush_kept()
+        self.close_blocks()
+
+    def close_blocks(self) -> None:
+        """What comes next begins new ones."""
         for buffer in self._open.values():
             self._blocks.finish_block(buffer)
         self._open = {}

@@ -260,6 +260,7 @@ class DatasetSink(Sink):
         self.cache.save(
             transaction=self._transaction.id,
             table=self.table_ids,
+            ages=self.contents.table.ages[: len(self.table_ids) // 32],
             runs=self.contents.runs,
             extents=bytes(self._pages.extents),
             page_size=self._page_size,

@@ -25,7 +25,7 @@ from pharmabackup.format.manifest import Entry, decode_folder, entries, read_fra
 from pharmabackup.format.recipe import Runs
 from pharmabackup.sources.base import Kept, PreviousFolder
 
-VERSION = 3
+VERSION = 4
 FRAME_TARGET = 1 << 20
 LENGTH = struct.Struct("<I")
 
@@ -46,6 +46,7 @@ class _State(msgspec.Struct, array_like=True):
     transaction: bytes
     folders: str
     table: bytes
+    ages: bytes
     block: bytes
     first: bytes
     count: bytes
@@ -104,8 +105,10 @@ class Remembered:
     def __init__(self, folder: Path, key: SealingKey, state: _State) -> None:
         self.transaction = state.transaction
         self.table = [state.table[i : i + 32] for i in range(0, len(state.table), 32)]
+        self.ages = array("H")  # of the table's blocks: see `Table`
         self.runs = Runs()
         for column, data in (
+            (self.ages, state.ages),
             (self.runs.block, state.block),
             (self.runs.first, state.first),
             (self.runs.count, state.count),
@@ -186,7 +189,16 @@ class FileCache:
         self._number += 1
         self._pending, self._pending_size = [], 0
 
-    def save(self, *, transaction: bytes, table: bytes, runs: Runs, extents: bytes, page_size: int) -> None:
+    def save(
+        self,
+        *,
+        transaction: bytes,
+        table: bytes,
+        ages: array[int],
+        runs: Runs,
+        extents: bytes,
+        page_size: int,
+    ) -> None:
         """The snapshot is committed: remember it, and forget the one before."""
         self._flush()
         try:
@@ -196,6 +208,7 @@ class FileCache:
                     transaction=transaction,
                     folders=self._name,
                     table=table,
+                    ages=ages.tobytes(),
                     block=runs.block.tobytes(),
                     first=runs.first.tobytes(),
                     count=runs.count.tobytes(),

@@ -197,10 +197,9 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What a history was read of: objects and when each was made, and what this machine remembered."""
+    """A history and what it was read of: objects and when each was made, what this machine remembered, and keys."""
 
-    count: dict[str, int]
-    remembered: tuple[int, int, int]
+    of: tuple[object, ...]
     history: History
 
 
@@ -215,16 +214,18 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info.modified
     count = {name: time for name, time in listed.items() if _counts(name, listed)}
-    last = unlocked.looked
-    same = isinstance(last, _Looked) and (last.count, last.remembered) == (count, historycache.state_of(unlocked))
-    if same and not anew:
-        assert isinstance(last, _Looked)
-        history = last.history
+    looked = unlocked.looked
+    if not anew and isinstance(looked, _Looked) and looked.of == _basis(unlocked, count):
+        history = looked.history
     else:
         history = _read(unlocked, listed, sorted(count), anew=anew)
         if not history.damaged:  # what could not be read may be there the next time
-            unlocked.looked = _Looked(count, historycache.state_of(unlocked), history)
+            unlocked.looked = _Looked(_basis(unlocked, count), history)
     return replace(history, committed=dict(history.committed))  # which writers add to
+
+
+def _basis(unlocked: Unlocked, count: dict[str, int]) -> tuple[object, ...]:
+    return count, historycache.state_of(unlocked), unlocked.roster_hash
 
 
 def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *, anew: bool) -> History:

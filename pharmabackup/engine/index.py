@@ -6,7 +6,6 @@ are read when the first name is looked up. A backup in which nothing changed nev
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import time
@@ -32,23 +31,23 @@ from pharmabackup.engine.rowfile import (
     split_rows,
     write_run,
 )
-from pharmabackup.engine.unlocked import Statement, Unlocked, create
+from pharmabackup.engine.segments import CHANGED, read_segment
+from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
 from pharmabackup.format.wire import Kind, Signed
-from pharmabackup.storage.base import UNREADABLE
 
-LOCATION = struct.Struct("<II")  # block number, ordinal
+LOCATION = struct.Struct(">II")  # LAST - block number, ordinal: of one chunk, the newest block sorts first
+LAST = (1 << 32) - 1
 SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
 CACHE_AFTER_SEGMENTS = 64  # the same, of segments: reading one takes some 0.3 ms, most of it for signatures
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 FOLDER = "index"  # of the cache
 LISTINGS = 10  # of segments, while collections replace them
-CHANGED = "index"  # what a segment's error is called when its bytes are not those of its name: nobody says that
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
 
 
@@ -170,17 +169,15 @@ class Index:
         """(block number, ordinal) of a chunk that may be relied on."""
         if self._pending:
             self._take_pending()
-        found = self._fresh.get(name)
-        if found is None:
-            for run in self._runs:
-                if (found := run.get(name)) is not None:
-                    break
-            else:
-                return None
-        return self._where(found)
+        newest_first: list[Fresh | Run] = [self._fresh, *self._runs]
+        for rows in newest_first:
+            if (found := rows.get(name)) is not None and (place := self._where(found)) is not None:
+                return place
+        return None
 
     def _where(self, found: bytes) -> tuple[int, int] | None:
-        number, ordinal = place = LOCATION.unpack(found)
+        below, ordinal = LOCATION.unpack(found)
+        place = (number := LAST - below), ordinal
         blocks = self.blocks
         if blocks.may_rely(number):
             return place
@@ -189,7 +186,7 @@ class Index:
 
     def put(self, name: bytes, number: int, ordinal: int) -> None:
         """A chunk that was just placed into a block."""
-        self._fresh.put(name, LOCATION.pack(number, ordinal))
+        self._fresh.put(name, LOCATION.pack(LAST - number, ordinal))
         if len(self._fresh) >= self._spill_at:
             self._spill()
 
@@ -206,7 +203,7 @@ class Index:
         places: list[tuple[int, int] | None] = []
         buckets, runs, may_rely = self._fresh.buckets_by_prefix, self._runs, self.blocks.may_rely
         pack, unpack, add = LOCATION.pack, LOCATION.unpack, places.append
-        added = 0
+        added, below = 0, LAST - number
         place: tuple[int, int] | None
         for name in names:
             rows = buckets[(name[0] << 8 | name[1]) >> 1]
@@ -214,17 +211,17 @@ class Index:
             if at < 0:
                 place = None
                 for run in runs:
-                    if (found := run.get(name)) is not None:
-                        place = self._where(found)
+                    if (found := run.get(name)) is not None and (place := self._where(found)) is not None:
                         break
             elif at % ROW == 0:
-                place = unpack(rows[at + KEY : at + ROW])
+                found_below, found_at = unpack(rows[at + KEY : at + ROW])
+                place = LAST - found_below, found_at
             else:
                 place = self.find(name)
             if place is not None and place[0] not in renew and may_rely(place[0]):
                 add(place)
             else:
-                rows += name + pack(number, ordinal)
+                rows += name + pack(below, ordinal)
                 ordinal += 1
                 added += 1
                 add(None)
@@ -267,8 +264,8 @@ class Index:
         for run in self._runs:
             for start in range(0, len(run), COPY_ROWS):
                 for row in split_rows(run.rows(start, min(len(run), start + COPY_ROWS))):
-                    number, ordinal = LOCATION.unpack(row[KEY:])
-                    if number in numbers:
+                    below, ordinal = LOCATION.unpack(row[KEY:])
+                    if (number := LAST - below) in numbers:
                         found[number][ordinal] = row[:KEY]
         names: dict[bytes, bytes] = {}
         for number, own in found.items():
@@ -288,14 +285,13 @@ class Index:
     def _write_run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = str(self._folder / f"{os.urandom(8).hex()}.rows")
-        self._runs.append(write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
+        self._runs.insert(0, write_run(path, self._fresh.buckets(), FRESH_BITS, len(self._fresh)))
         self._fresh = Fresh()
         self._unsaved = True
         if len(self._runs) > RUNS_MAX:
             merged = merge_runs(str(self._folder / f"{os.urandom(8).hex()}.rows"), self._runs)
             self._drop_runs()
             self._runs = [merged]
-        self._runs.sort(key=len, reverse=True)  # most chunks are found in the largest
 
     def _drop_runs(self) -> None:
         for run in self._runs:
@@ -381,33 +377,3 @@ def known_segments(unlocked: Unlocked) -> frozenset[bytes]:
     """Those that this machine has verified before, as its sealed cache says, on which all that it knows rests."""
     cache = _read_cache(unlocked)
     return frozenset(cache.segments) if cache else frozenset()
-
-
-def read_segment(unlocked: Unlocked, digest: bytes, *, verified: bool = False) -> Statement[Segment]:
-    """A segment whose bytes are those of its name and whose signature counts. NotFound, StorageFailed.
-
-    `verified`: this machine has seen that the signature is its writer's. Whether he may write segments is asked anew.
-    Damaged: of the kind CHANGED when its bytes are others than were written.
-    """
-    name = ids.index_name(digest)
-    try:
-        data = unlocked.storage.get(name, limit=1 << 28)
-    except Damaged as error:
-        if error.kind == UNREADABLE:  # that may pass: nobody may act on it
-            raise
-        data = b""  # larger than any segment
-    if hashlib.sha256(data).digest() != digest:
-        raise Damaged(
-            f"An index segment is not what was written. Object: {name}.",
-            kind=CHANGED,
-            remedy="Run check and propose_repair: the index can be rebuilt from the packs.",
-        )
-    return unlocked.open(Kind.INDEX, name, data, Segment, verified=verified)
-
-
-def write_segment(unlocked: Unlocked, entries: list[PackEntry]) -> bytes:
-    """Publish what packs hold; the segment's digest. StorageFailed."""
-    data = unlocked.seal(Kind.INDEX, "index/", Segment(tuple(entries)))
-    digest = hashlib.sha256(data).digest()
-    create(unlocked.storage, ids.index_name(digest), data)
-    return digest

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 from pharmabackup import ids
 from pharmabackup.engine.blocks import damaged_block
-from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.reading import BlockReader, chunk_names
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.index import PackEntry

@@ -143,7 +143,7 @@ class GrowingFiles:
                         return
                     self._diverge(state)
                 file = self._reach(state)
-            state.layout.write_pieces(file.fd, pieces)
+                state.layout.write_pieces(file.fd, pieces)
         except BaseException:
             self._fail(state)
             raise

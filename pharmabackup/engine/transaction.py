@@ -17,8 +17,9 @@ from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.collections import Condemned, read_condemned, shunned_packs
-from pharmabackup.engine.index import Index, write_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
+from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry

@@ -14,9 +14,10 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.history import Committed, load_history
-from pharmabackup.engine.index import CHANGED, Index, read_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.segments import CHANGED, read_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity

@@ -10,7 +10,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine import history, index
+from pharmabackup.engine import history, historycache, index
 from pharmabackup.engine.history import History, Said, load_history, sound_history
 from pharmabackup.engine.reading import SnapshotReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
@@ -18,6 +18,7 @@ from pharmabackup.errors import Damaged
 from pharmabackup.format.recipe import UNUSED
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, Signed
+from tests.conftest import PASSPHRASE
 from tests.format import samples
 
 MakeRepo = Callable[[], pb.Repository]
@@ -58,6 +59,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kind]]:
 def test_a_fate_is_verified_once(repo: pb.Repository, tmp_path: Path, verified: list[Kind]) -> None:
     first = load_history(repo._unlocked)
     verified.clear()
+    repo._unlocked.looked = None  # as in the next process
     again = load_history(repo._unlocked)
     assert verified == []
     assert again == first
@@ -71,9 +73,41 @@ def test_a_fate_is_verified_once(repo: pb.Repository, tmp_path: Path, verified: 
 def test_a_record_is_decoded_once_by_a_process(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_history(repo._unlocked)
     monkeypatch.setattr(Unlocked, "statement", None)
+    repo._unlocked.looked = None  # as if storage listed something else
     again = load_history(repo._unlocked)
     assert again == first
     assert all(again.committed[who].snapshot is item.snapshot for who, item in first.committed.items())
+
+
+def test_where_storage_lists_the_same_nothing_is_read_again(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlocked, reads = repo._unlocked, list[bool]()
+    real = historycache.load
+    monkeypatch.setattr(historycache, "load", lambda one: reads.append(True) or real(one))
+
+    def history() -> tuple[History, int]:
+        reads.clear()
+        return load_history(unlocked), len(reads)
+
+    first, _ = history()
+    again, read = history()
+    assert (again, read) == (first, 0)
+    again.committed.clear()  # a writer's own: it adds to what it has
+    assert history() == (first, 0)
+    assert load_history(unlocked, anew=True) == first
+    assert reads == [True]
+    _back_up(repo, tmp_path / "documents", 1)
+    later, read = history()
+    assert (len(later.committed), read) == (4, 1)
+    other = pb.Repository.open(repo.url, pb.Passphrase(PASSPHRASE), state_dir=unlocked.state.parent)
+    with other:
+        _back_up(other, tmp_path / "documents", 1)
+        name = max(unlocked.storage.list("snapshots"), key=lambda info: info.modified).name
+        load_history(other._unlocked)
+    unlocked.storage.delete([name])  # what storage lists is what it was, but another process has seen more
+    found, read = history()
+    assert (found.vanished, read) == ([name], 1)
 
 
 def test_a_segment_and_what_it_names_are_verified_once_by_a_process(

@@ -13,8 +13,9 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.collection import move
 from pharmabackup.engine.garbage import look_for_garbage
-from pharmabackup.engine.index import Index, read_segment, write_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.errors import NotFound
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.local import LocalStorage

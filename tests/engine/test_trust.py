@@ -20,7 +20,8 @@ from pharmabackup import compression, ids
 from pharmabackup.crypto import signatures
 from pharmabackup.engine import keyrings, roster
 from pharmabackup.engine.blocks import open_block
-from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import keys, wire

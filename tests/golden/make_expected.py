@@ -11,8 +11,8 @@ from typing import Any
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine.index import read_segment
 from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind
 from tests.golden import test_golden as golden

@@ -11,9 +11,10 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.garbage import look_for_garbage
 from pharmabackup.engine.history import load_history
-from pharmabackup.engine.index import Index, read_segment
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.testing.faults import Injury
 from pharmabackup.testing.simulated import SimulatedStorage
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pharmabackup.errors import Conflict, StorageFailed
-from pharmabackup.storage import local_os
+from pharmabackup.storage import local, local_os
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.local_uploads import UPLOADS
 from pharmabackup.testing.storage import listed
@@ -366,3 +366,25 @@ class TestRemains:
             LocalStorage(storage.location).put_new("c", b"x")
             upload.publish("d")
         assert set(listed(storage)) == {"a", "a-fork", "b", "c", "d"}
+
+
+def test_of_many_that_are_deleted_together_each_has_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage.create(tmp_path / "there")
+    names = [f"{number % 3}/{number}" for number in range(3 * local.DELETE_TOGETHER)]
+    for name in names[::2]:  # the others are not there
+        storage.put_new(name, b"x")
+    real, refused = os.unlink, {names[10], names[80]}
+
+    def unlink(path: str, **options: int) -> None:
+        if any(path.endswith(f"/{name}") for name in refused):
+            raise PermissionError(errno.EACCES, "no")
+        real(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    results = storage.delete(names)
+    monkeypatch.undo()
+    assert set(results) == set(names)
+    assert {name for name, problem in results.items() if problem is not None} == refused
+    assert {info.name for info in storage.list("")} == refused

@@ -12,7 +12,8 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.index import Index, read_segment, write_segment
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.wire import Kind

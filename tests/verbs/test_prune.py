@@ -14,7 +14,7 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine import collection, garbage
-from pharmabackup.engine.index import read_segment, write_segment
+from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.errors import StorageFailed
 from pharmabackup.results import Proposal

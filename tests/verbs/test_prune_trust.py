@@ -15,8 +15,8 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine import collection, garbage
-from pharmabackup.engine.index import read_segment, write_segment
 from pharmabackup.engine.packs import read_directory
+from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.pack import Directory
@@ -41,8 +41,8 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
     planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
     told = {write_segment(unlocked, entries) for entries in planted}
 
-    def read(unlocked: Unlocked, digest: bytes) -> Any:
-        found = real(unlocked, digest)
+    def read(unlocked: Unlocked, digest: bytes, **how: bool) -> Any:
+        found = real(unlocked, digest, **how)
         slot = replace(found.slot, role="device", domain=ids.new_id())
         return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
 
