@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import pharmabackup as pb
@@ -15,7 +16,7 @@ from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.format import wire
-from pharmabackup.format.index import PackEntry
+from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.wire import Kind
 from tests.verbs.ailing import QUIET, Ward
 from tests.verbs.site import DAY_NS, Time, prune
@@ -70,6 +71,33 @@ def test_an_entry_that_is_none_counts_alone(ward: Ward, time: Time) -> None:
     assert not read_condemned(ward.repo._unlocked).unfinished
     assert ids.index_name(planted) not in ward.names("index")  # a pack that it names is gone
     assert {snapshot.id for snapshot in ward.repo.snapshots() if not snapshot.forgotten} <= ward.whole()
+
+
+def test_what_nobody_signed_is_not_signed_by_a_collector(ward: Ward, time: Time) -> None:
+    """He publishes again what stays of a segment; one that he has not verified before, he verifies."""
+    unlocked = ward.repo._unlocked
+    digests = [ids.hex_tail(name) or b"" for name in ward.names("index")]
+    genuine = [entry for digest in digests for entry in read_segment(unlocked, digest).record.packs]
+    lies = [msgspec.structs.replace(entry, size=entry.size + 1) for entry in genuine]
+    signed = unlocked.sign(Kind.INDEX, "index/", Segment(tuple(lies)))
+    data = unlocked.seal_signed(Kind.INDEX, msgspec.structs.replace(signed, signature=bytes(64)))
+    planted = hashlib.sha256(data).digest()
+    (ward.path / ids.index_name(planted)).write_bytes(data)
+    ward.reopen()
+    ward.repo.apply(ward.repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 15 * DAY_NS
+    before = set(ward.names("packs"))
+    prune(ward.repo)
+    assert not before <= set(ward.names("packs"))  # it names one that is gone
+    digests = [ids.hex_tail(name) or b"" for name in ward.names("index")]
+    there = {
+        entry
+        for digest in digests
+        if digest != planted
+        for entry in read_segment(ward.repo._unlocked, digest).record.packs
+    }
+    assert there
+    assert not there & set(lies)
 
 
 @pytest.mark.parametrize("what", JUNK)
