@@ -31,7 +31,8 @@ from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, s
 SEGMENT_ENTRIES = 4096
 SEGMENT_BYTES = 1 << 25  # of directories; far below what a reader takes
 DELETE_AT_ONCE = 1000
-READ_TOGETHER = 4 << 20  # bytes of packs that are read in one go, if they are small: threads cost as much as those
+READ_TOGETHER = 4 << 20  # bytes of packs that are read in one go: small ones cost no more than what threads do
+PACKS_TOGETHER = 64  # at most, so that whoever looks on or cancels is heard
 Proved = tuple[int, frozenset[bytes]]  # a pack's size, and its blocks
 Anew = Callable[[layout.Directory, layout.Block, memoryview], tuple[memoryview, layout.WrappedKey]]
 
@@ -123,10 +124,10 @@ def move(
 
 
 def groups(packs: Iterable[bytes], sizes: Mapping[bytes, int]) -> Iterator[list[bytes]]:
-    """Packs in order, as many together as READ_TOGETHER allows; one at least."""
+    """Packs in order, small ones together."""
     group, size = list[bytes](), 0
     for pack in packs:
-        if group and size + sizes[pack] > READ_TOGETHER:
+        if group and (size + sizes[pack] > READ_TOGETHER or len(group) == PACKS_TOGETHER):
             yield group
             group, size = [], 0
         group.append(pack)

@@ -4,14 +4,14 @@ Where there is something to compare with, parts are read and hashed ahead by oth
 A first backup does it all on one thread: naming pages keeps that busy, and others would only make it wait.
 
 A block stays as long as one of its pages is needed, and a restore reads it whole. So a page lies with others that
-will probably change when it does: those that stayed as they were for about as long. And what is left in blocks that
-are hardly used is written again.
+will probably change when it does: those whose blocks, when they changed or were left, were about as old. And what is
+left in blocks that are hardly used is written again.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from blake3 import blake3
@@ -45,6 +45,7 @@ class PageContents:
         self._level = PAGES_LEVEL
         self._scarce: list[tuple[int, int]] = []
         self._scarce_blocks: set[int] = set()
+        self._full_blocks: set[int] = set()  # of the last recipe, the others
         self._scarce_at = 0
         self._generation_of: list[int] = []  # of the last recipe's blocks, by slot
         self._run_at = 0
@@ -54,8 +55,8 @@ class PageContents:
         contents = self._contents
         self._extent = max(EXTENT, page_size)  # whole pages, and a part is whole extents: all are powers of two
         before, old_size = b"", 0
-        old = contents.old
-        if old is not None and old.page_size == page_size and contents.total_bytes == 0:
+        old, first = contents.old, contents.total_bytes == 0 and not contents.kept_end
+        if old is not None and old.page_size == page_size and first:
             before, old_size = old.extents, contents.old_bytes[-1]
             self._generation_of = [bisect_left(GENERATIONS, age) for age in contents.table.ages]
             self._scarce = self._scarcely_used(old)
@@ -63,8 +64,9 @@ class PageContents:
         read = read_parts_ahead if before else read_parts
         with closing(read(read_at, size, self._hashes)) as parts:
             for offset, part, hashes in parts:
-                place, length = len(self.extents), len(part)
-                self.extents += hashes
+                place, length = offset // self._extent * EXTENT_HASH, len(part)
+                if first:  # the extents that are remembered are those with which the content begins
+                    self.extents += hashes
                 was = before[place : place + len(hashes)] if offset + length <= old_size else b""
                 if was == hashes and not self._is_scarce(offset // page_size, (offset + length) // page_size):
                     contents.keep(offset // page_size, length // page_size, offset, length)
@@ -121,7 +123,9 @@ class PageContents:
             buffer = contents.buffer(level, page_size, generation)
             end = min(stop, at + contents.room(buffer, page_size))
             fill, slot, ordinal = buffer.fill, buffer.slot, len(buffer.names)
-            places = self._index.take(names[at:end], buffer.number, ordinal, self._scarce_blocks)
+            places = self._index.take(
+                names[at:end], buffer.number, ordinal, renew=self._scarce_blocks, prefer=self._full_blocks
+            )
             add = contents.runs.add
             while at < end:
                 count = 1
@@ -151,9 +155,14 @@ class PageContents:
             used[block] = used.get(block, 0) + count
         counts, numbers, ages = self._index.blocks.count, self._contents.table.numbers, self._contents.table.ages
         slots = {slot for slot, pages in used.items() if hardly_used(pages, counts[numbers[slot]], ages[slot])}
-        self._scarce_blocks = {numbers[slot] for slot in slots}
+        self._scarce_blocks, self._full_blocks = self._instances(slots), self._instances(used.keys() - slots)
         chunks = self._contents.old_chunks
         return [(chunks[i], chunks[i + 1]) for i, block in enumerate(runs.block) if block in slots]
+
+    def _instances(self, slots: Iterable[int]) -> set[int]:
+        """The numbers of these blocks in all packs that have them."""
+        blocks, numbers = self._index.blocks, self._contents.table.numbers
+        return {number for slot in slots for number in blocks.instances(blocks.ids[numbers[slot]])}
 
     def _is_scarce(self, first: int, end: int) -> bool:
         """Whether pages from first to end touch such a stretch. Asked in the order of the pages."""

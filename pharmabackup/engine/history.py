@@ -213,19 +213,18 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
         for info in unlocked.storage.list(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info.modified
-    count = {name: time for name, time in listed.items() if _counts(name, listed)}
-    looked = unlocked.looked
-    if not anew and isinstance(looked, _Looked) and looked.of == _basis(unlocked, count):
+    counting = {name: time for name, time in listed.items() if _is_said(name, listed)}
+    roster, looked = unlocked.roster_hash, unlocked.looked
+    basis = counting, historycache.state_of(unlocked), roster  # before it is read: it may change meanwhile
+    if not anew and isinstance(looked, _Looked) and looked.of == basis:
         history = looked.history
     else:
-        history = _read(unlocked, listed, sorted(count), anew=anew)
-        if not history.damaged:  # what could not be read may be there the next time
-            unlocked.looked = _Looked(_basis(unlocked, count), history)
+        history = _read(unlocked, listed, sorted(counting), anew=anew)
+        if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
+            return load_history(unlocked, anew=anew)
+        if not history.damaged:
+            unlocked.looked = _Looked(basis, history)
     return replace(history, committed=dict(history.committed))  # which writers add to
-
-
-def _basis(unlocked: Unlocked, count: dict[str, int]) -> tuple[object, ...]:
-    return count, historycache.state_of(unlocked), unlocked.roster_hash
 
 
 def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *, anew: bool) -> History:
@@ -273,8 +272,8 @@ def _take(
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
-def _counts(name: str, listed: Mapping[str, int]) -> bool:
-    """Not what a collection says that has not come to delete it."""
+def _is_said(name: str, listed: Mapping[str, int]) -> bool:
+    """Whether a record counts: of a collection only once it has come to delete."""
     if not name.startswith("collections/"):
         return True
     number, _, part = name.removeprefix("collections/").partition("/")

@@ -198,7 +198,9 @@ class _Wanted:
         names: list[bytes],
         number: int,  # noqa: ARG002
         ordinal: int,  # noqa: ARG002
+        *,
         renew: set[int],  # noqa: ARG002
+        prefer: set[int],  # noqa: ARG002
     ) -> list[tuple[int, int] | None]:
         return [None if self.is_new(name) else ELSEWHERE for name in names]
 

@@ -190,11 +190,13 @@ class Index:
         if len(self._fresh) >= self._spill_at:
             self._spill()
 
-    def take(self, names: list[bytes], number: int, ordinal: int, renew: set[int]) -> list[tuple[int, int] | None]:
+    def take(
+        self, names: list[bytes], number: int, ordinal: int, *, renew: set[int], prefer: set[int]
+    ) -> list[tuple[int, int] | None]:
         """Where each chunk lies; None for a new one, which is noted to lie in block `number` from `ordinal` on.
 
         One call for many names, because a call costs as much as a lookup. A chunk in a block of `renew` counts as
-        new: it is about to be written again.
+        new: it is about to be written again. Of one that lies in several blocks, a block of `prefer` is taken.
         """
         if self._pending:
             self._take_pending()
@@ -218,6 +220,8 @@ class Index:
                 place = LAST - found_below, found_at
             else:
                 place = self.find(name)
+            if place is not None and prefer and place[0] not in prefer and place[0] != number:
+                place = self._preferred(name, prefer) or place
             if place is not None and place[0] not in renew and may_rely(place[0]):
                 add(place)
             else:
@@ -227,6 +231,16 @@ class Index:
                 add(None)
         self._fresh.added(added)
         return places
+
+    def _preferred(self, name: bytes, prefer: set[int]) -> tuple[int, int] | None:
+        """Where a chunk lies in one of these blocks: what a collection moved last is not what was written last."""
+        everywhere: list[Fresh | Run] = [self._fresh, *self._runs]
+        for rows in everywhere:
+            for found in rows.get_all(name):
+                place = self._where(found)
+                if place is not None and place[0] in prefer:
+                    return place
+        return None
 
     def take_one(self, name: bytes, number: int, ordinal: int) -> tuple[int, int] | None:
         """Where a chunk lies; None if it is new, and then it is noted to lie in block `number`, at `ordinal`."""

@@ -286,5 +286,9 @@ def chunk_names(kind: int, naming: bytes, content: bytes | memoryview) -> bytes:
 def run_range(ends: list[int], first: int, count: int, size: int) -> tuple[int, int]:
     """Where in a block's content a run lies. Damaged when the block has no such run."""
     if first + count >= len(ends) or ends[first + count] - ends[first] != size:
-        raise malformed("recipe", "a run is not as long as it says")
+        raise run_damaged()
     return ends[first], ends[first + count]
+
+
+def run_damaged() -> Damaged:
+    return malformed("recipe", "a run is not as long as it says")

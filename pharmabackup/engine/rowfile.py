@@ -48,6 +48,12 @@ class Run:
             at += 1
         return None
 
+    def get_all(self, key: bytes) -> list[bytes]:
+        """All values of a key, in order."""
+        prefix = int.from_bytes(key[:4], "big") >> self._shift
+        found = split_rows(self.rows(self._fan[prefix], self._fan[prefix + 1]))
+        return [row[KEY:] for row in found if row.startswith(key)]
+
     def rows(self, start: int, end: int) -> bytes:
         """Rows start to end, as stored."""
         return pread(self._fd, (end - start) * ROW, start * ROW)
@@ -92,6 +98,11 @@ class Fresh:
                 return bytes(rows[at + KEY : at + ROW])
             at = rows.rfind(key, 0, at + KEY - 1)
         return None
+
+    def get_all(self, key: bytes) -> list[bytes]:
+        """All values of a key, the newest first."""
+        rows = split_rows(self.buckets_by_prefix[(key[0] << 8 | key[1]) >> 1])
+        return [row[KEY:] for row in reversed(rows) if row.startswith(key)]
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add a key that is not there, or that has moved: the newest value is found first."""

@@ -143,6 +143,8 @@ class GrowingFiles:
                         return
                     self._diverge(state)
                 file = self._reach(state)
+                # By one thread at a time: systems let no two write to a file at once, and to wait here costs less
+                # than to wait in thousands of calls.
                 state.layout.write_pieces(file.fd, pieces)
         except BaseException:
             self._fail(state)

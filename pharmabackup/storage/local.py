@@ -169,17 +169,18 @@ class LocalStorage(Storage):
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
         # A disk lets whoever deletes wait, a share even more: several wait together.
+        paths = [(name, self._path(name)) for name in names]
         results: dict[str, Error | None] = {}
-        if len(names) < DELETE_TOGETHER:
-            results = self._unlink(names)
+        if len(paths) < DELETE_TOGETHER:
+            results = self._unlink(paths)
         else:
             with ThreadPoolExecutor(DELETERS, "pharmabackup-delete") as pool:
-                for share in pool.map(self._unlink, [names[start::DELETERS] for start in range(DELETERS)]):
+                for share in pool.map(self._unlink, [paths[start::DELETERS] for start in range(DELETERS)]):
                     results.update(share)
         folders: dict[str, dict[str, Error | None]] = {}
-        for name, problem in results.items():
-            if problem is None:
-                folders.setdefault(os.path.dirname(self._path(name)), {})[name] = None
+        for name, path in paths:
+            if results[name] is None:
+                folders.setdefault(os.path.dirname(path), {})[name] = None
         for folder, gone in folders.items():
             try:
                 sync_folder(folder)
@@ -189,13 +190,13 @@ class LocalStorage(Storage):
                 results.update(dict.fromkeys(gone, failed(error, self.location)))
         return results
 
-    def _unlink(self, names: Sequence[str]) -> dict[str, Error | None]:
+    def _unlink(self, paths: Sequence[tuple[str, str]]) -> dict[str, Error | None]:
         """Delete each; a result per name. Whoever asked syncs the folders."""
         results: dict[str, Error | None] = {}
-        for name in names:
+        for name, path in paths:
             try:
                 try:
-                    os.unlink(self._path(name))
+                    os.unlink(path)
                 except NOT_AN_OBJECT:
                     self._look()
                 results[name] = None

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pharmabackup.engine.reading import SnapshotReader, run_range
+from pharmabackup.engine.reading import SnapshotReader, run_damaged
 from pharmabackup.engine.target import Target
 from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding
@@ -222,13 +222,23 @@ class ContentRestorer:
                     hole = max(begin, entry.start) - entry.start, min(end, entry.start + entry.stored) - entry.start
                     lost.setdefault(number, []).append(hole)
             return 0, 0
-        target, size, files = self._target, 0, 0
+        size = sum([len(data) for _, data in pieces])
+        return size, self._write(window, pieces)
+
+    def _write(self, window: _Window, pieces: list[tuple[int, memoryview]]) -> int:
+        """Give each file what it has of these pieces of the content stream; how many are whole now."""
+        target, starts, files = self._target, window.starts, 0
+        begin, end = pieces[0][0], pieces[-1][0] + len(pieces[-1][1])
+        i = bisect_right(starts, begin) - 1
+        entry = window.entries[i]
+        beyond = entry.start + entry.stored  # where the content of the file that was written to last ends
+        if end <= beyond and end - begin < entry.stored:  # a large file's alone, of which there may be many pieces
+            start = entry.start
+            return self._parts(window, i, [(position - start, data) for position, data in pieces])
         parts: dict[int, list[tuple[int, memoryview]]] = {}
-        i, entry, beyond = -1, window.entries[0], -1  # the file that was written to last, and where its content ends
         for position, data in pieces:
-            size += len(data)
             while True:
-                if not (i >= 0 and entry.start <= position < beyond):
+                if not entry.start <= position < beyond:
                     i = bisect_right(starts, position) - 1
                     entry = window.entries[i]
                     beyond = entry.start + entry.stored
@@ -241,23 +251,30 @@ class ContentRestorer:
                 if len(part) == len(data):
                     break
                 position, data = position + len(part), data[len(part) :]
-        for i, written in parts.items():
-            target.parts(window.entries[i], written)
-            with self._changed:
-                window.left[i] -= sum([len(part) for _, part in written])
-                last = window.left[i] == 0
-            if last:
-                target.finish(window.entries[i])
-                files += 1
-        return size, files
+        return files + sum([self._parts(window, i, written) for i, written in parts.items()])
+
+    def _parts(self, window: _Window, i: int, written: list[tuple[int, memoryview]]) -> int:
+        """Some of a file's content, each part at its offset there; 1 if it is whole now."""
+        entry = window.entries[i]
+        self._target.parts(entry, written)
+        with self._changed:
+            window.left[i] -= sum([len(part) for _, part in written])
+            if window.left[i]:
+                return 0
+        self._target.finish(entry)
+        return 1
 
     def _pieces(self, job: _Job, view: memoryview, ends: list[int]) -> list[tuple[int, memoryview]]:
         """Where in the content stream each of the block's pieces belongs, and its bytes. Damaged."""
         runs, _ = self._reader.recipe()
-        run_starts, found = self._reader.run_starts, []
-        for i, begin, end in job.pieces:
-            at, _ = run_range(ends, runs.first[i], runs.count[i], runs.sizes[i])
-            at += begin - run_starts[i]
+        first, count, sizes, starts = runs.first, runs.count, runs.sizes, self._reader.run_starts
+        found, beyond = [], len(ends)
+        for i, begin, end in job.pieces:  # what happens here happens for every page of a database that lies alone
+            ordinal = first[i]
+            stop = ordinal + count[i]
+            if stop >= beyond or ends[stop] - ends[ordinal] != sizes[i]:
+                raise run_damaged()
+            at = ends[ordinal] + begin - starts[i]
             found.append((begin, view[at : at + end - begin]))
         return found
 

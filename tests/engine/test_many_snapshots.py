@@ -90,6 +90,7 @@ def test_where_storage_lists_the_same_nothing_is_read_again(
         reads.clear()
         return load_history(unlocked), len(reads)
 
+    load_history(unlocked)  # which remembers what it has read
     first, _ = history()
     again, read = history()
     assert (again, read) == (first, 0)
@@ -108,6 +109,30 @@ def test_where_storage_lists_the_same_nothing_is_read_again(
     unlocked.storage.delete([name])  # what storage lists is what it was, but another process has seen more
     found, read = history()
     assert (found.vanished, read) == ([name], 1)
+
+
+def test_what_another_process_saw_meanwhile_is_missed_when_it_is_gone(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It remembers a record between this one's look at what is remembered and the end of that."""
+    unlocked, real, names = repo._unlocked, historycache.load, list[str]()
+    before = {info.name for info in unlocked.storage.list("snapshots")}
+
+    def load(one: Unlocked) -> dict[str, historycache.Remembered]:
+        found = real(one)
+        if one is unlocked and not names:
+            with pb.Repository.open(repo.url, pb.Passphrase(PASSPHRASE), state_dir=unlocked.state.parent) as other:
+                _back_up(other, tmp_path / "documents", 1)
+                load_history(other._unlocked)
+            names.extend({info.name for info in unlocked.storage.list("snapshots")} - before)
+        return found
+
+    load_history(unlocked)
+    unlocked.looked = None
+    monkeypatch.setattr(historycache, "load", load)
+    load_history(unlocked)
+    unlocked.storage.delete(names)
+    assert load_history(unlocked).vanished == names
 
 
 def test_a_segment_and_what_it_names_are_verified_once_by_a_process(

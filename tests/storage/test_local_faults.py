@@ -388,3 +388,14 @@ def test_of_many_that_are_deleted_together_each_has_its_result(
     assert set(results) == set(names)
     assert {name for name, problem in results.items() if problem is not None} == refused
     assert {info.name for info in storage.list("")} == refused
+
+
+def test_many_are_not_deleted_from_a_disk_that_is_gone(tmp_path: Path) -> None:
+    storage = LocalStorage.create(tmp_path / "there")
+    names = [f"a/{number}" for number in range(2 * local.DELETE_TOGETHER)]
+    for name in names:
+        storage.put_new(name, b"x")
+    (tmp_path / "there").rename(tmp_path / "unplugged")
+    results = storage.delete(names)
+    assert {getattr(problem, "kind", None) for problem in results.values()} == {"unreachable"}
+    assert len(results) == len(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -143,3 +144,52 @@ def test_one_record_is_not_kept_twice(make_repo: MakeRepo) -> None:
     with pytest.raises(pb.Incomplete):
         repo.backup([_Careless(in_parts)])
     assert len(repo.snapshots()) == 1
+
+
+def test_a_database_behind_another_file_is_its_own(tmp_path: Path, make_repo: MakeRepo) -> None:
+    """What is remembered of pages is of those with which the content began."""
+    content = {b"a": os.urandom(100_000), b"b.db": b"".join(os.urandom(4096) for _ in range(40))}
+
+    def dump(sink: Sink, *, keep: bool) -> None:
+        previous = sink.previous(b"", [b"a"])
+        known = previous.entries() if previous is not None else {}
+        sizes = []
+        for name in sorted(content):
+            data = content[name]
+            if name == b"b.db":
+                sizes.append(
+                    sink.pages(lambda at, view, data=data: _copy(data, at, view), size=len(data), page_size=4096)
+                )
+            elif keep and name in known:
+                sink.keep_file(known[name])
+                sizes.append((known[name].chunks, known[name].stored))
+            elif data:
+                left = [data, b""]
+                sizes.append(sink.stream(lambda view, left=left: _copy(left.pop(0), 0, view)))
+            else:
+                sizes.append((0, 0))
+        n, stored = 3, [0, *(size for _, size in sizes)]
+        sink.folder(
+            b"",
+            FolderColumns(
+                names=[b".", *sorted(content)], kinds=bytearray([FOLDER, FILE, FILE]),
+                modes=[0o755] * n, uids=[0] * n, gids=[0] * n, mtimes=[0] * n,
+                sizes=stored, chunks=[0, *(chunks for chunks, _ in sizes)], stored=stored,
+            ),
+            b"rows",
+        )  # fmt: skip
+
+    repo = make_repo()
+    for number, keep in enumerate((False, True, False)):
+        if number == 2:
+            content[b"a"] = b""
+        repo.backup([_Careless(lambda sink, keep=keep: dump(sink, keep=keep))])
+        repo.restore(out := tmp_path / f"out-{number}")
+        for name, data in content.items():
+            assert (out / "stock" / os.fsdecode(name)).read_bytes() == data, (number, name)
+
+
+def _copy(data: bytes, at: int, view: memoryview) -> int:
+    part = data[at : at + len(view)]
+    view[: len(part)] = part
+    return len(part)

@@ -463,3 +463,35 @@ def test_a_storage_that_keeps_nothing_is_said_to(repo: pb.Repository, monkeypatc
     with pytest.raises(StorageFailed) as caught:
         repo.propose_prune()
     assert caught.value.kind == "lost-write"
+
+
+def test_small_packs_are_read_together() -> None:
+    """In their order, so that neighbours stay neighbours; few enough for whoever looks on to be heard."""
+    sizes = {number.to_bytes(32, "big"): 1 << number % 24 for number in range(500)}
+    found = [*collection.groups(sizes, sizes)]
+    assert [pack for group in found for pack in group] == [*sizes]
+    assert max(map(len, found)) > 5
+    assert all(
+        len(group) == 1
+        or (len(group) <= collection.PACKS_TOGETHER and sum(map(sizes.get, group)) <= collection.READ_TOGETHER)
+        for group in found
+    )
+    tiny = dict.fromkeys(sizes, 1)
+    assert max(map(len, collection.groups(tiny, tiny))) == collection.PACKS_TOGETHER
+
+
+def test_a_damaged_pack_among_sound_ones_that_are_read_with_it(
+    repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "MANY", 2)
+    proposal = repo.propose_prune()
+    joined = sorted(proposal.wish.sparse)  # type: ignore[attr-defined]
+    assert len(joined) > 2
+    name = ids.pack_name(joined[len(joined) // 2])
+    path = Path(repo.url) / name
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    report = repo.apply(proposal)
+    assert [item.subject for item in report.findings if item.code == "pack-damaged"] == [name]
+    assert set(map(ids.pack_name, joined)) & set(stored(repo._unlocked.storage, "packs")) == {name}

@@ -327,6 +327,18 @@ def test_the_owners_newest_rules_hold_though_they_came_while_it_was_open(
     assert repo.propose_prune().snapshots == ()
 
 
+def test_rules_that_come_with_a_record_hold_for_what_was_read_before_it(
+    repo: pb.Repository, site: Site, time: Time, tmp_path: Path
+) -> None:
+    """Who lists snapshots meets a hold under newer rules, having read others under the old ones."""
+    forget_all_but(repo, 2, time)
+    with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "owner") as other:
+        change_roster(other._unlocked, lambda before: replace(before, policy=replace(before.policy, forget_quorum=2)))
+        other.hold(other.snapshot("documents"), reason="incident 7")
+    assert len([snapshot for snapshot in repo.snapshots() if snapshot.forgotten]) == 0
+    assert repo.propose_prune().snapshots == ()
+
+
 def test_what_was_not_condemned_is_not_deleted(repo: pb.Repository, site: Site, time: Time) -> None:
     unlocked = repo._unlocked
     packs = stored(unlocked.storage, "packs")

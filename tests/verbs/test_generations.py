@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import content_pages, index
+from pharmabackup.engine import blocks, content_pages, index
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
@@ -72,9 +72,7 @@ def test_pages_lie_with_others_that_stayed_as_they_were_as_long(database: Path, 
     assert max(first) < 100 < min(second)
 
 
-def test_what_is_left_in_blocks_that_are_hardly_used_is_written_again(
-    database: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_in_blocks_that_are_hardly_used_is_written_again(database: Path, make_repo: MakeRepo) -> None:
     """Not at once: most of a block that loses pages loses them in its first days."""
 
     def worst() -> float:
@@ -105,6 +103,46 @@ def test_a_page_is_found_where_it_was_written_last(make_repo: MakeRepo, monkeypa
             found._write_run()
         moved = {name: (number, ordinal) for ordinal, name in enumerate(names[7:])}
         assert {name: found.find(name) for name in moved} == moved
-        assert found.take(list(moved), 99, 0, set()) == list(moved.values())
+        assert found.take(list(moved), 99, 0, renew=set(), prefer=set()) == list(moved.values())
     assert [found.find(name) for name in names[:7]] == [(turn, turn) for turn in range(7)]
     found.close()
+
+
+def test_of_several_places_one_that_is_in_use_is_taken(make_repo: MakeRepo) -> None:
+    """A collection gives what it moves new numbers, so that old blocks look like the newest."""
+    found = Index(make_repo()._unlocked)
+    numbers = [found.blocks.reserve() for _ in range(6)]
+    names = [os.urandom(32) for _ in range(50)]
+    for number in numbers:
+        for ordinal, name in enumerate(names):
+            found.put(name, number, ordinal)
+        if number % 2:
+            found._write_run()
+    for used in numbers:
+        taken = found.take(names, 99, 0, renew=set(numbers) - {used}, prefer={used})
+        assert taken == [(used, ordinal) for ordinal in range(50)]
+    taken = found.take(names, 99, 0, renew=set(), prefer={77})  # of another dataset, or of a database of long ago
+    assert taken == [(numbers[-1], ordinal) for ordinal in range(50)]
+    found.close()
+
+
+def test_a_page_is_not_found_in_the_block_that_it_left(database: Path, make_repo: MakeRepo) -> None:
+    """Though a collection has moved that block since, or published again what it holds, and it is the newest now."""
+    repo = make_repo()
+    _backup(repo, database)
+    index_folder = Path(repo.url) / "index"
+    left, segments = _pages(repo)[0][30], [*index_folder.iterdir()]
+    _change(database, range(60, 240))
+    for _ in range(content_pages.YOUNG + 2):
+        _backup(repo, database)
+    assert left not in _pages(repo)[0]
+    for segment in segments:
+        os.utime(segment, ns=(2 * (now := segment.stat().st_mtime_ns), 2 * now))
+    _change(database, range(30, 31))  # whose neighbours are looked up
+    _backup(repo, database)
+    assert left not in _pages(repo)[0]
+
+
+def test_as_many_blocks_as_may_be_open_leave_some_to_fill() -> None:
+    """Of files, of the manifest, of the recipe and of each generation of pages."""
+    assert 3 + len(content_pages.GENERATIONS) + 1 < blocks.BUFFERS
