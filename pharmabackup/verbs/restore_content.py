@@ -10,10 +10,12 @@ import queue
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
-from pharmabackup.engine.reading import SnapshotReader, run_damaged
+from pharmabackup.engine.reading import SnapshotReader, run_damaged, run_range
 from pharmabackup.engine.target import Target
 from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding
@@ -188,7 +190,8 @@ class ContentRestorer:
         """One job a block, with all its runs that the window needs."""
         runs, table = self._reader.recipe()
         starts = self._reader.run_starts
-        by_block: dict[int, list[tuple[int, int, int]]] = {}
+        by_block: defaultdict[int, list[int]] = defaultdict(list)
+        cut: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for begin, end in _stretches(window.entries):
             if end > starts[-1]:
                 raise Damaged(
@@ -196,14 +199,21 @@ class ContentRestorer:
                     kind="format",
                     remedy="Restore from another location, then run check.",
                 )
-            for i in range(bisect_right(starts, begin) - 1, bisect_left(starts, end)):
-                by_block.setdefault(runs.block[i], []).append((i, max(begin, starts[i]), min(end, starts[i + 1])))
+            first, beyond = bisect_right(starts, begin) - 1, bisect_left(starts, end)
+            if starts[first] < begin or starts[first + 1] > end:
+                cut[runs.block[first]].append((first, begin, min(end, starts[first + 1])))
+                first += 1
+            if first < beyond and starts[beyond] > end:
+                beyond -= 1
+                cut[runs.block[beyond]].append((beyond, starts[beyond], end))
+            for i, block in enumerate(runs.block[first:beyond], first):  # of a database there may be one a page
+                by_block[block].append(i)
         index = self._reader.blocks.index.blocks
         jobs = []
-        for slot, pieces in by_block.items():
+        for slot in by_block.keys() | cut.keys():
             number = index.find(table[slot], self._reader.snapshot.domain)
             order = (index.pack[number], index.offset[number]) if number is not None else (0, 0)
-            jobs.append(_Job(window, order, table[slot], pieces))
+            jobs.append(_Job(window, order, table[slot], by_block[slot], cut[slot]))
         jobs.sort(key=lambda job: job.order)
         return jobs
 
@@ -216,7 +226,7 @@ class ContentRestorer:
             content = self._reader.blocks.fetch(job.block, self._reader.snapshot.domain)
             pieces = self._pieces(job, memoryview(content), layout.chunk_ends(content))
         except Damaged:
-            for _, begin, end in job.pieces:
+            for begin, end in job.spans(self._reader.run_starts):
                 for number in range(max(0, bisect_right(starts, begin) - 1), bisect_left(starts, end)):
                     entry = window.entries[number]
                     hole = max(begin, entry.start) - entry.start, min(end, entry.start + entry.stored) - entry.start
@@ -269,13 +279,18 @@ class ContentRestorer:
         runs, _ = self._reader.recipe()
         first, count, sizes, starts = runs.first, runs.count, runs.sizes, self._reader.run_starts
         found, beyond = [], len(ends)
-        for i, begin, end in job.pieces:  # what happens here happens for every page of a database that lies alone
+        for i in job.runs:  # what happens here happens for every page of a database that lies alone
             ordinal = first[i]
             stop = ordinal + count[i]
-            if stop >= beyond or ends[stop] - ends[ordinal] != sizes[i]:
+            if stop >= beyond or ends[stop] - (at := ends[ordinal]) != sizes[i]:
                 raise run_damaged()
-            at = ends[ordinal] + begin - starts[i]
+            found.append((starts[i], view[at : ends[stop]]))
+        for i, begin, end in job.cut:
+            at, _ = run_range(ends, first[i], count[i], sizes[i])
+            at += begin - starts[i]
             found.append((begin, view[at : at + end - begin]))
+        if job.cut:
+            found.sort(key=itemgetter(0))
         return found
 
 
@@ -295,7 +310,12 @@ class _Job:
     window: _Window
     order: tuple[int, int]
     block: bytes
-    pieces: list[tuple[int, int, int]]  # run, begin and end in the content stream
+    runs: list[int]  # that are wanted whole
+    cut: list[tuple[int, int, int]]  # others: run, begin and end in the content stream
+
+    def spans(self, starts: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the content stream it belongs."""
+        return [(starts[i], starts[i + 1]) for i in self.runs] + [(begin, end) for _, begin, end in self.cut]
 
 
 def _stretches(window: list[Entry]) -> Iterator[tuple[int, int]]:
