@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -331,3 +332,19 @@ def test_any_trees_one_after_the_other(
 
 
 _PROPERTY: dict[str, pb.Repository] = {}
+
+
+@pytest.mark.parametrize("size", [700, 400_000], ids=["many in a chunk", "several blocks"])
+@pytest.mark.parametrize("wanted", [{0}, {4}, {9}, {3, 4}, {0, 9}, {2, 5, 6, 8}, {1, 2, 3}])
+def test_some_files_of_those_that_lie_side_by_side(
+    tmp_path: Path, make_repo: MakeRepo, wanted: set[int], size: int
+) -> None:
+    source = tmp_path / "documents"
+    source.mkdir()
+    for number in range(10):
+        (source / f"{number}").write_bytes(random.Random(number).randbytes(size + number))
+    repo = make_repo()
+    repo.backup([pb.Files(source)])
+    repo.restore(tmp_path / "out", only=[f"documents/{number}" for number in wanted])
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
+    assert found == {f"{number}": (source / f"{number}").read_bytes() for number in wanted}
