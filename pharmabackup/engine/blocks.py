@@ -28,9 +28,7 @@ BLOCK_CHUNKS = 1 << 14  # tiny files: a block is closed at this many chunks
 TRAILER_ROOM = 4 * BLOCK_CHUNKS + 4
 SEALERS = 2
 SEALERS_GIVE_WAY = 5  # to the thread that fills blocks: everything waits for that one
-BUFFERS = (
-    10  # a block may be open of files, manifest and recipe, and of each generation of pages; the rest goes round
-)
+BUFFERS = 10  # files, manifest, recipe and each generation of pages may have one open; the rest goes round
 
 
 class Buffer:

@@ -206,7 +206,7 @@ class _Looked:
 def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
-    What cannot be read is told, not raised. Where storage lists what it did at the last look, that is given again.
+    What cannot be read is told, not raised. Where storage lists what it did, the last history is given again.
     """
     listed: dict[str, int] = {}  # when each was made
     for folder in SHAPES:
