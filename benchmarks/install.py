@@ -1,5 +1,6 @@
-"""Set up the peers: restic from Debian, Borg 1.4 from PyPI in an environment of its own."""
+"""Prepare the tools: compile ours, install restic from Debian, build Borg 1.4 in an environment of its own."""
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from measure import Failed, output_of
 from tools import Borg, Restic, Tool
+
+import pharmabackup
 
 BORG = "borgbackup>=1.4,<1.5"
 BORG_NEEDS = (
@@ -21,6 +24,12 @@ BORG_NEEDS = (
     "pkg-config",
     "python3-dev",
 )
+
+
+def ours(_work: Path) -> None:
+    """Compile what is imported from a folder of sources, as whoever installs a package does."""
+    (package,) = pharmabackup.__path__
+    compileall.compile_dir(package, quiet=1)
 
 
 def restic(_work: Path) -> None:

@@ -122,7 +122,7 @@ def tools(options: argparse.Namespace, failures: list[str]) -> list[type[Tool]]:
     """Ours and the peers, as far as they run here."""
     asked = {name.lower() for name in options.tools or [Ours.name, *(peer.name for peer in install.PEERS)]}
     found: list[type[Tool]] = []
-    prepared: dict[type[Tool], Callable[[Path], None]] = {Ours: lambda _: None, **install.PEERS}
+    prepared: dict[type[Tool], Callable[[Path], None]] = {Ours: install.ours, **install.PEERS}
     for kind, prepare in prepared.items():
         if kind.name.lower() not in asked:
             continue
@@ -140,7 +140,8 @@ def conditions(lab: Lab) -> list[str]:
     rounds = "one round" if lab.rounds == 1 else f"{lab.rounds} rounds"
     return [
         f"Every run is a whole process, its start included; {rounds}, the tools in turn; the {lab.days} "
-        "trading days are one backup a day for each tool. A rehearsal is discarded. Between runs all is synced.",
+        "trading days are one backup a day for each tool. A rehearsal is discarded. Our modules are compiled "
+        "before, as those of an installed package are. Between runs all is synced.",
         "Before a backup with a warm cache every source file is read once, because Borg takes what it has read out "
         "of the cache; else the tool after it would read from the disk.",
         "All tools encrypt and compress, write to the same local disk and keep their caches on it. A cold cache is "

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 def now_ns() -> int:
     """The wall clock, nanoseconds since 1970 UTC."""
@@ -21,14 +23,14 @@ def steady_ns() -> int:
 
 def from_ns(moment: int) -> datetime:
     """Nanoseconds since 1970 as an aware UTC datetime; what is below a microsecond is cut off."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment // 1000)
+    return EPOCH + timedelta(microseconds=moment // 1000)
 
 
 def to_ns(moment: datetime) -> int:
     """An aware datetime as nanoseconds since 1970. A naive one is the caller's fault: ValueError."""
     if moment.tzinfo is None:
         raise ValueError("a time without a time zone")
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1) * 1000
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def iso(moment: datetime) -> str:

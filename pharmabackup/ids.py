@@ -56,12 +56,15 @@ def audit_name(slot: bytes, number: int) -> str:
 
 def hex_tail(name: str) -> bytes | None:
     """The bytes that the last part of an object's name spells; None when it spells none. There is one spelling."""
-    tail = name.rpartition("/")[2]
+    return _spelt(name.rpartition("/")[2])
+
+
+def _spelt(text: str) -> bytes | None:
     try:
-        found = bytes.fromhex(tail)
+        found = bytes.fromhex(text)
     except ValueError:
         return None
-    return found if found.hex() == tail else None
+    return found if found.hex() == text else None
 
 
 def id_of(name: str) -> bytes | None:
@@ -70,5 +73,5 @@ def id_of(name: str) -> bytes | None:
     found, dot, number = tail.partition(".")
     if (folder == "intents" and not NUMBER.fullmatch(number)) or (folder != "intents" and dot):
         return None
-    raw = hex_tail(f"{folder}/{found}")
-    return raw if raw is not None and len(raw) == ID_SIZE and "/" not in tail else None
+    raw = _spelt(found)
+    return raw if raw is not None and len(raw) == ID_SIZE else None

@@ -159,8 +159,9 @@ def _kept_by(newest: Sequence[Dated], keep: Keep, where: tzinfo) -> Iterator[tup
             if item.time >= since:
                 yield item, "within"
     for name, period in PERIODS:
-        for item in _newest_of_each(newest, whole, period, where, getattr(keep, name)):
-            yield item, name
+        if count := getattr(keep, name):
+            for item in _newest_of_each(newest, whole, period, where, count):
+                yield item, name
 
 
 def _newest_of_each(

@@ -92,8 +92,9 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     for info in unlocked.storage.list("intents"):
         transaction = ids.id_of(info.name)
         if transaction is not None:
-            before = found.get(transaction, Intents([], 0))
-            found[transaction] = Intents([*before.names, info.name], max(before.modified, info.modified))
+            before = found.get(transaction)
+            names, modified = ([], 0) if before is None else (before.names, before.modified)
+            found[transaction] = Intents([*names, info.name], max(modified, info.modified))
     return found
 
 

@@ -36,6 +36,7 @@ from pharmabackup.storage.base import (
 from pharmabackup.storage.local_os import (
     Way,
     drop_from_memory,
+    entries_of,
     failed,
     find_way,
     is_disk,
@@ -169,26 +170,25 @@ class LocalStorage(Storage):
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
         # A disk lets whoever deletes wait, a share even more: several wait together.
-        paths = [(name, self._path(name)) for name in names]
+        paths = {name: self._path(name) for name in names}
         results: dict[str, Error | None] = {}
-        if len(paths) < DELETE_TOGETHER:
-            results = self._unlink(paths)
-        else:
-            with ThreadPoolExecutor(DELETERS, "pharmabackup-delete") as pool:
-                for share in pool.map(self._unlink, [paths[start::DELETERS] for start in range(DELETERS)]):
-                    results.update(share)
-        folders: dict[str, dict[str, Error | None]] = {}
-        for name, path in paths:
-            if results[name] is None:
-                folders.setdefault(os.path.dirname(path), {})[name] = None
-        for folder, gone in folders.items():
-            try:
-                sync_folder(folder)
-            except NOT_AN_OBJECT:
-                pass  # a folder that is not there holds no name that could come back
-            except OSError as error:
-                results.update(dict.fromkeys(gone, failed(error, self.location)))
-        return results
+        with ThreadPoolExecutor(DELETERS, "pharmabackup-delete") as pool:  # of no threads until one is needed
+            each = map if len(paths) < DELETE_TOGETHER else pool.map
+            shares = [list(paths.items())[start::DELETERS] for start in range(DELETERS)]
+            for share in each(self._unlink, shares):
+                results.update(share)
+            folders = {os.path.dirname(path) for name, path in paths.items() if results[name] is None}
+            unsynced = dict(zip(folders, each(self._sync, folders), strict=True))
+        return {name: results[name] or unsynced[os.path.dirname(path)] for name, path in paths.items()}
+
+    def _sync(self, folder: str) -> Error | None:
+        try:
+            sync_folder(folder)
+        except NOT_AN_OBJECT:
+            pass  # a folder that is not there holds no name that could come back
+        except OSError as error:
+            return failed(error, self.location)
+        return None
 
     def _unlink(self, paths: Sequence[tuple[str, str]]) -> dict[str, Error | None]:
         """Delete each; a result per name. Whoever asked syncs the folders."""
@@ -282,7 +282,7 @@ class LocalStorage(Storage):
             while folders:
                 folder = folders.pop()
                 try:
-                    with os.scandir(f"{self._root}/{folder}" if folder else self._root) as entries:
+                    with entries_of(f"{self._root}/{folder}" if folder else self._root) as entries:
                         for entry in entries:
                             name = f"{folder}/{entry.name}" if folder else entry.name
                             if len(name) > NAME_MAX or not NAME.fullmatch(name):
