@@ -15,7 +15,7 @@ from pharmabackup.errors import Damaged, NotFound, Unsupported
 from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
 from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
-from pharmabackup.format.wire import Kind, Record
+from pharmabackup.format.wire import Kind, Record, malformed
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
     ("condemn", Kind.CONDEMN, Condemn),
@@ -63,29 +63,35 @@ def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:
         if NUMBER.fullmatch(last):
             chains.setdefault(folder, set()).add(int(last))
     for folder, numbers in sorted(chains.items()):
-        previous: bytes | None = None
+        previous: bytes | None = None  # the hash of the one before; None: it cannot be known
         for number in sorted(numbers):
             look()
-            name, data, problem = f"{folder}/{number}", b"", ""
             if number and number - 1 not in numbers:
-                problem, previous = "what came before it is missing", None
+                previous = None
+                _tell_audit(find, f"{folder}/{number - 1}", "it is missing")
+            name = f"{folder}/{number}"
             try:
                 data = unlocked.storage.get(name, limit=RECORD_MAX)
                 record = unlocked.open(Kind.AUDIT, name, data, Audit).record
-                if record.number != number or (previous is not None and record.previous != previous):
-                    problem = problem or "it does not follow from the one before it"
+                if record.number != number:
+                    raise malformed("audit", "it is another one")
             except (Damaged, NotFound) as error:
-                problem = error.message.rstrip(".")
-            previous = hashlib.sha256(data).digest() if data else None
-            if problem:
-                remedy = "Copy that object from another location. What is backed up is unharmed."
-                find(
-                    "audit-damaged",
-                    "warning",
-                    name,
-                    f"What {name} says was done cannot be relied on: {problem}.",
-                    remedy,
-                )
+                previous = None
+                _tell_audit(find, name, error.message.rstrip("."))
+                continue
+            if previous is not None and record.previous != previous:
+                _tell_audit(find, name, "it does not follow from the one before it")
+            previous = hashlib.sha256(data).digest()
+
+
+def _tell_audit(find: Find, name: str, why: str) -> None:
+    find(
+        "audit-damaged",
+        "warning",
+        name,
+        f"What {name} says was done cannot be relied on: {why}.",
+        "Copy that object from another location. What is backed up is unharmed.",
+    )
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

@@ -9,7 +9,7 @@ from tests.simulation import judging
 from tests.simulation.reached import reached
 from tests.simulation.world import World
 
-FOLDERS = ("packs", "index", "collections", "snapshots", "marks", "intents")  # what changes from day to day
+FOLDERS = ("packs", "index", "collections", "snapshots", "marks", "intents", "audit")  # what comes from day to day
 
 
 def spoil(storage: SimulatedStorage, name: str, how: str, at: int, bit: int = 0) -> None:

@@ -89,7 +89,7 @@ def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
 
 
 def hurts_nobody(storage: object, injury: Injury) -> bool:
-    """An intent may go, a collection may have come just so far, and `repository` has words for people."""
+    """An intent may go, a collection or a slot may have come just so far, and `repository` has words for people."""
     assert isinstance(storage, SimulatedStorage)
     folder, number = (*injury.name.split("/"), "")[:2]
     if folder == "collections" and injury.how == "removed":
@@ -97,6 +97,9 @@ def hurts_nobody(storage: object, injury: Injury) -> bool:
         rest = {other.rpartition("/")[2] for other in names if other.startswith(f"{folder}/{number}/")}
         highest = f"{folder}/{int(number) + 1}/condemn" not in names
         return highest and rest in (set(), {"condemn"}, {"condemn", "execute"})
+    if folder == "audit" and injury.how == "removed":
+        chain, _, last = injury.name.rpartition("/")
+        return f"{chain}/{int(last) + 1}" not in storage.names()
     if folder == "repository" and injury.how == "flipped":
         now, before = (json.loads(data) for data in (storage.get(injury.name, limit=1 << 16), injury.before))
         return {**now, "about": ""} == {**before, "about": ""}

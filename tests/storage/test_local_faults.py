@@ -390,6 +390,29 @@ def test_of_many_that_are_deleted_together_each_has_its_result(
     assert {info.name for info in storage.list("")} == refused
 
 
+@pytest.mark.parametrize("count", [1, 3 * local.DELETE_TOGETHER])
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder cannot be synced there")
+def test_what_cannot_be_synced_is_not_called_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """After a power cut it may be there again."""
+    storage = LocalStorage.create(tmp_path / "there")
+    names = [f"{folder}/{number}" for folder in "ab" for number in range(count)]
+    for name in names:
+        storage.put_new(name, b"x")
+    real, broken = os.fsync, os.stat(tmp_path / "there" / "a")
+
+    def fsync(file: int) -> None:
+        if os.path.samestat(os.fstat(file), broken):
+            raise OSError(errno.EIO, "broken")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    results = storage.delete(names)
+    assert {name for name, problem in results.items() if problem is not None} == set(names[:count])
+    assert {getattr(problem, "kind", None) for problem in results.values()} == {None, "unreachable"}
+
+
 def test_many_are_not_deleted_from_a_disk_that_is_gone(tmp_path: Path) -> None:
     storage = LocalStorage.create(tmp_path / "there")
     names = [f"a/{number}" for number in range(2 * local.DELETE_TOGETHER)]
