@@ -89,7 +89,7 @@ def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
 
 
 def hurts_nobody(storage: object, injury: Injury) -> bool:
-    """An intent may go, a collection or a slot may have come just so far, and `repository` has words for people."""
+    """An intent may go; a collection or a slot may have come just so far; `repository` has words and lines for us."""
     assert isinstance(storage, SimulatedStorage)
     folder, number = (*injury.name.split("/"), "")[:2]
     if folder == "collections" and injury.how == "removed":
@@ -100,7 +100,7 @@ def hurts_nobody(storage: object, injury: Injury) -> bool:
     if folder == "audit" and injury.how == "removed":
         chain, _, last = injury.name.rpartition("/")
         return f"{chain}/{int(last) + 1}" not in storage.names()
-    if folder == "repository" and injury.how == "flipped":
+    if folder == "repository" and injury.how != "removed":  # if it were no JSON any more, it had not been opened
         now, before = (json.loads(data) for data in (storage.get(injury.name, limit=1 << 16), injury.before))
         return {**now, "about": ""} == {**before, "about": ""}
     return (folder, injury.how) == ("intents", "removed")
