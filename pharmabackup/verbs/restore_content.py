@@ -125,6 +125,7 @@ class ContentRestorer:
             return
         window = _Window(entries)
         jobs = self._jobs_of(window)
+        assert jobs, "content that lies in no block would be waited for for ever"
         self._wait(windows=WINDOWS_AHEAD - 1)
         while len(self._workers) < WORKERS:
             worker = threading.Thread(target=self._work, name="pharmabackup-restore", daemon=True)
@@ -260,6 +261,7 @@ class ContentRestorer:
                     parts.setdefault(i, []).append((position - entry.start, part))
                 if len(part) == len(data):
                     break
+                assert part, "a piece that belongs to no file would be cut for ever"
                 position, data = position + len(part), data[len(part) :]
         return files + sum([self._parts(window, i, written) for i, written in parts.items()])
 

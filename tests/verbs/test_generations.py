@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.compression import CHANGED_PAGES_LEVEL, PAGES_LEVEL
 from pharmabackup.engine import blocks, content_pages, index
+from pharmabackup.engine.blocks import BlockWriter, Buffer
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.format.wire import Kind
 
 MakeRepo = Callable[[], pb.Repository]
 ROWS = 600  # a page each, and so three blocks
@@ -30,7 +33,7 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def _change(path: Path, rows: range) -> None:
+def _change(path: Path, rows: Iterable[int]) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.executemany("REPLACE INTO patient VALUES (?, ?)", [(row, os.urandom(3000)) for row in rows])
 
@@ -70,6 +73,79 @@ def test_pages_lie_with_others_that_stayed_as_they_were_as_long(database: Path, 
     assert len(new) == 2  # what changes daily, and what had never changed
     first, second = new.values()
     assert max(first) < 100 < min(second)
+
+
+AGES = (1, 2, 6, 7, 24, 25)  # backups: on both sides of where each generation ends
+
+
+def _rows(age: int) -> list[int]:
+    """Of pages of each age there are some in the first half of the database and some in the second."""
+    first = 50 * AGES.index(age)
+    return [*range(first, first + 20), *range(first + 300, first + 320)]
+
+
+@pytest.fixture
+def aged(database: Path, make_repo: MakeRepo) -> pb.Repository:
+    """A repository for whose next backup pages lie in blocks of these ages, and one row of each has changed."""
+    repo = make_repo()
+    for age in range(max(AGES), 0, -1):
+        if age in AGES:
+            _change(database, _rows(age))
+        repo.backup([pb.SQLite(database)])
+    _change(database, [row for age in AGES for row in _rows(age)[::20]])
+    return repo
+
+
+def _page(database: Path, row: int) -> int:
+    with closing(sqlite3.connect(database)) as db:
+        (content,) = db.execute("SELECT content FROM patient WHERE id = ?", (row,)).fetchone()
+    return database.read_bytes().index(content) // 4096
+
+
+def test_generations_end_at_one_six_and_twenty_four_backups(database: Path, aged: pb.Repository) -> None:
+    aged.backup([pb.SQLite(database)])
+    blocks = _pages(aged)[0]
+    together: dict[bytes, set[int]] = {}
+    for age in AGES:
+        for row in _rows(age)[::20]:
+            together.setdefault(blocks[_page(database, row)], set()).add(age)
+    assert sorted(map(sorted, together.values())) == [[1], [2, 6], [7, 24], [25]]
+
+
+def test_no_more_blocks_of_pages_are_open_than_there_are_generations(
+    database: Path, aged: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the level changes on the way, in all of them. Others would be missing to be filled and sealed."""
+    open_now, closed, levels, most = set[int](), list[int](), set[int](), [0]
+    begin, finish = BlockWriter.begin, BlockWriter.finish_block
+
+    def begun(self: BlockWriter, kind: Kind, level: int) -> Buffer:
+        buffer = begin(self, kind, level)
+        if kind == Kind.DATA_BLOCK:
+            open_now.add(buffer.number)
+            levels.add(level)
+            most[0] = max(most[0], len(open_now))
+        return buffer
+
+    def finished(self: BlockWriter, buffer: Buffer) -> None:
+        open_now.discard(buffer.number)
+        closed.append(buffer.number)
+        finish(self, buffer)
+
+    monkeypatch.setattr(BlockWriter, "begin", begun)
+    monkeypatch.setattr(BlockWriter, "finish_block", finished)
+    monkeypatch.setattr(content_pages, "FEW_BYTES", 7 * 4096)
+    _backup(aged, database)
+    assert levels == {PAGES_LEVEL, CHANGED_PAGES_LEVEL}
+    assert most == [len(content_pages.GENERATIONS) + 1]
+    assert not open_now
+    assert len(closed) == len(set(closed))
+
+
+@pytest.mark.parametrize(("age", "fewest"), [(0, 100), (6, 100), (7, 400), (99, 400)])
+def test_a_block_is_hardly_used_below_a_tenth_and_when_it_is_old_below_two_fifths(age: int, fewest: int) -> None:
+    assert content_pages.hardly_used(fewest - 1, 1000, age)
+    assert not content_pages.hardly_used(fewest, 1000, age)
 
 
 def test_what_is_left_in_blocks_that_are_hardly_used_is_written_again(database: Path, make_repo: MakeRepo) -> None:
