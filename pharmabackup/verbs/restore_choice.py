@@ -10,12 +10,21 @@ from pathlib import Path
 
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.errors import Conflict, InvalidInput, NotFound, StorageFailed, Unsupported
-from pharmabackup.patterns import compile_patterns
+from pharmabackup.patterns import compile_ancestors, compile_following, compile_patterns
 from pharmabackup.sources.base import Source
 from pharmabackup.sources.files import Files
 from pharmabackup.sources.sqlite import SQLite
 
 MARKER = ".restoring"  # beside a dataset's folder while its restore is under way
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which paths of a dataset are asked for, where that is not all."""
+
+    matches: Callable[[bytes], bool]
+    below: Callable[[bytes], bool]  # whether something in this folder might be
+    after: Callable[[bytes, bytes], bool]  # whether something in this folder might be, after that name in it
 
 
 class Selection:
@@ -34,11 +43,12 @@ class Selection:
     def wants(self, dataset: str) -> bool:
         return self.everything or dataset in self.named
 
-    def filter(self, dataset: str) -> Callable[[bytes], bool] | None:
+    def filter(self, dataset: str) -> Wanted | None:
         """Which paths; None: all."""
         if self.everything or dataset in self._whole:
             return None
-        return compile_patterns(["/" + pattern for pattern in self._globs[dataset]])
+        patterns = ["/" + pattern for pattern in self._globs[dataset]]
+        return Wanted(compile_patterns(patterns), compile_ancestors(patterns), compile_following(patterns))
 
 
 def choose(
