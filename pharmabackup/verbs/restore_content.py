@@ -18,13 +18,13 @@ from operator import itemgetter
 from pharmabackup.engine.reading import SnapshotReader, run_damaged, run_range
 from pharmabackup.engine.target import Target
 from pharmabackup.errors import Damaged
-from pharmabackup.events import Finding
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, EntryKind
-from pharmabackup.verbs.findings import Ranges, in_file, told_ranges
+from pharmabackup.verbs.findings import Ranges
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.restore_choice import Wanted
 from pharmabackup.verbs.restore_names import Names
+from pharmabackup.verbs.restore_salvage import Salvager
 
 WORKERS = 2
 WINDOW_FILES = 1 << 15  # whose content is restored in pack order together
@@ -35,10 +35,11 @@ LOOK_EVERY_S = 0.1
 class ContentRestorer:
     """Brings one snapshot's content to a target, window after window."""
 
-    def __init__(self, reader: SnapshotReader, target: Target, reporter: Reporter) -> None:
+    def __init__(self, reader: SnapshotReader, target: Target, reporter: Reporter, salvager: Salvager) -> None:
         self._reader = reader
         self._target = target
         self._reporter = reporter
+        self._salvager = salvager
         self.files = 0
         self.bytes = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -71,7 +72,8 @@ class ContentRestorer:
         for entry in later:
             self._target.special(entry)
         for entry, holes in sorted(self._lost, key=lambda lost: lost[0].path):  # last: no name is taken from others
-            self._reporter.find(_lost_file(entry, holes, self._target.salvage(entry)))
+            self._salvager.lost(entry, holes)
+        self._salvager.tell_earlier()
         if (finding := self._listed.finding(wanted)) is not None:
             self._reporter.find(finding)
 
@@ -84,6 +86,9 @@ class ContentRestorer:
         later: list[Entry] = []
         window: list[Entry] = []
         for folder in self._listed.folders():
+            if self._salvager.made:
+                for entry in folder:
+                    self._salvager.meet(entry, wanted=wanted is None or wanted(entry.path))
             for entry in folder:
                 if entry.kind == EntryKind.FOLDER:
                     if wanted is None or wanted(entry.path) or not entry.path:
@@ -317,25 +322,3 @@ def _stretches(window: list[Entry]) -> Iterator[tuple[int, int]]:
             begin = entry.start
         end = entry.start + entry.stored
     yield begin, end
-
-
-def _lost_file(entry: Entry, holes: Ranges, salvaged: bytes | None) -> Finding:
-    path = entry.path.decode("utf-8", "backslashreplace")
-    remedy = "Restore it from an earlier snapshot or another location."
-    if salvaged is None:
-        why = "a stored block that it needs is damaged or missing"
-        return Finding(
-            code="file-lost",
-            severity="critical",
-            subject=path,
-            message=f"{path} did not come back: {why}.",
-            remedy=remedy,
-        )
-    where, name = told_ranges(in_file(entry, holes)), salvaged.decode("utf-8", "backslashreplace")
-    return Finding(
-        code="file-salvaged",
-        severity="critical",
-        subject=path,
-        message=f"{path} did not come back whole: what there is of it is in {name}, with zeros for {where}.",
-        remedy=remedy,
-    )
