@@ -18,7 +18,7 @@ from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
-from pharmabackup.format.keys import Keyring, Role, Roster, Slot
+from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, Slot
 from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
 from pharmabackup.format.transaction import RECORD_MAX
@@ -143,12 +143,19 @@ class Unlocked:
 
     @property
     def domain(self) -> bytes:
-        """The domain that this slot writes in."""
-        return self.keyring.naming[0].domain
+        """The domain that this slot writes in. NotPermitted when it writes none."""
+        return self._own_naming.domain
 
     @property
     def naming_key(self) -> bytes:
-        return self.keyring.naming[0].key
+        """NotPermitted."""
+        return self._own_naming.key
+
+    @property
+    def _own_naming(self) -> NamingKey:
+        if not self.keyring.naming:
+            raise self.not_permitted("back up")
+        return self.keyring.naming[0]
 
     @property
     def catalogue_id(self) -> bytes:
@@ -161,8 +168,13 @@ class Unlocked:
         return self._catalogue[self.catalogue_id]
 
     def purpose_key(self, purpose: str) -> bytes:
-        """A key of this slot's domain for one purpose."""
-        return hashing.derive(purpose, self.naming_key)
+        """A key for one purpose on this machine: of this slot's domain, or of a slot that names nothing itself.
+
+        Every role holds the last one. Only a passphrase that opens nothing to write or restore has no other.
+        """
+        keyring = self.keyring
+        own = keyring.naming[0].key if keyring.naming else keyring.signing or keyring.block_names
+        return hashing.derive(purpose, own)
 
     # ------------------------------------------------------------ records
 
