@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from zlib import crc32
 
 from pharmabackup import compression
@@ -24,6 +24,9 @@ from pharmabackup.format.repository import RepositoryRecord
 from pharmabackup.format.transaction import RECORD_MAX
 from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
+
+if TYPE_CHECKING:
+    from pharmabackup.engine.history import Looked
 
 RECORD_LEVEL = 3  # zstd: records are small, and written once
 BODY_MAX = 1 << 28
@@ -91,7 +94,7 @@ class Unlocked:
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
     _verified: set[bytes] = field(init=False, default_factory=set)  # SHA-256 of kind and Signed: of directories
     recalled: dict[tuple[str, bytes], tuple[Record, Slot]] = field(init=False, default_factory=dict)
-    looked: object = field(init=False, default=None)  # the history that was read last, and of what
+    looked: Looked | None = field(init=False, default=None)  # the history that was read last, and of what
 
     def __post_init__(self) -> None:
         self._take_keys()
