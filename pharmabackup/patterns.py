@@ -21,6 +21,7 @@ from pharmabackup.errors import InvalidInput
 
 Matcher = Callable[[bytes], bool]
 _WINDOWS = sys.platform == "win32"
+_LITERAL = re.compile("[^*?\\[\ud800-\udfff]*")
 
 
 def compile_patterns(
@@ -38,7 +39,34 @@ def compile_ancestors(
     patterns: Sequence[str], *, ignore_case: bool = _WINDOWS, backslash: bool = _WINDOWS
 ) -> Matcher:
     """Whether something in a folder, however deep, might match: others need not be entered. InvalidInput."""
-    return _matcher((_leading(parts[:-1]) for parts in _split_all(patterns, backslash)), ignore_case)
+    return _matcher(map(_above, _split_all(patterns, backslash)), ignore_case)
+
+
+def compile_following(
+    patterns: Sequence[str], *, ignore_case: bool = _WINDOWS, backslash: bool = _WINDOWS
+) -> Callable[[bytes, bytes], bool]:
+    """Whether a name in this folder that comes after that one, or what lies below it, might match. InvalidInput.
+
+    Names come in the order of their bytes. Where case does not matter that says nothing, and any name might match.
+    """
+    split = [(parts, _matcher([_above(parts)], ignore_case)) for parts in _split_all(patterns, backslash)]
+
+    def might_follow(folder: bytes, name: bytes) -> bool:
+        depth = folder.count(b"/") + 1 if folder else 0
+        return any(
+            leads(folder) and (ignore_case or "**" in parts[: depth + 1] or _may_follow(parts[depth], name))
+            for parts, leads in split
+        )
+
+    return might_follow
+
+
+def _may_follow(component: str, name: bytes) -> bool:
+    """Whether a name that matches may come after this one."""
+    literal = _LITERAL.match(component)
+    assert literal is not None
+    begin = literal[0].encode()
+    return begin > name if literal[0] == component else begin >= name[: len(begin)]
 
 
 def _matcher(expressions: Iterable[str], ignore_case: bool) -> Matcher:
@@ -79,6 +107,11 @@ def _whole(parts: list[str]) -> str:
     for part in parts[:-1]:
         expression += "(?:[^/]+/)*" if part == "**" else _component(part) + "/"
     return expression + (".+" if parts[-1] == "**" else _component(parts[-1]))
+
+
+def _above(parts: list[str]) -> str:
+    """What matches the folders that something that matches may lie in."""
+    return _leading(parts if parts[-1] == "**" else parts[:-1])
 
 
 def _leading(parts: list[str]) -> str:

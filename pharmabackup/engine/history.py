@@ -196,7 +196,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
+class Looked:
     """A history and what it was read of: objects and when each was made, what this machine remembered, and keys."""
 
     of: tuple[object, ...]
@@ -216,14 +216,14 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     counting = {name: time for name, time in listed.items() if _is_said(name, listed)}
     roster, looked = unlocked.roster_hash, unlocked.looked
     basis = counting, historycache.state_of(unlocked), roster  # before it is read: it may change meanwhile
-    if not anew and isinstance(looked, _Looked) and looked.of == basis:
+    if not anew and looked is not None and looked.of == basis:
         history = looked.history
     else:
         history = _read(unlocked, listed, sorted(counting), anew=anew)
         if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
             return load_history(unlocked, anew=anew)
         if not history.damaged:
-            unlocked.looked = _Looked(basis, history)
+            unlocked.looked = Looked(basis, history)
     return replace(history, committed=dict(history.committed))  # which writers add to
 
 

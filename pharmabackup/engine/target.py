@@ -15,8 +15,9 @@ import os
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
-from pharmabackup.engine.target_files import GrowingFiles, WholeFiles
+from pharmabackup.engine.target_files import GrowingFiles, Identity, WholeFiles
 from pharmabackup.engine.target_folders import BY_PATH, CREATE, Folder, Folders, is_folder, probe
 from pharmabackup.engine.target_layout import write_all
 from pharmabackup.engine.target_links import note_special, note_unread, put_link, put_name
@@ -35,6 +36,13 @@ SALVAGED = b".salvaged"
 FAILED = b"failed"  # as a folder's look: it could not be made, so nothing in it can be
 MADE = b"made"  # made on the way to something below it
 FOUND = b"found"  # entered on the way to something below it, and not ours to change
+
+
+class Salvaged(NamedTuple):
+    """What came of a file that is not whole: its name in the file's folder, and what it is known by."""
+
+    name: bytes
+    identity: Identity | None  # None: something else has that name, and nothing was written
 
 
 class Target:
@@ -157,23 +165,40 @@ class Target:
                 if kept is not None:
                     self._count(kept)
 
-    def salvage(self, entry: Entry) -> bytes | None:
-        """What came of a file that is not whole, beside where that would be; its name there. None: there is nothing.
+    def salvage(self, entry: Entry, *, over: Identity | None = None) -> Salvaged | None:
+        """Put what came of a file that is not whole beside where that would be. None: there is nothing.
 
-        Never under the file's own name, nor in the place of anything: nobody may take it for whole.
+        Never under the file's own name, nor in the place of anything but `over`, which an earlier restore put there:
+        nobody may take it for whole, or lose what he has.
         """
         place = self._place(entry.path)
         if place is None:
             return None
-        parent, _, own = entry.path.rpartition(b"/")
-        names, name = self._folders.names, own + SALVAGED
         try:
-            here = name if names is None else names.local(parent, name)
-            return here if self._growing.salvage(entry, here) else None
+            here = self._beside(entry)
+            if not self._growing.salvage(entry, here, over):
+                return None
+            found = place[0].look(here)
+            return None if found is None else Salvaged(here, Identity.of(found))
+        except FileExistsError:
+            return Salvaged(here, None)
         except OSError as error:
             if concerns_disk(error, self._root, 0):
                 raise stopped(error, self._root) from error
-            return None  # its name is taken, or too long
+            return None  # its name is too long
+
+    def salvaged(self, entry: Entry) -> Identity | None:
+        """What is beside a file under the name that `salvage` gives."""
+        place = self._place(entry.path)
+        try:
+            found = None if place is None else place[0].look(self._beside(entry))
+        except OSError:
+            return None
+        return None if found is None else Identity.of(found)
+
+    def _beside(self, entry: Entry) -> bytes:
+        parent, _, own = entry.path.rpartition(b"/")
+        return self._folders.local(parent, own + SALVAGED)
 
     def _write(self, entry: Entry, folder: Folder, name: bytes, data: memoryview) -> bool:
         """The way of most files: new, and as the system makes it. What happens here happens 30,000 times a second."""
@@ -253,6 +278,10 @@ class Target:
         """Windows has two kinds of links; of the folders that come later it is not known yet."""
         path = os.path.normpath(os.path.join(os.path.dirname(entry.path), entry.link_target))
         return path.replace(b"\\", b"/") in self._looks
+
+    def local(self, path: bytes) -> bytes:
+        """The name that something at the top has here."""
+        return self._folders.local(b"", path)
 
     # ------------------------------------------------------------ the end
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from typing import NamedTuple
 
 from pharmabackup.engine.target_folders import CREATE, READ, WRITE, Folder, Folders, is_file, scratch_name
 from pharmabackup.engine.target_layout import PIECE, Layout, read_at, write_at
@@ -19,6 +20,19 @@ from pharmabackup.engine.target_metadata import Dresser, look_of
 from pharmabackup.format.manifest import Entry
 
 OPEN_MAX = 256
+
+
+class Identity(NamedTuple):
+    """What a file is known by: it is another one after somebody changed or replaced it."""
+
+    inode: int
+    size: int
+    modified: int  # ns
+    changed: int  # ns
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Identity:
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class WholeFiles:
@@ -174,10 +188,10 @@ class GrowingFiles:
             raise
         return state.comparing
 
-    def salvage(self, entry: Entry, name: bytes) -> bool:
+    def salvage(self, entry: Entry, name: bytes, over: Identity | None) -> bool:
         """Give what came of a file another name, zeros where nothing came. False: nothing did, or it has failed.
 
-        FileExistsError when something has that name.
+        FileExistsError when something else than `over` has that name.
         """
         with self._lock:
             state = self._files.pop(entry.path, None)
@@ -187,7 +201,8 @@ class GrowingFiles:
             if state.failed or not state.got:
                 self._fail(state)
                 return False
-            if self._folder(state).look(name) is not None:
+            found = self._folder(state).look(name)
+            if found is not None and not (is_file(found) and Identity.of(found) == over):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             if state.comparing:
                 self._diverge(state)

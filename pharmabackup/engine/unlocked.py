@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from zlib import crc32
 
 from pharmabackup import compression
@@ -18,12 +18,15 @@ from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
-from pharmabackup.format.keys import Keyring, Role, Roster, Slot
+from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, Slot
 from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
 from pharmabackup.format.transaction import RECORD_MAX
 from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
+
+if TYPE_CHECKING:
+    from pharmabackup.engine.history import Looked
 
 RECORD_LEVEL = 3  # zstd: records are small, and written once
 BODY_MAX = 1 << 28
@@ -91,7 +94,7 @@ class Unlocked:
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
     _verified: set[bytes] = field(init=False, default_factory=set)  # SHA-256 of kind and Signed: of directories
     recalled: dict[tuple[str, bytes], tuple[Record, Slot]] = field(init=False, default_factory=dict)
-    looked: object = field(init=False, default=None)  # the history that was read last, and of what
+    looked: Looked | None = field(init=False, default=None)  # the history that was read last, and of what
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -143,12 +146,19 @@ class Unlocked:
 
     @property
     def domain(self) -> bytes:
-        """The domain that this slot writes in."""
-        return self.keyring.naming[0].domain
+        """The domain that this slot writes in. NotPermitted when it writes none."""
+        return self._own_naming.domain
 
     @property
     def naming_key(self) -> bytes:
-        return self.keyring.naming[0].key
+        """NotPermitted."""
+        return self._own_naming.key
+
+    @property
+    def _own_naming(self) -> NamingKey:
+        if not self.keyring.naming:
+            raise self.not_permitted("back up")
+        return self.keyring.naming[0]
 
     @property
     def catalogue_id(self) -> bytes:
@@ -161,8 +171,13 @@ class Unlocked:
         return self._catalogue[self.catalogue_id]
 
     def purpose_key(self, purpose: str) -> bytes:
-        """A key of this slot's domain for one purpose."""
-        return hashing.derive(purpose, self.naming_key)
+        """A key for one purpose on this machine: of this slot's domain, or of a slot that names nothing itself.
+
+        Every role holds the last one. Only a passphrase that opens nothing to write or restore has no other.
+        """
+        keyring = self.keyring
+        own = keyring.naming[0].key if keyring.naming else keyring.signing or keyring.block_names
+        return hashing.derive(purpose, own)
 
     # ------------------------------------------------------------ records
 

@@ -85,7 +85,7 @@ class PackReading:
         digest, size = table.packs[pack], table.pack_sizes[pack]
         name = ids.pack_name(digest)
         hasher = hashlib.sha256()
-        may_open = bool(self._unlocked.keyring.readers)
+        may_open = bool(self._unlocked.keyring.readers and self._unlocked.keyring.naming)  # and prove what is in it
         found, position = PackFound(), 0
 
         def take(end: int) -> bytes:

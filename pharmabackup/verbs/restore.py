@@ -24,8 +24,10 @@ from pharmabackup.sources.base import Source
 from pharmabackup.sources.sqlite import SQLite
 from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
-from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, mark, marker_of, other_devices
+from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, other_devices
 from pharmabackup.verbs.restore_content import ContentRestorer
+from pharmabackup.verbs.restore_marker import Marker, marker_of, read_marker, write_marker
+from pharmabackup.verbs.restore_salvage import Salvager
 
 
 def restore(
@@ -156,11 +158,17 @@ def _dataset(
     reporter.tell("dataset", f"Restoring {item.snapshot.dataset}.")
     outcome = _Outcome(item, place)
     found_before = len(reporter.findings)
-    mark(place.folder, item)
+    before = read_marker(place.folder)
+    marker = Marker(item.transaction, before.salvaged if before is not None else {})
+    write_marker(place.folder, marker)
     target = Target(place.folder, merge=place.merge, sync=place.database is not None)
-    restorer = ContentRestorer(reader, target, reporter)
+    salvager = Salvager(target, reporter, marker.salvaged, place.folder)
+    restorer = ContentRestorer(reader, target, reporter, salvager)
+    wanted = selection.filter(item.snapshot.dataset)
     try:
-        restorer.run(selection.filter(item.snapshot.dataset))
+        restorer.run(wanted)
+        if salvager.made != marker.salvaged:
+            write_marker(place.folder, Marker(item.transaction, salvager.made))
         target.close()
         outcome.files, outcome.bytes = restorer.files, restorer.bytes
     except BaseException:
@@ -179,21 +187,20 @@ def _dataset(
             )
         )
     outcome.whole = all(finding.severity != "critical" for finding in reporter.findings[found_before:])
-    if outcome.whole:
-        _verify(item, place, outcome, reporter)
-    if outcome.whole and place.database is not None:
-        _move_database(place, overwrite)
+    if outcome.whole and item.snapshot.source == SQLite.kind:
+        top = [entry.path for entry in next(reader.entries(), []) if wanted is None or wanted.matches(entry.path)]
+        names = [target.local(path) for path in top if path]
+        _verify(item, place, names, outcome, reporter)
+        if outcome.whole and place.database is not None:
+            _move_database(place, os.fsdecode(names[0]), overwrite)
     return outcome
 
 
-def _verify(item: Committed, place: Place, outcome: _Outcome, reporter: Reporter) -> None:
-    """Ask the restored dataset itself whether it is whole."""
-    if item.snapshot.source != SQLite.kind:
-        return
+def _verify(item: Committed, place: Place, names: list[bytes], outcome: _Outcome, reporter: Reporter) -> None:
+    """Ask the restored database itself whether it is whole: what came back, whatever else lies beside it."""
     try:
         rows = item.snapshot.facts.get("rows")
         count = list(rows) if isinstance(rows, dict) else []
-        names = [os.fsencode(path.name) for path in place.folder.iterdir()]
         source = SQLite(place.folder / "database", name=item.snapshot.dataset, count=count)
         outcome.facts = source.verify(place.folder, names)
     except SourceFailed as error:
@@ -209,12 +216,12 @@ def _verify(item: Committed, place: Place, outcome: _Outcome, reporter: Reporter
         )
 
 
-def _move_database(place: Place, overwrite: bool) -> None:
+def _move_database(place: Place, name: str, overwrite: bool) -> None:
     """The verified copy takes its place in one step; what a replaced database left beside itself goes first."""
     assert place.database is not None
-    (restored,) = [path for path in place.folder.iterdir() if path.is_file()]
     if overwrite:
         for tail in ("-wal", "-shm", "-journal"):
             place.database.with_name(place.database.name + tail).unlink(missing_ok=True)
-    os.replace(restored, place.database)
-    place.folder.rmdir()
+    os.replace(place.folder / name, place.database)
+    if not os.listdir(place.folder):  # what an earlier restore saved of it stays
+        place.folder.rmdir()

@@ -10,12 +10,20 @@ from pathlib import Path
 
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.errors import Conflict, InvalidInput, NotFound, StorageFailed, Unsupported
-from pharmabackup.patterns import compile_patterns
+from pharmabackup.patterns import compile_ancestors, compile_following, compile_patterns
 from pharmabackup.sources.base import Source
 from pharmabackup.sources.files import Files
 from pharmabackup.sources.sqlite import SQLite
+from pharmabackup.verbs.restore_marker import MARKER, read_marker
 
-MARKER = ".restoring"  # beside a dataset's folder while its restore is under way
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which paths of a dataset are asked for, where that is not all."""
+
+    matches: Callable[[bytes], bool]
+    below: Callable[[bytes], bool]  # whether something in this folder might be
+    after: Callable[[bytes, bytes], bool]  # whether something in this folder might be, after that name in it
 
 
 class Selection:
@@ -34,11 +42,12 @@ class Selection:
     def wants(self, dataset: str) -> bool:
         return self.everything or dataset in self.named
 
-    def filter(self, dataset: str) -> Callable[[bytes], bool] | None:
+    def filter(self, dataset: str) -> Wanted | None:
         """Which paths; None: all."""
         if self.everything or dataset in self._whole:
             return None
-        return compile_patterns(["/" + pattern for pattern in self._globs[dataset]])
+        patterns = ["/" + pattern for pattern in self._globs[dataset]]
+        return Wanted(compile_patterns(patterns), compile_ancestors(patterns), compile_following(patterns))
 
 
 def choose(
@@ -133,7 +142,6 @@ def choose_places(
 
 
 def _folder(folder: Path, item: Committed, overwrite: bool) -> Place:
-    marker = marker_of(folder)
     if os.path.lexists(folder) and not folder.is_dir():
         raise Conflict(
             f"{folder} is a file, and a folder has to be there.",
@@ -153,7 +161,8 @@ def _folder(folder: Path, item: Committed, overwrite: bool) -> Place:
             remedy="Let this user read and write there, or choose another target folder.",
             location=str(folder),
         ) from error
-    resumed = occupied and marker.is_file() and marker.read_text("ascii", "replace") == item.transaction.hex()
+    marker = read_marker(folder)
+    resumed = marker is not None and marker.transaction == item.transaction
     if occupied and not resumed and not overwrite:
         raise _not_empty(folder)
     return Place(folder, None, occupied)
@@ -165,23 +174,3 @@ def _not_empty(path: Path) -> Conflict:
         kind="target-not-empty",
         remedy="Choose an empty folder, or pass overwrite=True.",
     )
-
-
-def mark(folder: Path, item: Committed) -> None:
-    """Say beside the folder that a restore is under way, and of what. StorageFailed."""
-    marker = marker_of(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(item.transaction.hex(), "ascii")
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StorageFailed(
-            f"{folder.parent} cannot be written to: {os.strerror(error.errno or errno.EIO)}.",
-            kind="full" if full else "storage-denied",
-            remedy="Free some space there, or choose another target folder.",
-            location=str(folder.parent),
-        ) from error
-
-
-def marker_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + MARKER)

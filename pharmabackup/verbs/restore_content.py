@@ -18,11 +18,13 @@ from operator import itemgetter
 from pharmabackup.engine.reading import SnapshotReader, run_damaged, run_range
 from pharmabackup.engine.target import Target
 from pharmabackup.errors import Damaged
-from pharmabackup.events import Finding
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, EntryKind
-from pharmabackup.verbs.findings import Ranges, in_file, told_ranges
+from pharmabackup.verbs.findings import Ranges
 from pharmabackup.verbs.reporter import Reporter
+from pharmabackup.verbs.restore_choice import Wanted
+from pharmabackup.verbs.restore_names import Names
+from pharmabackup.verbs.restore_salvage import Salvager
 
 WORKERS = 2
 WINDOW_FILES = 1 << 15  # whose content is restored in pack order together
@@ -33,10 +35,11 @@ LOOK_EVERY_S = 0.1
 class ContentRestorer:
     """Brings one snapshot's content to a target, window after window."""
 
-    def __init__(self, reader: SnapshotReader, target: Target, reporter: Reporter) -> None:
+    def __init__(self, reader: SnapshotReader, target: Target, reporter: Reporter, salvager: Salvager) -> None:
         self._reader = reader
         self._target = target
         self._reporter = reporter
+        self._salvager = salvager
         self.files = 0
         self.bytes = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -47,15 +50,15 @@ class ContentRestorer:
         self._under_way = 0  # windows
         self._done_bytes = self._done_files = 0  # since somebody looked
         self._lost: list[tuple[Entry, Ranges]] = []
-        self._names_end: tuple[bytes, Damaged] | None = None  # the last that was read, and why no more
+        self._listed = Names(reader)
 
-    def run(self, wanted: Callable[[bytes], bool] | None) -> None:
+    def run(self, wanted: Wanted | None) -> None:
         """Folders and empty files first, content as it is found, then links and further names.
 
         Damaged when not even the first names can be read; what is lost further on is told.
         """
         try:
-            later = self._names(wanted)
+            later = self._names(None if wanted is None else wanted.matches)
             self._wait(windows=0)
         except BaseException:
             self._stopped = True
@@ -69,21 +72,10 @@ class ContentRestorer:
         for entry in later:
             self._target.special(entry)
         for entry, holes in sorted(self._lost, key=lambda lost: lost[0].path):  # last: no name is taken from others
-            self._reporter.find(_lost_file(entry, holes, self._target.salvage(entry)))
-        if self._names_end is not None:
-            self._reporter.find(_lost_names(*self._names_end))
-
-    def _folders(self) -> Iterator[list[Entry]]:
-        """Every folder's entries, up to where names are lost: what comes after them cannot be told apart."""
-        last: bytes | None = None
-        try:
-            for folder in self._reader.entries():
-                yield folder
-                last = folder[-1].path if folder else last
-        except Damaged as error:
-            if last is None:
-                raise
-            self._names_end = last, error
+            self._salvager.lost(entry, holes)
+        self._salvager.tell_earlier()
+        if (finding := self._listed.finding(wanted)) is not None:
+            self._reporter.find(finding)
 
     def _names(self, wanted: Callable[[bytes], bool] | None) -> list[Entry]:
         """Go through the manifest; what is to be made when all content is there.
@@ -93,7 +85,10 @@ class ContentRestorer:
         """
         later: list[Entry] = []
         window: list[Entry] = []
-        for folder in self._folders():
+        for folder in self._listed.folders():
+            if self._salvager.made:
+                for entry in folder:
+                    self._salvager.meet(entry, wanted=wanted is None or wanted(entry.path))
             for entry in folder:
                 if entry.kind == EntryKind.FOLDER:
                     if wanted is None or wanted(entry.path) or not entry.path:
@@ -329,36 +324,3 @@ def _stretches(window: list[Entry]) -> Iterator[tuple[int, int]]:
             begin = entry.start
         end = entry.start + entry.stored
     yield begin, end
-
-
-def _lost_names(last: bytes, error: Damaged) -> Finding:
-    path = last.decode("utf-8", "backslashreplace")
-    return Finding(
-        code="names-lost",
-        severity="critical",
-        subject=path,
-        message=f"What comes after {path} did not come back: the list of names is damaged there. {error.message}",
-        remedy="Restore it from an earlier snapshot or another location.",
-    )
-
-
-def _lost_file(entry: Entry, holes: Ranges, salvaged: bytes | None) -> Finding:
-    path = entry.path.decode("utf-8", "backslashreplace")
-    remedy = "Restore it from an earlier snapshot or another location."
-    if salvaged is None:
-        why = "a stored block that it needs is damaged or missing"
-        return Finding(
-            code="file-lost",
-            severity="critical",
-            subject=path,
-            message=f"{path} did not come back: {why}.",
-            remedy=remedy,
-        )
-    where, name = told_ranges(in_file(entry, holes)), salvaged.decode("utf-8", "backslashreplace")
-    return Finding(
-        code="file-salvaged",
-        severity="critical",
-        subject=path,
-        message=f"{path} did not come back whole: what there is of it is in {name}, with zeros for {where}.",
-        remedy=remedy,
-    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pharmabackup.errors import InvalidInput
-from pharmabackup.patterns import compile_ancestors, compile_patterns
+from pharmabackup.patterns import compile_ancestors, compile_following, compile_patterns
 
 MATCHES = [
     ("*.tmp", "a.tmp .tmp x/y/a.tmp *.tmp", "a.tmpx tmp a.tmp/b"),
@@ -93,6 +95,46 @@ def test_ancestors() -> None:
     assert all(map(leads, (b"a", b"a/b", b"c", b"c/p", b"c/p/q", b"e", b"exx")))
     assert not any(map(leads, (b"b", b"a/c", b"a/b/c", b"x", b"x/y", b"f", b"e/f")))
     assert all(map(compile_ancestors(["*.pdf"]), (b"a", b"a/b/c")))
+    below = compile_ancestors(["a/**"], ignore_case=False)
+    assert all(map(below, (b"", b"a", b"a/b", b"a/b/c"))) and not below(b"b")
+
+
+FOLLOWING = [  # of each: folders and names that something might come after, and others
+    ("a/b/*.pdf", "a/b:z a:a :", "a/b/c:a c:a a:b a:c :a"),
+    ("/x", ":w :", ":x :y a:w"),
+    ("/x/**", ":w x:z x/y:z", ":x y:z"),
+    ("b*/c", ":a :b :bz b:b bz:b", ":c b:c c:a"),
+    ("[x]y", ":y", ""),
+    ("/[x]y", ":y", ""),
+    ("/x[", ":x", ":y"),
+    ("*.pdf", ":z a:z", ""),
+    ("a/**/d", "a:z a/b:z :", ":a b:a"),
+    ("/\udcff", ":z", ""),
+]
+
+
+@pytest.mark.parametrize(("pattern", "yes", "no"), FOLLOWING, ids=[ascii(row[0]) for row in FOLLOWING])
+def test_what_might_follow(pattern: str, yes: str, no: str) -> None:
+    follows = compile_following([pattern], ignore_case=False, backslash=False)
+    for text, wanted in [(text, True) for text in yes.split()] + [(text, False) for text in no.split()]:
+        folder, name = text.encode().split(b":")
+        assert follows(folder, name) == wanted, text
+    assert compile_following(["a/b"], ignore_case=True)(b"A", b"z")
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "ab", "a*", "?b", "*", "**", "[ab]"]), min_size=1, max_size=3),
+    st.lists(st.sampled_from(["a", "b", "ab", "ba"]), max_size=2),
+    st.sampled_from(["a", "aa", "ab", "b", "ba", ""]),
+    st.lists(st.sampled_from(["a", "b", "ab", "ba", "bb"]), min_size=1, max_size=2),
+)
+def test_what_follows_and_matches_might_follow(
+    pattern: list[str], folder: list[str], name: str, more: list[str]
+) -> None:
+    text, path = "/" + "/".join(pattern), "/".join(folder + more).encode()
+    if more[0] > name and compile_patterns([text], ignore_case=False)(path):
+        follows = compile_following([text], ignore_case=False)
+        assert follows("/".join(folder).encode(), name.encode())
 
 
 @pytest.mark.parametrize("pattern", ["", "/", "//", ".", "..", "../a", "a/../b", "[z-a]"])

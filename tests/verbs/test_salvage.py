@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ RANGE = re.compile(r"([\d,]+)-([\d,]+)")
 
 
 class Hurt:
-    """A snapshot of which one block is damaged: the one with the byte in the middle of a file."""
+    """A snapshot of which a block is damaged: the one with the byte in the middle of a file, or somewhere else."""
 
     def __init__(self, repo: pb.Repository, source: pb.Source) -> None:
         self.repo = repo
@@ -31,7 +32,8 @@ class Hurt:
         assert snapshot is not None
         self.snapshot = snapshot
 
-    def damage(self, path: str) -> None:
+    def damage(self, path: str, at: float = 0.5) -> None:
+        """The second time, it is mended."""
         unlocked = self.repo._unlocked
         index = Index(unlocked, chunks=False)
         index.load()
@@ -39,8 +41,8 @@ class Hurt:
         entry = reader.find(os.fsencode(path))
         assert entry is not None
         runs, blocks = reader.recipe()
-        middle = entry.start + entry.stored // 2
-        run = next(i for i in range(len(runs)) if reader.run_starts[i] <= middle < reader.run_starts[i + 1])
+        place = entry.start + int(entry.stored * at)
+        run = next(i for i in range(len(runs)) if reader.run_starts[i] <= place < reader.run_starts[i + 1])
         table = index.blocks
         number = table.find(blocks[runs.block[run]], self.snapshot._committed.snapshot.domain)
         assert number is not None
@@ -124,6 +126,8 @@ def test_a_name_that_is_taken(tmp_path: Path, documents: Path, make_repo: MakeRe
     hurt.damage("large")
     found = hurt.restore(tmp_path / "out", overwrite=True)
     assert {path: finding.code for path, finding in found.items()} == {"large": "file-lost"}
+    assert "large.salvaged is there already, and was not touched" in found["large"].message
+    assert "large.salvaged" in found["large"].remedy
     assert who == "a folder" or (out / "large.salvaged").read_bytes() == b"mine"
     assert {path.name for path in out.iterdir()} == {"large.salvaged", "note"}
 
@@ -179,3 +183,109 @@ def test_a_database_is_not_put_in_place(tmp_path: Path, make_repo: MakeRepo) -> 
     with pytest.raises(pb.Incomplete):
         hurt.repo.restore(into={"pmr": pb.SQLite(tmp_path / "new.db")}, snapshots=[hurt.snapshot])
     assert not (tmp_path / "new.db").exists()
+
+
+# ---------------------------------------------------------------- restored again
+
+
+def test_the_same_again(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
+    for _ in range(3):
+        found = hurt.restore(tmp_path / "out")
+        assert found["large"].code == "file-salvaged"
+        out = tmp_path / "out" / "documents"
+        assert (out / "large.salvaged").read_bytes() == _zeroed(
+            (documents / "large").read_bytes(), found["large"].message
+        )
+
+
+def test_after_more_was_mended(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
+    hurt.damage("large", at=0.05)
+    was, path = (documents / "large").read_bytes(), tmp_path / "out" / "documents" / "large.salvaged"
+    first = hurt.restore(tmp_path / "out")["large"].message
+    assert path.read_bytes() == _zeroed(was, first)
+    hurt.damage("large", at=0.05)
+    second = hurt.restore(tmp_path / "out")["large"].message
+    assert second != first
+    assert path.read_bytes() == _zeroed(was, second)
+
+
+def test_another_snapshot(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
+    hurt.restore(tmp_path / "out")
+    (documents / "large").write_bytes(os.urandom(SIZE))
+    later = Hurt(hurt.repo, pb.Files(documents))
+    later.damage("large")
+    message = later.restore(tmp_path / "out", overwrite=True)["large"].message
+    path = tmp_path / "out" / "documents" / "large.salvaged"
+    assert path.read_bytes() == _zeroed((documents / "large").read_bytes(), message)
+
+
+@pytest.mark.parametrize("how", ["written", "written, times kept", "replaced"])
+def test_what_somebody_did_to_it_stays(tmp_path: Path, hurt: Hurt, how: str) -> None:
+    hurt.restore(tmp_path / "out")
+    path = tmp_path / "out" / "documents" / "large.salvaged"
+    look, content = path.stat(), b"mine".ljust(SIZE)
+    if how == "replaced":
+        path.unlink()
+    path.write_bytes(content)
+    if how != "written":
+        os.utime(path, ns=(look.st_atime_ns, look.st_mtime_ns))
+    for _ in range(2):
+        found = hurt.restore(tmp_path / "out")["large"]
+        assert (found.code, path.read_bytes()) == ("file-lost", content)
+        assert "is there already" in found.message
+    path.rename(path.with_name("mine"))
+    assert hurt.restore(tmp_path / "out")["large"].code == "file-salvaged"
+    assert path.with_name("mine").read_bytes() == content
+
+
+def test_what_the_snapshot_itself_has_stays(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
+    hurt.restore(tmp_path / "out")
+    path = tmp_path / "out" / "documents" / "large.salvaged"
+    shutil.copy2(path, documents)
+    later = Hurt(hurt.repo, pb.Files(documents))
+    was = path.read_bytes()
+    assert later.restore(tmp_path / "out", overwrite=True)["large"].code == "file-lost"
+    assert path.read_bytes() == was
+
+
+def test_files_that_were_not_asked_for_are_not_told(tmp_path: Path, hurt: Hurt) -> None:
+    hurt.restore(tmp_path / "out")
+    report = hurt.repo.restore(tmp_path / "out", snapshots=[hurt.snapshot], only=["documents/note"])
+    assert {finding.code for finding in report.findings} <= {"same-device"}
+    assert (tmp_path / "out" / "documents" / "large.salvaged").exists()
+
+
+def test_when_the_file_comes_back_whole(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
+    """What was saved may be of another snapshot: it stays, and that it is from before is told."""
+    hurt.restore(tmp_path / "out")
+    out = tmp_path / "out" / "documents"
+    was = (out / "large.salvaged").read_bytes()
+    hurt.damage("large")
+    report = hurt.repo.restore(tmp_path / "out", snapshots=[hurt.snapshot])
+    told = [(item.code, item.severity, item.subject) for item in report.findings if item.code != "same-device"]
+    assert told == [("salvaged-stays", "info", "large.salvaged")]
+    assert report.datasets["documents"].complete
+    assert (out / "large").read_bytes() == (documents / "large").read_bytes()
+    assert (out / "large.salvaged").read_bytes() == was
+    assert not (tmp_path / "out" / "documents.restoring").exists()
+
+
+@pytest.mark.parametrize("into", [False, True], ids=["a folder", "a path of its own"])
+def test_a_database_that_comes_back_whole_later(tmp_path: Path, make_repo: MakeRepo, into: bool) -> None:
+    database = tmp_path / "pmr.db"
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("CREATE TABLE patient (id INTEGER PRIMARY KEY, name BLOB)")
+        db.executemany("INSERT INTO patient (name) VALUES (?)", [(os.urandom(700),) for _ in range(4000)])
+    hurt = Hurt(make_repo(), pb.SQLite(database))
+    where = {"into": {"pmr": pb.SQLite(tmp_path / "new.db")}} if into else {"target": tmp_path / "out"}
+    hurt.damage("pmr.db")
+    with pytest.raises(pb.Incomplete):
+        hurt.repo.restore(snapshots=[hurt.snapshot], **where)
+    hurt.damage("pmr.db")
+    report = hurt.repo.restore(snapshots=[hurt.snapshot], **where)
+    assert report.datasets["pmr"].complete
+    assert "salvaged-stays" in {finding.code for finding in report.findings}
+    with closing(sqlite3.connect(tmp_path / ("new.db" if into else "out/pmr/pmr.db"))) as db:
+        assert db.execute("SELECT count(*) FROM patient").fetchone() == (4000,)
+    kept = tmp_path / ("new.db.restoring" if into else "out/pmr") / "pmr.db.salvaged"
+    assert kept.is_file()
