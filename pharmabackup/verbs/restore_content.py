@@ -176,7 +176,10 @@ class ContentRestorer:
                 for number, holes in lost.items():
                     window.lost.setdefault(number, []).extend(holes)
                 window.jobs -= 1
+                window.missing -= size + sum([end - begin for holes in lost.values() for begin, end in holes])
                 if not window.jobs:
+                    if window.missing and self._failed is None:
+                        self._failed = AssertionError(f"{window.missing} bytes came from nowhere, or too often")
                     self._under_way -= 1
                     self._lost += [(window.entries[number], holes) for number, holes in window.lost.items()]
                 if not window.jobs or self._failed is not None:
@@ -300,6 +303,7 @@ class _Window:
         self.left = [entry.stored for entry in entries]
         self.lost: dict[int, Ranges] = {}  # by entry: what of its stored content
         self.jobs = 0  # that are not done
+        self.missing = sum(self.left)  # bytes that have neither come nor are known to be lost
 
 
 @dataclass(frozen=True, slots=True)

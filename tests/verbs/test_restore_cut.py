@@ -97,8 +97,8 @@ def _restorer(made: Stored, target: Written) -> ContentRestorer:
         ),
     )
     to: Any = target
-    reporter: Any = None  # of whoever waits for workers
-    return ContentRestorer(reader, to, reporter)
+    nobody: Any = None  # of those that whoever waits for workers needs
+    return ContentRestorer(reader, to, nobody, nobody)
 
 
 @given(stored().filter(lambda made: made.window))
@@ -151,11 +151,11 @@ class Piece(bytes):
         return made
 
 
-@pytest.mark.parametrize("wrong", ["no block has it", "it belongs to no file"])
+@pytest.mark.parametrize("wrong", ["no block has it", "it belongs to no file", "a byte of it never comes"])
 def test_a_fault_in_the_cutting_ends_a_restore(
     tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    """Nobody waits for what does not come, nor cuts what does not get shorter."""
+    """Nobody waits for what does not come, cuts what does not get shorter, or calls whole what lacks something."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "a").write_bytes(b"content")
     (tmp_path / "site" / "b").write_bytes(b"more of it")
@@ -163,6 +163,14 @@ def test_a_fault_in_the_cutting_ends_a_restore(
     repo.backup([pb.Files(tmp_path / "site")])
     if wrong == "no block has it":
         monkeypatch.setattr(ContentRestorer, "_jobs_of", lambda *_: [])
+    elif wrong == "a byte of it never comes":
+        pieces_of = ContentRestorer._pieces
+
+        def pieces(*arguments: Any) -> list[tuple[int, memoryview]]:
+            *rest, (position, last) = pieces_of(*arguments)
+            return [*rest, (position, last[:-1])]
+
+        monkeypatch.setattr(ContentRestorer, "_pieces", pieces)
     else:
         real = ContentRestorer._write
 
