@@ -25,6 +25,7 @@ class At(NamedTuple):
     entries: frozenset[Entry] = frozenset()
     packs: Names = NONE  # in the first half: what goes; in the second: what stays, then what dies
     moves: Needs = frozenset()
+    wrong: Names = NONE  # of these, blocks that are not what they are said to be, which nobody knows
     segments: frozenset[str] = frozenset()
     left: Names = NONE  # to be aborted, or deleted
     roster: int = 0
@@ -231,10 +232,9 @@ class Looking:
     def _where(self, entries: frozenset[Entry], view: View) -> dict[tuple[str, str], set[str]]:
         """By block and domain: packs that are listed. What no segment names counts if it was read, and comes last."""
         rules = self._rules
-        burnt = view.burnt if rules.burnt == "all" else NONE
         found: dict[tuple[str, str], set[str]] = {}
         for entry in entries:
-            if entry.pack in view.packs and entry.pack not in burnt:
+            if entry.pack in view.packs:
                 found.setdefault((entry.block, entry.domain), set()).add(entry.pack)
                 if rules.foreign_instances:
                     for domain in "ab":
@@ -242,7 +242,7 @@ class Looking:
         indexed = set(found)
         named = {entry.pack for entry in entries}
         for pack in view.packs.values():
-            if pack.name not in named and pack.name not in burnt:
+            if pack.name not in named:
                 for block in pack.says if rules.believes_directories else pack.says & pack.holds:
                     if (block, pack.domain) not in indexed or rules.believes_directories:
                         found.setdefault((block, pack.domain), set()).add(pack.name)
@@ -251,36 +251,53 @@ class Looking:
     def _choose(
         self, at: At, view: View, where: dict[tuple[str, str], set[str]], pinned: set[str], taken: Names
     ) -> Iterator[Move]:
-        live = sorted(at.live)
+        live, shunned = sorted(at.live), view.shunned()
         places = [self._places(where.get(need, set()) - taken, at, view) for need in live]
         if not all(places):
             yield Move("a living block is nowhere: stops", At(END), view.store)
             return
         for chosen in sorted(set(product(*places)), key=str):
             used: dict[str, set[tuple[str, str]]] = {}
-            for need, pack in zip(live, chosen, strict=True):
-                used.setdefault(pack, set()).add(need)
+            for need, packs in zip(live, chosen, strict=True):
+                for pack in packs:
+                    used.setdefault(pack, set()).add(need)
             free = {pack for pack in view.packs if pack not in pinned and pack not in taken}
             dead = frozenset(free - set(used))
-            sparse = [p for p in sorted(free & set(used)) if len(used[p]) < len(view.packs[p].says)]
+            movable = sorted(p for p in free & set(used) if self._rules.moves_shunned or p not in shunned)
+            sparse = [p for p in movable if len(used[p]) < len(view.packs[p].says)]
             for going in subsets(dead) if self._young else [dead]:
-                for emptied in [sparse, []] + [sorted(free & set(used))] * self._joins if used else [[]]:
+                for emptied in [sparse, []] + [movable] * self._joins if used else [[]]:
                     moves = frozenset(need for pack in emptied for need in used[pack])
                     yield self._planned(at, going | frozenset(emptied), moves, view)
 
-    def _places(self, packs: set[str], at: At, view: View) -> list[str]:
-        """A device that was stolen may say that its new pack holds what is in old ones: such a place is the last."""
+    def _places(self, packs: set[str], at: At, view: View) -> list[tuple[str, ...]]:
+        """What may be counted on for a block, which is one pack or, where nothing is known of any, all of them.
+
+        A device that was stolen may say that its new pack holds what is in old ones: such a place is the last. One
+        that was ever condemned may have been so for damage that its bytes do not show, so it comes after others.
+        """
+        rules, shunned = self._rules, view.shunned()
         roster = view.rosters.get(at.roster)
         revoked = roster.revoked if roster else NONE
         sound = {pack for pack in packs if not view.packs[pack].late and view.packs[pack].slot not in revoked}
-        return sorted(sound if sound and self._rules.prefers_sound else packs)
+        if rules.shunned_last and not rules.sound_first:
+            packs = packs - shunned or packs
+        if rules.prefers_sound:
+            packs = packs & sound or packs
+        if rules.shunned_last:
+            packs = packs - shunned or packs
+        if rules.keeps_shunned and len(packs) > 1 and packs <= shunned:
+            return [tuple(sorted(packs))]
+        return [(pack,) for pack in sorted(packs)]
 
     def _planned(self, at: At, packs: Names, moves: Needs, view: View) -> Move:
         if not packs:
             return Move("finds nothing that may go", self._ended(at), view.store)
         listed = frozenset(item.txn for item in at.intents) & at.decided
+        wrong = frozenset(block for pack in packs for block in view.packs[pack].says - view.packs[pack].holds)
         now = At(
             "move" if moves else "condemn", at.run, at.number, decided=listed, gone=at.gone, packs=packs, moves=moves,
+            wrong=wrong & {block for block, _ in moves},
             segments=at.segments, entries=at.entries if self._rules.replaces == "early" else frozenset(),
             roster=at.roster,
         )  # fmt: skip
@@ -305,14 +322,15 @@ class Looking:
         for domain in {domain for _, domain in at.moves}:
             blocks = frozenset(block for block, own in at.moves if own == domain)
             keys = sorted(p.key for p in view.packs.values() if p.name in at.packs and p.holds & blocks)
-            new.append(Pack(self._moved(at, domain), blocks, blocks, domain, key=keys[0] if keys else ""))
+            name, key = self._moved(at, domain), keys[0] if keys else ""
+            new.append(Pack(name, blocks - at.wrong, blocks, domain, key=key))
         yield Move(f"puts pack {names(pack.name for pack in new)}", at._replace(pc="publish"), view.put(*new))
 
     def _publish(self, at: At, view: View) -> Iterator[Move]:
         entries = frozenset(Entry(block, self._moved(at, domain), domain) for block, domain in at.moves)
         if self._rules.replaces == "early":  # the shortcut: what stays is decided before anybody could pin
             entries |= frozenset(e for e in at.entries if e.pack in view.packs and e.pack not in at.packs)
-        then = at._replace(pc="condemn", moves=frozenset(), entries=frozenset())
+        then = at._replace(pc="condemn", moves=frozenset(), wrong=NONE, entries=frozenset())
         if not self._rules.indexes_moved:
             yield Move("publishes no segment", then, view.store)
             return

@@ -1,7 +1,7 @@
 """A copy into a replica. It is a writer there, whose fate brings the fates of the source.
 
 (1) Read all of the replica's collections, its index, its packs. (2) Upload what is missing, bit for bit under its
-own name; blocks of a pack whose name was ever in an `execute`, or is condemned, go into a new pack, unopened. (3)
+own name; blocks of a pack whose name was ever condemned go into a new pack, unopened. (3)
 Write an intent. (4) Read collections again. (5) Create the fate, which carries the source's.
 """
 
@@ -32,7 +32,7 @@ class At(NamedTuple):
     attempt: int = 0
     brings: frozenset[Source] = frozenset()
     first: int = 0
-    bad: Names = NONE  # condemned or burnt: not to be relied on
+    bad: Names = NONE  # ever condemned: not to be relied on
     taken: Names = NONE  # the same: no name for a new pack
     entries: frozenset[Entry] = frozenset()
     uploads: Names = NONE  # the source's packs that are to be read
@@ -79,10 +79,11 @@ class Copier:
 
     def _collections(self, at: At, view: View) -> Iterator[Move]:
         condemned = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
-        taken = condemned | view.burnt if self._rules.burnt != "none" else condemned
-        bad = condemned if self._rules.burnt == "names" else taken
+        shunned = {"condemned": view.shunned(), "none": NONE}.get(self._rules.shuns, view.burnt)
+        taken = condemned | shunned
+        bad = condemned if self._rules.shuns == "names" else taken
         first = view.unfinished or view.highest + 1
-        label = f"reads collections/: F is {first}, condemned or burnt {names(taken)}"
+        label = f"reads collections/: F is {first}, ever condemned {names(taken)}"
         yield Move(label, at._replace(pc="index", first=first, bad=bad, taken=taken), view.store)
 
     def _index(self, at: At, view: View) -> Iterator[Move]:

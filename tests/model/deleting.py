@@ -120,10 +120,13 @@ class Collector(Looking):
         rules = self._rules
         dead = self._record(at, view).packs - at.packs
         if rules.asks_again:
-            where = self._where(at.entries, view)
+            where, shunned = self._where(at.entries, view), view.shunned(at.number)
             for need in at.live:
                 places = where.get(need, set()) & listed
-                if places <= dead:
+                others = places - dead
+                if not rules.shunned_replaces and not places <= shunned:
+                    others -= shunned
+                if not others:
                     dead -= places
         if not rules.executes_locked:
             dead -= view.locked

@@ -42,12 +42,26 @@ mutant(
 )
 mutant("w-recheck-open", "C1", "looks again only at collections that are not done", "DATA", recheck="unfinished")
 mutant("w-later-first", "C1", "relies on condemned packs, and looks again only at later collections", "DATA",
-       first="next", relies_on_condemned=True)  # fmt: skip
+       first="next", relies_on_condemned=True, shuns="none")  # fmt: skip
 mutant(
     "w-unindexed", "C1", "puts what is condemned into a pack that no segment names", "INDEX", begin_anew="unindexed"
 )
-mutant("w-unlisted", "C10", "relies on what the index says, without listing packs after it", "DATA", relies="indexed")
-mutant("w-packs-first", "C1", "lists packs before it reads collections/", "DATA", survey="packs-first")
+mutant(
+    "w-unlisted",
+    "C10",
+    "relies on what the index says, without listing packs after it, and shuns nothing",
+    "DATA",
+    relies="indexed",
+    shuns="none",
+)
+mutant(
+    "w-packs-first",
+    "C1",
+    "lists packs before it reads collections/, and shuns nothing",
+    "DATA",
+    survey="packs-first",
+    shuns="none",
+)
 mutant("w-unverified", "C14", "does not read back what it put", "DATA", verify=False)
 mutant("w-intent-late", "C1", "creates its intent after it has looked again", "DATA", intent="after")
 mutant("w-no-intent", "C1", "creates no intent", "DATA", intent="none")
@@ -76,16 +90,39 @@ mutant(
     dead_pin=True,
 )
 mutant("c-not-asked", "C19", "does not ask again what is needed", "DATA", asks_again=False)
-mutant("c-no-waiting", "C8", "does not wait for a collection that is not done", "DATA", waits=False, number="free")
+mutant(
+    "c-no-waiting",
+    "C8",
+    "does not wait for a collection that is not done; step 5 takes any place",
+    "DATA",
+    waits=False,
+    number="free",
+    shunned_replaces=True,
+)
 mutant(
     "c-free-number",
     "C8",
-    "takes the next free number for condemn, not the one after those it saw",
+    "takes the next free number for condemn, not the one after those it saw; step 5 takes any place",
     "DATA",
     number="free",
+    shunned_replaces=True,
 )
-mutant("c-own-execute", "C12", "deletes what it found itself although there is an execute", "DATA", deletes="own")
-mutant("c-no-execute", "C12", "deletes without an execute", "DATA", executes=False)
+mutant(
+    "c-own-execute",
+    "C12",
+    "deletes what it found itself although there is an execute, and writers shun nothing",
+    "DATA",
+    deletes="own",
+    shuns="none",
+)
+mutant(
+    "c-no-execute",
+    "C12",
+    "deletes without an execute, and writers shun nothing",
+    "DATA",
+    executes=False,
+    shuns="none",
+)
 mutant("c-replaces-early", "C2", "replaces segments before it is decided what dies", "INDEX", replaces="early")
 mutant(
     "c-packs-first", "C2", "lists packs before the index when it replaces segments", "INDEX", compacts="packs-first"
@@ -95,10 +132,11 @@ mutant("c-moves-unindexed", "C2", "publishes no segment for what it moved", "IND
 mutant(
     "c-same-name",
     "C4",
-    "gives a new pack the old name when it begins anew",
+    "gives a new pack the old name when it begins anew, and moves what survived",
     "DATA",
     reuses_names=True,
     asks_again=False,
+    moves_shunned=True,
 )
 mutant("c-drops-fates", "C24", "deletes fates of aborted transactions", "DATA", drops=frozenset({"fates"}))
 mutant("c-drops-forgotten", "C17", "deletes fates and marks of forgotten ones, and does not list them", "DATA",
@@ -167,27 +205,48 @@ mutant("o-relies", "O4", "a writer relies on packs of a revoked device", "DATA",
 
 # ---------------------------------------------------------------- locks
 
-mutant("l-refused", "L4", "a refused deletion counts as done", "DATA", done_despite_refusal=True)
+mutant(
+    "l-refused",
+    "L4",
+    "a refused deletion counts as done, and writers shun nothing",
+    "DATA",
+    done_despite_refusal=True,
+    shuns="none",
+)
 mutant("l-named", "L3", "execute names what is under a lock", "QUIET", executes_locked=True)
 
 # ---------------------------------------------------------------- replicas
 
 mutant("b-plain", "B1", "brings fates as objects of their own names", "DATA", carries="plain")
 mutant("b-own-name", "B1", "pins under the name of what it brings", "QUIET", carries="own-name")
-mutant("b-burnt", "B3", "uses names again that an execute named", "DATA", burnt="none")
+mutant("b-burnt", "B3", "uses names again that an execute named", "DATA", shuns="none")
 mutant(
     "b-burnt-copier",
     "B4",
     "only copies heed which names are burnt, not the replica's writers",
     "DATA",
-    burnt="copier",
+    shuns="copier",
 )
-mutant("b-burnt-names", "B11", "copies heed it only when they name what they put", "DATA", burnt="names")
-mutant("b-burnt-writers", "B5", "a collector takes a pack with a burnt name for a place", "DATA", burnt="writers")
+mutant("b-burnt-names", "B11", "copies heed it only when they name what they put", "DATA", shuns="names")
+mutant("b-burnt-writers", "B5", "a collector takes a pack with a burnt name for a place, in both looks", "DATA",
+       shunned_last=False, shunned_replaces=True)  # fmt: skip
 mutant("b-carry-first", "B1", "creates the fate before the intent", "DATA", copy_order="carry-first")
 mutant("b-no-recheck", "B2", "does not read collections/ again", "DATA", copy_rechecks=False)
 mutant("b-absent", "B10", "condemn names what was brought without its content as gone", "QUIET", lists_absent=True)
 mutant("b-gone", "B6", "brings fates whose content is gone, and does not say so", "DATA", marks_gone=False)
 mutant(
-    "n-burnt", "N1", "a writer relies on a name that an execute named, and requests come late", "DATA", burnt="copier"
+    "n-burnt", "N1", "a writer relies on a name that an execute named, and requests come late", "DATA", shuns="copier"
 )
+
+# ---------------------------------------------------------------- packs that were condemned and are there
+
+mutant("v-relies", "V1", "a writer relies on what was condemned and survived", "DATA", shuns="burnt")
+mutant("v-counts", "V1", "a collector counts on such a pack as on any other, in both looks", "DATA",
+       shunned_last=False, shunned_replaces=True)  # fmt: skip
+mutant("v-moves", "V1", "moves a block out of such a pack, unopened", "DATA", moves_shunned=True)
+mutant("v-one-stays", "V2", "of several such packs one is chosen, the others go", "DATA", keeps_shunned=False)
+mutant("v-replaces", "V3", "in step 5, such a pack stands in for another", "DATA", shunned_replaces=True)
+mutant("v-stolen", "V4", "such a pack comes after that of a stolen device", "DATA", sound_first=False)
+mutant("v-again", "V5", "a writer relies on what was deleted and is listed again", "DATA", shuns="none")
+mutant("v-counts-again", "V5", "a collector counts on that as on any other pack", "DATA",
+       shunned_last=False, shunned_replaces=True)  # fmt: skip

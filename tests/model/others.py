@@ -153,6 +153,20 @@ def put_again(pack: Pack) -> Steps:
     return Steps("network", (f"delivers the request that stores {pack.name} once more", put))
 
 
+def listed_again(pack: Pack) -> Steps:
+    """A storage that shows what was deleted once more, and later does not."""
+
+    def show(view: View) -> Store | None:
+        deleted = any(pack.name in item.packs for item in view.executes.values()) and pack.name not in view.packs
+        return view.put(pack) if deleted else None
+
+    return Steps(
+        "storage",
+        (f"lists {pack.name} again", show),
+        (f"does not list {pack.name} any more", lambda view: view.delete(pack)),
+    )
+
+
 def delete_again(name: str, number: int) -> Steps:
     """A collector of an earlier collection whose request to delete a pack arrives whenever."""
 

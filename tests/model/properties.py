@@ -9,7 +9,8 @@ from tests.model.store import View, entries_of
 def broken(view: View, rules: Rules) -> str:
     """What is wrong with what storage holds; empty: nothing.
 
-    DATA   a snapshot that is committed and not gone needs a block that no whole pack of its domain holds
+    DATA   a snapshot that is committed and not gone needs a block that no whole pack of its domain holds; what it had
+           lost before the beginning is no news
     KEY    such a pack is there, but the key of the transaction that sealed it is not
     INDEX  such a pack is there, but no segment that counts says so
     WORD   a hold or undo did not save its snapshot, though whoever made it was told that it came in time
@@ -24,6 +25,8 @@ def broken(view: View, rules: Rules) -> str:
         if txn in gone:
             continue
         for block in sorted(snapshot.blocks):
+            if (txn, block) in view.lost:
+                continue
             places = [pack for pack in view.packs.values() if pack.domain == snapshot.domain and block in pack.holds]
             if not places:
                 return f"DATA: {txn} lost {block}"
@@ -35,18 +38,22 @@ def broken(view: View, rules: Rules) -> str:
 
 
 def garbage(view: View, *, aborts: bool = True) -> set[str]:
-    """Packs without a living block, that no lock keeps."""
+    """Packs without a living block, that no lock keeps. What no pack holds is as well in one that only says so."""
     gone = view.gone(view.counting)
     alive = {
         (block, item.domain) for txn, item in view.snapshots().items() if txn not in gone for block in item.blocks
     }
+    held = {(block, pack.domain) for pack in view.packs.values() for block in pack.holds}
+    nowhere = {(block, domain) for block, domain in alive - held if any(block == lost for _, lost in view.lost)}
     pinned: set[str] = set()
     if not aborts:
         pinned = {pack for item in view.intents if item.txn not in view.fates for pack in item.packs}
     return {
         pack.name
         for pack in view.packs.values()
-        if pack.name not in pinned | view.locked and not any((block, pack.domain) in alive for block in pack.holds)
+        if pack.name not in pinned | view.locked
+        and not any((block, pack.domain) in alive for block in pack.holds)
+        and not any((block, pack.domain) in nowhere for block in pack.says)
     }
 
 

@@ -170,7 +170,7 @@ class Holder(Reader):
 
     def _packs(self, at: At, view: View) -> Iterator[Move]:
         condemned = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
-        if self._rules.burnt == "all":
+        if self._rules.shuns != "none":
             condemned |= view.burnt
         places = {e.block: e.pack for e in sorted(at.entries) if e.pack in view.packs and e.pack not in condemned}
         if set(places) == at.want:

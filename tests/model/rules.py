@@ -24,6 +24,8 @@ class Rules:
     first: str = "unfinished"  # F is the first unfinished collection; "next": the one after the highest
     relies_on_condemned: bool = False
     begin_anew: str = "anew"  # when overtaken; "unindexed": new packs in the same transaction, without a segment
+    shuns: str = "condemned"  # relies on no pack that a collection ever condemned; "burnt": that an execute named;
+    # "copier": only copies do not, on these; "names": and only when they name packs; "none"
     relies: str = "listed"  # only on packs that a listing shows; "indexed": on what the index says
     survey: str = "collections-first"  # or "packs-first": lists packs before it reads collections/
     verify: bool = True  # reads back what it wrote
@@ -41,6 +43,10 @@ class Rules:
     second_look: bool = True  # step 4: reads intents again
     known: str = "listed"  # in step 4, the decided that condemn lists; "now": all that are decided by then
     asks_again: bool = True  # step 5: what is still needed
+    shunned_last: bool = True  # counts on a pack that was ever condemned only if there is no other place
+    keeps_shunned: bool = True  # of several that were all condemned before, none goes
+    moves_shunned: bool = False  # blocks out of such a pack, unopened, into one that nobody shuns
+    shunned_replaces: bool = False  # in step 5, such a pack stands in for one that was not condemned before
     waits: bool = True  # for a collection that is not done
     number: str = "seen"  # condemn has the number after those seen in the first look; "free": the next free one
     deletes: str = "executed"  # what execute decided; "own": what this collector found
@@ -69,6 +75,7 @@ class Rules:
     foreign_instances: bool = False  # an instance in another domain counts
     foreign_entries: bool = False  # an entry of another domain than its segment's signer counts
     prefers_sound: bool = True  # of several places of a block, one that no stolen or revoked device has made
+    sound_first: bool = True  # that comes before the question which of them was ever condemned
     believes_directories: bool = False  # of packs that no segment names, unread
 
     # ---- rosters
@@ -84,8 +91,6 @@ class Rules:
 
     # ---- replicas
     carries: str = "carry"  # one exclusive fate brings all; "plain": fates as objects of their own names; "own-name"
-    burnt: str = "none"  # where there are copies, "all": nobody relies on a name that an execute named
-    # "copier": only copies heed that; "names": and only when they name packs; "writers": collectors do not
     copy_order: str = "intent-first"  # or "carry-first"
     copy_rechecks: bool = True
     marks_gone: bool = True  # a carried fate whose content is not there says so

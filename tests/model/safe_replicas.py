@@ -41,7 +41,7 @@ def arrived(view: View) -> str:
     return f"{missing} cannot be copied" if missing else ""
 
 
-COPIED: dict[str, Any] = {"quiet": "copier", "arrives": arrived, "burnt": "all"}
+COPIED: dict[str, Any] = {"quiet": "copier", "arrives": arrived}
 
 
 @case("B1", "a copy, and a collector twice, which may take it for dead", everywhere=True, **COPIED)
@@ -132,7 +132,7 @@ def b11(rules: Rules) -> Built:
     )
 
 
-@case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer", burnt="all")
+@case("N1", "a request to store a pack is delivered once more, a collector that sleeps, a writer")
 def n1(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "d"), segment("I0", "d X"), commit("S0", "d"), Mark("forget", "S0"), Ripe("S0")}

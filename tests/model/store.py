@@ -129,6 +129,14 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """No object: this snapshot lost this block before the beginning."""
+
+    txn: str
+    block: str
+
+
+@dataclass(frozen=True, slots=True)
 class Roster:
     number: int
     slots: Names
@@ -170,7 +178,7 @@ class View:
     """One store, with its objects by kind."""
 
     __slots__ = (
-        "condemns", "done", "executes", "fates", "intents", "locked", "marks", "packs", "remembered", "ripe",
+        "condemns", "done", "executes", "fates", "intents", "locked", "lost", "marks", "packs", "remembered", "ripe",
         "rosters", "segments", "slower", "source_packs", "sources", "store", "torn",
     )  # fmt: skip
 
@@ -187,6 +195,7 @@ class View:
         self.ripe: set[str] = set()
         self.slower = False
         self.locked: set[str] = set()
+        self.lost: set[tuple[str, str]] = set()
         self.rosters: dict[int, Roster] = {}
         self.torn: set[str] = set()
         self.remembered: dict[int, Condemn] = {}
@@ -216,6 +225,8 @@ class View:
                     self.slower = True
                 case Locked():
                     self.locked.add(item.pack)
+                case Lost():
+                    self.lost.add((item.txn, item.block))
                 case Roster():
                     self.rosters[item.number] = item
                 case Torn():
@@ -258,6 +269,11 @@ class View:
     def burnt(self) -> Names:
         """Names of packs that any collection has said to delete."""
         return frozenset(pack for item in self.executes.values() for pack in item.packs)
+
+    def shunned(self, before: int | None = None) -> Names:
+        """Packs that any collection ever condemned, or any before this one."""
+        records = [*self.condemns.values(), *self.executes.values()]
+        return frozenset(pack for item in records if before is None or item.number < before for pack in item.packs)
 
     @property
     def deleted(self) -> Names:

@@ -86,8 +86,8 @@ class Writer:
         bad = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
         if rules.relies_on_condemned:
             bad = NONE
-        if rules.burnt in ("all", "writers"):
-            bad |= view.burnt
+        if rules.shuns in ("condemned", "burnt"):
+            bad |= view.shunned() if rules.shuns == "condemned" else view.burnt
         after = "packs_first" if rules.survey == "packs-first" else "index"
         if at.pc == "late_collections":  # the shortcut: packs were listed before
             yield from self._rely(
