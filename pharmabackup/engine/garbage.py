@@ -144,6 +144,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         elif pack in kept:
             garbage.emptiable[pack] = sorted(kept[pack])
+            if pack in history.shunned:
+                continue  # it may have been condemned for a wrong block, which would get a new name unopened
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)

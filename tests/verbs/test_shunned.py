@@ -131,3 +131,40 @@ def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
     ward.reopen()
     assert ward.whole() == set(ward.states)
     ward.repo.close()
+
+
+def test_a_wrong_block_gets_no_new_name(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pack is what its name says: a bit was wrong before. A repair condemned it; a prune moves nothing unopened."""
+    ward, hit = Ward(tmp_path / "ward"), list[bool]()
+    real = PackWriter.add
+    (ward.documents / "other").write_bytes(os.urandom(3_000_000))
+
+    def add(writer: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
+        if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
+            hit.append(True)
+            changed = bytearray(sealed)
+            changed[1000] ^= 1
+            sealed = memoryview(changed)
+        real(writer, kind=kind, sealed=sealed, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackWriter, "add", add)
+        ward.back_up(pb.Files(ward.documents))
+    assert hit
+    (ward.documents / "other").unlink()
+    ward.back_up(pb.Files(ward.documents))
+    ward.reopen()
+    ward.mend()
+    survived = shunned_packs(ward.repo._unlocked) - burnt_names(ward.repo._unlocked)
+    assert survived
+    ward.repo.apply(ward.repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 20 * DAY_NS
+    prune(ward.repo)
+    assert shunned_packs(ward.repo._unlocked) - burnt_names(ward.repo._unlocked) == survived
+    before = set(ward.states)
+    ward.reopen()
+    ward.back_up(pb.Files(ward.documents))
+    assert set(ward.states) - before <= ward.whole()
+    ward.repo.close()
