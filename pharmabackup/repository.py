@@ -261,7 +261,7 @@ class Repository:
 
         names = tuple(snapshot.id for snapshot in snapshots)
         wish = Wish(None if keep is None else dict(keep), names, time_zone)
-        return propose_forget(self._unlocked, wish, blocks=self._block_reader(), shower=self._shower)
+        return propose_forget(self._unlocked, wish, blocks=self._fresh_blocks, shower=self._shower)
 
     def propose_prune(self) -> Proposal:
         """What could be deleted since nothing needs it, and what that frees. NotPermitted, Unsupported, Damaged."""
@@ -305,7 +305,7 @@ class Repository:
             return apply_repair(self._unlocked, proposal, progress=progress, cancel=cancel)
         from pharmabackup.verbs.forget import apply_forget
 
-        return apply_forget(self._unlocked, proposal, progress=progress, cancel=cancel)
+        return apply_forget(self._unlocked, proposal, blocks=self._fresh_blocks, progress=progress, cancel=cancel)
 
     def recall(self, snapshot: Snapshot, *, reason: str) -> None:
         """Call a snapshot back that somebody said to forget, while it is there. NotFound, NotPermitted."""
@@ -369,13 +369,17 @@ class Repository:
         said = standings(history)
         return lambda committed: Snapshot(committed, said.get(committed.transaction, NOTHING), self._snapshot_reader)
 
-    def _block_reader(self) -> BlockReader:
+    def _fresh_blocks(self) -> BlockReader:
+        """One that knows what storage holds now."""
+        return self._block_reader(fresh=True)
+
+    def _block_reader(self, *, fresh: bool = False) -> BlockReader:
         from pharmabackup.engine.index import Index
         from pharmabackup.engine.reading import BlockReader
 
         with self._read_lock:
-            if self._blocks is None:
-                reader = BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
+            if self._blocks is None or fresh:
+                reader = self._blocks or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
                 reader.refresh()
                 self._blocks = reader
             return self._blocks

@@ -19,6 +19,7 @@ from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, 
 from pharmabackup.engine.history import sound_history
 from pharmabackup.engine.index import known_segments
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
+from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import CHANGED, read_segment, write_segment
 from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
@@ -78,7 +79,8 @@ def move(
 ) -> Moved:
     """Put the living blocks of sparse packs into new packs, as they are sealed, or `anew`. StorageFailed.
 
-    A pack is read whole and compared with its name first: what is damaged is not given a new, sound name.
+    A pack is read whole and compared with its name first: what is damaged is not given a new, sound name. Blocks of
+    a pack that was ever condemned are opened too: they may have been wrong before the pack got its name.
     """
     moved, table = Moved(), garbage.index.blocks
     writers: dict[bytes, PackWriter] = {}
@@ -98,6 +100,8 @@ def move(
         for whole in group:
             wanted = {table.ids[number] for number in garbage.sparse[whole.digest]}
             try:
+                if whole.digest in garbage.history.shunned:
+                    _prove(unlocked, garbage, whole)
                 transplant(whole, wanted, unlocked, writers, anew=anew)
             except Damaged as error:
                 moved.damaged[whole.digest] = error
@@ -121,6 +125,16 @@ def move(
             writer.close()
     publish(unlocked, entries)
     return moved
+
+
+def _prove(unlocked: Unlocked, garbage: Garbage, whole: WholePack) -> None:
+    """That the blocks of a pack that are to move are what their ids say. Damaged."""
+    reader, table = BlockReader(unlocked, garbage.index), garbage.index.blocks
+    places = {block.id: block for block in whole.directory.blocks}
+    for number in garbage.sparse[whole.digest]:
+        if (block := places.get(table.ids[number])) is not None:
+            sealed = whole.data[block.offset : block.offset + block.length]
+            reader.open(table, number, sealed, whole.directory.domain, names=True)
 
 
 def groups(packs: Iterable[bytes], sizes: Mapping[bytes, int]) -> Iterator[list[bytes]]:

@@ -133,7 +133,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
         if read_condemned(unlocked) == state:
             raise
         raise NotFound(error.message, kind="object", remedy=error.remedy) from None  # another collection moved it
-    content = _content(garbage)
+    content, domain_of = _content(garbage), dict(zip(table.packs, table.domains, strict=True))
     unused: dict[bytes, int] = {}  # bytes between living blocks
     for pack, size in garbage.sizes.items():
         if pack in pinned:
@@ -144,8 +144,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         elif pack in kept:
             garbage.emptiable[pack] = sorted(kept[pack])
-            if pack in history.shunned:
-                continue  # it may have been condemned for a wrong block, which would get a new name unopened
+            if pack in history.shunned and not _may_prove(unlocked, domain_of[pack]):
+                continue  # it may have been condemned for a wrong block, which would get a new name
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
@@ -247,6 +247,11 @@ def instances(garbage: Garbage, block: bytes, domain: bytes) -> list[int]:
         for number in table.instances(block)
         if table.usable[table.pack[number]] and table.domains[table.pack[number]] == domain
     ]
+
+
+def _may_prove(unlocked: Unlocked, domain: bytes) -> bool:
+    """Whether this credential can open blocks of that domain, and tell whether they are what their ids say."""
+    return bool(unlocked.keyring.readers) and any(item.domain == domain for item in unlocked.keyring.naming)
 
 
 def _content(garbage: Garbage) -> dict[bytes, int]:

@@ -5,7 +5,6 @@ It judges and does not raise for what it finds: every damage is a finding that s
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from pharmabackup.storage.base import UNREADABLE
 from pharmabackup.verbs.check_names import NamesCheck
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
-from pharmabackup.verbs.check_schedule import load_read_times, save_read_times
+from pharmabackup.verbs.check_schedule import Readings, verified
 from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
@@ -51,7 +50,7 @@ def check(
         checker.structure()
         if read_data:
             checker.data(read_data)
-        checker.conclude(everything=read_data == 1.0)
+        checker.conclude()
     finally:
         checker.index.close()
     return reporter.report({})
@@ -64,7 +63,6 @@ class _State:
     packs_of: dict[bytes, set[int]] = field(default_factory=dict)  # by transaction
     fitting: dict[tuple[object, ...], set[int]] = field(default_factory=dict)  # the same, by what was looked through
     hurt: set[bytes] = field(default_factory=set)  # transactions with a finding
-    sound: set[bytes] = field(default_factory=set)  # packs that were read whole
     missing_packs: list[bytes] = field(default_factory=list)
     missing_blocks: set[bytes] = field(default_factory=set)  # that snapshots need
     unindexed: list[bytes] = field(default_factory=list)
@@ -80,6 +78,7 @@ class _Checker:
         self._state = _State()
         self._location = unlocked.storage.location
         self._since = 0  # the first collection that may have gone on meanwhile
+        self._readings = Readings(unlocked)
 
     def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
         self._state.findings.append(
@@ -330,27 +329,18 @@ class _Checker:
         """Read packs, those that were read longest ago first: hashes with any key, every block with a reader's."""
         table = self.index.blocks
         there = [number for number in range(len(table.packs)) if table.usable[number]]
-        last = load_read_times(self._unlocked)
-        there.sort(key=lambda number: (last.get(table.packs[number], 0), table.packs[number]))
-        if share < 1.0:
-            budget = math.ceil(share * sum(table.pack_sizes[number] for number in there))
-            chosen = []
-            for number in there:
-                if budget <= 0:
-                    break
-                chosen.append(number)
-                budget -= table.pack_sizes[number]
-            there = chosen
-        self._reporter.total = sum(table.pack_sizes[number] for number in there)
-        results = PackReading(self._unlocked, self.index, self._reporter).read(there)
+        chosen = self._readings.in_turn(there, table, share)
+        self._reporter.total = sum(table.pack_sizes[number] for number in chosen)
+        reading = PackReading(self._unlocked, self.index, self._reporter)
+        try:
+            results = reading.read(chosen, lambda: self._readings.take(reading.found, table.packs, now=False))
+        finally:
+            self._readings.take(reading.found, table.packs, now=True)  # also of a check that is stopped
         moved = self._condemned(self._since).packs  # by collections that went on meanwhile
         for pack, found in sorted(results.items()):
-            if found.problem is None:
-                self._state.sound.add(table.packs[pack])
-            elif table.packs[pack] not in moved:
+            if found.problem is not None and table.packs[pack] not in moved:
                 self._damaged(table.packs[pack], f"{found.problem} {self._affected(pack)}")
         self._tell()
-        save_read_times(self._unlocked, last, self._state.sound, set(table.packs))
 
     def _affected(self, pack: int) -> str:
         """Which snapshots a damaged pack hurts, in words; they are noted as hurt."""
@@ -363,22 +353,22 @@ class _Checker:
 
     # ------------------------------------------------------------ the end
 
-    def conclude(self, *, everything: bool) -> None:
-        """Say what was checked; mark as verified what was read whole and found sound."""
+    def conclude(self) -> None:
+        """Say what was checked; mark as verified what was read whole and found sound, now or in turns."""
         table = self.index.blocks
         total = sum(size for number, size in enumerate(table.pack_sizes) if table.usable[number])
         checked = list(self._snapshots())
         self._reporter.tell(
             "progress", f"{len(checked)} snapshots and {sized(total)} in {len(table.packs)} packs were checked."
         )
-        if not everything or self._unlocked.keyring.signing is None:
+        if self._unlocked.keyring.signing is None:
             return
-        sound = [
-            item.transaction
-            for item in checked
-            if item.transaction not in self._state.hurt
-            and all(table.packs[pack] in self._state.sound for pack in self._state.packs_of[item.transaction])
-        ]
+        oldest: dict[bytes, int] = {}
+        for item in checked:
+            time = self._readings.oldest(table.packs[pack] for pack in self._state.packs_of[item.transaction])
+            if time is not None and item.transaction not in self._state.hurt:
+                oldest[item.transaction] = time
+        sound = verified(self._history, self._unlocked.slot.id, oldest)
         if sound:
             mark = Mark("verified", b"".join(sound), now_ns(), None, None, None)
             try:

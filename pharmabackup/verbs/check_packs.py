@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -36,18 +36,18 @@ class PackReading:
         self._unlocked = unlocked
         self._index = index
         self._reporter = reporter
+        self.found: dict[int, PackFound] = {}  # those that were read to their end, however it ended
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def read(self, packs: Sequence[int]) -> dict[int, PackFound]:
-        """What is wrong with each of these packs of the index. StorageFailed, Cancelled."""
+    def read(self, packs: Sequence[int], look: Callable[[], None] = lambda: None) -> dict[int, PackFound]:
+        """What is wrong with each of these packs of the index. `look` is called often. StorageFailed, Cancelled."""
         self._stop.clear()
         blocks_of: dict[int, list[int]] = {number: [] for number in packs}
         for number, pack in enumerate(self._index.blocks.pack):
             if pack in blocks_of:
                 blocks_of[pack].append(number)
         reader = BlockReader(self._unlocked, self._index)
-        found: dict[int, PackFound] = {}
         steps: list[int] = []
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
             queue = iter(packs)
@@ -59,8 +59,8 @@ class PackReading:
                     if pack is None:
                         return
                     result = self._read_pack(reader, pack, blocks_of[pack], steps)
-                    with self._lock:
-                        found[pack] = result
+                    if not self._stop.is_set():  # or it may not have been read to its end
+                        self.found[pack] = result
 
             futures = {pool.submit(work) for _ in range(WORKERS)}
             try:
@@ -69,11 +69,12 @@ class PackReading:
                     for future in finished:
                         future.result()
                     self._take(steps)
+                    look()
                     self._reporter.look()
             finally:
                 self._stop.set()
         self._take(steps)
-        return found
+        return self.found
 
     def _take(self, steps: list[int]) -> None:
         while steps:

@@ -1,33 +1,104 @@
-"""When each pack was last read whole, on this machine: a share of a check takes those that waited longest."""
+"""How each pack was when it was last read whole, on this machine: shares of a check take turns, and add up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from pharmabackup.clock import now_ns
+from pharmabackup.clock import now_ns, steady_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.blocktable import BlockTable
+from pharmabackup.engine.history import History
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.verbs.check_packs import PackFound
+
+CONTEXT = b"check schedule"
+SAVE_EVERY_NS = 60 * 10**9  # what was read by then is not read again after a power cut
 
 
-def _key(unlocked: Unlocked) -> SealingKey:
-    return SealingKey(unlocked.purpose_key("check schedule"))
+class Reading(msgspec.Struct, array_like=True, frozen=True):
+    """`time`: nanoseconds since 1970, this machine's clock."""
+
+    time: int
+    sound: bool
 
 
-def load_read_times(unlocked: Unlocked) -> dict[bytes, int]:
-    """When each pack was last read whole, on this machine."""
+NEVER = Reading(0, sound=True)
+
+
+class Readings:
+    """The last reading of each pack."""
+
+    def __init__(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._last = _load(unlocked)
+        self._saved = steady_ns()
+
+    def in_turn(self, there: Iterable[int], table: BlockTable, share: float) -> list[int]:
+        """Which of these packs a share takes: those that were read longest ago.
+
+        What was damaged then is read each time, and counts for nothing: it is told until it is mended, and keeps
+        nobody from coming to the others.
+        """
+        last = {place: self._last.get(table.packs[place], NEVER) for place in there}
+        order = sorted(last, key=lambda place: (last[place].time, table.packs[place]))
+        budget = math.ceil(share * sum(table.pack_sizes[place] for place in order))
+        found = [place for place in order if not last[place].sound]
+        for place in order:
+            if budget > 0 and last[place].sound:
+                found.append(place)
+                budget -= table.pack_sizes[place]
+        return found
+
+    def take(self, found: Mapping[int, PackFound], packs: Sequence[bytes], *, now: bool) -> None:
+        """Remember what was read up to here; save it `now`, or if that was long ago."""
+        if not now and steady_ns() < self._saved + SAVE_EVERY_NS:
+            return
+        here, time = set(packs), now_ns()
+        self._last = {pack: last for pack, last in self._last.items() if pack in here}
+        for sound in (False, True):  # of what segments say of one pack, one thing may be a lie
+            places = [place for place, one in dict(found).items() if (one.problem is None) == sound]
+            self._last.update(dict.fromkeys([packs[place] for place in places], Reading(time, sound)))
+        try:
+            data = msgspec.msgpack.encode(self._last)
+            replace(self._unlocked.state / "read", _key(self._unlocked).seal(data, CONTEXT))
+        except OSError:
+            pass  # a full or read-only state folder: the same packs come first the next time
+        self._saved = steady_ns()
+
+    def oldest(self, packs: Iterable[bytes]) -> int | None:
+        """When the one of these was read that was read longest ago. None: one never was, or was damaged."""
+        times = [last.time if (last := self._last.get(pack, NEVER)).sound else 0 for pack in packs]
+        return min(times, default=0) or None
+
+
+def damaged_packs(unlocked: Unlocked) -> frozenset[bytes]:
+    """Those that were damaged when this machine read them last."""
+    return frozenset(pack for pack, last in _load(unlocked).items() if not last.sound)
+
+
+def verified(history: History, slot: bytes, oldest: Mapping[bytes, int]) -> list[bytes]:
+    """Of these snapshots, those of which all was read since that slot last said so.
+
+    `oldest`: when the pack of each was read that was read longest ago, if all were found sound.
+    """
+    said: dict[bytes, int] = {}
+    for item in history.said:
+        if item.mark.kind == "verified" and item.slot.id == slot:
+            said.update(dict.fromkeys(item.transactions, item.mark.time))
+    return [transaction for transaction, time in oldest.items() if time > said.get(transaction, 0)]
+
+
+def _load(unlocked: Unlocked) -> dict[bytes, Reading]:
     try:
-        data = _key(unlocked).open((unlocked.state / "read").read_bytes(), b"check schedule")
-        return msgspec.msgpack.decode(data, type=dict[bytes, int])
+        data = _key(unlocked).open((unlocked.state / "read").read_bytes(), CONTEXT)
+        return msgspec.msgpack.decode(data, type=dict[bytes, Reading])
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
 
 
-def save_read_times(unlocked: Unlocked, last: dict[bytes, int], read: Iterable[bytes], known: set[bytes]) -> None:
-    times = {pack: moment for pack, moment in last.items() if pack in known} | dict.fromkeys(read, now_ns())
-    try:
-        replace(unlocked.state / "read", _key(unlocked).seal(msgspec.msgpack.encode(times), b"check schedule"))
-    except OSError:
-        return
+def _key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("check schedule"))

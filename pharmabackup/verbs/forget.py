@@ -21,6 +21,8 @@ from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.retention import Class, Dated, Keep, kept, zone
+from pharmabackup.verbs.check_schedule import damaged_packs
+from pharmabackup.verbs.hurt import hurt
 from pharmabackup.verbs.marks import permit, say
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.standing import NOTHING, Standing, standings
@@ -47,14 +49,18 @@ class Wish:
 
 
 def propose_forget(
-    unlocked: Unlocked, wish: Wish, *, blocks: BlockReader, shower: Callable[[History], Shower]
+    unlocked: Unlocked, wish: Wish, *, blocks: Callable[[], BlockReader], shower: Callable[[History], Shower]
 ) -> Proposal:
-    """InvalidInput, NotFound, NotPermitted, Damaged, StorageFailed."""
+    """`blocks`: a fresh one. InvalidInput, NotFound, NotPermitted, Damaged, StorageFailed."""
     permit(unlocked, "forget")
     if wish.keep is not None and wish.names:
         raise InvalidInput("Rules and named snapshots do not go together.", remedy="Give one of them.")
     history = sound_history(unlocked)
-    chosen, findings = _choose(unlocked, history, wish)
+    reader = blocks()
+    damaged = hurt(unlocked, reader, history)
+    chosen, findings = _choose(unlocked, history, wish, damaged)
+    if damaged:
+        findings.append(_damaged(unlocked, len(damaged)))
     show, now = shower(history), now_ns()
     stand = history.standing_forgets()
     agreed = all(
@@ -67,14 +73,19 @@ def propose_forget(
         created=from_ns(now),
         not_before=from_ns(now + history.delay) if agreed else None,
         snapshots=tuple(show(item) for item in chosen),
-        bytes_freed=_freed(blocks, history, {item.transaction for item in chosen}),
+        bytes_freed=_freed(reader, history, {item.transaction for item in chosen}),
         findings=tuple(findings),
         wish=wish,
     )
 
 
 def apply_forget(
-    unlocked: Unlocked, proposal: Proposal, *, progress: Progress | None, cancel: threading.Event | None
+    unlocked: Unlocked,
+    proposal: Proposal,
+    *,
+    blocks: Callable[[], BlockReader],
+    progress: Progress | None,
+    cancel: threading.Event | None,
 ) -> Report:
     """Say it. Conflict when one of the snapshots would not be forgotten any more; NotPermitted, StorageFailed."""
     permit(unlocked, "forget")
@@ -82,7 +93,10 @@ def apply_forget(
     assert isinstance(proposal.wish, Wish)
     history = sound_history(unlocked)
     wanted = {bytes.fromhex(snapshot.id) for snapshot in proposal.snapshots}
-    if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish)[0]}:
+    damaged = frozenset[bytes]()
+    if damaged_packs(unlocked):  # what is only missing lets no prune go on
+        damaged = hurt(unlocked, blocks(), history)
+    if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish, damaged)[0]}:
         raise Conflict(
             "What was proposed is no longer true: one of these snapshots has to stay now, or is forgotten already.",
             kind="proposal-stale",
@@ -96,8 +110,13 @@ def apply_forget(
     return reporter.report({})
 
 
-def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Committed], list[Finding]]:
-    """What goes, newest first, and what stays although it was named, or for its hold alone."""
+def _choose(
+    unlocked: Unlocked, history: History, wish: Wish, damaged: frozenset[bytes]
+) -> tuple[list[Committed], list[Finding]]:
+    """What goes, newest first, and what stays although it was named, or for its hold alone.
+
+    Snapshots that are `damaged` count as ones in which something is missing: they take no whole one's place.
+    """
     names = {bytes.fromhex(name) for name in wish.names}
     if not names <= set(history.committed):
         raise NotFound(
@@ -115,7 +134,13 @@ def _choose(unlocked: Unlocked, history: History, wish: Wish) -> tuple[list[Comm
     findings: list[Finding] = []
     for items in groups.values():
         dated = [
-            _dated(item, said.get(item.transaction, NOTHING), 0 if names else _rule(rules, item)) for item in items
+            _dated(
+                item,
+                said.get(item.transaction, NOTHING),
+                0 if names else _rule(rules, item),
+                whole=item.transaction not in damaged,
+            )
+            for item in items
         ]
         reasons = kept(dated, keeps, where, now)
         for item in items:
@@ -156,14 +181,14 @@ def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:
     return next((number for number, (of, _) in enumerate(rules) if of.fits(dataset, device, label)), None)
 
 
-def _dated(item: Committed, said: Standing, rule: int | None) -> Dated:
+def _dated(item: Committed, said: Standing, rule: int | None, *, whole: bool) -> Dated:
     record = item.snapshot
     return Dated(
         item.transaction,
         record.time,
         record.sequence,
-        complete=record.complete,
-        verified=said.verified is not None,
+        complete=record.complete and whole,
+        verified=said.verified is not None and whole,
         held=said.held is not None,
         rule=rule,
     )
@@ -176,6 +201,17 @@ def _stays(unlocked: Unlocked, item: Committed, reason: str) -> Finding:
         subject=item.transaction.hex(),
         message=f"{item.snapshot.dataset} of {iso(from_ns(item.snapshot.time))} is not forgotten: {STAYS[reason]}.",
         remedy="Release it first." if reason == "held" else "Nothing to do.",
+        location=unlocked.storage.location,
+    )
+
+
+def _damaged(unlocked: Unlocked, count: int) -> Finding:
+    return Finding(
+        code="snapshots-damaged",
+        severity="warning",
+        subject="snapshots",
+        message=f"{count} snapshots are damaged, as far as this machine has checked: they take no whole one's place.",
+        remedy="Run check, and mend what it names with propose_repair.",
         location=unlocked.storage.location,
     )
 
@@ -198,7 +234,6 @@ def _freed(blocks: BlockReader, history: History, chosen: set[bytes]) -> int:
     """Bytes of the blocks that nothing else relies on. Damaged, StorageFailed."""
     if not chosen:
         return 0
-    blocks.refresh()
     forgotten, table = history.gone(ENDLESS - 1), blocks.index.blocks  # what is asked for already goes as well
     there = [item for item in history.newest() if item.transaction not in forgotten]
     going = relied_by(blocks, (item.snapshot for item in there if item.transaction in chosen))

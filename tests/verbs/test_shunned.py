@@ -136,7 +136,7 @@ def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
 def test_a_wrong_block_gets_no_new_name(
     tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pack is what its name says: a bit was wrong before. A repair condemned it; a prune moves nothing unopened."""
+    """Its pack is what its name says: a bit was wrong before. A repair condemned it; a prune opens nothing."""
     ward, hit = Ward(tmp_path / "ward"), list[bool]()
     real = PackWriter.add
     (ward.documents / "other").write_bytes(os.urandom(3_000_000))
