@@ -253,6 +253,7 @@ def test_a_shorter_delay_never_undoes_what_was_said_in_time(
     with pytest.raises(pb.Conflict, match="would have come too late") as caught:
         repo.configure(forget_delay=2 * DAY, keep={})
     assert caught.value.kind == "words-lost" and _policy(repo) == before
+    assert len(stored(repo._unlocked.storage, "roster")) == 1  # not even for a moment
     repo.configure(forget_delay=6 * DAY)
     time.ahead += 60 * DAY_NS
     assert repo.propose_prune().snapshots == ()
