@@ -21,7 +21,8 @@ def keep(shop: Path) -> None:
     with pb.Repository.open(shop.with_name(f"{shop.name}-backup"), who) as repo:
         oldest = repo.snapshots("pmr")[-1]
         repo.hold(oldest, reason="The inspector asked for it.")
-        proposal = repo.propose_forget(RULES, time_zone="Europe/London")
+        repo.configure(keep=RULES, forget_delay=timedelta(days=7))  # an owner's, signed; once will do
+        proposal = repo.propose_forget(time_zone="Europe/London")
         print(proposal)
         repo.apply(proposal)
         for going in repo.snapshots():

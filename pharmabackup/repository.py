@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -353,6 +353,21 @@ class Repository:
         from pharmabackup.verbs.keys import rotate
 
         rotate(self._unlocked, reason=reason)
+
+    def configure(
+        self,
+        *,
+        keep: Mapping[str, Keep] | None = None,
+        forget_delay: timedelta | None = None,
+        forget_quorum: int | None = None,
+    ) -> None:
+        """The owner's rules: for `propose_forget()`, how long a forget waits, how many must agree. None: as it is.
+
+        InvalidInput, NotPermitted, Conflict, Damaged, StorageFailed.
+        """
+        from pharmabackup.verbs.configure import Wish, configure
+
+        configure(self._unlocked, Wish(keep, forget_delay, forget_quorum))
 
     def propose_reseal(self) -> Proposal:
         """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""

@@ -35,9 +35,9 @@ def pharmabackup() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
-    from pharmabackup.cli import acting, keeping, keys, looking, mending, placing  # what they define are commands
+    from pharmabackup.cli import acting, configuring, keeping, keys, looking, mending, placing  # they define commands
 
-    assert acting and keeping and keys and looking and mending and placing
+    assert acting and configuring and keeping and keys and looking and mending and placing
     settings = Settings(Output(form_of(arguments)))
     output = settings.output
     try:

@@ -28,10 +28,10 @@ ATTEMPTS = 3  # when other owners are faster
 GAP_BYTES = 5  # of the random gap between the numbers of a slot's keyrings
 
 
-def permit_owner(unlocked: Unlocked) -> None:
+def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None:
     """NotPermitted, Unsupported."""
     if unlocked.keyring.role != "owner":
-        raise unlocked.not_permitted("change who may do what")
+        raise unlocked.not_permitted(to)
     if not unlocked.record.capabilities.get("exclusive-create", False):
         raise Unsupported(
             "This storage cannot create an object exclusively, so that two owners could change the list at once.",

@@ -52,9 +52,9 @@ def hold(unlocked: Unlocked, committed: Committed, *, reason: str, until: int | 
     if until is not None and until <= now_ns():
         raise InvalidInput("A hold cannot end in the past.", remedy="Give a later time, or none.")
     permit(unlocked, "hold")
-    _present(load_history(unlocked), committed)
+    _present(_by_newest_rules(unlocked), committed)
     time = say(unlocked, "hold", [committed.transaction], reason=reason, until=until)
-    history = load_history(unlocked)
+    history = _by_newest_rules(unlocked)
     if committed.transaction not in history.holds(time):
         raise _too_late()
 
@@ -77,7 +77,7 @@ def recall(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
     """
     _need_reason(reason)
     permit(unlocked, "undo")
-    history = load_history(unlocked)
+    history = _by_newest_rules(unlocked)
     begun = {first for first, transaction in history.standing_forgets() if transaction == committed.transaction}
     if not begun:
         raise NotFound(
@@ -86,9 +86,15 @@ def recall(unlocked: Unlocked, committed: Committed, *, reason: str) -> None:
     _present(history, committed)
     for first in sorted(begun):
         say(unlocked, "undo", [committed.transaction], reason=reason, about=first)
-    after = load_history(unlocked)
+    after = _by_newest_rules(unlocked)
     if committed.transaction in {*after.forgets(), *after.deleted}:
         raise _too_late()
+
+
+def _by_newest_rules(unlocked: Unlocked) -> History:
+    """Whether words come too late is judged by these, whoever set them since the repository was opened."""
+    unlocked.renewed()
+    return load_history(unlocked)
 
 
 def _need_reason(reason: str) -> None:
