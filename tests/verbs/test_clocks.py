@@ -1,4 +1,4 @@
-"""The storage's clock decides what may go, and whether words came in time: a machine's may be years ahead or behind."""
+"""The storage's clock decides what may go, and whether words came in time; a machine's may be far ahead or behind."""
 
 from __future__ import annotations
 

@@ -217,8 +217,13 @@ def test_a_damaged_pack_is_not_given_a_sound_name(large: pb.Repository) -> None:
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    report = repo.apply(proposal)
-    assert [finding.code for finding in report.findings] == ["pack-damaged"]
+    events: list[pb.Event] = []
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.apply(proposal, progress=events.append)
+    assert caught.value.kind == "prune" and "left: 1" in str(caught.value)
+    assert [finding.code for finding in caught.value.result.findings] == ["pack-damaged"]
+    assert events[-1].kind == "finished" and caught.value.result.bytes > 0  # all else was done
+    assert len(set(stored(storage, "packs")) & set(map(ids.pack_name, proposal.wish.dead))) == 0  # type: ignore[attr-defined]
     assert path.exists()
     assert repo.check(read_data=1.0).state == "critical"
 
@@ -530,6 +535,7 @@ def test_a_damaged_pack_among_sound_ones_that_are_read_with_it(
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.write_bytes(data)
-    report = repo.apply(proposal)
-    assert [item.subject for item in report.findings if item.code == "pack-damaged"] == [name]
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.apply(proposal)
+    assert [item.subject for item in caught.value.findings if item.code == "pack-damaged"] == [name]
     assert set(map(ids.pack_name, joined)) & set(stored(repo._unlocked.storage, "packs")) == {name}
