@@ -83,7 +83,7 @@ def test_a_repair_leaves_behind_what_cannot_travel(ward: Ward, replica: pb.Repos
     ward.flip(name, ward.regions(name)["data block"])
     proposal = ward.repo.propose_repair(
         replicas=[replica] if given != "a source" else [],
-        sources=[pb.Files(ward.root)] if given != "a replica" else [],
+        sources=ward.sources() if given != "a replica" else [],
     )
     assert proposal.steps
     again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(proposal))))
