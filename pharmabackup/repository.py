@@ -290,7 +290,11 @@ class Repository:
     def apply(
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> Report:
-        """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true."""
+        """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true; Incomplete."""
+        if proposal.repository != self.id:
+            from pharmabackup.verbs.proposals import stale
+
+            raise stale("What was proposed is about another repository.")
         if proposal.verb == "prune":
             from pharmabackup.verbs.prune import apply_prune
 

@@ -153,13 +153,14 @@ class Comparison:
 class Proposal:
     """What a verb that deletes would do, for a person to read; `Repository.apply` does exactly that, or refuses.
 
-    `snapshots`: what would be forgotten, or is gone for good; of a repair, what it makes whole again. `steps`: of a
-    repair, what would be done, in sentences. `not_before`: what is forgotten is there, and can be called back, until
-    then at least; None: as long as others have not agreed. `bytes_freed`: of storage, once a prune has come after
-    that. `findings`: what it does not touch.
+    `repository`: the id of the one that it is about. `snapshots`: what would be forgotten, or is gone for good; of a
+    repair, what it makes whole again. `steps`: of a repair or reseal, what would be done, in sentences. `not_before`:
+    what is forgotten is there, and can be called back, until then at least; None: as long as others have not agreed.
+    `bytes_freed`: of storage, once a prune has come after that. `findings`: what it does not touch.
     """
 
     verb: Literal["forget", "prune", "repair", "reseal"]
+    repository: str
     created: datetime
     not_before: datetime | None
     snapshots: tuple[Snapshot, ...]
@@ -186,6 +187,7 @@ class Proposal:
     def to_dict(self) -> dict[str, object]:
         return {
             "verb": self.verb,
+            "repository": self.repository,
             "created": iso(self.created),
             "not_before": iso(self.not_before) if self.not_before else None,
             "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pharmabackup.cli.output import Output
 from pharmabackup.results import DatasetResult, Report, sized
 
-DONE = {"backup": "Backed up", "restore": "Restored", "check": "Checked"}
+DONE = {"backup": "Backed up", "restore": "Restored", "check": "Checked", "prune": "Freed", "reseal": "Sealed anew"}
 
 
 def show_report(output: Output, report: Report) -> None:
@@ -20,9 +20,9 @@ def show_report(output: Output, report: Report) -> None:
         output.table(columns, [_row(result, backup) for result in report.datasets.values()])
     added = sum(result.added for result in report.datasets.values())
     more = f", {sized(added)} added" if report.verb == "backup" else ""
+    files = "" if report.verb in ("prune", "reseal") else f"{counted(report.files, 'file')}, "
     output.line(
-        f"{DONE.get(report.verb, report.verb)}: {counted(report.files, 'file')}, {sized(report.bytes)}{more}, "
-        f"in {lasted(report.duration)}."
+        f"{DONE.get(report.verb, report.verb)}: {files}{sized(report.bytes)}{more}, in {lasted(report.duration)}."
     )
 
 

@@ -17,13 +17,14 @@ from pharmabackup.clock import from_ns, iso, now_ns
 from pharmabackup.engine.history import ENDLESS, Committed, History, sound_history
 from pharmabackup.engine.reading import BlockReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, InvalidInput, NotFound
+from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.retention import Class, Dated, Keep, kept, zone
 from pharmabackup.verbs.check_schedule import damaged_packs
 from pharmabackup.verbs.hurt import hurt
 from pharmabackup.verbs.marks import permit, say
+from pharmabackup.verbs.proposals import stale
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.standing import NOTHING, Standing, standings
 
@@ -70,6 +71,7 @@ def propose_forget(
     )
     return Proposal(
         verb="forget",
+        repository=unlocked.repository.hex(),
         created=from_ns(now),
         not_before=from_ns(now + history.delay) if agreed else None,
         snapshots=tuple(show(item) for item in chosen),
@@ -97,10 +99,8 @@ def apply_forget(
     if damaged_packs(unlocked):  # what is only missing lets no prune go on
         damaged = hurt(unlocked, blocks(), history)
     if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish, damaged)[0]}:
-        raise Conflict(
-            "What was proposed is no longer true: one of these snapshots has to stay now, or is forgotten already.",
-            kind="proposal-stale",
-            remedy="Look at a new proposal, and apply that.",
+        raise stale(
+            "What was proposed is no longer true: one of these snapshots has to stay now, or is forgotten already."
         )
     for finding in proposal.findings:
         reporter.find(finding)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pharmabackup import ids
 from pharmabackup.clock import from_ns
 from pharmabackup.engine.collection import Moved, condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
-from pharmabackup.errors import Conflict, NotFound
+from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
+from pharmabackup.verbs.proposals import left_damaged, stale
 from pharmabackup.verbs.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
         show, new = shower(garbage.history), garbage.gone - garbage.history.deleted
         return Proposal(
             verb="prune",
+            repository=unlocked.repository.hex(),
             created=from_ns(now),
             not_before=from_ns(now),
             snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in new),
@@ -62,14 +63,17 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
 def apply_prune(
     unlocked: Unlocked, proposal: Proposal, *, progress: Progress | None, cancel: threading.Event | None
 ) -> Report:
-    """Conflict when something of it is needed now; NotPermitted, Unsupported, Damaged, StorageFailed, Cancelled."""
+    """Conflict when something of it is needed now; Incomplete when a damaged pack was left.
+
+    NotPermitted, Unsupported, Damaged, StorageFailed, Cancelled.
+    """
     _permit(unlocked)
     assert isinstance(proposal.wish, Wish)
     pruning = _Pruning(unlocked, proposal.wish, Reporter("prune", progress, cancel))
     for left in reversed(range(ATTEMPTS)):
         try:
             if pruning.attempt():
-                return pruning.reporter.report({})
+                return pruning.report()
         except NotFound:  # another collection has deleted what this one was reading, or had written
             if not left:
                 raise
@@ -84,6 +88,22 @@ class _Pruning:
         self.reporter = reporter
         self._unlocked = unlocked
         self._wish = wish
+        self._damaged: dict[bytes, Damaged] = {}
+
+    def report(self) -> Report:
+        """Incomplete when something that is damaged was left."""
+        for finding in left_damaged(self._damaged, self._unlocked.storage.location):
+            self.reporter.find(finding)
+        report = self.reporter.report({})
+        if not self._damaged:
+            return report
+        raise Incomplete(
+            f"Not all was pruned. Packs that are damaged and were left: {len(self._damaged)}. All else was done.",
+            kind="prune",
+            remedy="Run check to see what is affected, mend it with propose_repair, and prune again.",
+            findings=report.findings,
+            result=report,
+        )
 
     def attempt(self) -> bool:
         """One collection from its look to its end. False: another one was faster. Conflict, NotFound."""
@@ -108,24 +128,10 @@ class _Pruning:
         unlocked, wish = self._unlocked, self._wish
         dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
         if not (dead <= garbage.dead and wish.gone <= garbage.gone):
-            raise Conflict(
-                "What was proposed is no longer true: something is needed that would go.",
-                kind="proposal-stale",
-                remedy="Look at a new proposal, and apply that.",
-            )
+            raise stale("What was proposed is no longer true: something is needed that would go.")
         moving = wish.sparse & set(garbage.sparse)  # what is whole again is only not worth the while
         moved = move(unlocked, garbage, moving, self.reporter.look)
-        for pack, error in sorted(moved.damaged.items()):
-            self.reporter.find(
-                Finding(
-                    code="pack-damaged",
-                    severity="critical",
-                    subject=ids.pack_name(pack),
-                    message=f"{error.message} It was left where it is.",
-                    remedy="Run check to see what is affected, and restore from another location.",
-                    location=unlocked.storage.location,
-                )
-            )
+        self._damaged = moved.damaged
         going = dead | (wish.sparse & garbage.dead) | moved.emptied
         self.reporter.check_cancelled()
         return moved if not going or condemn(unlocked, garbage, going) else None

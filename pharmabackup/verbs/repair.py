@@ -20,6 +20,7 @@ from pharmabackup.errors import Conflict, NotFound
 from pharmabackup.events import Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.verbs.copy_replica import ReplicaCopy
+from pharmabackup.verbs.proposals import stale
 from pharmabackup.verbs.repair_look import Look
 from pharmabackup.verbs.repair_wish import ATTEMPTS, Block, Wish, permit
 from pharmabackup.verbs.reporter import Reporter
@@ -31,6 +32,12 @@ def apply_repair(
     """Conflict when what was shown cannot be done any more, NotPermitted, Damaged, StorageFailed, Cancelled."""
     permit(unlocked)
     assert isinstance(proposal.wish, Wish)
+    if proposal.wish.bereft and proposal.steps:
+        raise Conflict(
+            "This proposal comes from another process, and has lost the replicas and sources that it was made with.",
+            kind="proposal-stale",
+            remedy="Propose the repair again with them, and apply that.",
+        )
     repairing = _Repairing(unlocked, proposal.wish, Reporter("repair", progress, cancel))
     for left in reversed(range(ATTEMPTS)):
         try:
@@ -135,8 +142,4 @@ class _Repairing:
 
 
 def _stale(why: str) -> Conflict:
-    return Conflict(
-        f"What was proposed is no longer true: {why.rstrip('.')}.",
-        kind="proposal-stale",
-        remedy="Look at a new proposal, and apply that.",
-    )
+    return stale(f"What was proposed is no longer true: {why.rstrip('.')}.")

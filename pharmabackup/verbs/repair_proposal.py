@@ -60,7 +60,7 @@ def propose_repair(
     keys = keys_elsewhere(unlocked, replicas)
     reporter.findings += key_findings(unlocked, keys.refused)
     if any(name.startswith("roster/") for name in keys.objects):
-        return keys_first(replace(given, objects=frozenset(keys.objects)), reporter.findings)
+        return keys_first(unlocked, replace(given, objects=frozenset(keys.objects)), reporter.findings)
     for left in reversed(range(ATTEMPTS)):
         try:
             look = Look(unlocked, replicas, reporter)
@@ -73,7 +73,7 @@ def propose_repair(
         records = records_elsewhere(unlocked, history, there)
         known = frozenset(record.name for record in records if record.known)
         if known:
-            return records_first(history, there, replace(given, records=known), reporter.findings)
+            return records_first(unlocked, history, there, replace(given, records=known), reporter.findings)
         look.read()
         given = replace(given, objects=frozenset(keys.objects))
         proposal = _Proposing(unlocked, look, given, shower, reporter, len(records)).proposal()
@@ -126,6 +126,7 @@ class _Proposing:
         moment = from_ns(now_ns())
         return Proposal(
             verb="repair",
+            repository=self._unlocked.repository.hex(),
             created=moment,
             not_before=moment,
             snapshots=tuple(self._show(item) for item in whole_again),

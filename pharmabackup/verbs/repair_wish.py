@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
@@ -35,6 +36,12 @@ class Wish:
     going: frozenset[bytes] = frozenset()  # packs that are condemned
     replicas: tuple[Unlocked, ...] = ()
     sources: tuple[Source, ...] = ()
+    bereft: bool = False  # it was pickled, and what it was made with stayed behind: that is open, and holds keys
+
+    def __reduce__(self) -> tuple[object, ...]:
+        travels = {item.name: getattr(self, item.name) for item in fields(self)}
+        bereft = self.bereft or bool(self.replicas or self.sources)
+        return _arrived, (travels | {"replicas": (), "sources": (), "bereft": bereft},)
 
     @property
     def snapshots(self) -> set[bytes]:
@@ -46,16 +53,20 @@ class Wish:
         return self.records - {ids.fate_name(who) for who in self.snapshots}
 
 
+def _arrived(travels: dict[str, Any]) -> Wish:
+    return Wish(**travels)
+
+
 def permit(unlocked: Unlocked) -> None:
     if unlocked.keyring.role not in COLLECTORS:
         raise unlocked.not_permitted("repair")
 
 
-def keys_first(wish: Wish, findings: Iterable[Finding]) -> Proposal:
+def keys_first(unlocked: Unlocked, wish: Wish, findings: Iterable[Finding]) -> Proposal:
     """Without the newest list of keys, what cites it would be taken for damaged."""
     count = counted(sum(name.startswith("roster/") for name in wish.objects), "list of keys", "lists of keys")
     text = f"{count} copied from a replica. Open the repository again then, and repair it."
-    return _first([text, *keyrings_told(wish)], wish, findings)
+    return _first(unlocked, [text, *keyrings_told(wish)], wish, findings)
 
 
 def keyrings_told(wish: Wish) -> list[str]:
@@ -65,7 +76,11 @@ def keyrings_told(wish: Wish) -> list[str]:
 
 
 def records_first(
-    history: History, there: Sequence[tuple[Unlocked, History]], wish: Wish, findings: Iterable[Finding]
+    unlocked: Unlocked,
+    history: History,
+    there: Sequence[tuple[Unlocked, History]],
+    wish: Wish,
+    findings: Iterable[Finding],
 ) -> Proposal:
     """Nothing is let go while a record cannot be read: it might be a hold."""
     told: dict[str, str] = {}
@@ -85,14 +100,15 @@ def records_first(
     lines = list(told.values())
     if len(lines) > RECORDS_TOLD:
         lines[RECORDS_TOLD:] = [f"{len(lines) - RECORDS_TOLD:,} more."]
-    return _first([first, *lines], wish, findings)
+    return _first(unlocked, [first, *lines], wish, findings)
 
 
-def _first(steps: Sequence[str], wish: Wish, findings: Iterable[Finding]) -> Proposal:
+def _first(unlocked: Unlocked, steps: Sequence[str], wish: Wish, findings: Iterable[Finding]) -> Proposal:
     """A repair of one step, before which nothing more can be said."""
     moment = from_ns(now_ns())
     return Proposal(
         verb="repair",
+        repository=unlocked.repository.hex(),
         created=moment,
         not_before=moment,
         snapshots=(),

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pharmabackup import ids
 from pharmabackup.clock import from_ns
 from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.resealing import Resealing, packs_with_old_keys
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, NotFound
+from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report, sized
+from pharmabackup.verbs.proposals import left_damaged, stale
 from pharmabackup.verbs.reporter import Reporter
 
 ATTEMPTS = 3  # when another collector is faster
@@ -40,6 +40,7 @@ def propose_reseal(unlocked: Unlocked) -> Proposal:
         steps = (f"{len(packs):,} packs, {sized(size)}, are read and sealed with the newest keys.",) if packs else ()
         return Proposal(
             verb="reseal",
+            repository=unlocked.repository.hex(),
             created=from_ns(now),
             not_before=from_ns(now),
             snapshots=(),
@@ -55,70 +56,91 @@ def propose_reseal(unlocked: Unlocked) -> Proposal:
 def apply_reseal(
     unlocked: Unlocked, proposal: Proposal, *, progress: Progress | None, cancel: threading.Event | None
 ) -> Report:
-    """Conflict when other collectors keep being faster; NotPermitted, Damaged, StorageFailed, Cancelled.
+    """Conflict when nothing of it is to be done any more, or other collectors keep being faster; Incomplete when a
+    pack could not be replaced; NotPermitted, Damaged, StorageFailed, Cancelled.
 
     Stopped, what was sealed anew stays so, and the next one goes on.
     """
     _permit(unlocked)
     assert isinstance(proposal.wish, Wish)
-    reporter = Reporter("reseal", progress, cancel)
-    left, attempts = set(proposal.wish.packs), ATTEMPTS
-    while left:
-        reporter.check_cancelled()
+    work = _Resealing(unlocked, proposal.wish.packs, Reporter("reseal", progress, cancel))
+    attempts = ATTEMPTS
+    while work.left:
+        work.reporter.check_cancelled()
         try:
-            done = _batch(unlocked, left, reporter)
+            done = work.batch()
         except NotFound:  # a collection has deleted what was being read
-            done = None
-        if done is None:
-            attempts -= 1
-            if not attempts:
-                raise Conflict(
-                    "Other collections kept being faster.",
-                    kind="already-running",
-                    remedy="Run it again when they have ended.",
-                )
-            reporter.tell("retrying", "Another collection was faster; this one goes on from what is there.")
-            continue
-        left -= done
-        attempts = ATTEMPTS
-    return reporter.report({})
-
-
-def _batch(unlocked: Unlocked, wanted: set[bytes], reporter: Reporter) -> set[bytes] | None:
-    """One collection: the packs of `wanted` that are seen to; None: another one was faster. NotFound."""
-    now = storage_now(unlocked)
-    finish(unlocked, now, reporter.look)
-    garbage = _look(unlocked, now, reporter)
-    try:
-        if garbage.unfinished:
-            return None
-        old, busy = packs_with_old_keys(unlocked, garbage)
-        chosen = _some(garbage, sorted(wanted & set(old)))
-        if not chosen:
-            for finding in _in_use(unlocked, wanted & busy):
-                reporter.find(finding)
-            return set(wanted)  # nothing living is in the others any more
-        garbage.sparse = {pack: old[pack] for pack in chosen}
-        moved = move(unlocked, garbage, chosen, reporter.look, anew=Resealing(unlocked))
-        for pack, error in sorted(moved.damaged.items()):
-            reporter.find(
-                Finding(
-                    code="pack-damaged",
-                    severity="critical",
-                    subject=ids.pack_name(pack),
-                    message=f"{error.message} It was left where it is.",
-                    remedy="Run check, and propose_repair.",
-                    location=unlocked.storage.location,
-                )
+            done = False
+        attempts = ATTEMPTS if done else attempts - 1
+        if not attempts:
+            raise Conflict(
+                "Other collections kept being faster.",
+                kind="already-running",
+                remedy="Run it again when they have ended.",
             )
-        reporter.check_cancelled()
-        if moved.emptied and not condemn(unlocked, garbage, moved.emptied):
-            return None
-    finally:
-        garbage.index.close()
-    finish(unlocked, now, reporter.look, proved=moved.proved)
-    reporter.bytes += moved.bytes
-    return set(chosen)
+        if not done:
+            work.reporter.tell("retrying", "Another collection was faster; this one goes on from what is there.")
+    return work.report()
+
+
+class _Resealing:
+    """`left`: packs of the proposal that are not seen to yet."""
+
+    def __init__(self, unlocked: Unlocked, packs: Iterable[bytes], reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.left = set(packs)
+        self._unlocked = unlocked
+        self._begun = False  # whether a pack of the proposal was there to be replaced
+        self._busy: set[bytes] = set()
+        self._damaged: dict[bytes, Damaged] = {}
+
+    def batch(self) -> bool:
+        """One collection. False: another one was faster. Conflict, NotFound."""
+        unlocked, reporter = self._unlocked, self.reporter
+        now = storage_now(unlocked)
+        finish(unlocked, now, reporter.look)
+        garbage = _look(unlocked, now, reporter)
+        try:
+            if garbage.unfinished:
+                return False
+            old, busy = packs_with_old_keys(unlocked, garbage)
+            chosen = _some(garbage, sorted(self.left & set(old)))
+            if not chosen:  # nothing living is in the others any more
+                self._busy = self.left & busy
+                if not (self._begun or self._busy):
+                    raise stale("What was proposed is no longer true: nothing of it is to be sealed anew.")
+                self.left.clear()
+                return True
+            self._begun = True
+            garbage.sparse = {pack: old[pack] for pack in chosen}
+            moved = move(unlocked, garbage, chosen, reporter.look, anew=Resealing(unlocked))
+            reporter.check_cancelled()
+            if moved.emptied and not condemn(unlocked, garbage, moved.emptied):
+                return False
+        finally:
+            garbage.index.close()
+        self._damaged |= moved.damaged
+        finish(unlocked, now, reporter.look, proved=moved.proved)
+        reporter.bytes += moved.bytes
+        self.left.difference_update(chosen)
+        return True
+
+    def report(self) -> Report:
+        """Incomplete when packs are left that older keys open."""
+        location = self._unlocked.storage.location
+        for finding in (*left_damaged(self._damaged, location), *_in_use(self._unlocked, self._busy)):
+            self.reporter.find(finding)
+        report = self.reporter.report({})
+        if not (self._damaged or self._busy):
+            return report
+        raise Incomplete(
+            "Not all was sealed with the newest keys. Packs that were left: "
+            f"{len(self._damaged)} damaged, {len(self._busy)} in use. All others were.",
+            kind="reseal",
+            remedy="Mend with propose_repair what is damaged, and seal again; a day later what somebody uses.",
+            findings=report.findings,
+            result=report,
+        )
 
 
 def _in_use(unlocked: Unlocked, packs: set[bytes]) -> tuple[Finding, ...]:

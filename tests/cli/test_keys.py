@@ -57,3 +57,16 @@ def test_what_is_there_is_sealed_anew(place: Any, call: Call, second: None) -> N
     assert done.code == 0 and "Sealed anew: " in done.out
     assert call("reseal", "--json").json["steps"] == []
     assert call("check", "--read-data", "100%").code == 0
+
+
+def test_sealing_anew_leaves_what_is_damaged_and_says_so(place: Any, call: Call, second: None) -> None:
+    assert call("rotate", "--reason", "a laptop was lost").code == 0
+    path = max((place.repository / "packs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    left = call("reseal", "--yes")
+    assert left.code == 1 and "1 damaged" in left.err and path.name in left.err and "Sealed anew: " in left.out
+    told = call("reseal", "--yes", "--json")
+    assert told.code == 1 and told.json["error"]["kind"] == "reseal"
+    assert [finding["code"] for finding in told.json["result"]["findings"]] == ["pack-damaged"]

@@ -50,8 +50,9 @@ HURTS: dict[str, tuple[str, ...]] = {  # the calls that a fault can come to
 FAULT = st.tuples(st.sampled_from(sorted(HURTS)), PART)
 
 BUSY = {"proposal-stale", "already-running"}  # others were faster, or what was proposed is not true any more
-RACES = {verb: BUSY for verb in ("prune", "prune replica", "repair", "reseal", "rotate")} | {
-    "forget": {"proposal-stale"}
+RACES = {verb: BUSY for verb in ("prune", "prune replica", "repair", "rotate")} | {
+    "forget": {"proposal-stale"},
+    "reseal": BUSY | {"reseal"},  # somebody needs a pack just now
 }
 FAILURES = {"unreachable", "full", "lost-write"}
 
@@ -232,7 +233,7 @@ class Site(RuleBasedStateMachine):
         steps["fault"] += bool(suffered)
         kinds = set(FAILURES) if suffered else set()
         if suffered["torn"]:  # whoever reads it next finds it damaged
-            kinds |= {outcome.error.kind} if isinstance(outcome.error, pb.Damaged) else set()
+            kinds |= {outcome.error.kind} if isinstance(outcome.error, pb.Damaged | pb.Incomplete) else set()
         if suffered["lost"]:  # as if a collection had deleted it
             kinds.add("object")
         assert may_end_so(name, outcome, kinds), f"{name}: {outcome.error!r}"

@@ -21,10 +21,11 @@ from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Carried, Carry, Fate
 from pharmabackup.format.wire import Kind
-from pharmabackup.storage.base import Storage
+from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local import LocalStorage
+from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
-from pharmabackup.verbs import copy_replica
+from pharmabackup.verbs import copy_replica, reporter
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
 from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored, twin
 
@@ -583,16 +584,42 @@ def test_a_replica_is_not_made_over_something(tmp_path: Path, repo: pb.Repositor
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_copy_is_stopped_and_goes_on(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
-    there = _replica(repo, tmp_path / "there")
-    cancel = threading.Event()
-    cancel.set()
+@pytest.mark.parametrize("at", ["progress", "committed"])
+def test_a_copy_is_stopped_in_the_middle_and_goes_on(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """After a pack that nothing relies on there yet, or between two groups of snapshots. Nothing is sent twice."""
+    monkeypatch.setattr(reporter, "BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(reporter, "BETWEEN_PROGRESS_S", 0)
+    if at == "committed":
+        monkeypatch.setattr(copy_replica, "GROUP_BYTES", 1)
+    there, cancel = _replica(repo, tmp_path / "there"), threading.Event()
+    published: list[str] = []
+    real = LocalUpload.publish
+
+    def publish(self: LocalUpload, name: str) -> ObjectInfo:
+        published.append(name)
+        return real(self, name)
+
+    def stop(event: pb.Event) -> None:
+        if event.kind == at and event.bytes_done:
+            cancel.set()
+
+    monkeypatch.setattr(LocalUpload, "publish", publish)
     with pytest.raises(pb.Cancelled):
-        repo.copy(there, cancel=cancel)
+        repo.copy(there, progress=stop, cancel=cancel)
+    sent, everything = stored(there._unlocked.storage, "packs"), stored(repo._unlocked.storage, "packs")
+    assert 0 < len(sent) < len(everything)
+    assert len(there.snapshots()) == (1 if at == "committed" else 0)
+    site.all_restore(there, tmp_path / "some")
     events: list[pb.Event] = []
-    repo.copy(there, progress=events.append)
+    rest = _bytes(repo) - _bytes(there)
+    assert repo.copy(there, progress=events.append).bytes == rest
     assert [events[0].kind, events[-1].kind] == ["started", "finished"]
     assert "committed" in {event.kind for event in events}
+    assert sorted(name for name in published if name.startswith("packs/")) == everything
+    assert stored(there._unlocked.storage, "packs") == everything
+    assert _alive(there) == _alive(repo)
     site.all_restore(there, tmp_path / "out")
 
 

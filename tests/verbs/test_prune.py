@@ -169,6 +169,44 @@ def test_a_proposal_is_refused_when_something_is_needed_again(
     repo.restore(tmp_path / "out", snapshots=[first])
 
 
+def test_a_proposal_is_refused_when_a_snapshot_is_held_by_now_though_no_pack_is_needed_for_it(
+    repo: pb.Repository, site: Site, time: Time
+) -> None:
+    """All that it needs is needed by others as well."""
+    site.back_up(repo)  # again
+    repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[1]]))
+    time.ahead += 15 * DAY_NS
+    proposal = repo.propose_prune()
+    (going,) = proposal.snapshots
+    say(repo._unlocked, "hold", [bytes.fromhex(going.id)], reason="just in time")
+    again = repo.propose_prune()
+    assert proposal.wish.dead <= again.wish.dead and not again.snapshots  # type: ignore[attr-defined]
+    with pytest.raises(pb.Conflict, match="no longer true") as caught:
+        repo.apply(proposal)
+    assert caught.value.kind == "proposal-stale"
+
+
+def test_a_proposal_is_refused_when_a_pack_is_needed_by_now_though_no_snapshot_was_to_go(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup that died has left it, and the next one relies on it."""
+    site.change()
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "pin", stops)
+        with pytest.raises(StorageFailed):
+            site.back_up(repo)
+    time.ahead += 2 * DAY_NS
+    proposal = repo.propose_prune()
+    dead = proposal.wish.dead  # type: ignore[attr-defined]
+    assert len(dead) == 1 and not proposal.snapshots
+    site.back_up(repo)
+    with pytest.raises(pb.Conflict, match="no longer true") as caught:
+        repo.apply(proposal)
+    assert caught.value.kind == "proposal-stale"
+    assert stored(repo._unlocked.storage, "collections") == []
+    site.all_restore(repo, tmp_path / "out")
+
+
 def test_a_damaged_pack_is_not_given_a_sound_name(large: pb.Repository) -> None:
     repo = large
     proposal = repo.propose_prune()
@@ -179,8 +217,13 @@ def test_a_damaged_pack_is_not_given_a_sound_name(large: pb.Repository) -> None:
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    report = repo.apply(proposal)
-    assert [finding.code for finding in report.findings] == ["pack-damaged"]
+    events: list[pb.Event] = []
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.apply(proposal, progress=events.append)
+    assert caught.value.kind == "prune" and "left: 1" in str(caught.value)
+    assert [finding.code for finding in caught.value.result.findings] == ["pack-damaged"]
+    assert events[-1].kind == "finished" and caught.value.result.bytes > 0  # all else was done
+    assert len(set(stored(storage, "packs")) & set(map(ids.pack_name, proposal.wish.dead))) == 0  # type: ignore[attr-defined]
     assert path.exists()
     assert repo.check(read_data=1.0).state == "critical"
 
@@ -492,6 +535,7 @@ def test_a_damaged_pack_among_sound_ones_that_are_read_with_it(
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.write_bytes(data)
-    report = repo.apply(proposal)
-    assert [item.subject for item in report.findings if item.code == "pack-damaged"] == [name]
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.apply(proposal)
+    assert [item.subject for item in caught.value.findings if item.code == "pack-damaged"] == [name]
     assert set(map(ids.pack_name, joined)) & set(stored(repo._unlocked.storage, "packs")) == {name}

@@ -462,7 +462,9 @@ def test_a_prune_goes_on_beside_what_is_lost(ward: Ward, monkeypatch: pytest.Mon
     whole = ward.whole()
     ward.mend()
     for _ in range(2):
-        ward.repo.apply(ward.repo.propose_prune())
+        with pytest.raises(pb.Incomplete) as caught:
+            ward.repo.apply(ward.repo.propose_prune())
+        assert [finding.subject for finding in caught.value.findings] == [name]
         assert ward.whole() == whole
     assert name in ward.names("packs")
     ward.reopen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import reseal
 from tests.verbs.faults import BusyStorage, Dead, DyingStorage
-from tests.verbs.site import Site, Time, open_at, stored, twin
+from tests.verbs.site import Site, Time, forget_all_but, open_at, prune, stored, twin
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 MakeRepo = Callable[[], pb.Repository]
@@ -161,7 +162,9 @@ def test_what_is_in_use_is_told(tmp_path: Path, make_repo: MakeRepo, site: Site,
     transaction = ids.new_id()
     intent = Intent(transaction, 0, "hold", b"".join(packs), 0)
     unlocked.put(Kind.INTENT, ids.intent_name(transaction, 0), intent)
-    assert [finding.code for finding in repo.apply(proposal).findings] == ["packs-in-use"]
+    with pytest.raises(pb.Incomplete, match="in use") as caught:
+        repo.apply(proposal)
+    assert [finding.code for finding in caught.value.result.findings] == ["packs-in-use"]
     again = repo.propose_reseal()
     assert not again.steps and [finding.code for finding in again.findings] == ["packs-in-use"]
     assert _opened_by(repo) != _newest(repo)
@@ -178,9 +181,49 @@ def test_a_damaged_pack_is_left_and_told(tmp_path: Path, make_repo: MakeRepo, si
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    report = repo.apply(repo.propose_reseal())
-    assert [finding.subject for finding in report.findings] == [name]
+    with pytest.raises(pb.Incomplete, match="1 damaged") as caught:
+        repo.apply(repo.propose_reseal())
+    assert caught.value.kind == "reseal"
+    assert [finding.subject for finding in caught.value.result.findings] == [name]
     assert path.exists()
+    assert len(stored(repo._unlocked.storage, "packs")) == 2 and caught.value.result.bytes > 0  # the other was
+
+
+@pytest.mark.parametrize("how", ["a second time", "after another", "when all of it is gone"])
+def test_a_proposal_of_which_nothing_is_true_any_more_is_refused(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time, how: str
+) -> None:
+    repo.rotate(reason="a laptop was lost")
+    proposal = repo.propose_reseal()
+    assert proposal.steps
+    if how == "a second time":
+        repo.apply(proposal)
+    elif how == "after another":
+        repo.apply(repo.propose_reseal())
+    else:
+        shutil.rmtree(site.root)
+        site.root.mkdir()
+        (site.root / "new").write_bytes(b"new")
+        site.back_up(repo)
+        forget_all_but(repo, 1, time)
+        prune(repo)
+    packs = stored(repo._unlocked.storage, "packs")
+    with pytest.raises(pb.Conflict, match="no longer true") as caught:
+        repo.apply(proposal)
+    assert caught.value.kind == "proposal-stale"
+    assert stored(repo._unlocked.storage, "packs") == packs
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_of_a_proposal_of_which_some_is_true_that_is_done(
+    tmp_path: Path, repo: pb.Repository, site: Site, time: Time
+) -> None:
+    repo.rotate(reason="a laptop was lost")
+    proposal = repo.propose_reseal()
+    forget_all_but(repo, 1, time)
+    prune(repo)
+    repo.apply(proposal)
+    site.all_restore(repo, tmp_path / "out")
 
 
 def test_who_may(make_repo: MakeRepo, site: Site) -> None:
