@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,7 @@ from pharmabackup.engine.hold import held
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.target import Target
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import (
-    Damaged,
-    Incomplete,
-    SourceFailed,
-)
+from pharmabackup.errors import Damaged, Incomplete, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import DatasetResult, Report
 from pharmabackup.sources.base import Source
@@ -168,7 +165,8 @@ def _dataset(
     try:
         restorer.run(wanted)
         if salvager.made != marker.salvaged:
-            write_marker(place.folder, Marker(item.transaction, salvager.made))
+            with suppress(StorageFailed):  # what was saved is then taken for somebody's the next time
+                write_marker(place.folder, Marker(item.transaction, salvager.made))
         target.close()
         outcome.files, outcome.bytes = restorer.files, restorer.bytes
     except BaseException:

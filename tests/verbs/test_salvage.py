@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.verbs import restore_marker
 
 MakeRepo = Callable[[], pb.Repository]
 SIZE = 3_300_000  # several blocks
@@ -217,6 +219,33 @@ def test_another_snapshot(tmp_path: Path, documents: Path, hurt: Hurt) -> None:
     message = later.restore(tmp_path / "out", overwrite=True)["large"].message
     path = tmp_path / "out" / "documents" / "large.salvaged"
     assert path.read_bytes() == _zeroed((documents / "large").read_bytes(), message)
+
+
+def test_a_full_disk_hides_nothing_of_what_is_lost(
+    tmp_path: Path, hurt: Hurt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was saved is not noted then, and counts as somebody's the next time."""
+    real = restore_marker.replace
+
+    def full(path: Path, data: bytes) -> None:
+        if b"\n" in data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore_marker, "replace", full)
+        assert hurt.restore(tmp_path / "out")["large"].code == "file-salvaged"
+    assert "is there already" in hurt.restore(tmp_path / "out")["large"].message
+
+
+@pytest.mark.parametrize("rest", ["1 2 3", "1 2 3 x 6c", "1 2 3 4 large"])
+def test_a_note_that_cannot_be_read(tmp_path: Path, hurt: Hurt, rest: str) -> None:
+    hurt.restore(tmp_path / "out")
+    marker = restore_marker.marker_of(tmp_path / "out" / "documents")
+    marker.write_text(f"{marker.read_text().splitlines()[0]}\n{rest}")
+    with pytest.raises(pb.Conflict):
+        hurt.restore(tmp_path / "out")
+    assert "is there already" in hurt.restore(tmp_path / "out", overwrite=True)["large"].message
 
 
 @pytest.mark.parametrize("how", ["written", "written, times kept", "replaced"])
