@@ -15,6 +15,7 @@ from pharmabackup.engine.collection import read_whole, transplant
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.keyrings import keyring_numbers, keyring_problem
 from pharmabackup.engine.keyrings_taken import keyrings_to_take
 from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
@@ -197,8 +198,15 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
     ):
         raise _forked()
     differing: list[str] = []
-    for name in there & {info.name for info in source.storage.list("keys")}:
+    for name in sorted(there & {info.name for info in source.storage.list("keys")}):
         if target.get(name, limit=ROSTER_MAX) != source.storage.get(name, limit=ROSTER_MAX):
+            if not set(rosters) <= there and _keeps_out(source.storage, target, name):
+                raise Damaged(
+                    f"The keyring {name} in {target.location} is damaged: with the list of keys that is to come, "
+                    "somebody could not open it any more. Nothing was copied.",
+                    kind="keyring",
+                    remedy="It is whole where you copy from: delete that one object, and copy again.",
+                )
             differing.append(name)
     own = {source.keyring.slot: source.stretched}
     taken = keyrings_to_take(source.storage, target, source.roster, own, source.repository)
@@ -216,6 +224,13 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
         except Conflict:  # somebody has changed it there just now
             raise _forked() from None
     return sorted({*differing, *taken.refused})
+
+
+def _keeps_out(source: Storage, target: Storage, name: str) -> bool:
+    """Whether a slot's newest keyring is damaged there, and whole here."""
+    slot, last = name.split("/")[1], name.rpartition("/")[2]
+    newest = max(keyring_numbers(source).get(slot, [-1]))
+    return str(newest) == last and not keyring_problem(source, name) and keyring_problem(target, name) is not None
 
 
 def _forked() -> Conflict:

@@ -215,6 +215,18 @@ def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
     return sealed
 
 
+def keyring_problem(storage: Storage, name: str) -> Damaged | None:
+    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed."""
+    try:
+        _, slot, _ = name.split("/")
+        read_sealed(storage, slot, numbered(name))
+    except Damaged as error:
+        return error
+    except ValueError:
+        return wire.malformed("object name", f"{name} is no keyring's")
+    return None
+
+
 def numbered(name: str) -> int:
     """The number that an object's name ends with. Damaged when it ends with none, or with zeros before it."""
     last = name.rpartition("/")[2]

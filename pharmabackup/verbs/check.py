@@ -363,10 +363,10 @@ class _Checker:
         )
         if self._unlocked.keyring.signing is None:
             return
-        oldest: dict[bytes, int] = {}
-        for item in checked:
-            time = self._readings.oldest(table.packs[pack] for pack in self._state.packs_of[item.transaction])
-            if time is not None and item.transaction not in self._state.hurt:
+        times, oldest = self._readings.times(table.packs), dict[bytes, int]()
+        for item in checked if any(times) else ():
+            time = min(map(times.__getitem__, self._state.packs_of[item.transaction]), default=0)
+            if time and item.transaction not in self._state.hurt:
                 oldest[item.transaction] = time
         sound = verified(self._history, self._unlocked.slot.id, oldest)
         if sound:

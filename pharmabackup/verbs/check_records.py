@@ -16,6 +16,7 @@ from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
 from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record, malformed
+from pharmabackup.verbs.findings import damaged_keyrings
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
     ("condemn", Kind.CONDEMN, Condemn),
@@ -26,8 +27,10 @@ Find = Callable[[str, Severity, str, str, str], None]
 
 
 def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
-    """The repository's own record, intents, collections and audit records. StorageFailed."""
+    """The repository's own record, keyrings, intents, collections and audit records. StorageFailed."""
     _repository(unlocked, find)
+    for finding in damaged_keyrings(unlocked):
+        find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     _audit(unlocked, find, look)
     for own in list_intents(unlocked).values():
         look()

@@ -69,10 +69,9 @@ class Readings:
             pass  # a full or read-only state folder: the same packs come first the next time
         self._saved = steady_ns()
 
-    def oldest(self, packs: Iterable[bytes]) -> int | None:
-        """When the one of these was read that was read longest ago. None: one never was, or was damaged."""
-        times = [last.time if (last := self._last.get(pack, NEVER)).sound else 0 for pack in packs]
-        return min(times, default=0) or None
+    def times(self, packs: Sequence[bytes]) -> list[int]:
+        """When each of these was read, by its place; 0 if it never was, or was damaged."""
+        return [last.time if (last := self._last.get(pack, NEVER)).sound else 0 for pack in packs]
 
 
 def damaged_packs(unlocked: Unlocked) -> frozenset[bytes]:

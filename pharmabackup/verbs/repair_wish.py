@@ -9,14 +9,12 @@ from typing import Any
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.engine.history import History
-from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
 from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
-from pharmabackup.errors import Damaged
 from pharmabackup.events import Finding
 from pharmabackup.results import Proposal
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.copy_plan import plan_copy
-from pharmabackup.verbs.findings import keyring_finding
+from pharmabackup.verbs.findings import damaged_keyrings, keyring_finding
 
 Block = tuple[bytes, bytes]  # domain and id
 ATTEMPTS = 3  # when another collector is faster
@@ -121,27 +119,8 @@ def _first(unlocked: Unlocked, steps: Sequence[str], wish: Wish, findings: Itera
 
 def key_findings(unlocked: Unlocked, refused: Iterable[str]) -> list[Finding]:
     """Keyrings that are damaged here, and those of replicas that are not taken."""
-    location, found = unlocked.storage.location, list[Finding]()
-    for slot, numbers in keyring_numbers(unlocked.storage).items():
-        for number in numbers:
-            try:
-                read_sealed(unlocked.storage, slot, number)
-            except Damaged as error:
-                name = ids.keyring_name(bytes.fromhex(slot), number)
-                found.append(_keyring_damaged(name, error, location))
-    return found + [keyring_finding(name, location) for name in sorted(set(refused))]
-
-
-def _keyring_damaged(name: str, error: Damaged, location: str) -> Finding:
-    return Finding(
-        code="keyring-damaged",
-        severity="warning",
-        subject=name,
-        message=f"{error.message} A name is never used twice, so that it is not mended in place.",
-        remedy="Whose it is opens another place and changes the passphrase there, then copy from there; "
-        "or put the object of a replica in its place by hand.",
-        location=location,
-    )
+    location = unlocked.storage.location
+    return [*damaged_keyrings(unlocked), *(keyring_finding(name, location) for name in sorted(set(refused)))]
 
 
 def counted(count: int, one: str, many: str = "") -> str:

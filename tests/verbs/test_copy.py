@@ -340,6 +340,28 @@ def test_a_damaged_keyring_is_told_and_not_brought(tmp_path: Path, repo: pb.Repo
     assert stored(far._unlocked.storage, f"keys/{slot}") == []
 
 
+def test_a_list_of_keys_is_not_brought_where_the_keyring_for_it_is_damaged(
+    tmp_path: Path, repo: pb.Repository
+) -> None:
+    """A storage that lies kept the beginning of it: with the list, nobody could open that place any more."""
+    replica = _replica(repo, tmp_path / "replica")
+    before = set(stored(repo._unlocked.storage, "keys"))
+    repo.rotate(reason="a test")
+    (name,) = set(stored(repo._unlocked.storage, "keys")) - before
+    torn = repo._unlocked.storage.get(name, limit=1 << 20)[:50]
+    replica._unlocked.storage.put_new(name, torn)
+    assert [item.subject for item in replica.check().findings if item.code == "keyring-damaged"] == [name]
+    with pytest.raises(pb.Damaged) as caught:
+        repo.copy(replica)
+    assert name in caught.value.message and "delete that one object" in (caught.value.remedy or "")
+    with pb.Repository.open(tmp_path / "replica", PASSPHRASE, state_dir=tmp_path / "fresh") as opened:
+        assert opened.check(read_data=1.0).state != "critical"
+    (tmp_path / "replica" / name).unlink()
+    repo.copy(replica)
+    with pb.Repository.open(tmp_path / "replica", PASSPHRASE, state_dir=tmp_path / "fresh") as opened:
+        assert len(_alive(opened)) == 4
+
+
 def test_a_record_that_is_damaged_since_it_was_read_is_not_brought(
     tmp_path: Path, repo: pb.Repository, site: Site
 ) -> None:
