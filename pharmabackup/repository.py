@@ -399,7 +399,7 @@ class Repository:
         with self._read_lock:
             if self._blocks is None or fresh:
                 reader = self._blocks or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
-                reader.refresh()
+                reader.refresh(seen=reader.index)
                 self._blocks = reader
             return self._blocks
 

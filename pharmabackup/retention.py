@@ -61,7 +61,8 @@ PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
 class Dated:
     """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock.
 
-    `rule`: the number of the rule that is for it; None: all such are kept.
+    `rule`: the number of the rule that is for it; None: all such are kept. `damaged`: it is known that it cannot be
+    restored whole any more: it never takes the place of one of which that is not known.
     """
 
     id: bytes
@@ -71,6 +72,7 @@ class Dated:
     verified: bool
     held: bool
     rule: int | None = 0
+    damaged: bool = False
 
 
 class Class:
@@ -126,8 +128,9 @@ def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: 
     for items in (newest, dated):
         for first, reason in (
             (items, "newest"),
-            ([item for item in items if item.complete], "newest whole"),
+            *((whole, "newest whole") for whole in _whole(items)),
             ([item for item in items if item.verified], "last verified"),
+            ([item for item in items if item.verified and not item.damaged], "last verified"),
         ):
             for item in first[:1]:
                 reasons.setdefault(item.id, reason)
@@ -150,9 +153,10 @@ def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: 
 
 def _kept_by(newest: Sequence[Dated], keep: Keep, where: tzinfo) -> Iterator[tuple[Dated, str]]:
     """What one rule keeps of those that it is for, the newest first."""
-    whole = [item for item in newest if item.complete]
-    for item in [*newest[: keep.last], *whole[: keep.last]]:
-        yield item, "last"
+    wholes = _whole(newest)
+    for items in (newest, *wholes):
+        for item in items[: keep.last]:
+            yield item, "last"
     if keep.within and newest:
         since = newest[0].time - keep.within // timedelta(microseconds=1) * 1000
         for item in newest:
@@ -160,8 +164,16 @@ def _kept_by(newest: Sequence[Dated], keep: Keep, where: tzinfo) -> Iterator[tup
                 yield item, "within"
     for name, period in PERIODS:
         if count := getattr(keep, name):
-            for item in _newest_of_each(newest, whole, period, where, count):
-                yield item, name
+            for whole in wholes:
+                for item in _newest_of_each(newest, whole, period, where, count):
+                    yield item, name
+
+
+def _whole(items: Sequence[Dated]) -> tuple[list[Dated], ...]:
+    """Those in which nothing was missing; and of these, if any is known to be damaged, those that are not."""
+    whole = [item for item in items if item.complete]
+    sound = [item for item in whole if not item.damaged]
+    return (whole,) if len(sound) == len(whole) else (whole, sound)
 
 
 def _newest_of_each(

@@ -76,7 +76,10 @@ def configure(
         repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum)
     output = settings.output
     if not output.people:
-        facts = {"keep": None if keep is None else list(keep), "forget_delay": delay and delay.total_seconds()}
+        facts = {
+            "keep": None if keep is None else list(keep),
+            "forget_delay": None if delay is None else delay.total_seconds(),
+        }
         output.result(facts | {"forget_quorum": quorum})
     elif not output.quiet:
         output.line(_told(keep, days, quorum))

@@ -130,7 +130,7 @@ def move(
 def _prove(unlocked: Unlocked, garbage: Garbage, whole: WholePack) -> None:
     """That the blocks of a pack that are to move are what their ids say. Damaged."""
     reader, table = BlockReader(unlocked, garbage.index), garbage.index.blocks
-    places = {block.id: block for block in whole.directory.blocks}
+    places = {block.id: block for block in reversed(whole.directory.blocks)}  # the first of an id is what moves
     for number in garbage.sparse[whole.digest]:
         if (block := places.get(table.ids[number])) is not None:
             sealed = whole.data[block.offset : block.offset + block.length]

@@ -79,6 +79,7 @@ class _Checker:
         self._location = unlocked.storage.location
         self._since = 0  # the first collection that may have gone on meanwhile
         self._readings = Readings(unlocked)
+        self._began = now_ns()
 
     def _find(self, code: str, severity: Severity, subject: str, message: str, remedy: str = REPAIR) -> None:
         self._state.findings.append(
@@ -361,12 +362,14 @@ class _Checker:
         self._reporter.tell(
             "progress", f"{len(checked)} snapshots and {sized(total)} in {len(table.packs)} packs were checked."
         )
+        self._readings.conclude(self._state.hurt)
         if self._unlocked.keyring.signing is None:
             return
         times, oldest = self._readings.times(table.packs), dict[bytes, int]()
         for item in checked if any(times) else ():
-            time = min(map(times.__getitem__, self._state.packs_of[item.transaction]), default=0)
-            if time and item.transaction not in self._state.hurt:
+            time = min(map(times.__getitem__, self._state.packs_of.get(item.transaction, ())), default=0)
+            whole = time >= min(item.snapshot.time, self._began)  # all was read since it was there
+            if time and whole and item.transaction not in self._state.hurt:
                 oldest[item.transaction] = time
         sound = verified(self._history, self._unlocked.slot.id, oldest)
         if sound:

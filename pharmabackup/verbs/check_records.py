@@ -75,9 +75,12 @@ def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:
             name = f"{folder}/{number}"
             try:
                 data = unlocked.storage.get(name, limit=RECORD_MAX)
-                record = unlocked.open(Kind.AUDIT, name, data, Audit).record
-                if record.number != number:
+                opened = unlocked.open(Kind.AUDIT, name, data, Audit)
+                record = opened.record
+                if record.number != number or (number == 0) != (record.previous is None):
                     raise malformed("audit", "it is another one")
+                if opened.slot.id.hex() != folder.partition("/")[2]:
+                    raise malformed("audit", "somebody else wrote it")
             except (Damaged, NotFound) as error:
                 previous = None
                 _tell_audit(find, name, error.message.rstrip("."))

@@ -29,12 +29,20 @@ class Reading(msgspec.Struct, array_like=True, frozen=True):
 NEVER = Reading(0, sound=True)
 
 
+class _Known(msgspec.Struct, array_like=True):
+    """`hurt`: the snapshots that the last check found damaged, whatever it was."""
+
+    packs: dict[bytes, Reading] = {}
+    hurt: list[bytes] = []
+
+
 class Readings:
     """The last reading of each pack."""
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
-        self._last = _load(unlocked)
+        known = _load(unlocked)
+        self._last, self._hurt = known.packs, known.hurt
         self._saved = steady_ns()
 
     def in_turn(self, there: Iterable[int], table: BlockTable, share: float) -> list[int]:
@@ -59,11 +67,21 @@ class Readings:
             return
         here, time = set(packs), now_ns()
         self._last = {pack: last for pack, last in self._last.items() if pack in here}
-        for sound in (False, True):  # of what segments say of one pack, one thing may be a lie
+        for sound in (True, False):  # of two things that segments say of one pack, the worse counts
             places = [place for place, one in dict(found).items() if (one.problem is None) == sound]
             self._last.update(dict.fromkeys([packs[place] for place in places], Reading(time, sound)))
+        self._save()
+
+    def conclude(self, hurt: Iterable[bytes]) -> None:
+        """Remember these snapshots as the ones that are damaged."""
+        found = sorted(hurt)
+        if found != self._hurt:
+            self._hurt = found
+            self._save()
+
+    def _save(self) -> None:
         try:
-            data = msgspec.msgpack.encode(self._last)
+            data = msgspec.msgpack.encode(_Known(self._last, self._hurt))
             replace(self._unlocked.state / "read", _key(self._unlocked).seal(data, CONTEXT))
         except OSError:
             pass  # a full or read-only state folder: the same packs come first the next time
@@ -74,9 +92,11 @@ class Readings:
         return [last.time if (last := self._last.get(pack, NEVER)).sound else 0 for pack in packs]
 
 
-def damaged_packs(unlocked: Unlocked) -> frozenset[bytes]:
-    """Those that were damaged when this machine read them last."""
-    return frozenset(pack for pack, last in _load(unlocked).items() if not last.sound)
+def known_damage(unlocked: Unlocked) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Packs that were damaged when they were last read, and snapshots that the last check found damaged: here, with
+    this credential."""
+    known = _load(unlocked)
+    return frozenset(pack for pack, last in known.packs.items() if not last.sound), frozenset(known.hurt)
 
 
 def verified(history: History, slot: bytes, oldest: Mapping[bytes, int]) -> list[bytes]:
@@ -85,18 +105,24 @@ def verified(history: History, slot: bytes, oldest: Mapping[bytes, int]) -> list
     `oldest`: when the pack of each was read that was read longest ago, if all were found sound.
     """
     said: dict[bytes, int] = {}
+    now = now_ns()
     for item in history.said:
-        if item.mark.kind == "verified" and item.slot.id == slot:
+        if item.mark.kind == "verified" and item.slot.id == slot and item.mark.time <= now:
             said.update(dict.fromkeys(item.transactions, item.mark.time))
     return [transaction for transaction, time in oldest.items() if time > said.get(transaction, 0)]
 
 
-def _load(unlocked: Unlocked) -> dict[bytes, Reading]:
+def _load(unlocked: Unlocked) -> _Known:
     try:
         data = _key(unlocked).open((unlocked.state / "read").read_bytes(), CONTEXT)
-        return msgspec.msgpack.decode(data, type=dict[bytes, Reading])
+        known = msgspec.msgpack.decode(data, type=_Known)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-        return {}
+        return _Known()
+    now = now_ns()
+    for pack, last in known.packs.items():
+        if last.time > now:  # this machine's clock was ahead then
+            known.packs[pack] = Reading(0, last.sound)
+    return known
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from pharmabackup.clock import now_ns
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.history import ENDLESS, MARK_GRANTS, sound_history
+from pharmabackup.engine.history import ENDLESS, MARK_GRANTS, History, sound_history
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, InvalidInput
+from pharmabackup.errors import Conflict, Error, InvalidInput
 from pharmabackup.format.keys import KeepRule, Policy, Roster
 from pharmabackup.retention import Class, Keep
 
@@ -62,7 +62,7 @@ def configure(unlocked: Unlocked, wish: Wish) -> None:
     after = replace(before, **given)
     try:
         _check_words(unlocked, before, after)
-    except Conflict:
+    except Error:  # what cannot be judged is put back as well
         enrolment.change_roster(unlocked, lambda roster: _back(roster, after, before))
         raise
     note(unlocked, "configure", _told(before, after), reason=None)
@@ -156,8 +156,7 @@ def _check_words(unlocked: Unlocked, before: Policy, after: Policy) -> None:
     history, now = sound_history(unlocked), now_ns()
     old = dataclasses.replace(history, quorum=before.forget_quorum, delay=before.forget_delay * 10**9)
     new = dataclasses.replace(history, quorum=after.forget_quorum, delay=after.forget_delay * 10**9)
-    all_heard = dataclasses.replace(new, delay=ENDLESS)
-    recalled = set(new.forgets()) - set(all_heard.forgets()) - set(old.forgets()) - history.deleted
+    recalled = _unheard(new) - _unheard(old) - history.deleted
     held = set(old.holds(now)) - set(new.holds(now))
     if recalled or held:
         raise Conflict(
@@ -166,6 +165,16 @@ def _check_words(unlocked: Unlocked, before: Policy, after: Policy) -> None:
             kind="words-lost",
             remedy="Choose a longer delay. A hold that is over can be released first.",
         )
+
+
+def _unheard(history: History) -> set[bytes]:
+    """Snapshots that go, or go earlier than a later forget lets them, since by these rules a recall came too late."""
+    heard = dataclasses.replace(history, delay=ENDLESS).forgets()
+    return {
+        who
+        for who, ripe in history.forgets().items()
+        if who not in heard or ripe < heard[who] - ENDLESS + history.delay
+    }
 
 
 def _told(before: Policy, after: Policy) -> str:

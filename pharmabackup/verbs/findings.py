@@ -56,22 +56,31 @@ def history_findings(history: History, location: str) -> list[Finding]:
 
 
 def damaged_keyrings(unlocked: Unlocked) -> Iterator[Finding]:
-    """Of all slots, as far as can be told without their keys. StorageFailed."""
+    """Of all slots, as far as can be told without their keys; no warning if a newer one is whole. StorageFailed."""
+    newest: dict[str, int] = {}  # of those that are whole, by the folder of their slot
+    damaged: list[tuple[str, Damaged]] = []
     for info in unlocked.storage.list("keys"):
         try:
             problem = keyring_problem(unlocked.storage, info.name)
         except NotFound as error:
             problem = Damaged(error.message)
         if problem is not None:
-            yield Finding(
-                code="keyring-damaged",
-                severity="warning",
-                subject=info.name,
-                message=f"{problem.message} A name is never used twice, so that it is not mended in place.",
-                remedy="Whose it is opens another place and changes the passphrase there, then copy from there; "
-                "or put the object of a replica in its place by hand.",
-                location=unlocked.storage.location,
-            )
+            damaged.append((info.name, problem))
+        else:
+            folder, _, number = info.name.rpartition("/")
+            newest[folder] = max(newest.get(folder, -1), int(number))
+    for name, problem in damaged:
+        folder, _, number = name.rpartition("/")
+        replaced = number.isdecimal() and int(number) < newest.get(folder, -1)
+        yield Finding(
+            code="keyring-damaged",
+            severity="info" if replaced else "warning",
+            subject=name,
+            message=f"{problem.message} A name is never used twice, so that it is not mended in place.",
+            remedy="Whose it is opens another place and changes the passphrase there, then copy from there; "
+            "or put the object of a replica in its place by hand.",
+            location=unlocked.storage.location,
+        )
 
 
 def keyring_finding(name: str, location: str) -> Finding:

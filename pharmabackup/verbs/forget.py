@@ -21,7 +21,7 @@ from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.retention import Class, Dated, Keep, kept, zone
-from pharmabackup.verbs.check_schedule import damaged_packs
+from pharmabackup.verbs.check_schedule import known_damage
 from pharmabackup.verbs.hurt import hurt
 from pharmabackup.verbs.marks import permit, say
 from pharmabackup.verbs.proposals import stale
@@ -58,7 +58,7 @@ def propose_forget(
         raise InvalidInput("Rules and named snapshots do not go together.", remedy="Give one of them.")
     history = sound_history(unlocked)
     reader = blocks()
-    damaged = hurt(unlocked, reader, history)
+    damaged = hurt(unlocked, reader, history, but=history.gone(ENDLESS - 1))
     chosen, findings = _choose(unlocked, history, wish, damaged)
     if damaged:
         findings.append(_damaged(unlocked, len(damaged)))
@@ -96,8 +96,8 @@ def apply_forget(
     history = sound_history(unlocked)
     wanted = {bytes.fromhex(snapshot.id) for snapshot in proposal.snapshots}
     damaged = frozenset[bytes]()
-    if damaged_packs(unlocked):  # what is only missing lets no prune go on
-        damaged = hurt(unlocked, blocks(), history)
+    if any(known_damage(unlocked)):  # what is only missing lets no prune go on
+        damaged = hurt(unlocked, blocks(), history, but=history.gone(ENDLESS - 1))
     if not wanted <= {item.transaction for item in _choose(unlocked, history, proposal.wish, damaged)[0]}:
         raise stale(
             "What was proposed is no longer true: one of these snapshots has to stay now, or is forgotten already."
@@ -115,7 +115,7 @@ def _choose(
 ) -> tuple[list[Committed], list[Finding]]:
     """What goes, newest first, and what stays although it was named, or for its hold alone.
 
-    Snapshots that are `damaged` count as ones in which something is missing: they take no whole one's place.
+    Snapshots that are `damaged` take the place of none that is not.
     """
     names = {bytes.fromhex(name) for name in wish.names}
     if not names <= set(history.committed):
@@ -138,7 +138,7 @@ def _choose(
                 item,
                 said.get(item.transaction, NOTHING),
                 0 if names else _rule(rules, item),
-                whole=item.transaction not in damaged,
+                damaged=item.transaction in damaged,
             )
             for item in items
         ]
@@ -181,16 +181,17 @@ def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:
     return next((number for number, (of, _) in enumerate(rules) if of.fits(dataset, device, label)), None)
 
 
-def _dated(item: Committed, said: Standing, rule: int | None, *, whole: bool) -> Dated:
+def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool) -> Dated:
     record = item.snapshot
     return Dated(
         item.transaction,
         record.time,
         record.sequence,
-        complete=record.complete and whole,
-        verified=said.verified is not None and whole,
+        complete=record.complete,
+        verified=said.verified is not None,
         held=said.held is not None,
         rule=rule,
+        damaged=damaged,
     )
 
 
@@ -210,7 +211,7 @@ def _damaged(unlocked: Unlocked, count: int) -> Finding:
         code="snapshots-damaged",
         severity="warning",
         subject="snapshots",
-        message=f"{count} snapshots are damaged, as far as this machine has checked: they take no whole one's place.",
+        message=f"{count} snapshots are damaged, as far as was checked here: they take no other's place.",
         remedy="Run check, and mend what it names with propose_repair.",
         location=unlocked.storage.location,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pharmabackup.clock import from_ns
+from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.collection import Moved, condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.history import Committed, History
@@ -15,6 +15,7 @@ from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
 from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
+from pharmabackup.verbs.hurt import last_good
 from pharmabackup.verbs.proposals import left_damaged, stale
 from pharmabackup.verbs.reporter import Reporter
 
@@ -40,6 +41,11 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
     for left in reversed(range(ATTEMPTS)):
         try:
             garbage = look_for_garbage(unlocked, now, lambda: None)
+            spared = last_good(unlocked, garbage.history, garbage.gone)
+            if spared:
+                garbage.index.close()
+                rest = garbage.gone - {item.transaction for item in spared}
+                garbage = look_for_garbage(unlocked, now, lambda: None, may_go=frozenset(rest))
             break
         except NotFound:  # a collection has deleted what was being read
             if not left:
@@ -53,7 +59,7 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
             not_before=from_ns(now),
             snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in new),
             bytes_freed=garbage.freed,
-            findings=tuple(_told(garbage, unlocked.storage.location)),
+            findings=(*_told(garbage, unlocked.storage.location), *_spared(spared, unlocked.storage.location)),
             wish=Wish(frozenset(new), frozenset(garbage.dead), frozenset(garbage.sparse)),
         )
     finally:
@@ -129,6 +135,8 @@ class _Pruning:
         dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
         if not (dead <= garbage.dead and wish.gone <= garbage.gone):
             raise stale("What was proposed is no longer true: something is needed that would go.")
+        if last_good(unlocked, garbage.history, garbage.gone):
+            raise stale("What was proposed is no longer true: a check found damaged what was to stay.")
         moving = wish.sparse & set(garbage.sparse)  # what is whole again is only not worth the while
         moved = move(unlocked, garbage, moving, self.reporter.look)
         self._damaged = moved.damaged
@@ -155,6 +163,19 @@ def _told(garbage: Garbage, location: str) -> Iterator[Finding]:
             subject="packs",
             message=f"{len(garbage.small)} small packs are joined into larger ones.",
             remedy="Nothing to do.",
+            location=location,
+        )
+
+
+def _spared(snapshots: Iterable[Committed], location: str) -> Iterator[Finding]:
+    for item in snapshots:
+        what = f"The snapshot of {item.snapshot.dataset} of {iso(from_ns(item.snapshot.time))}"
+        yield Finding(
+            code="last-good-stays",
+            severity="critical",
+            subject=item.transaction.hex(),
+            message=f"{what} is forgotten, but all that stay of that dataset and device are damaged. It was left.",
+            remedy="Call it back with recall, and mend the others with propose_repair.",
             location=location,
         )
 

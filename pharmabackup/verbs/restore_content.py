@@ -178,8 +178,12 @@ class ContentRestorer:
                 window.jobs -= 1
                 window.missing -= size + sum([end - begin for holes in lost.values() for begin, end in holes])
                 if not window.jobs:
-                    if window.missing and self._failed is None:
-                        self._failed = AssertionError(f"{window.missing} bytes came from nowhere, or too often")
+                    if (wrong := window.missing) and self._failed is None:
+                        self._failed = Damaged(
+                            f"{wrong:,} bytes did not come, or came twice, so that nothing may be taken for whole.",
+                            kind="format",
+                            remedy="Restore again to another place; if it says so again, report it.",
+                        )
                     self._under_way -= 1
                     self._lost += [(window.entries[number], holes) for number, holes in window.lost.items()]
                 if not window.jobs or self._failed is not None:

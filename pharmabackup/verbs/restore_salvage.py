@@ -8,6 +8,7 @@ from pathlib import Path
 from pharmabackup.engine.target import SALVAGED, Target
 from pharmabackup.engine.target_files import Identity
 from pharmabackup.engine.target_metadata import printable
+from pharmabackup.errors import StorageFailed
 from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry, EntryKind
 from pharmabackup.verbs.findings import Ranges, in_file, told_ranges
@@ -36,8 +37,11 @@ class Salvager:
     def lost(self, entry: Entry, holes: Ranges) -> None:
         """Save what came of that file, and tell what is lost."""
         path, why = printable(entry.path), "a stored block that it needs is damaged or missing"
-        found = self._target.salvage(entry, over=self.made.get(entry.path))
         code, remedy, message = "file-lost", REMEDY, f"{path} did not come back: {why}."
+        try:
+            found = self._target.salvage(entry, over=self.made.get(entry.path))
+        except StorageFailed as error:  # a full disk: all else that is lost has to be told, too
+            found, message = None, f"{message} What there is of it was not saved: {error.message}"
         if found is not None:
             where, name = told_ranges(in_file(entry, holes)), printable(found.name)
             if found.identity is None:

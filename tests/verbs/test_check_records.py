@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -115,6 +116,22 @@ def test_an_audit_record_that_its_own_slot_replaced(make_repo: Callable[[], pb.R
     assert [item.subject for item in repo.check().findings if item.code == "audit-damaged"] == [
         f"audit/{folder.name}/2"
     ]
+
+
+def test_an_audit_record_that_somebody_else_wrote(make_repo: Callable[[], pb.Repository], tmp_path: Path) -> None:
+    """It follows, and is signed, but not by whose chain it is."""
+    repo = make_repo()
+    repo.rotate(reason="first")
+    (folder,) = (Path(repo.url) / "audit").iterdir()
+    repo.enrol("owner", pb.Passphrase("quite another passphrase"), name="second")
+    number = len(list(folder.iterdir()))
+    record = repo._unlocked.get(Kind.AUDIT, f"audit/{folder.name}/{number - 1}", Audit).record
+    previous = hashlib.sha256((folder / str(number - 1)).read_bytes()).digest()
+    with pb.Repository.open(repo.url, pb.Passphrase("quite another passphrase"), state_dir=tmp_path / "b") as other:
+        added = msgspec.structs.replace(record, number=number, previous=previous)
+        other._unlocked.put(Kind.AUDIT, f"audit/{folder.name}/{number}", added)
+    found = [item.subject for item in repo.check().findings if item.code == "audit-damaged"]
+    assert found == [f"audit/{folder.name}/{number}"]
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "swapped"])

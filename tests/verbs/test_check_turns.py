@@ -11,10 +11,11 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.verbs import check_schedule
-from pharmabackup.verbs.check_packs import PackReading
-from pharmabackup.verbs.check_schedule import Readings, damaged_packs
-from tests.verbs.site import Site, Time
+from pharmabackup.engine.reading import SnapshotReader
+from pharmabackup.verbs import check, check_schedule
+from pharmabackup.verbs.check_packs import PackFound, PackReading
+from pharmabackup.verbs.check_schedule import Readings, known_damage
+from tests.verbs.site import DAY_NS, Site, Time, forget_all_but
 
 MakeRepo = Callable[[], pb.Repository]
 
@@ -98,7 +99,7 @@ def test_what_a_check_that_is_stopped_has_read_is_not_read_again(
         patch.setattr(PackReading, "_read_pack", one)
         with pytest.raises(pb.Cancelled):
             repo.check(read_data=1.0, cancel=cancel)
-    assert not damaged_packs(repo._unlocked), "what was not read to its end is not damaged"
+    assert not any(known_damage(repo._unlocked)), "what was not read to its end is not damaged"
     repo.check(read_data=1 / 8)
     assert not read[-1] & set(done)
 
@@ -192,3 +193,77 @@ def test_a_check_that_finds_damage_makes_a_proposal_stale(two: pb.Repository) ->
     with pytest.raises(pb.Conflict) as stale:
         two.apply(proposal)
     assert stale.value.kind == "proposal-stale"
+
+
+def test_the_last_good_snapshot_is_not_deleted_when_damage_is_found_after_it_was_forgotten(
+    tmp_path: Path, two: pb.Repository, time: Time
+) -> None:
+    forget_all_but(two, 1, time)
+    assert len(two.propose_prune().snapshots) == 1
+    stale = two.propose_prune()
+    _flip(two, _newer_pack(two))
+    two.check(read_data=1.0)
+    with pytest.raises(pb.Conflict):
+        two.apply(stale)
+    proposal = two.propose_prune()
+    assert not proposal.snapshots
+    assert "last-good-stays" in {finding.code for finding in proposal.findings}
+    two.apply(proposal)
+    (older,) = (snapshot for snapshot in two.snapshots() if snapshot.forgotten)
+    two.restore(tmp_path / "out", snapshots=[older])
+
+
+def test_when_all_are_damaged_as_much_stays_as_if_none_were(repo: pb.Repository) -> None:
+    before = {snapshot.id for snapshot in repo.propose_forget({"*": pb.Keep(last=3)}).snapshots}
+    for name in _packs(repo):
+        _flip(repo, name)
+    repo.check(read_data=1.0)
+    after = {snapshot.id for snapshot in repo.propose_forget({"*": pb.Keep(last=3)}).snapshots}
+    assert after <= before
+
+
+def test_what_a_check_found_damaged_in_another_way_counts(
+    two: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packs are whole, and its recipe does not fit."""
+    newer = max(two.snapshots(), key=lambda snapshot: snapshot.time)
+    real = SnapshotReader.recipe
+
+    def recipe(self: SnapshotReader) -> Any:
+        if self.snapshot.sequence == newer._committed.snapshot.sequence:
+            raise pb.Damaged("It does not fit.")
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotReader, "recipe", recipe)
+        two.check(read_data=1.0)
+    assert not two.propose_forget({"*": pb.Keep(last=1)}).snapshots
+    two.check()
+    assert two.propose_forget({"*": pb.Keep(last=1)}).snapshots
+
+
+def test_what_lies_about_a_sound_pack_verifies_nothing(repo: pb.Repository) -> None:
+    """Of one pack that is named twice one reading was bad: neither it nor what relies on it counts as sound."""
+    readings = Readings(repo._unlocked)
+    pack = b"p" * 32
+    for found in ({0: PackFound(), 1: PackFound("bad")}, {0: PackFound("bad"), 1: PackFound()}):
+        readings.take(found, [pack, pack], now=True)
+        assert readings.times([pack]) == [0]
+        assert known_damage(repo._unlocked)[0] == {pack}
+
+
+def test_a_clock_that_was_ahead_keeps_no_pack_from_its_turn(
+    repo: pb.Repository, read: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = check_schedule.now_ns
+    with monkeypatch.context() as patch:
+        for module in (check_schedule, check):
+            patch.setattr(module, "now_ns", lambda: real() + 365 * DAY_NS)
+        repo.check(read_data=1.0)
+    first = {snapshot.id: snapshot.verified for snapshot in repo.snapshots()}
+    read.clear()
+    while set().union(*read) != _packs(repo):
+        assert len(read) < 20
+        repo.check(read_data=1 / 8)
+    again = {snapshot.id: snapshot.verified for snapshot in repo.snapshots()}
+    assert all((again[name] or 0) > (first[name] or 0) for name in first)  # type: ignore[operator]

@@ -259,6 +259,24 @@ def test_a_shorter_delay_never_undoes_what_was_said_in_time(
     assert repo.propose_prune().snapshots == ()
 
 
+def test_a_recall_in_time_is_not_undone_though_it_was_forgotten_again(
+    repo: pb.Repository, time: Time, storage_time: Callable[[timedelta], None]
+) -> None:
+    """By the shorter delay the first forget would have counted before the recall, and it would go at once."""
+    oldest = _oldest(repo)
+    _forget(repo, oldest)
+    repo.snapshots()
+    storage_time(9 * DAY)
+    time.ahead += 9 * DAY_NS
+    repo.recall(oldest, reason="in time")
+    _forget(repo, _oldest(repo))
+    before = _policy(repo)
+    with pytest.raises(pb.Conflict, match="would have come too late"):
+        repo.configure(forget_delay=7 * DAY)
+    assert _policy(repo) == before
+    repo.configure(forget_delay=10 * DAY)
+
+
 def test_what_is_called_back_while_a_delay_is_shortened_puts_it_back(
     repo: pb.Repository,
     other: pb.Repository,
