@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 Results = dict[str, Any]
-"""machine, tools, data, conditions, figures (raw), peaks, measurements."""
+"""machine, tools, data, conditions, figures (raw), measurements."""
 
 
 def machine() -> dict[str, object]:
@@ -48,7 +48,7 @@ def load() -> Results:
 def merge(before: Results, now: Results) -> Results:
     """New figures replace those of the same scenario; others stay, each with the date it was measured on."""
     merged = {**before, **now}
-    for part in ("figures", "measurements", "dates", "peaks", "data"):
+    for part in ("figures", "measurements", "dates", "data"):
         merged[part] = {**before.get(part, {}), **now.get(part, {})}
     return merged
 
@@ -117,7 +117,7 @@ def comparison(figures: Figures) -> Table:
 
 def own_limits(results: Results) -> Table:
     table = [["", "measured", "goal", "met"]]
-    peak = results.get("peaks", {}).get(OURS)
+    peak = max((max(tools.get(OURS, {}).get("rss", [0])) for tools in results["figures"].values()), default=0)
     if peak:
         table.append(
             [

@@ -82,7 +82,6 @@ def main() -> int:
             "data": lab.facts,
             "conditions": [*conditions(lab), years.condition(two_years)],
             "figures": lab.figures,
-            "peaks": lab.peaks(),
             "measurements": measurements(options, kinds, wanted, failures),
         }
     )

@@ -119,14 +119,6 @@ class Lab:
         shutil.rmtree(self.homes, ignore_errors=True)
         self.targets.clear()
 
-    def peaks(self) -> dict[str, float]:
-        """Each tool's greatest memory over all scenarios."""
-        peaks: dict[str, float] = {}
-        for tools in self.figures.values():
-            for name, quantities in tools.items():
-                peaks[name] = max([peaks.get(name, 0), *quantities.get("rss", [])])
-        return peaks
-
     # How it is measured.
 
     def _first(self, key: str, source: Source, *, cold: bool = False) -> dict[str, Tool]:
