@@ -291,25 +291,9 @@ class Repository:
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None
     ) -> Report:
         """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true; Incomplete."""
-        if proposal.repository != self.id:
-            from pharmabackup.verbs.proposals import stale
+        from pharmabackup.verbs.apply import apply
 
-            raise stale("What was proposed is about another repository.")
-        if proposal.verb == "prune":
-            from pharmabackup.verbs.prune import apply_prune
-
-            return apply_prune(self._unlocked, proposal, progress=progress, cancel=cancel)
-        if proposal.verb == "reseal":
-            from pharmabackup.verbs.reseal import apply_reseal
-
-            return apply_reseal(self._unlocked, proposal, progress=progress, cancel=cancel)
-        if proposal.verb == "repair":
-            from pharmabackup.verbs.repair import apply_repair
-
-            return apply_repair(self._unlocked, proposal, progress=progress, cancel=cancel)
-        from pharmabackup.verbs.forget import apply_forget
-
-        return apply_forget(self._unlocked, proposal, blocks=self._fresh_blocks, progress=progress, cancel=cancel)
+        return apply(self._unlocked, proposal, blocks=self._fresh_blocks, progress=progress, cancel=cancel)
 
     def recall(self, snapshot: Snapshot, *, reason: str) -> None:
         """Call a snapshot back that somebody said to forget, while it is there. NotFound, NotPermitted."""

@@ -66,6 +66,9 @@ class Readings:
         if not now and steady_ns() < self._saved + SAVE_EVERY_NS:
             return
         here, time = set(packs), now_ns()
+        for pack, last in _load(self._unlocked).packs.items():  # of a check that runs at the same time, too
+            if last.time > self._last.get(pack, NEVER).time:
+                self._last[pack] = last
         self._last = {pack: last for pack, last in self._last.items() if pack in here}
         for sound in (True, False):  # of two things that segments say of one pack, the worse counts
             places = [place for place, one in dict(found).items() if (one.problem is None) == sound]

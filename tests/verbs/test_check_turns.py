@@ -12,6 +12,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.reading import SnapshotReader
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.verbs import check, check_schedule
 from pharmabackup.verbs.check_packs import PackFound, PackReading
 from pharmabackup.verbs.check_schedule import Readings, known_damage
@@ -267,3 +268,25 @@ def test_a_clock_that_was_ahead_keeps_no_pack_from_its_turn(
         repo.check(read_data=1 / 8)
     again = {snapshot.id: snapshot.verified for snapshot in repo.snapshots()}
     assert all((again[name] or 0) > (first[name] or 0) for name in first)  # type: ignore[operator]
+
+
+def test_two_checks_at_once_take_nothing_from_each_other(repo: pb.Repository) -> None:
+    """Neither what the other has read, nor what it has found damaged."""
+    packs = [b"a" * 32, b"b" * 32]
+    one, other = Readings(repo._unlocked), Readings(repo._unlocked)
+    one.take({0: PackFound("bad")}, packs, now=True)
+    other.take({1: PackFound()}, packs, now=True)
+    assert known_damage(repo._unlocked)[0] == {packs[0]}
+    first, second = Readings(repo._unlocked).times(packs)
+    assert not first and second
+
+
+def test_what_no_segment_names_is_not_missing(two: pb.Repository) -> None:
+    """The older one's segment is lost, its packs are whole, and the newer one's pack is damaged."""
+    newer = _newer_pack(two)
+    Readings(two._unlocked).take({0: PackFound("bad")}, [ids.hex_tail(newer) or b""], now=True)
+    for info in two._unlocked.storage.list("index"):
+        segment = read_segment(two._unlocked, ids.hex_tail(info.name) or b"")
+        if newer not in {ids.pack_name(entry.pack) for entry in segment.record.packs}:
+            Path(two.url, info.name).unlink()
+    assert not two.propose_forget({"*": pb.Keep(last=1)}).snapshots

@@ -330,7 +330,10 @@ def test_two_have_to_agree(repo: pb.Repository, other: pb.Repository, time: Time
     assert repo.propose_prune().snapshots == ()
     time.ahead += 2 * DAY_NS
     assert _forgotten(repo) == asked == _forgotten(other)
-    assert _ids(prune(other).datasets) == set() and repo.check(read_data=1.0).state == "ok"
+    proposal = other.propose_prune()
+    assert _ids(proposal.snapshots) == asked
+    other.apply(proposal)
+    assert other.propose_prune().snapshots == () and repo.check(read_data=1.0).state == "ok"
     with pytest.raises(pb.Conflict, match="may be gone already"):
         repo.recall(_oldest(repo), reason="too late")
 

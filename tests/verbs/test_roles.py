@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
-from pharmabackup.engine import historycache
+from pharmabackup import ids
+from pharmabackup.clock import now_ns
+from pharmabackup.engine import garbage, historycache
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import joined
 from pharmabackup.format.keys import Keyring
@@ -127,6 +130,27 @@ def test_who_names_nothing_may_not(ward: Ward, become: Becomes, tmp_path: Path, 
     with pytest.raises(pb.NotPermitted) as caught:
         NAMING[deed](ward, tmp_path / "out")
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("role", ["owner", "maintainer"])
+def test_only_who_can_prove_blocks_moves_what_was_ever_condemned(
+    ward: Ward, become: Becomes, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """It may have been condemned for a wrong block."""
+    if role != "owner":
+        become(role)
+    packs = {ids.hex_tail(name) for name in ward.names("packs")}
+    real = garbage.sound_history
+    monkeypatch.setattr(
+        garbage, "sound_history", lambda unlocked: dataclasses.replace(real(unlocked), shunned={*packs})
+    )
+    monkeypatch.setattr(
+        garbage, "_choose_sparse", lambda found, unused, *_: found.sparse.update({p: [] for p in unused})
+    )
+    looked = garbage.look_for_garbage(ward.repo._unlocked, now_ns(), lambda: None)
+    looked.index.close()
+    assert set(looked.emptiable) == packs
+    assert set(looked.sparse) == (packs if role == "owner" else set())
 
 
 def test_what_a_machine_remembers_of_who_only_looks(ward: Ward, become: Becomes) -> None:

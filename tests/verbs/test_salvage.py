@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
+from pharmabackup.engine.target import Target
+from pharmabackup.format.manifest import Entry
 from pharmabackup.verbs import restore_marker
 
 MakeRepo = Callable[[], pb.Repository]
@@ -236,6 +239,28 @@ def test_a_full_disk_hides_nothing_of_what_is_lost(
         patch.setattr(restore_marker, "replace", full)
         assert hurt.restore(tmp_path / "out")["large"].code == "file-salvaged"
     assert "is there already" in hurt.restore(tmp_path / "out")["large"].message
+
+
+def test_what_cannot_be_saved_hides_nothing_else(
+    tmp_path: Path, documents: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the first of two: both are told."""
+    (documents / "other").write_bytes(os.urandom(SIZE))
+    hurt = Hurt(make_repo(), pb.Files(documents))
+    hurt.damage("large")
+    hurt.damage("other")
+    real, calls = Target.salvage, list[bytes]()
+
+    def salvage(self: Target, entry: Entry, **named: Any) -> Any:
+        calls.append(entry.path)
+        if len(calls) == 1:
+            raise pb.StorageFailed("The disk is full.", kind="full", location="here")
+        return real(self, entry, **named)
+
+    monkeypatch.setattr(Target, "salvage", salvage)
+    found = hurt.restore(tmp_path / "out")
+    assert {name: found[name].code for name in ("large", "other")} == {"large": "file-lost", "other": "file-salvaged"}
+    assert "not saved: The disk is full." in found["large"].message
 
 
 @pytest.mark.parametrize("rest", ["1 2 3", "1 2 3 x 6c", "1 2 3 4 large"])

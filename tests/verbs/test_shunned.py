@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,10 @@ def test_what_was_sealed_anew_beside_a_backup_stays(
     )
 
 
-@pytest.mark.parametrize("unindexed", [False, True])
-def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
-    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch, unindexed: bool
-) -> None:
-    """A writer's memory changed a bit. What the next backup stores anew mends old snapshots; a prune keeps that."""
-    ward, hit = Ward(tmp_path / "ward"), list[bool]()
-    real = PackWriter.add
+@contextmanager
+def _a_wrong_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In one block, before it comes into its pack."""
+    real, hit = PackWriter.add, list[bool]()
 
     def add(self: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
         if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
@@ -117,6 +115,17 @@ def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(PackWriter, "add", add)
+        yield
+    assert hit
+
+
+@pytest.mark.parametrize("unindexed", [False, True])
+def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch, unindexed: bool
+) -> None:
+    """A writer's memory changed a bit. What the next backup stores anew mends old snapshots; a prune keeps that."""
+    ward = Ward(tmp_path / "ward")
+    with _a_wrong_bit(monkeypatch):
         ward.back_up()
     if unindexed:
         ward.lose(*ward.names("index"))
@@ -137,22 +146,10 @@ def test_a_wrong_block_gets_no_new_name(
     tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pack is what its name says: a bit was wrong before. A repair condemned it; a prune opens nothing."""
-    ward, hit = Ward(tmp_path / "ward"), list[bool]()
-    real = PackWriter.add
+    ward = Ward(tmp_path / "ward")
     (ward.documents / "other").write_bytes(os.urandom(3_000_000))
-
-    def add(writer: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
-        if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
-            hit.append(True)
-            changed = bytearray(sealed)
-            changed[1000] ^= 1
-            sealed = memoryview(changed)
-        real(writer, kind=kind, sealed=sealed, **rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PackWriter, "add", add)
+    with _a_wrong_bit(monkeypatch):
         ward.back_up(pb.Files(ward.documents))
-    assert hit
     (ward.documents / "other").unlink()
     ward.back_up(pb.Files(ward.documents))
     ward.reopen()
