@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import pairwise
 
 from blake3 import blake3
@@ -196,9 +198,13 @@ class SnapshotReader:
                 raise malformed("recipe", "it has another number of chunks than its snapshot says")
             if any(table[slot] == UNUSED for slot in set(runs.block)):
                 raise malformed("recipe", "a run names a place of the block table that is not used")
-            self.run_starts = cumulative(runs.sizes)
             self._runs = runs
         return self._runs, self.table()
+
+    @cached_property
+    def run_starts(self) -> array[int]:
+        """Where in the content each run begins, and where the last ends. Damaged."""
+        return cumulative(self.recipe()[0].sizes)
 
     def table(self) -> list[bytes]:
         """The block ids by slot. Damaged."""

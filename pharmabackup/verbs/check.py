@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import add, gt
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
+from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.collections import Condemned, read_condemned
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index
@@ -20,6 +22,7 @@ from pharmabackup.engine.segments import CHANGED, read_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
+from pharmabackup.format.pack import BLOCK_CHUNKS_MAX
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
@@ -32,6 +35,7 @@ from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
+ABSENT = -1  # the number of a block that no usable pack has
 LOOKS = 5  # while collections move what is looked at
 SEGMENT_REMEDIES = {
     CHANGED: "Run propose_repair: the index can be rebuilt from the packs.",
@@ -56,12 +60,26 @@ def check(
     return reporter.report({})
 
 
+class _Numbers(dict[bytes, int]):
+    """Which of a table's blocks each id means to one domain, looked for once: many snapshots ask for the same."""
+
+    def __init__(self, table: BlockTable, domain: bytes) -> None:
+        self._table = table
+        self._domain = domain
+
+    def __missing__(self, block_id: bytes) -> int:
+        number = self._table.find(block_id, self._domain)
+        self[block_id] = ABSENT if number is None else number
+        return self[block_id]
+
+
 @dataclass(slots=True)
 class _State:
     """Which packs are damaged, and which snapshots need which packs."""
 
     packs_of: dict[bytes, set[int]] = field(default_factory=dict)  # by transaction
     fitting: dict[tuple[object, ...], set[int]] = field(default_factory=dict)  # the same, by what was looked through
+    numbers: dict[bytes, _Numbers] = field(default_factory=dict)  # by domain
     hurt: set[bytes] = field(default_factory=set)  # transactions with a finding
     missing_packs: list[bytes] = field(default_factory=list)
     missing_blocks: set[bytes] = field(default_factory=set)  # that snapshots need
@@ -277,17 +295,18 @@ class _Checker:
             self._state.packs_of[committed.transaction] = self._state.fitting[lists]
             return
         reader = SnapshotReader(blocks, record)
+        numbers = self._state.numbers.setdefault(record.domain, _Numbers(table, record.domain))
         needed = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
         problems: list[str] = []
         try:
             needed = reader.relied()
             runs, ids_by_slot = reader.recipe()
-            used = set(runs.block)
-            counts = {slot: self._count(ids_by_slot[slot], record.domain) for slot in used}
-            for block, first, count in zip(runs.block, runs.first, runs.count, strict=True):
-                if counts[block] and first + count > counts[block]:
-                    problems.append("its recipe names chunks that a block does not have")
-                    break
+            counts = [
+                BLOCK_CHUNKS_MAX if number == ABSENT else table.count[number]
+                for number in map(numbers.__getitem__, ids_by_slot)
+            ]
+            if any(map(gt, map(add, runs.first, runs.count), map(counts.__getitem__, runs.block))):
+                problems.append("its recipe names chunks that a block does not have")
             if self._unlocked.keyring.readers:
                 stored, files, size = self._names.totals(reader)
                 if stored != sum(runs.sizes):
@@ -296,18 +315,12 @@ class _Checker:
                     problems.append("its names are not as many or as large as it says")
         except Damaged as error:
             problems.append(error.message.rstrip("."))
-        packs = set()
-        missing = 0
-        for block_id in needed:
-            number = table.find(block_id, record.domain)
-            if number is None:
-                missing += 1
-                self._state.missing_blocks.add(block_id)
-            else:
-                packs.add(table.pack[number])
+        missing = {block_id for block_id in needed if numbers[block_id] == ABSENT}
+        self._state.missing_blocks |= missing
+        packs = {table.pack[number] for number in map(numbers.__getitem__, needed) if number != ABSENT}
         self._state.packs_of[committed.transaction] = packs
         if missing:
-            problems.append(f"{missing} of the {len(needed)} blocks that it needs are not there")
+            problems.append(f"{len(missing)} of the {len(needed)} blocks that it needs are not there")
         if problems:
             self._state.hurt.add(committed.transaction)
             self._find(
@@ -318,11 +331,6 @@ class _Checker:
             )
         else:
             self._state.fitting[lists] = packs
-
-    def _count(self, block_id: bytes, domain: bytes) -> int:
-        """How many chunks a block has; 0 when it is not known."""
-        number = self.index.blocks.find(block_id, domain)
-        return 0 if number is None else self.index.blocks.count[number]
 
     # ------------------------------------------------------------ data
 

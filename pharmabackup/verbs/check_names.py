@@ -1,4 +1,7 @@
-"""Snapshots' names looked through whole: days have most pieces of a manifest in common, and each is decoded once."""
+"""Snapshots' names looked through whole.
+
+Days have most pieces of a manifest in common, and pieces most of their folders' records: each is decoded once.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,38 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from blake3 import blake3
+
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.format.manifest import EntryKind, RecordOrder, ends_whole, entries, read_folders, read_frames
+from pharmabackup.format.manifest import (
+    EntryKind,
+    Frame,
+    FrameType,
+    RecordOrder,
+    decode_folder,
+    ends_whole,
+    entries,
+    read_frames,
+)
 from pharmabackup.format.transaction import Ref
 from pharmabackup.format.wire import malformed
 
-KEPT_PATHS = 100_000  # of folders, in all pieces that are remembered: some 30 MB at most
+KEPT_PATHS = 100_000  # of folders, in all pieces that are remembered, and in all records: some 30 MB each at most
 
 Place = tuple[bytes, bytes, int]  # domain, block, ordinal
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a look through one folder's record showed."""
+
+    path: bytes
+    first: bytes  # names, empty in an empty folder
+    last: bytes
+    folders: frozenset[bytes]  # paths of entries that are folders
+    firsts: frozenset[bytes]  # files that others are further names of
+    files: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +66,8 @@ class NamesCheck:
         self._look = look
         self._known: OrderedDict[Place, _Piece] = OrderedDict()  # by the first place
         self._paths = 0
+        self._records: dict[tuple[bytes, int, int], _Record] = {}
+        self._record_paths = 0
 
     def totals(self, reader: SnapshotReader) -> tuple[int, int, int]:
         """The bytes of content that a whole manifest speaks of, its files, the sum of their sizes. Damaged."""
@@ -87,9 +116,49 @@ class NamesCheck:
             used.append(place)
             if ends_whole(data):
                 break
-        piece = _look_through(tuple(used), bytes(data))
+        piece = self._look_through(tuple(used), bytes(data))
         self._remember(piece)
         return piece
+
+    def _look_through(self, places: tuple[Place, ...], data: bytes) -> _Piece:
+        """Every record of a piece. Damaged."""
+        found, stored, order = list[_Record](), 0, RecordOrder()
+        for frame in read_frames([data]):
+            if frame.kind != FrameType.FOLDER:
+                continue
+            record = self._record(frame)
+            if not order.takes(record.path, record.first, record.last):
+                raise malformed("manifest", "its folders or their names are not in order")
+            found.append(record)
+            stored += frame.size
+        head = tuple((item.path, item.first, item.last) for item in found if item.path == found[0].path)
+        end = None
+        if found and found[-1].path != found[0].path:
+            names = (item.last for item in reversed(found) if item.path == found[-1].path and item.last)
+            end = found[-1].path, next(names, b"")
+        return _Piece(
+            places=places,
+            head=head,
+            end=end,
+            records=frozenset(item.path for item in found),
+            folders=frozenset().union(*(item.folders for item in found)),
+            firsts=frozenset().union(*(item.firsts for item in found)),
+            files=sum(item.files for item in found),
+            size=sum(item.size for item in found),
+            stored=stored,
+        )
+
+    def _record(self, frame: Frame) -> _Record:
+        """A folder's record, every entry decoded. Damaged."""
+        key = blake3(frame.body).digest(), frame.size, frame.chunks
+        known = self._records.get(key)
+        if known is None:
+            known = self._records[key] = _look_at(frame)
+            self._record_paths += 10 + len(known.folders) + len(known.firsts)
+            if self._record_paths > KEPT_PATHS:  # rare, and the next pieces bring most of them again
+                self._records.clear()
+                self._record_paths = 0
+        return known
 
     def _remember(self, piece: _Piece) -> None:
         before = self._known.pop(piece.places[0], None)
@@ -103,24 +172,17 @@ def _weight(piece: _Piece) -> int:
     return 10 + len(piece.records) + len(piece.folders) + len(piece.firsts) + len(piece.head)
 
 
-def _look_through(places: tuple[Place, ...], data: bytes) -> _Piece:
-    """Decode every record. Damaged."""
-    stored = files = size = 0
-    spans: list[tuple[bytes, bytes, bytes]] = []
-    folders, firsts = set[bytes](), set[bytes]()
-    for folder, frame, start in read_folders(read_frames([data])):
-        spans.append((folder.path, folder.names.split(b"\0", 1)[0], folder.names.rsplit(b"\0", 1)[-1]))
-        for entry in entries(folder, frame, start):
-            if entry.kind == EntryKind.FOLDER:
-                folders.add(entry.path)
-            if entry.kind == EntryKind.FILE:
-                files += 1
-                size += entry.size
-            if entry.same_file is not None:
-                firsts.add(entry.same_file)
-        stored = start + frame.size
-    head = tuple(span for span in spans if span[0] == spans[0][0])
-    last = next((last for path, _, last in reversed(spans) if path == spans[-1][0] and last), b"")
-    end = (spans[-1][0], last) if spans and spans[-1][0] != spans[0][0] else None
-    records = frozenset(path for path, _, _ in spans)
-    return _Piece(places, head, end, records, frozenset(folders), frozenset(firsts), files, size, stored)
+def _look_at(frame: Frame) -> _Record:
+    """Damaged."""
+    folder = decode_folder(frame)
+    found = entries(folder, frame, 0)
+    files = [entry.size for entry in found if entry.kind == EntryKind.FILE]
+    return _Record(
+        path=folder.path,
+        first=folder.names.split(b"\0", 1)[0],
+        last=folder.names.rsplit(b"\0", 1)[-1],
+        folders=frozenset(entry.path for entry in found if entry.kind == EntryKind.FOLDER),
+        firsts=frozenset(entry.same_file for entry in found if entry.same_file is not None),
+        files=len(files),
+        size=sum(files),
+    )
