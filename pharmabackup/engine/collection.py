@@ -79,6 +79,8 @@ def move(
 ) -> Moved:
     """Put the living blocks of sparse packs into new packs, as they are sealed, or `anew`. StorageFailed.
 
+    When another collection has begun meanwhile no index names the new packs, and `condemn` will refuse.
+
     A pack is read whole and compared with its name first: what is damaged is not given a new, sound name. Blocks of
     a pack that was ever condemned are opened too: they may have been wrong before the pack got its name.
     """
@@ -123,8 +125,18 @@ def move(
         background.close()
         for writer in writers.values():
             writer.close()
-    publish(unlocked, entries)
+    if not _overtaken(unlocked, garbage.number):  # else what was moved may have been condemned for damage meanwhile
+        publish(unlocked, entries)
     return moved
+
+
+def _overtaken(unlocked: Unlocked, number: int) -> bool:
+    """Whether the collection of this number, which one wants to begin, has been begun by another. StorageFailed."""
+    try:
+        unlocked.storage.info(ids.collection_name(number, "condemn"))
+    except NotFound:
+        return False
+    return True
 
 
 def _prove(unlocked: Unlocked, garbage: Garbage, whole: WholePack) -> None:

@@ -13,11 +13,12 @@ import pytest
 import pharmabackup as pb
 from pharmabackup.engine.collections import burnt_names, shunned_packs
 from pharmabackup.engine.packs import PackWriter
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import prune as prune_verb
 from pharmabackup.verbs import reseal as reseal_verb
 from tests.verbs.ailing import Ward
-from tests.verbs.site import DAY_NS, Site, Time, prune, stored
+from tests.verbs.site import DAY_NS, PASSPHRASE, Site, Time, forget_all_but, prune, stored
 
 MakeRepo = Callable[[], pb.Repository]
 
@@ -75,6 +76,35 @@ def test_what_a_backup_called_back_is_stored_once_more_and_no_more(
     added, _ = _rounds(repo, site, time)
     assert added[0] > len(big)
     assert max(added[1:]) < 100_000
+
+
+@pytest.mark.parametrize("overtaken", [True, False])
+def test_what_was_moved_while_another_condemned_is_in_no_index(
+    tmp_path: Path, large: pb.Repository, time: Time, monkeypatch: pytest.MonkeyPatch, overtaken: bool
+) -> None:
+    """The other may have been a repair, and what was moved the damage."""
+    repo = large
+    forget_all_but(repo, 1, time)
+    indexes = list[list[str]]()
+    real, real_finish = prune_verb.condemn, PackWriter.finish
+
+    def finish(writer: PackWriter) -> Any:
+        monkeypatch.setattr(PackWriter, "finish", real_finish)
+        if overtaken:
+            with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "other") as second:
+                prune(second)
+        indexes.append(stored(repo._unlocked.storage, "index"))
+        return real_finish(writer)
+
+    def condemn(unlocked: Unlocked, *given: Any) -> bool:
+        if unlocked is repo._unlocked:
+            indexes.append(stored(unlocked.storage, "index"))
+        return real(unlocked, *given)
+
+    monkeypatch.setattr(PackWriter, "finish", finish)
+    monkeypatch.setattr(prune_verb, "condemn", condemn)
+    prune(repo)
+    assert (indexes[1] == indexes[0]) is overtaken
 
 
 def test_what_was_sealed_anew_beside_a_backup_stays(
