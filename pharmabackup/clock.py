@@ -36,3 +36,9 @@ def to_ns(moment: datetime) -> int:
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC with a Z, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def spelled(duration: timedelta) -> str:
+    """A duration for a person: 1 day, 30 days; 2 days, 3:00:00."""
+    days, rest = divmod(duration, timedelta(days=1))
+    return str(duration) if rest or days == 0 else f"{days} day{'s' if days > 1 else ''}"

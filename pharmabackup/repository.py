@@ -16,7 +16,7 @@ from pharmabackup import clock
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Progress
-from pharmabackup.results import Comparison, Proposal, Report, Slot
+from pharmabackup.results import Comparison, Proposal, Report, Rules, Slot
 from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
@@ -356,6 +356,12 @@ class Repository:
         from pharmabackup.verbs.configure import Wish, configure
 
         configure(self._unlocked, Wish(keep, forget_delay, forget_quorum))
+
+    def rules(self) -> Rules:
+        """What `configure` has set. Damaged, StorageFailed."""
+        from pharmabackup.verbs.configure import rules
+
+        return rules(self._unlocked)
 
     def propose_reseal(self) -> Proposal:
         """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pharmabackup.clock import iso
+from pharmabackup.clock import iso, spelled
 from pharmabackup.events import Finding, State
 
 if TYPE_CHECKING:
     from pharmabackup.format.keys import Role
+    from pharmabackup.retention import Keep
     from pharmabackup.snapshot import Snapshot
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -104,6 +105,27 @@ class Report:
             "datasets": {name: result.to_dict() for name, result in self.datasets.items()},
             "findings": [finding.to_dict() for finding in self.findings],
             "audit_id": self.audit_id,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The owner's. `keep` by what it is for, in the order in which rules are tried; what none fits is kept."""
+
+    keep: Mapping[str, Keep]
+    forget_delay: timedelta
+    forget_quorum: int
+
+    def __str__(self) -> str:
+        kept = [f"{pattern}: {keep}" for pattern, keep in self.keep.items()] or ["Everything is kept."]
+        people = "one person" if self.forget_quorum == 1 else f"{self.forget_quorum} people"
+        return "\n".join([*kept, f"A forget counts {spelled(self.forget_delay)} after {people} said so."])
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "keep": {pattern: keep.to_dict() for pattern, keep in self.keep.items()},
+            "forget_delay": self.forget_delay.total_seconds(),
+            "forget_quorum": self.forget_quorum,
         }
 
 

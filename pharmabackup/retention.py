@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 
-from pharmabackup.clock import from_ns
+from pharmabackup.clock import from_ns, spelled
 from pharmabackup.errors import InvalidInput
 
 
@@ -41,6 +41,16 @@ class Keep:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise _no_rule(name, value, "a whole number")
+
+    def __str__(self) -> str:
+        counts = [f"{count} {name}" for name, count in self.to_dict().items() if name != "within"]
+        parts = [f"within {spelled(self.within)}"] if self.within else []
+        return ", ".join([*parts, *counts]) or "only what is always kept"
+
+    def to_dict(self) -> dict[str, float]:
+        """What is not nothing; `within` in seconds."""
+        counts = {name: getattr(self, name) for name in ("last", *(name for name, _ in PERIODS))}
+        return {name: value for name, value in {"within": self.within.total_seconds(), **counts}.items() if value}
 
 
 def _no_rule(name: str, value: object, wanted: str) -> InvalidInput:

@@ -138,6 +138,7 @@ def test_results_and_events_are_ready_for_json(repo: pb.Repository, report: pb.R
         *report.findings,
         *repo.snapshots(),
         *repo.snapshot().glob(),
+        repo.rules(),
         *events,
         FINDING,
     ]

@@ -1,4 +1,4 @@
-"""The command that sets the owner's rules: configure."""
+"""The command that shows and sets the owner's rules: configure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import click
 
 import pharmabackup as pb
 from pharmabackup.cli.app import pharmabackup
+from pharmabackup.cli.output import Output
 from pharmabackup.cli.reports import counted
 from pharmabackup.cli.settings import Duration, Settings, Verb
+from pharmabackup.clock import spelled
+from pharmabackup.results import Rules
 
 COUNT = click.IntRange(min=0)
 Command = Callable[..., None]
@@ -58,8 +61,8 @@ def configure(
 ) -> None:
     """Set what `forget` keeps when it is given no rules, how long it waits, and how many have to agree.
 
-    Rules that are given take the place of all that were set: the first that fits a snapshot holds, and what none fits
-    is kept. What is not given stays as it is.
+    Without options it shows what is set. Rules that are given take the place of all that were: the first that fits a
+    snapshot holds, and what none fits is kept. What is not given stays as it is.
 
     \b
     configure --dataset pmr --keep-within 30d --keep-daily 60 --dataset '*' --keep-last 14
@@ -69,12 +72,13 @@ def configure(
     if everything and rules:
         raise click.UsageError("--keep-all means no rules: leave one of them out.")
     keep = rules if rules or everything else None
-    if keep is None and days is None and quorum is None:
-        raise click.UsageError("Say what to set: --keep-daily 7, --forget-delay 14, --quorum 2 and so on.")
     delay = None if days is None else timedelta(days=min(days, timedelta.max.days))
-    with settings.open() as repository:
-        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum)
     output = settings.output
+    with settings.open() as repository:
+        if keep is None and delay is None and quorum is None:
+            _show(output, repository.rules())
+            return
+        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum)
     if not output.people:
         facts = {
             "keep": None if keep is None else list(keep),
@@ -83,6 +87,23 @@ def configure(
         output.result(facts | {"forget_quorum": quorum})
     elif not output.quiet:
         output.line(_told(keep, days, quorum))
+
+
+def _show(output: Output, rules: Rules) -> None:
+    if not output.people:
+        output.result(rules.to_dict())
+        return
+    if rules.keep:
+        output.table([("Dataset", False), ("Kept", False)], [[of, str(keep)] for of, keep in rules.keep.items()])
+    else:
+        output.line("No rules: everything is kept.")
+    output.line(
+        f"What is forgotten can be called back for {spelled(rules.forget_delay)}; {_agreed(rules.forget_quorum)}."
+    )
+
+
+def _agreed(quorum: int) -> str:
+    return "one person can forget" if quorum == 1 else f"{quorum} people have to agree to forget"
 
 
 def _rules(order: list[str], given: dict[str, tuple[Any, ...]]) -> dict[str, pb.Keep]:
@@ -121,5 +142,5 @@ def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None)
     if days is not None:
         told.append(f"what is forgotten can be called back for {counted(days, 'day')}")
     if quorum is not None:
-        told.append("one person can forget" if quorum == 1 else f"{quorum} people have to agree to forget")
+        told.append(_agreed(quorum))
     return f"Set: {'; '.join(told)}."

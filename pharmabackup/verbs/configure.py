@@ -16,6 +16,7 @@ from pharmabackup.engine.history import ENDLESS, MARK_GRANTS, History, sound_his
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Error, InvalidInput
 from pharmabackup.format.keys import KeepRule, Policy, Roster
+from pharmabackup.results import Rules
 from pharmabackup.retention import Class, Keep
 
 SECOND = timedelta(seconds=1)
@@ -34,6 +35,22 @@ class Wish:
     keep: Mapping[str, Keep] | None = None
     forget_delay: timedelta | None = None
     forget_quorum: int | None = None
+
+
+def rules(unlocked: Unlocked) -> Rules:
+    """The newest. Damaged, StorageFailed."""
+    unlocked.renewed()
+    policy = unlocked.roster.policy
+    return Rules(
+        keep={rule.dataset: keep_of(rule) for rule in policy.keep},
+        forget_delay=policy.forget_delay * SECOND,
+        forget_quorum=policy.forget_quorum,
+    )
+
+
+def keep_of(rule: KeepRule) -> Keep:
+    counts = {field.name: getattr(rule, field.name) for field in dataclasses.fields(Keep) if field.name != "within"}
+    return Keep(within=rule.within * SECOND, **counts)
 
 
 def configure(unlocked: Unlocked, wish: Wish) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
@@ -22,6 +21,7 @@ from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.retention import Class, Dated, Keep, kept, zone
 from pharmabackup.verbs.check_schedule import known_damage
+from pharmabackup.verbs.configure import keep_of
 from pharmabackup.verbs.hurt import hurt
 from pharmabackup.verbs.marks import permit, say
 from pharmabackup.verbs.proposals import stale
@@ -158,21 +158,7 @@ def _rules(unlocked: Unlocked, wish: Wish) -> list[tuple[Class, Keep]]:
     """InvalidInput."""
     if wish.keep is not None:
         return [(Class(pattern), keep) for pattern, keep in wish.keep.items()]
-    return [
-        (
-            Class(rule.dataset),
-            Keep(
-                last=rule.last,
-                within=timedelta(seconds=rule.within),
-                hourly=rule.hourly,
-                daily=rule.daily,
-                weekly=rule.weekly,
-                monthly=rule.monthly,
-                yearly=rule.yearly,
-            ),
-        )
-        for rule in unlocked.roster.policy.keep
-    ]
+    return [(Class(rule.dataset), keep_of(rule)) for rule in unlocked.roster.policy.keep]
 
 
 def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:

@@ -81,10 +81,30 @@ def test_programs_are_told_what_was_set(call: Call) -> None:
     }
 
 
+def test_without_options_it_shows_what_is_set(call: Call, asked: list[dict[str, Any]]) -> None:
+    assert call("configure").out.splitlines() == [
+        "No rules: everything is kept.",
+        "What is forgotten can be called back for 14 days; one person can forget.",
+    ]
+    rules = "--dataset pmr --keep-within 30d --keep-daily 60 --dataset * --keep-last 0"
+    assert call("configure", *rules.split(), "--forget-delay", "1").code == 0
+    assert [" ".join(line.split()) for line in call("configure").out.splitlines()] == [
+        "Dataset Kept",
+        "pmr within 30 days, 60 daily",
+        "* only what is always kept",
+        "What is forgotten can be called back for 1 day; one person can forget.",
+    ]
+    assert call("configure", "--json").json == {
+        "keep": {"pmr": {"within": 30 * 86400, "daily": 60}, "*": {}},
+        "forget_delay": 86400,
+        "forget_quorum": 1,
+    }
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        "",
         "--dataset pmr",
         "--keep-daily 7 --dataset pmr",
         "--keep-daily 7 --keep-daily 8",

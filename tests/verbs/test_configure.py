@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup import results
 from pharmabackup.engine import opening
 from pharmabackup.engine.enrolment import change_roster
 from pharmabackup.engine.unlocked import Unlocked
@@ -104,6 +105,18 @@ def test_a_rule_is_stored_whole_and_in_its_place(repo: pb.Repository) -> None:
     counts = (first.last, first.within, first.hourly, first.daily, first.weekly, first.monthly, first.yearly)
     assert counts == (1, 0, 2, 3, 4, 5, 6)
     assert second.within == 30 * 86400 + 1  # not less than what was asked for
+
+
+def test_everybody_sees_the_rules_that_hold_now(repo: pb.Repository, other: pb.Repository, tmp_path: Path) -> None:
+    rules = {"till-1/pmr": pb.Keep(last=1, hourly=2, daily=3), "*": pb.Keep(within=30 * DAY)}
+    assert other.rules() == results.Rules(keep={}, forget_delay=14 * DAY, forget_quorum=1)
+    repo.configure(keep=rules, forget_delay=2 * DAY, forget_quorum=2)
+    assert other.rules() == results.Rules(keep=rules, forget_delay=2 * DAY, forget_quorum=2)
+    assert str(other.rules()).splitlines() == [
+        "till-1/pmr: 1 last, 2 hourly, 3 daily",
+        "*: within 30 days",
+        "A forget counts 2 days after 2 people said so.",
+    ]
 
 
 # ------------------------------------------------------------ what is refused
