@@ -13,7 +13,7 @@ from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound, Unsupported
 from pharmabackup.events import Severity
-from pharmabackup.format.repository import REPOSITORY_MAX, odd_members
+from pharmabackup.format.repository import REPOSITORY_MAX, decode_repository, odd_members
 from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record, malformed
 from pharmabackup.verbs.findings import damaged_keyrings
@@ -49,13 +49,20 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
     """Nobody signs it, since it is read before any key: a changed name in it looks like a later version's."""
     remedy = "It is a text: put right by hand what it says, or ask for help. What is backed up is unharmed."
     try:
-        missing, unknown = odd_members(unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX))
+        data = unlocked.storage.get(REPOSITORY, limit=REPOSITORY_MAX)
+        missing, unknown = odd_members(data)
     except (Damaged, NotFound, Unsupported) as error:
         find("repository-damaged", "critical", REPOSITORY, f"{REPOSITORY}: {error.message}", remedy)
         return
+    problems, said, own = [], decode_repository(data).id, unlocked.repository.hex()
+    if said != own:
+        problems.append(f"its id is {own}, in small letters")
     if missing:
-        what = f"it lacks {', '.join(missing)}" + (f" and has {', '.join(unknown)}" if unknown else "")
-        find("repository-damaged", "warning", REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
+        problems.append(f"it lacks {', '.join(missing)}" + (f" and has {', '.join(unknown)}" if unknown else ""))
+    if problems:
+        what, opens = "; ".join(problems), said.lower() == own
+        severity: Severity = "warning" if opens else "critical"
+        find("repository-damaged", severity, REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
 
 
 def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:

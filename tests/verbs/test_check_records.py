@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,6 +18,7 @@ from pharmabackup.format.transaction import Audit
 from pharmabackup.format.wire import Kind
 from pharmabackup.testing.simulated import SimulatedStorage
 from pharmabackup.testing.simulation import Simulation
+from pharmabackup.verbs import check_records
 
 
 @pytest.fixture
@@ -100,6 +103,27 @@ def test_the_repositorys_own_record_is_damaged_while_it_is_open(
         )
     found = [item for item in repo.check().findings if item.code == "repository-damaged"]
     assert [(item.severity, item.subject) for item in found] == [("critical", "repository")]
+
+
+def test_whichever_bit_of_the_repositorys_own_record_turns(make_repo: Callable[[], pb.Repository]) -> None:
+    """It is told, unless it is in words or spaces that only people read."""
+    repo = make_repo()
+    unlocked, found = repo._unlocked, list[str]()
+    path = Path(repo.url) / "repository"
+    data = path.read_bytes()
+    told = 0
+    for at, bit in itertools.product(range(len(data)), range(8)):
+        changed = bytes([*data[:at], data[at] ^ 1 << bit, *data[at + 1 :]])
+        path.write_bytes(changed)
+        check_records._repository(unlocked, lambda code, *_: found.append(code))
+        try:
+            harmless = {**json.loads(changed), "about": ""} == {**json.loads(data), "about": ""}
+        except ValueError:
+            harmless = False
+        assert found == ([] if harmless else ["repository-damaged"]), (at, bit, changed)
+        told += len(found)
+        found.clear()
+    assert told > 1000
 
 
 def test_an_audit_record_that_its_own_slot_replaced(make_repo: Callable[[], pb.Repository]) -> None:
