@@ -13,7 +13,7 @@ conformance suites in `pharmabackup.testing`. Nothing else is public.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pharmabackup.credentials import Credential, Passphrase
+from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Shares, Vault
 from pharmabackup.errors import (
     Cancelled,
     Conflict,
@@ -50,18 +50,22 @@ __all__ = [
     "Incomplete",
     "InvalidInput",
     "Keep",
+    "KeyFile",
     "NotFound",
     "NotPermitted",
     "Passphrase",
     "Proposal",
+    "Recipient",
     "Report",
     "Repository",
     "SQLite",
+    "Shares",
     "Snapshot",
     "Source",
     "SourceFailed",
     "StorageFailed",
     "Unsupported",
+    "Vault",
     "WrongCredential",
 ]
 

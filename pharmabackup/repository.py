@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from pharmabackup import clock
-from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.errors import InvalidInput, NotFound, Unsupported
+from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Vault
+from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Progress
 from pharmabackup.results import Comparison, Proposal, Report, Rules, Slot
 from pharmabackup.retention import Keep
@@ -57,18 +57,14 @@ class Repository:
 
         `replica_of`: the same repository at another place, which the same credentials open; `copy` fills it.
         """
-        if replica_of is not None:
-            from pharmabackup.engine import opening
+        from pharmabackup.engine import opening
 
+        if replica_of is not None:
             of = replica_of._unlocked
             return cls(
                 opening.create_replica(url, credential, of=of, storage_options=storage_options, state_dir=state_dir),
                 os.fspath(url),
             )
-        if not isinstance(credential, Passphrase):
-            raise Unsupported("A repository's first credential is a passphrase.", remedy="Give a pb.Passphrase.")
-        from pharmabackup.engine import opening
-
         unlocked = opening.create(url, credential, storage_options=storage_options, state_dir=state_dir)
         return cls(unlocked, os.fspath(url))
 
@@ -324,11 +320,42 @@ class Repository:
 
         return slots(self._unlocked)
 
-    def enrol(self, role: Role, who: Credential, *, name: str) -> None:
-        """Let one more credential open this repository. Conflict("name-taken"), NotPermitted, Unsupported."""
+    def enrol(
+        self,
+        role: Role,
+        who: Recipient | KeyFile | Vault | Passphrase,
+        *,
+        name: str,
+        domain: str | None = None,
+    ) -> None:
+        """Let one more credential open this repository, with the keys of its role alone.
+
+        `domain`: of a device: those of one domain trust each other's chunks. None: the owner's own.
+        Conflict("name-taken"), InvalidInput, NotFound, NotPermitted, StorageFailed.
+        """
         from pharmabackup.verbs.keys import enrol
 
-        enrol(self._unlocked, role, who, name=name)
+        enrol(self._unlocked, role, who, name=name, domain=domain)
+
+    def revoke(self, name: str, *, reason: str, replicas: Sequence[Repository] = ()) -> None:
+        """A slot opens nothing any more, and what it signs does not count; what it has backed up stays.
+
+        New keys are made, since it knows those that are in use.
+        `replicas`: where it has backed up to directly, so that this stays too.
+        NotFound, Conflict, InvalidInput, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.verbs.keys import revoke
+
+        revoke(self._unlocked, name, reason=reason, elsewhere=[other._unlocked for other in replicas])
+
+    def split_recovery(self, *, threshold: int = 2, shares: int = 3) -> tuple[str, ...]:
+        """Shares of a new recovery key, of which `threshold` open as an owner; they replace older ones. Shown once.
+
+        InvalidInput, NotPermitted, Conflict, StorageFailed.
+        """
+        from pharmabackup.verbs.keys import split_recovery
+
+        return split_recovery(self._unlocked, threshold=threshold, shares=shares)
 
     def change_passphrase(self, new: Passphrase) -> None:
         """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""
@@ -395,7 +422,7 @@ class Repository:
 
     def _snapshot_reader(self, committed: Committed) -> SnapshotReader:
         if not self._unlocked.keyring.readers:
-            raise self._unlocked.not_permitted("read")
+            raise self._unlocked.not_permitted("read", who=("restorer", "owner"))
         from pharmabackup.engine.reading import SnapshotReader
 
         return SnapshotReader(self._block_reader(), committed.snapshot)

@@ -131,11 +131,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One credential that was enrolled."""
+    """One credential that was enrolled. `fingerprint`: of the public key that its keys are sealed to."""
 
     name: str
     role: Role
     kind: str
+    fingerprint: str
     created: datetime
     revoked: datetime | None
 
@@ -144,6 +145,7 @@ class Slot:
             "name": self.name,
             "role": self.role,
             "kind": self.kind,
+            "fingerprint": self.fingerprint,
             "created": iso(self.created),
             "revoked": iso(self.revoked) if self.revoked else None,
         }

@@ -109,7 +109,7 @@ def test_what_holds_keys_refuses_to_pickle(repo: pb.Repository) -> None:
 
 
 def test_keys_refuse_to_pickle(repo: pb.Repository) -> None:
-    for thing in (repo._unlocked, repo._unlocked.keyring, repo._unlocked.stretched, repo._unlocked.keyring.naming):
+    for thing in (repo._unlocked, repo._unlocked.keyring, repo._unlocked.opener, repo._unlocked.keyring.naming):
         with pytest.raises(TypeError):
             pickle.dumps(thing)
 
@@ -192,8 +192,8 @@ def test_no_passphrase_shows_anywhere(
 def test_no_key_shows_in_what_is_printed(repo: pb.Repository) -> None:
     unlocked = repo._unlocked
     keys = [unlocked.naming_key, unlocked.keyring.block_names, *(item.key for item in unlocked.keyring.readers)]
-    keys += [unlocked.stretched.key, unlocked.keyring.signing or b"", unlocked.keyring.catalogue[0].key]
-    inside = repr(unlocked) + repr(unlocked.keyring) + repr(unlocked.keyring.naming) + repr(unlocked.stretched)
+    keys += [unlocked.opener.key, unlocked.keyring.signing or b"", unlocked.keyring.catalogue[0].key]
+    inside = repr(unlocked) + repr(unlocked.keyring) + repr(unlocked.keyring.naming) + repr(unlocked.opener)
     for text in (repr(repo), str(repo), str(vars(repo.__class__)), inside):
         for key in keys:
             assert key.hex() not in text

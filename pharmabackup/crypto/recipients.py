@@ -6,6 +6,7 @@ opened by whoever has a quantum computer later.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 
@@ -61,6 +62,11 @@ class PrivateKey:
     @classmethod
     def generate(cls) -> PrivateKey:
         return cls(os.urandom(SECRET_SIZE))
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> PrivateKey:
+        """X-Wing's expansion of 32 bytes: SHAKE256 (draft-connolly-cfrg-xwing-kem, section 5.2)."""
+        return cls(hashlib.shake_256(seed).digest(SECRET_SIZE))
 
     @property
     def public(self) -> PublicKey:

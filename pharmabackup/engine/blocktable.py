@@ -26,7 +26,7 @@ class BlockTable:
     packs: list[bytes] = field(default_factory=list)
     pack_sizes: list[int] = field(default_factory=list)
     domains: list[bytes] = field(default_factory=list)  # of each pack
-    copied: bytearray = field(default_factory=bytearray)  # of each pack: by somebody who may not change what is in it
+    signers: list[bytes] = field(default_factory=list)  # of each pack: the slot that signed its directory
     usable: bytearray = field(default_factory=bytearray)  # of each pack: listed and not condemned
     keys: list[WrappedKey] = field(default_factory=list)
     _key_numbers: dict[WrappedKey, int] = field(default_factory=dict)
@@ -35,13 +35,13 @@ class BlockTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add_pack(self, pack: bytes, size: int, directory: Directory, *, copied: bool = False) -> int:
-        """Make a pack's blocks known; the number of the first. `copied`: its blocks have to be proved."""
+    def add_pack(self, pack: bytes, size: int, directory: Directory, *, signer: bytes) -> int:
+        """Make a pack's blocks known; the number of the first."""
         first, number = len(self.ids), len(self.packs)
         self.packs.append(pack)
         self.pack_sizes.append(size)
         self.domains.append(directory.domain)
-        self.copied.append(copied)
+        self.signers.append(signer)
         self.usable.append(1)
         keys = [self.add_key(wrapped) for wrapped in directory.keys]
         for block in directory.blocks:
@@ -81,12 +81,12 @@ class BlockTable:
         self.kind[number] = kind
         self.count[number] = count
 
-    def place(self, numbers: list[int], pack: bytes, size: int, directory: Directory) -> None:
+    def place(self, numbers: list[int], pack: bytes, size: int, directory: Directory, *, signer: bytes) -> None:
         """Say where reserved blocks came to lie: in this pack, in the directory's order."""
         self.packs.append(pack)
         self.pack_sizes.append(size)
         self.domains.append(directory.domain)
-        self.copied.append(0)
+        self.signers.append(signer)
         self.usable.append(1)
         keys = [self.add_key(wrapped) for wrapped in directory.keys]
         for number, block in zip(numbers, directory.blocks, strict=True):
@@ -146,7 +146,7 @@ class BlockTable:
             "packs": b"".join(self.packs),
             "pack_sizes": array("Q", self.pack_sizes).tobytes(),
             "domains": b"".join(self.domains),
-            "copied": bytes(self.copied),
+            "signers": b"".join(self.signers),
         }
 
     @classmethod
@@ -161,7 +161,7 @@ class BlockTable:
         sizes.frombytes(columns["pack_sizes"])
         table.pack_sizes = list(sizes)
         table.domains = [columns["domains"][i : i + 16] for i in range(0, len(columns["domains"]), 16)]
-        table.copied = bytearray(columns["copied"])
+        table.signers = [columns["signers"][i : i + 16] for i in range(0, len(columns["signers"]), 16)]
         table.usable = bytearray(b"\1" * len(table.packs))
         for wrapped in keys:
             table.add_key(wrapped)

@@ -208,7 +208,7 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
                     remedy="It is whole where you copy from: delete that one object, and copy again.",
                 )
             differing.append(name)
-    own = {source.keyring.slot: source.stretched}
+    own = {source.keyring.slot: source.opener}
     taken = keyrings_to_take(source.storage, target, source.roster, own, source.repository)
     for name, data in taken.objects.items():
         try:

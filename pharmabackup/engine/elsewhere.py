@@ -75,9 +75,9 @@ def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Taken:
         new = _rosters(replica, have | rosters.keys())
         rosters |= new
         roster = max(unlocked.roster, replica.roster, key=lambda roster: roster.number)
-        own = {replica.keyring.slot: replica.stretched}
+        own = {replica.keyring.slot: replica.opener}
         if not new:
-            own[unlocked.keyring.slot] = unlocked.stretched
+            own[unlocked.keyring.slot] = unlocked.opener
         taken = keyrings_to_take(replica.storage, unlocked.storage, roster, own, unlocked.repository)
         keyrings.refused += taken.refused
         before = {name.split("/")[1] for name in keyrings.objects}  # each slot's come from one replica

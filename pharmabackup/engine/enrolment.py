@@ -16,15 +16,16 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.keyrings import NUMBER, Stretched, keyring_numbers, read_whole, seal_keyring
+from pharmabackup.engine.keyrings import NUMBER, Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import Unlocked, create
+from pharmabackup.engine.unlocked import READERS, Unlocked, create
 from pharmabackup.errors import Conflict, Unsupported
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Keyring, Roster, SignedRoster, Slot
+from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
 
 ATTEMPTS = 3  # when other owners are faster
+NAMERS: frozenset[Role] = frozenset({"restorer", "owner"})  # who holds every domain's naming key
 GAP_BYTES = 5  # of the random gap between the numbers of a slot's keyrings
 
 
@@ -62,7 +63,7 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
         return
 
 
-def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, recipient: bytes) -> None:
+def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way) -> None:
     """Give a slot one more keyring. Conflict, also when no number is left; StorageFailed.
 
     Its number is not the next one: it may have been used in a replica, for a keyring that would be in the way there.
@@ -76,16 +77,82 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, setting: keys.Argon2id, re
             kind="keyring-number",
             remedy="Find out who, take that object away by hand, and do this again.",
         )
-    stored = seal_keyring(keyring, number, setting, recipient)
+    stored = seal_keyring(keyring, number, way)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
 
-def new_owner(unlocked: Unlocked, name: str, stretched: Stretched) -> tuple[Slot, Keyring]:
-    """A slot with all keys that this one holds, and a signing key of its own. Writes nothing."""
-    signing = SigningKey.generate()
-    recipient = stretched.private.public.raw
-    slot = Slot(ids.new_id(), name, "owner", None, "passphrase", signing.public, recipient, now_ns(), None)
-    return slot, replace(unlocked.keyring, slot=slot.id, signing=signing.seed)
+def present(roster: Roster) -> list[Slot]:
+    """Those that are not revoked."""
+    return [slot for slot in roster.slots if slot.revoked is None]
+
+
+def new_slot(unlocked: Unlocked, name: str, role: Role, naming: NamingKey | None, way: Way) -> tuple[Slot, Keyring]:
+    """A slot, with exactly the keys of this role and a signing key of its own. Writes nothing.
+
+    `naming`: the key of the domain that a device is of.
+    """
+    signing, own = SigningKey.generate(), unlocked.keyring
+    domain = naming.domain if naming else None
+    slot = Slot(ids.new_id(), name, role, domain, way.credential, signing.public, way.recipient, now_ns(), None)
+    names = (naming,) if naming else own.naming if role in NAMERS else ()
+    readers = own.readers if role in READERS else ()
+    return slot, replace(own, slot=slot.id, role=role, signing=signing.seed, naming=names, readers=readers)
+
+
+def naming_for(unlocked: Unlocked, domain: str | None) -> tuple[NamingKey, keys.Domain | None]:
+    """The naming key of the domain of that name, and the domain if it has to be founded. Conflict."""
+    own = unlocked.keyring.naming
+    if domain is None:
+        return own[0], None
+    found = next((one for one in unlocked.roster.domains if one.name == domain), None)
+    if found is None:
+        key = os.urandom(32)
+        made = domain_of(key)
+        return NamingKey(made, key), keys.Domain(made, domain)
+    for naming in own:
+        if naming.domain == found.id:
+            return naming, None
+    raise Conflict(
+        f"This credential does not hold the key of the domain {domain!r}.",
+        kind="domain",
+        remedy="Open with the owner's that founded it.",
+    )
+
+
+def give_naming(unlocked: Unlocked, naming: NamingKey) -> None:
+    """Give a new domain's key to all that hold every domain's. Conflict, StorageFailed.
+
+    It counts once a roster has that domain.
+    """
+    own = unlocked.keyring
+    ways = [(slot, way_to(unlocked, slot)) for slot in present(unlocked.roster) if slot.role in NAMERS]
+    for slot, way in ways:
+        if slot.id == own.slot:
+            given = replace(own, naming=(*own.naming, naming))
+        else:
+            readers = own.readers[-1:] if slot.role in READERS else ()
+            given = _addition(unlocked, slot, own.catalogue[-1:], readers, (naming,))
+        put_keyring(unlocked, given, way)
+
+
+def _addition(
+    unlocked: Unlocked,
+    slot: Slot,
+    catalogue: tuple[keys.CatalogueKey, ...],
+    readers: tuple[keys.ReaderKey, ...],
+    naming: tuple[NamingKey, ...] = (),
+) -> Keyring:
+    """A keyring that only adds to what another slot holds: nobody else knows its signing key."""
+    return Keyring(
+        repository=unlocked.repository,
+        slot=slot.id,
+        role=slot.role,
+        signing=None,
+        naming=naming,
+        catalogue=catalogue,
+        block_names=unlocked.keyring.block_names,
+        readers=readers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +174,28 @@ class NextGeneration:
 
         One's own has all that this slot holds: should an older keyring be damaged, nothing is lost with it.
         """
-        readers = (keys.ReaderKey(number, self.reader.raw),) if slot.role in ("restorer", "owner") else ()
+        readers = (keys.ReaderKey(number, self.reader.raw),) if slot.role in READERS else ()
         catalogue = (keys.CatalogueKey(number, self.catalogue),)
         own = unlocked.keyring
         if slot.id == own.slot:
             return replace(own, catalogue=(*own.catalogue, *catalogue), readers=(*own.readers, *readers))
-        return Keyring(
-            repository=unlocked.repository,
-            slot=slot.id,
-            role=slot.role,
-            signing=None,
-            naming=(),
-            catalogue=catalogue,
-            block_names=unlocked.keyring.block_names,
-            readers=readers,
-        )
+        return _addition(unlocked, slot, catalogue, readers)
 
 
-def way_to(unlocked: Unlocked, slot: Slot) -> tuple[keys.Argon2id, bytes]:
-    """How to seal a keyring to a slot without knowing its passphrase. Conflict where that cannot be.
+def way_to(unlocked: Unlocked, slot: Slot) -> Way:
+    """How to seal a keyring to a slot without its credential. Conflict where that cannot be.
 
     The roster says whom to seal to, since an owner signed it; a keyring that is sealed to the same says how the
     passphrase is stretched. Nobody is sealed to on the word of a keyring alone, which is not signed.
     """
     if slot.recipient is not None:
+        if slot.credential != "passphrase":
+            return Way(slot.credential, slot.recipient)
         recipient = hashing.key_id(slot.recipient)
         numbers = keyring_numbers(unlocked.storage).get(slot.id.hex(), [])
         for sealed in reversed(read_whole(unlocked.storage, slot.id.hex(), numbers, [])):
             if sealed.key_id == recipient and sealed.argon2id is not None:
-                return sealed.argon2id, slot.recipient
+                return Way("passphrase", slot.recipient, sealed.argon2id)
     raise Conflict(
         f"The slot {slot.name!r} cannot be given new keys: a change of its passphrase was not finished.",
         kind="slot-left-out",

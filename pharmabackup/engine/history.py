@@ -71,13 +71,14 @@ class History:
     quorum: int = 1  # slots that a forget needs
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
-    void: dict[str, Damaged] = field(default_factory=dict)  # marks that can be read and do not count
+    void: dict[str, Damaged] = field(default_factory=dict)  # what can be read and does not count
+    refused: set[bytes] = field(default_factory=set)  # transactions that a revoked slot committed afterwards
     vanished: list[str] = field(default_factory=list)
 
     @property
     def decided(self) -> set[bytes]:
         """Transactions whose fate is known."""
-        return {*self.committed, *self.aborted, *self.carriers}
+        return {*self.committed, *self.aborted, *self.carriers, *self.refused}
 
     def heads(self, slot: bytes) -> tuple[Head, ...]:
         """The slot's newest transactions: those that none of its others names."""
@@ -250,6 +251,7 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
             fresh.pop(name, None)
     for time, name, carry in sorted(carries, key=lambda item: item[:2]):
         _take_carried(unlocked, history, name, carry, time, {} if anew else seen, fresh)
+    _refuse(history)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
@@ -303,6 +305,32 @@ def _missing_heads(history: History) -> list[str]:
         return []  # it may be a carry that brought them: they are not missing but damaged
     names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
+
+
+def _refuse(history: History) -> None:
+    """Let nothing count that a revoked slot committed, but what an owner accepted and what came before that.
+
+    A thief can cite an old roster, so neither time nor citation says when something was signed (§7.2).
+    """
+    reached: set[bytes] = set()
+    revoked = {item.slot.id: item.slot.revoked for item in history.committed.values() if item.slot.revoked}
+    for slot, said in revoked.items():
+        ahead = list(split(said.accepted, ids.ID_SIZE, "roster"))
+        while ahead:
+            item = history.committed.get(who := ahead.pop())
+            if item is not None and item.slot.id == slot and who not in reached:
+                reached.add(who)
+                ahead += [head.transaction for head in item.snapshot.heads if head.slot == slot]
+    for who, item in list(history.committed.items()):
+        if item.slot.revoked is not None and who not in reached:
+            del history.committed[who]
+            history.refused.add(who)
+            name = ids.fate_name(who)
+            history.void[name] = Damaged(
+                f"A snapshot was made as {item.slot.name!r} after that was revoked. Object: {name}.",
+                kind="snapshot-revoked",
+                remedy="It does not count. Find out who still uses that credential.",
+            )
 
 
 def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:

@@ -30,7 +30,7 @@ from pharmabackup.engine.pieces import ManifestWriter
 from pharmabackup.engine.reading import NAME_KEYS, chunk_names
 from pharmabackup.engine.taking import Taken
 from pharmabackup.engine.transaction import cutter
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import WRITERS, Unlocked
 from pharmabackup.errors import SourceFailed
 from pharmabackup.format import block as layout
 from pharmabackup.format import wire
@@ -73,7 +73,7 @@ class Hunt:
         """
         naming = naming_key(unlocked, domain)
         if naming is None:
-            raise unlocked.not_permitted("back up")
+            raise unlocked.not_permitted("back up", who=WRITERS)
         self._failed = failed
         self._unlocked = unlocked
         self._domain = domain

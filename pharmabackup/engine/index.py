@@ -45,7 +45,7 @@ SPILL_ROWS = 1 << 19
 RUNS_MAX = 3
 CACHE_AFTER_ROWS = 4096  # fewer new rows than this are cheaper to read again than to write
 CACHE_AFTER_SEGMENTS = 64  # the same, of segments: reading one takes some 0.3 ms, most of it for signatures
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 FOLDER = "index"  # of the cache
 LISTINGS = 10  # of segments, while collections replace them
 STALE_S = 86400  # row files that the cache does not name may be another process's, for so long
@@ -157,8 +157,7 @@ class Index:
         directory = check_directory(opened.record)
         if opened.slot.domain not in (None, directory.domain) or of not in (None, directory.domain):
             return
-        copied = opened.slot.role == "maintainer"
-        number = self.blocks.add_pack(entry.pack, entry.size, directory, copied=copied)
+        number = self.blocks.add_pack(entry.pack, entry.size, directory, signer=opened.slot.id)
         if self._chunks and directory.blocks and directory.domain == self._unlocked.domain:
             self._pending.append((entry.pack, directory, number))
             self._pending_rows += sum(block.count for block in directory.blocks)

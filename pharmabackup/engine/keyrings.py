@@ -9,14 +9,15 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from msgspec.structs import replace
 
-from pharmabackup.credentials import Credential, Passphrase
+from pharmabackup import ids
+from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Shares, Vault
 from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.errors import Damaged, Unsupported, WrongCredential
+from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Argon2id, Keyring, Roster, SealedKeyring
 from pharmabackup.format.wire import Kind
@@ -31,17 +32,21 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretched:
-    """What a passphrase was stretched to: it opens the keyrings of one slot."""
+class Opener:
+    """What opens the keyrings of one slot: a key pair.
 
-    setting: Argon2id
-    key: bytes = field(repr=False)
+    A passphrase's comes from the key that it was stretched to, which older keyrings are sealed under.
+    """
+
+    secret: bytes = field(repr=False)  # the pair's private half
+    setting: Argon2id | None = None  # how a passphrase was stretched
+    key: bytes | None = field(default=None, repr=False)  # to what
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Keys are not pickled.")
 
     @classmethod
-    def of(cls, credential: Passphrase, setting: Argon2id | None = None) -> Stretched:
+    def of_passphrase(cls, credential: Passphrase, setting: Argon2id | None = None) -> Opener:
         """With a new salt when there is no setting yet."""
         if setting is None:
             salt = os.urandom(passphrases.SALT_SIZE)
@@ -53,26 +58,46 @@ class Stretched:
             iterations=setting.iterations,
             lanes=setting.lanes,
         )
-        return cls(setting, key)
+        from pharmabackup.crypto.recipients import SECRET_SIZE
+
+        return cls(hashing.derive("recipient", key, SECRET_SIZE), setting, key)
+
+    @classmethod
+    def of_seed(cls, seed: bytes) -> Opener:
+        from pharmabackup.crypto.recipients import PrivateKey
+
+        return cls(PrivateKey.from_seed(seed).raw)
 
     @property
     def private(self) -> PrivateKey:
-        """Its key pair: others seal to the public half without knowing the passphrase."""
-        from pharmabackup.crypto.recipients import SECRET_SIZE, PrivateKey
+        """Its key pair: others seal to the public half without knowing what it comes from."""
+        from pharmabackup.crypto.recipients import PrivateKey
 
-        return PrivateKey(hashing.derive("recipient", self.key, SECRET_SIZE))
+        return PrivateKey(self.secret)
+
+    @property
+    def recipient(self) -> bytes:
+        """The public half."""
+        return self.private.public.raw
 
     @property
     def key_ids(self) -> frozenset[bytes]:
         """What is sealed under either of these it opens."""
-        return frozenset((hashing.key_id(self.key), hashing.key_id(self.private.public.raw)))
+        keys = [self.recipient] if self.key is None else [self.recipient, self.key]
+        return frozenset(map(hashing.key_id, keys))
+
+    def may_open(self, sealed: SealedKeyring) -> bool:
+        """Whether a keyring says that it was sealed to this, or, of a recipient's slot, to its recipient."""
+        if self.setting is None:
+            return sealed.argon2id is None and sealed.key_id is None
+        return sealed.key_id in self.key_ids
 
     def open(self, repository: bytes, sealed: SealedKeyring) -> Keyring:
         """What was sealed to it. Damaged."""
-        assert sealed.key_id is not None
-        context = wire.keyring_context(repository, sealed.key_id, sealed.slot, sealed.number)
+        key_id = sealed.key_id or hashing.key_id(self.recipient)
+        context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
         try:
-            if sealed.key_id == hashing.key_id(self.key):
+            if self.key is not None and key_id == hashing.key_id(self.key):
                 opened = SealingKey(self.key).open(sealed.sealed, context)
             else:
                 opened = self.private.open(sealed.sealed, context)
@@ -87,9 +112,9 @@ class Stretched:
         self, repository: bytes, sealed: Iterable[SealedKeyring], unreadable: list[Damaged]
     ) -> list[Keyring]:
         """Those of these that were sealed to it; what is damaged is told in `unreadable`."""
-        key_ids, opened = self.key_ids, list[Keyring]()
+        opened = list[Keyring]()
         for item in sealed:
-            if item.key_id in key_ids:
+            if self.may_open(item):
                 try:
                     opened.append(self.open(repository, item))
                 except Damaged as error:
@@ -97,23 +122,65 @@ class Stretched:
         return opened
 
 
-def seal_keyring(keyring: Keyring, number: int, setting: Argon2id, recipient: bytes) -> bytes:
-    """The stored bytes of a keyring that whoever holds the private half of `recipient` opens."""
+def key_of(credential: Credential) -> Passphrase | Opener:
+    """What a credential comes to: only a passphrase's key depends on the keyring that it is tried on.
+
+    NotFound, InvalidInput, StorageFailed, Unsupported.
+    """
+    if isinstance(credential, Vault):
+        found = credential.found()
+        return found if isinstance(found, Passphrase) else Opener.of_seed(found)
+    if isinstance(credential, KeyFile | Shares):
+        return Opener.of_seed(credential.reveal())
+    if not isinstance(credential, Passphrase):
+        raise InvalidInput(
+            f"{type(credential).__name__} is no credential.",
+            remedy="Give a pb.Passphrase, pb.KeyFile, pb.Vault or pb.Shares.",
+        )
+    return credential
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a slot's keyrings are sealed, so that only its credential opens them."""
+
+    credential: Literal["passphrase", "recipient", "shares"]
+    recipient: bytes
+    setting: Argon2id | None = None  # how its passphrase is stretched
+
+    @classmethod
+    def of(cls, who: Credential | Recipient) -> Way:
+        """To what is enrolled anew. InvalidInput, NotFound, StorageFailed, Unsupported."""
+        if isinstance(who, Recipient):
+            return cls("recipient", who.raw)
+        if isinstance(who, Shares):
+            raise InvalidInput("Shares are made by split_recovery.", remedy="Enrol a key or a passphrase.")
+        key = key_of(who)
+        if isinstance(key, Opener):
+            return cls("recipient", key.recipient)
+        key.check_enrollable()
+        opener = Opener.of_passphrase(key)
+        return cls("passphrase", opener.recipient, opener.setting)
+
+
+def seal_keyring(keyring: Keyring, number: int, way: Way) -> bytes:
+    """The stored bytes of a keyring that whoever holds the private half of `way.recipient` opens."""
     from pharmabackup.crypto.recipients import PublicKey
 
-    key_id = hashing.key_id(recipient)
+    key_id = hashing.key_id(way.recipient)
     context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
-    sealed = PublicKey(recipient).seal(wire.pad(wire.encode(keyring)), context)
-    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, setting, key_id, sealed))
+    sealed = PublicKey(way.recipient).seal(wire.pad(wire.encode(keyring)), context)
+    told = None if way.setting is None else key_id
+    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, way.setting, told, sealed))
 
 
 @dataclass(frozen=True, slots=True)
 class FoundKeys:
-    """A slot's keyrings that a passphrase opens, and under which key ids there are keyrings of this slot."""
+    """A slot's keyrings that a credential opens, and under which key ids there are keyrings of this slot."""
 
     slot: bytes
     opened: list[Keyring]
-    stretched: Stretched
+    opener: Opener
     sealed_to: frozenset[bytes]
 
 
@@ -128,24 +195,15 @@ def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
 
 
 def find_keyrings(
-    storage: Storage, repository: bytes, credential: Credential, *, but: frozenset[bytes] = frozenset()
+    storage: Storage, repository: bytes, credential: Passphrase, *, but: frozenset[bytes] = frozenset()
 ) -> FoundKeys:
-    """Those of the first slot of which this credential opens one, `but` these slots.
+    """Those of the first slot of which this passphrase opens one, `but` these slots.
 
     What is damaged is passed over: others may hold the same keys. WrongCredential, Damaged, StorageFailed.
     """
-    if not isinstance(credential, Passphrase):
-        raise Unsupported("This kind of credential cannot open a repository.", remedy="Use a passphrase.")
-    slots = keyring_numbers(storage)
-    if not slots:
-        raise Damaged(
-            "This repository holds no keys: its folder keys/ is empty.",
-            kind="keys-missing",
-            remedy="Restore from another location; without keys nothing here can be read.",
-        )
     unreadable: list[Damaged] = []
     tried = 0
-    for slot, numbers in sorted(slots.items()):
+    for slot, numbers in sorted(_slots(storage).items()):
         if bytes.fromhex(slot) in but:
             continue
         sealed = read_whole(storage, slot, numbers, unreadable)
@@ -154,14 +212,50 @@ def find_keyrings(
             if tried == keys.PASSPHRASE_SLOTS_MAX:
                 break
             tried += 1
-            stretched = Stretched.of(credential, setting)
-            opened = stretched.open_all(repository, sealed, unreadable)
+            opener = Opener.of_passphrase(credential, setting)
+            opened = opener.open_all(repository, sealed, unreadable)
             if opened:
                 found = frozenset(item.key_id for item in sealed if item.key_id is not None)
-                return FoundKeys(bytes.fromhex(slot), opened, stretched, found)
+                return FoundKeys(bytes.fromhex(slot), opened, opener, found)
     if unreadable:
         raise unreadable[-1]
     raise wrong_passphrase()
+
+
+def keyrings_of(
+    storage: Storage, repository: bytes, opener: Opener, roster: Roster, *, but: frozenset[bytes] = frozenset()
+) -> FoundKeys:
+    """Those of the first slot, `but` these, that the roster says are sealed to this key.
+
+    WrongCredential, Damaged, StorageFailed.
+    """
+    unreadable: list[Damaged] = []
+    numbers, recipient = _slots(storage), opener.recipient
+    for slot in roster.slots:
+        if slot.id in but or slot.credential == "passphrase" or slot.recipient != recipient:
+            continue
+        sealed = read_whole(storage, slot.id.hex(), numbers.get(slot.id.hex(), []), unreadable)
+        opened = opener.open_all(repository, sealed, unreadable)
+        if opened:
+            return FoundKeys(slot.id, opened, opener, opener.key_ids)
+    if unreadable:
+        raise unreadable[-1]
+    raise WrongCredential(
+        "This key does not open this repository.",
+        remedy="Ask the owner to enrol it; he needs its public half, the file with .pub at its end.",
+    )
+
+
+def _slots(storage: Storage) -> dict[str, list[int]]:
+    """As `keyring_numbers`. Damaged when there are none."""
+    slots = keyring_numbers(storage)
+    if not slots:
+        raise Damaged(
+            "This repository holds no keys: its folder keys/ is empty.",
+            kind="keys-missing",
+            remedy="Restore from another location; without keys nothing here can be read.",
+        )
+    return slots
 
 
 def wrong_passphrase() -> WrongCredential:
@@ -175,7 +269,7 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
     """The keys of all a slot's keyrings that one credential opens, the newest first.
 
     Whoever may write to the storage can seal a keyring to a slot. So what names things is taken from one that holds
-    the slot's signing key; others only add keys of generations, and of these such as the roster knows.
+    the slot's signing key; others only add keys of generations and of domains, and of these such as the roster knows.
     """
     from pharmabackup.crypto.signatures import SigningKey
 
@@ -184,11 +278,20 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
     generations = {generation.catalogue for generation in roster.generations}
     catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
     readers = {key.key: key for item in reversed(opened) for key in item.readers}
+    naming = {key.domain: key for item in reversed(opened) for key in item.naming if domain_of(key.key) == key.domain}
+    domains = [domain.id for domain in roster.domains if domain.id in naming]
+    own_domains = {key.domain for key in own.naming}
     return replace(
         own,
+        naming=(*own.naming, *(naming[domain] for domain in domains if domain not in own_domains)),
         catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in generations),
         readers=tuple(readers.values()),
     )
+
+
+def domain_of(naming_key: bytes) -> bytes:
+    """The id of the domain that this key names chunks in: a commitment to it, so that the roster proves the key."""
+    return hashing.key_id(naming_key)[: ids.ID_SIZE]
 
 
 def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: list[Damaged]) -> list[SealedKeyring]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
-from pharmabackup.engine.keyrings import SETTINGS_TRIED, Stretched, keyring_numbers, read_sealed, read_whole
+from pharmabackup.engine.keyrings import SETTINGS_TRIED, Opener, keyring_numbers, read_sealed, read_whole
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.keys import KEYRING_MAX, Argon2id, Roster, SealedKeyring, Slot
 from pharmabackup.storage.base import Storage
@@ -30,7 +30,7 @@ class Taken:
 
 
 def keyrings_to_take(
-    source: Storage, target: Storage, roster: Roster, own: Mapping[bytes, Stretched], repository: bytes
+    source: Storage, target: Storage, roster: Roster, own: Mapping[bytes, Opener], repository: bytes
 ) -> Taken:
     """Those that the target lacks, of slots of `roster`. `own`: slots whose keyrings can be opened here.
 
@@ -54,7 +54,7 @@ class _SlotTaking:
     slot: Slot
     known: list[SealedKeyring]
     last: int
-    own: Stretched | None
+    own: Opener | None
     repository: bytes
     taken: Taken
 
@@ -90,10 +90,10 @@ class _SlotTaking:
         in_use = next((known for known in self.known if known.key_id == recipient), self.known[0])
         return item.argon2id != in_use.argon2id and item.number > in_use.number
 
-    def _open(self, stretched: Stretched, item: SealedKeyring) -> None:
-        if item.key_id not in stretched.key_ids:
+    def _open(self, opener: Opener, item: SealedKeyring) -> None:
+        if not opener.may_open(item):
             raise Damaged("It is sealed to somebody else.")
-        stretched.open(self.repository, item)
+        opener.open(self.repository, item)
 
     def _take_settings(self, new: list[tuple[SealedKeyring, bytes]]) -> None:
         """Keyrings that are opened in another way than those that are here: after a change of the passphrase.

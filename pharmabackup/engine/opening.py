@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
 from pharmabackup.crypto.hashing import key_id
-from pharmabackup.engine.keyrings import FoundKeys, find_keyrings, joined, wrong_passphrase
+from pharmabackup.engine.keyrings import (
+    FoundKeys,
+    Opener,
+    Way,
+    find_keyrings,
+    joined,
+    key_of,
+    keyrings_of,
+    wrong_passphrase,
+)
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Roster, Slot
 from pharmabackup.format.repository import (
@@ -37,18 +46,18 @@ StrPath = str | os.PathLike[str]
 
 def create(
     url: StrPath,
-    credential: Passphrase,
+    credential: Credential,
     *,
     storage_options: Mapping[str, object] | None = None,
     state_dir: StrPath | None = None,
 ) -> Unlocked:
     """A new repository. The object `repository` is created last: before it is there, nothing is one."""
-    credential.check_enrollable()
+    way = Way.of(credential)
     storage = _empty(url, storage_options)
     from pharmabackup.engine.roster import found
 
     capabilities = probe(storage)
-    founding = found(credential)
+    founding = found(way)
     storage.put_new(ids.roster_name(0), founding.roster)
     storage.put_new(founding.keyring_name, founding.keyring)
     record = _record(founding.repository, capabilities)
@@ -70,8 +79,8 @@ def create_replica(
     """
     from pharmabackup.engine.carrying import copy_keys
 
-    find_keyrings(of.storage, of.repository, credential)  # before anything is written
     of.renew()
+    _find(of.storage, of.repository, key_of(credential), of.roster)  # before anything is written
     storage = _empty(url, storage_options)
     record = _record(of.repository, probe(storage))
     copy_keys(of, storage)
@@ -158,14 +167,15 @@ def _unlock(
     meanwhile: Callable[[], None],
 ) -> Unlocked:
     repository = bytes.fromhex(record.id)
+    key = key_of(credential)
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
-        finding = pool.submit(find_keyrings, storage, repository, credential)
+        finding = pool.submit(find_keyrings, storage, repository, key) if isinstance(key, Passphrase) else None
         from pharmabackup.engine.roster import read_rosters
         from pharmabackup.engine.unlocked import Unlocked, check_keyring
 
         meanwhile()
         rosters = read_rosters(storage, repository)
-        found = finding.result()
+        found = finding.result() if finding else _find(storage, repository, key, rosters.newest)
     passed: set[bytes] = set()
     while True:
         try:
@@ -176,7 +186,7 @@ def _unlock(
         ) as refused:  # it may open another slot too: an enrolment was interrupted, and done again
             passed.add(found.slot)
             try:
-                found = find_keyrings(storage, repository, credential, but=frozenset(passed))
+                found = _find(storage, repository, key, rosters.newest, but=frozenset(passed))
             except (WrongCredential, Damaged):
                 raise refused from None
     keyring = joined(found.opened, rosters.newest)
@@ -188,13 +198,28 @@ def _unlock(
         roster=rosters.newest,
         roster_hash=rosters.newest_hash,
         rosters=rosters.hashes,
+        revoked_in=rosters.revoked_in,
         keyring=keyring,
-        stretched=found.stretched,
+        opener=found.opener,
         state=state_folder(state_dir) / _state_name(storage, slot, repository),
     )
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
     return unlocked
+
+
+def _find(
+    storage: Storage,
+    repository: bytes,
+    key: Passphrase | Opener,
+    roster: Roster,
+    *,
+    but: frozenset[bytes] = frozenset(),
+) -> FoundKeys:
+    """WrongCredential, Damaged, StorageFailed."""
+    if isinstance(key, Passphrase):
+        return find_keyrings(storage, repository, key, but=but)
+    return keyrings_of(storage, repository, key, roster, but=but)
 
 
 def _admitted(found: FoundKeys, roster: Roster) -> Slot:
@@ -203,7 +228,7 @@ def _admitted(found: FoundKeys, roster: Roster) -> Slot:
     if slot is None:
         raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
     current = None if slot.recipient is None else key_id(slot.recipient)
-    if current in found.sealed_to and current not in found.stretched.key_ids:
+    if current in found.sealed_to and current not in found.opener.key_ids:
         raise wrong_passphrase()  # it was changed since
     if slot.revoked is not None:
         raise WrongCredential(

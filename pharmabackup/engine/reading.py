@@ -54,6 +54,7 @@ class BlockReader:
         self._others = others
         self._lock = threading.Lock()
         self._refreshing = threading.Lock()
+        self._weak: dict[tuple[bytes, bytes, bytes], bool] = {}  # by roster, signer and domain
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
 
     def refresh(self, *, seen: Index | None = None) -> None:
@@ -137,8 +138,8 @@ class BlockReader:
         """The content of the sealed block that has this number in that table.
 
         Its chunks' names are computed again where the seal proves too little: a recipe's, whose key every role
-        holds, one that a maintainer says he copied, and any of another domain; and on demand. Who has no naming
-        key of the domain cannot do that.
+        holds, one that a maintainer says he copied, one of a domain in which several devices write, and any of
+        another domain; and on demand. Who has no naming key of the domain cannot do that.
         """
         wrapped = table.keys[table.key[number]]
         key = self._unlocked.block_key(wrapped)
@@ -151,13 +152,27 @@ class BlockReader:
             key_id=wrapped.key_id,
         )
         pack = table.pack[number]
-        own, weak = table.domains[pack], table.copied[pack] or table.kind[number] == Kind.RECIPE_BLOCK
+        own = table.domains[pack]
+        weak = table.kind[number] == Kind.RECIPE_BLOCK or self._is_weak(table.signers[pack], own)
         naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == own), None)
         if naming is not None and (names or own != domain or weak):
             self._check_names(table, number, content, naming)
         elif names or own != domain:
             raise damaged_block("it is of a domain whose names this credential cannot check")
         return content
+
+    def _is_weak(self, signer: bytes, domain: bytes) -> bool:
+        """Whether a block may be another than its id says though all is well that was signed.
+
+        A maintainer cannot open what he moves; and of several devices of one domain one may have been stolen.
+        """
+        asked = self._unlocked.roster_hash, signer, domain
+        if asked not in self._weak:
+            slots = self._unlocked.roster.slots
+            role = next((slot.role for slot in slots if slot.id == signer), None)
+            several = sum(slot.role == "device" and slot.domain == domain for slot in slots) > 1
+            self._weak[asked] = role in (None, "maintainer") or (role == "device" and several)
+        return self._weak[asked]
 
     def _check_names(self, table: BlockTable, number: int, content: bytes, naming: bytes) -> None:
         """A block's id is the keyed hash of its chunks' names, and these are keyed hashes of the chunks."""

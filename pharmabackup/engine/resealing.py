@@ -14,7 +14,7 @@ from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.garbage import Garbage
 from pharmabackup.engine.packs import block_id
 from pharmabackup.engine.reading import chunk_names
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import READERS, Unlocked
 from pharmabackup.format import wire
 from pharmabackup.format.pack import Block, Directory, WrappedKey
 from pharmabackup.format.wire import Kind
@@ -62,7 +62,7 @@ class Resealing:
         content = open_block(unlocked, sealed, kind=kind, block_id=block.id, key=key, key_id=old.key_id)
         naming = self._naming.get(directory.domain)
         if naming is None:
-            raise unlocked.not_permitted("read")
+            raise unlocked.not_permitted("read", who=READERS)
         if block_id(unlocked.keyring.block_names, kind, chunk_names(kind, naming, content)) != block.id:
             raise damaged_block("its chunks are not those that its id names")
         frame = key.open(sealed, wire.block_context(unlocked.repository, kind, old.key_id, block.id))

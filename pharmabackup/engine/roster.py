@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.credentials import Passphrase
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey
-from pharmabackup.engine.keyrings import Stretched, numbered, seal_keyring
+from pharmabackup.engine.keyrings import Way, domain_of, numbered, seal_keyring
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster
@@ -36,15 +35,12 @@ class Founding:
     keyring: bytes
 
 
-def found(credential: Passphrase) -> Founding:
+def found(way: Way) -> Founding:
     """Keys for a new repository with one owner and one domain. Writes nothing."""
-    credential.check_enrollable()
     signing, reader = signatures.SigningKey.generate(), PrivateKey.generate()
     catalogue, naming, block_names = os.urandom(32), os.urandom(32), os.urandom(32)
-    slot, domain = ids.new_id(), ids.new_id()
-    stretched = Stretched.of(credential)
-    recipient = stretched.private.public.raw
-    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, "passphrase", signing.public, recipient, now_ns(), None)
+    slot, domain = ids.new_id(), domain_of(naming)
+    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, way.credential, signing.public, way.recipient, now_ns(), None)
     roster = Roster(
         number=0,
         previous=None,
@@ -72,7 +68,7 @@ def found(credential: Passphrase) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    sealed = seal_keyring(keyring, 0, stretched.setting, recipient)
+    sealed = seal_keyring(keyring, 0, way)
     return Founding(repository, stored, ids.keyring_name(slot, 0), sealed)
 
 
@@ -85,11 +81,12 @@ def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes,
 
 @dataclass(frozen=True, slots=True)
 class Rosters:
-    """The newest roster, its hash, and the hash of every roster by number."""
+    """The newest roster, its hash, the hash of every roster by number, and in which each slot was revoked."""
 
     newest: Roster
     newest_hash: bytes
     hashes: dict[int, bytes]
+    revoked_in: dict[bytes, int]
 
 
 def read_rosters(storage: Storage, repository: bytes) -> Rosters:
@@ -102,6 +99,7 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
             remedy="Restore from another location.",
         )
     hashes: dict[int, bytes] = {}
+    revoked_in: dict[bytes, int] = {}
     before: Roster | None = None
     for number in numbers:
         try:
@@ -120,9 +118,12 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
                 f"{error.message} Object: {name}.", kind=error.kind, remedy=f"Copy {name} from another location."
             ) from None
         hashes[number] = hashlib.sha256(data).digest()
+        for slot in roster.slots:
+            if slot.revoked is not None:
+                revoked_in.setdefault(slot.id, number)
         before = roster
     assert before is not None
-    return Rosters(before, hashes[numbers[-1]], hashes)
+    return Rosters(before, hashes[numbers[-1]], hashes, revoked_in)
 
 
 def _check_roster(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 from zlib import crc32
 
 from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Stretched, joined, keyring_numbers, read_whole
+from pharmabackup.engine.keyrings import Opener, joined, keyring_numbers, read_whole
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
@@ -34,6 +34,7 @@ LIMITS = {Kind.INDEX: SEGMENT_MAX, Kind.DIRECTORY: DIRECTORY_MAX}  # bytes, deco
 HEADER_SIZE = wire.HEADER.size + wire.KEY_ID_SIZE
 
 # Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md).
+READERS: frozenset[Role] = frozenset({"restorer", "owner"})
 WRITERS: frozenset[Role] = frozenset({"device", "owner"})
 COLLECTORS: frozenset[Role] = frozenset({"maintainer", "owner"})
 EVERYBODY: frozenset[Role] = frozenset({"device", "restorer", "auditor", "maintainer", "owner"})
@@ -49,6 +50,7 @@ GRANTS: Mapping[Kind, frozenset[Role]] = {
     Kind.MARK: EVERYBODY,
     Kind.AUDIT: EVERYBODY,
 }
+JUDGED_LATER = frozenset((Kind.FATE, Kind.DIRECTORY, Kind.INDEX))  # what a slot committed before it was revoked stays
 SELF_NAMED: Mapping[Kind, str] = {Kind.DIRECTORY: "packs/", Kind.INDEX: "index/"}
 
 R = TypeVar("R", bound=Record)
@@ -86,8 +88,9 @@ class Unlocked:
     roster: Roster
     roster_hash: bytes
     rosters: Mapping[int, bytes]  # number to SHA-256 of every roster, for citations
+    revoked_in: Mapping[bytes, int]  # the roster in which each slot that is revoked was
     keyring: Keyring
-    stretched: Stretched = field(repr=False)  # what opens this slot's keyrings, those to come as well
+    opener: Opener = field(repr=False)  # what opens this slot's keyrings, those to come as well
     state: Path  # this repository's folder on this machine: caches that may be deleted
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
@@ -109,12 +112,13 @@ class Unlocked:
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
         unreadable: list[Damaged] = []
         sealed = read_whole(self.storage, slot, keyring_numbers(self.storage).get(slot, []), unreadable)
-        opened = self.stretched.open_all(self.repository, sealed, unreadable)
+        opened = self.opener.open_all(self.repository, sealed, unreadable)
         if opened:
             keyring = joined(opened, rosters.newest)
             check_keyring(keyring, next(one for one in rosters.newest.slots if one.id == keyring.slot))
             self.keyring = keyring
             self._take_keys()
+        self.revoked_in = rosters.revoked_in
         self.rosters = rosters.hashes  # before what is looked up in them: other threads may be signing
         self.roster, self.roster_hash = rosters.newest, rosters.newest_hash
         self._verified.clear()  # a slot may have been revoked
@@ -157,7 +161,7 @@ class Unlocked:
     @property
     def _own_naming(self) -> NamingKey:
         if not self.keyring.naming:
-            raise self.not_permitted("back up")
+            raise self.not_permitted("back up", who=WRITERS)
         return self.keyring.naming[0]
 
     @property
@@ -205,7 +209,7 @@ class Unlocked:
                 remedy="Shorten the reason, names or facts that were given.",
             ) from None
         if self.keyring.signing is None:
-            raise self.not_permitted("write")
+            raise self.not_permitted("write", who=WRITERS)
         number, slot = self.roster.number, self.keyring.slot
         cited = self.rosters[number]
         message = wire.signed_message(self.repository, kind, SELF_NAMED.get(kind, name), slot, number, cited, content)
@@ -261,6 +265,8 @@ class Unlocked:
         slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
         if slot is None or slot.role not in GRANTS[kind]:
             raise wire.malformed(kind.name, "its signer may not write such a thing")
+        if kind not in JUDGED_LATER and self.revoked_in.get(slot.id, signed.roster + 1) <= signed.roster:
+            raise wire.malformed(kind.name, "its signer was revoked before")
         return slot
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
@@ -311,7 +317,7 @@ class Unlocked:
         if known is not None:
             return known
         if not self.keyring.readers:
-            raise self.not_permitted("read")
+            raise self.not_permitted("read", who=READERS)
         if not self._readers:
             private_keys = [PrivateKey(reader.key) for reader in self.keyring.readers]
             self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
@@ -329,18 +335,21 @@ class Unlocked:
                 return self._session[wrapped.key_id]
         raise wire.malformed("key", "it is sealed to nobody that this credential can read for")
 
-    def not_permitted(self, what: str) -> NotPermitted:
+    def not_permitted(self, what: str, *, who: Collection[Role] = frozenset({"owner"})) -> NotPermitted:
+        """`who` may do it."""
+        roles = " or ".join(role for role in get_args(Role) if role in who)
         return NotPermitted(
-            f"The role {self.keyring.role} may not {what}.",
-            remedy="Open with the credential of a restorer or owner."
-            if what == "read"
-            else "Open with the credential of a device or owner.",
+            f"The role {self.keyring.role} may not {what}.", remedy=f"Open with the credential of {_an(roles)}."
         )
 
     @staticmethod
     def damaged(name: str, error: Damaged) -> Damaged:
         """The same error, saying in which object."""
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
+
+
+def _an(roles: str) -> str:
+    return f"an {roles}" if roles[0] in "ao" else f"a {roles}"
 
 
 def create(storage: Storage, name: str, data: bytes) -> ObjectInfo:

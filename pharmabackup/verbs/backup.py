@@ -17,7 +17,7 @@ from pharmabackup.engine.filecache import Remembered
 from pharmabackup.engine.history import Committed, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import WRITERS, Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
@@ -84,8 +84,8 @@ def _scratch(everything: ExitStack) -> Path:
 
 def _check_sources(unlocked: Unlocked, sources: Sequence[Source]) -> None:
     """What cannot be is refused before anything is written."""
-    if unlocked.keyring.role not in ("device", "owner"):
-        raise unlocked.not_permitted("back up")
+    if unlocked.keyring.role not in WRITERS:
+        raise unlocked.not_permitted("back up", who=WRITERS)
     if not sources:
         raise InvalidInput("There is nothing to back up.", remedy="Give at least one source.")
     names: set[str] = set()

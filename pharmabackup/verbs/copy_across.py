@@ -12,7 +12,7 @@ from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
-from pharmabackup.engine.unlocked import WRITERS, Unlocked
+from pharmabackup.engine.unlocked import READERS, WRITERS, Unlocked
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotFound
 from pharmabackup.format.manifest import (
     Entry,
@@ -55,9 +55,9 @@ class AcrossCopy:
     def run(self) -> Outcome:
         """Conflict, InvalidInput, NotPermitted, StorageFailed, Cancelled."""
         if not self._source.keyring.readers:
-            raise self._source.not_permitted("read")
+            raise self._source.not_permitted("read", who=READERS)
         if self._target.keyring.role not in WRITERS:
-            raise self._target.not_permitted("write")
+            raise self._target.not_permitted("write", who=WRITERS)
         here = load_history(self._source)
         self._there = load_history(self._target)
         for finding in history_findings(here, self._source.storage.location):

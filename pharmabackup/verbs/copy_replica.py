@@ -55,7 +55,7 @@ class ReplicaCopy:
     def run(self) -> Outcome:
         """Conflict, NotPermitted, Damaged, StorageFailed, Cancelled."""
         if self._target.keyring.role not in COLLECTORS:
-            raise self._target.not_permitted("copy to a replica")
+            raise self._target.not_permitted("copy to a replica", who=COLLECTORS)
         if self._only_marks is None:
             self._keys()
         index = Index(self._target, chunks=False)

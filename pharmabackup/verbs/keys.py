@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from itertools import count
+from typing import get_args
+
 from msgspec.structs import replace
 
-from pharmabackup.clock import from_ns
-from pharmabackup.credentials import Credential, Passphrase
+from pharmabackup import ids
+from pharmabackup.clock import from_ns, now_ns
+from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipient, fingerprint_of
+from pharmabackup.crypto.shares import split
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.keyrings import Stretched
+from pharmabackup.engine.history import load_history
+from pharmabackup.engine.keyrings import Opener, Way
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, InvalidInput, Unsupported
-from pharmabackup.format.keys import Role, Roster
+from pharmabackup.errors import Conflict, InvalidInput, NotFound
+from pharmabackup.format.keys import Revoked, Role, Roster
+from pharmabackup.format.keys import Slot as RosterSlot
 from pharmabackup.results import Slot
 
 NAME_MAX = 200
@@ -25,6 +34,7 @@ def slots(unlocked: Unlocked) -> list[Slot]:
             name=slot.name,
             role=slot.role,
             kind=slot.credential,
+            fingerprint=fingerprint_of(slot.recipient) if slot.recipient else "",
             created=from_ns(slot.created),
             revoked=None if slot.revoked is None else from_ns(slot.revoked.time),
         )
@@ -32,31 +42,153 @@ def slots(unlocked: Unlocked) -> list[Slot]:
     ]
 
 
-def enrol(unlocked: Unlocked, role: Role, who: Credential, *, name: str) -> None:
-    """Let one more passphrase open. Conflict, InvalidInput, NotPermitted, Unsupported, StorageFailed."""
-    passphrase = _passphrase(who)
-    if role != "owner":
-        raise Unsupported(f"This version enrols owners only, not a {role}.", remedy="Enrol an owner.")
-    if not 1 <= len(name) <= NAME_MAX or name != name.strip():
-        raise InvalidInput("A slot has a name.", kind="name", remedy="Give a short one: who, or which computer.")
-    enrolment.permit_owner(unlocked)
-    stretched = Stretched.of(passphrase)
-    unlocked.renew()
-    _check_free(unlocked.roster, name)
-    slot, keyring = enrolment.new_owner(unlocked, name, stretched)
-    assert slot.recipient is not None
-    enrolment.put_keyring(unlocked, keyring, stretched.setting, slot.recipient)
+def enrol(
+    unlocked: Unlocked, role: Role, who: Credential | Recipient, *, name: str, domain: str | None = None
+) -> None:
+    """Let one more credential in, with exactly the keys of its role.
 
-    known = unlocked.roster.generations
+    `domain`: of a device, the name of the devices that trust each other's chunks; a new one is made where there is
+    none of that name. None: that in which this owner writes himself.
+    Conflict, InvalidInput, NotFound, NotPermitted, Unsupported, StorageFailed.
+    """
+    if role not in get_args(Role):
+        raise InvalidInput(
+            f"There is no role {role!r}.", kind="role", remedy=f"Give one of {', '.join(get_args(Role))}."
+        )
+    _check_name(name, "slot")
+    if domain is not None:
+        _check_name(domain, "domain")
+        if role != "device":
+            raise InvalidInput(f"A {role} is of every domain.", kind="domain", remedy="Leave out the domain.")
+    enrolment.permit_owner(unlocked)
+    way = Way.of(who)
+    unlocked.renew()
+    known = unlocked.roster
+    _check_free(known, name)
+    naming, founded = enrolment.naming_for(unlocked, domain) if role == "device" else (None, None)
+    if founded is not None and naming is not None:
+        enrolment.give_naming(unlocked, naming)
+    slot, keyring = enrolment.new_slot(unlocked, name, role, naming, way)
+    enrolment.put_keyring(unlocked, keyring, way)
 
     def change(roster: Roster) -> Roster:
         _check_free(roster, name)
-        if roster.generations != known:
+        if (roster.generations, roster.domains) != (known.generations, known.domains):
             raise _at_the_same_time()
-        return replace(roster, slots=(*roster.slots, slot))
+        if founded is not None and enrolment.present(roster) != enrolment.present(known):
+            raise _at_the_same_time()
+        domains = roster.domains if founded is None else (*roster.domains, founded)
+        return replace(roster, slots=(*roster.slots, slot), domains=domains)
 
     enrolment.change_roster(unlocked, change)
     note(unlocked, "enrol", name, reason=None)
+
+
+def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Unlocked] = ()) -> None:
+    """What a slot has backed up stays; nothing that it signs from now on counts, and it cannot read what comes.
+
+    `elsewhere`: replicas into which it backs up itself, so that what it did there counts too. Interrupted, it is
+    revoked or it is not; then new keys may be missing, which `rotate` makes.
+    Conflict, InvalidInput, NotFound, NotPermitted, StorageFailed.
+    """
+    _check_reason(reason)
+    enrolment.permit_owner(unlocked)
+    unlocked.renew()
+    slot = _named(unlocked.roster, name)
+    if slot.id == unlocked.keyring.slot:
+        raise Conflict(
+            "Nobody revokes the credential that he has opened with.",
+            kind="own-slot",
+            remedy="Open with another owner's, or enrol one first.",
+        )
+    histories = [load_history(one) for one in (unlocked, *elsewhere)]
+    heads = {head.transaction for history in histories for head in history.heads(slot.id)}
+    unread = {ids.id_of(name) for history in histories for name in history.damaged if name.startswith("snapshots/")}
+    accepted = b"".join(sorted({*heads, *filter(None, unread)}))
+
+    def change(roster: Roster) -> Roster:
+        revoked = Revoked(now_ns(), reason, accepted)
+        _named(roster, name)
+        return replace(
+            roster, slots=tuple(replace(one, revoked=revoked) if one.id == slot.id else one for one in roster.slots)
+        )
+
+    enrolment.change_roster(unlocked, change)
+    note(unlocked, "revoke", name, reason=reason)
+    try:
+        rotate(unlocked, reason=f"{name} was revoked")
+    except Conflict as conflict:
+        raise Conflict(
+            f"{name} is revoked, but it knows the keys that are in use, and no new ones were made. {conflict.message}",
+            kind=conflict.kind,
+            remedy=f"{conflict.remedy} Then rotate.",
+        ) from None
+
+
+def _named(roster: Roster, name: str) -> RosterSlot:
+    """NotFound, Conflict when it is revoked already."""
+    slot = next((slot for slot in roster.slots if slot.name == name), None)
+    if slot is None:
+        raise NotFound(f"No slot is named {name!r}.", kind="slot", remedy="Look at the slots for its name.")
+    if slot.revoked is not None:
+        raise Conflict(f"The slot {name!r} is revoked already.", kind="revoked", remedy="Nothing to do.")
+    return slot
+
+
+def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[str, ...]:
+    """A new recovery key in so many shares, shown once: `threshold` of them open as an owner.
+
+    The one before it, if there is one, opens nothing that is written from now on, and its slot is revoked.
+    Conflict, InvalidInput, NotPermitted, StorageFailed.
+    """
+    enrolment.permit_owner(unlocked)
+    seed = os.urandom(SEED_SIZE)
+    made = split(seed, threshold=threshold, shares=shares)
+    unlocked.renew()
+    known = unlocked.roster
+    old = [slot for slot in enrolment.present(known) if slot.credential == "shares"]
+    way = Way("shares", Opener.of_seed(seed).recipient)
+    number = 1 + sum(slot.credential == "shares" for slot in known.slots)
+    name = next(
+        name
+        for name in (f"recovery {number + more}" if number + more > 1 else "recovery" for more in count())
+        if all(slot.name != name for slot in known.slots)
+    )
+    slot, keyring = enrolment.new_slot(unlocked, name, "owner", None, way)
+    enrolment.put_keyring(unlocked, keyring, way)
+    accepted = {one.id: load_history(unlocked).heads(one.id) for one in old}
+
+    def change(roster: Roster) -> Roster:
+        if (roster.generations, roster.domains) != (known.generations, known.domains):
+            raise _at_the_same_time()
+        if [one for one in enrolment.present(roster) if one.credential == "shares"] != old:
+            raise _at_the_same_time()
+        slots = tuple(
+            replace(
+                one,
+                revoked=Revoked(
+                    now_ns(), "split anew", b"".join(sorted(head.transaction for head in accepted[one.id]))
+                ),
+            )
+            if one.id in accepted
+            else one
+            for one in roster.slots
+        )
+        return replace(roster, slots=(*slots, slot), recovery=way.recipient)
+
+    enrolment.change_roster(unlocked, change)
+    note(unlocked, "split-recovery", f"{threshold} of {shares}", reason=None)
+    return made
+
+
+def _check_name(name: str, what: str) -> None:
+    if not 1 <= len(name) <= NAME_MAX or name != name.strip():
+        raise InvalidInput(f"A {what} has a name.", kind="name", remedy="Give a short one: who, or which computer.")
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip():
+        raise InvalidInput("There is no reason given.", remedy="Say in a few words why.")
 
 
 def _check_free(roster: Roster, name: str) -> None:
@@ -70,18 +202,22 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
     Whoever copied the storage before and knows the old one can still read what was there: see `rotate`.
     InvalidInput, NotPermitted, Conflict, StorageFailed.
     """
-    passphrase = _passphrase(new)
+    if unlocked.slot.credential != "passphrase":
+        raise InvalidInput("This slot opens with a key.", kind="credential", remedy="Enrol another key instead.")
+    if not isinstance(new, Passphrase):
+        raise InvalidInput("Only a passphrase takes a passphrase's place.", remedy="Give a pb.Passphrase.")
+    new.check_enrollable()
     enrolment.permit_owner(unlocked)
-    stretched = Stretched.of(passphrase)
-    recipient, own = stretched.private.public.raw, unlocked.keyring.slot
+    opener = Opener.of_passphrase(new)
+    way, own = Way("passphrase", opener.recipient, opener.setting), unlocked.keyring.slot
 
     def change(roster: Roster) -> Roster:
-        changed = (replace(slot, recipient=recipient) if slot.id == own else slot for slot in roster.slots)
+        changed = (replace(slot, recipient=way.recipient) if slot.id == own else slot for slot in roster.slots)
         return replace(roster, slots=tuple(changed))
 
     enrolment.change_roster(unlocked, change)
-    enrolment.put_keyring(unlocked, unlocked.keyring, stretched.setting, recipient)
-    unlocked.stretched = stretched
+    enrolment.put_keyring(unlocked, unlocked.keyring, way)
+    unlocked.opener = opener
     note(unlocked, "change-passphrase", unlocked.slot.name, reason=None)
 
 
@@ -90,18 +226,17 @@ def rotate(unlocked: Unlocked, *, reason: str) -> None:
 
     Conflict, InvalidInput, NotPermitted, StorageFailed.
     """
-    if not reason.strip():
-        raise InvalidInput("There is no reason given.", remedy="Say in a few words why.")
+    _check_reason(reason)
     enrolment.permit_owner(unlocked)
     unlocked.renew()
     number, keys = len(unlocked.roster.generations), enrolment.NextGeneration.make()
-    present = [slot for slot in unlocked.roster.slots if slot.revoked is None]
-    ways = [(slot, *enrolment.way_to(unlocked, slot)) for slot in present]  # all, before anything is written
-    for slot, setting, recipient in ways:
-        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), setting, recipient)
+    present = enrolment.present(unlocked.roster)
+    ways = [(slot, enrolment.way_to(unlocked, slot)) for slot in present]  # all, before anything is written
+    for slot, way in ways:
+        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), way)
 
     def change(roster: Roster) -> Roster:
-        if len(roster.generations) != number or [one for one in roster.slots if one.revoked is None] != present:
+        if len(roster.generations) != number or enrolment.present(roster) != present:
             raise _at_the_same_time()
         return replace(roster, generations=(*roster.generations, keys.public(number)))
 
@@ -115,10 +250,3 @@ def _at_the_same_time() -> Conflict:
         kind="already-running",
         remedy="Look at the slots, and do this again.",
     )
-
-
-def _passphrase(who: Credential) -> Passphrase:
-    if not isinstance(who, Passphrase):
-        raise Unsupported("This version enrols passphrases only.", remedy="Give a pb.Passphrase.")
-    who.check_enrollable()
-    return who

@@ -43,7 +43,7 @@ def say(
 def permit(unlocked: Unlocked, kind: str) -> None:
     """NotPermitted when this credential's role may not make such a mark."""
     if unlocked.keyring.role not in MARK_GRANTS[kind]:
-        raise unlocked.not_permitted(WHAT[kind])
+        raise unlocked.not_permitted(WHAT[kind], who=MARK_GRANTS[kind])
 
 
 def hold(unlocked: Unlocked, committed: Committed, *, reason: str, until: int | None) -> None:

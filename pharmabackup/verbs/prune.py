@@ -182,5 +182,5 @@ def _spared(snapshots: Iterable[Committed], location: str) -> Iterator[Finding]:
 
 def _permit(unlocked: Unlocked) -> None:
     if unlocked.keyring.role not in COLLECTORS:
-        raise unlocked.not_permitted("prune")
+        raise unlocked.not_permitted("prune", who=COLLECTORS)
     require_exclusive(unlocked)

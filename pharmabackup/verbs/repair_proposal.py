@@ -12,7 +12,7 @@ from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.engine.elsewhere import keys_elsewhere, records_elsewhere
 from pharmabackup.engine.history import Committed, History, load_history
 from pharmabackup.engine.reading import SnapshotReader
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import WRITERS, Unlocked
 from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress, Severity
 from pharmabackup.results import Proposal
@@ -49,7 +49,7 @@ def propose_repair(
     """Nothing is changed. All packs are read. NotPermitted, InvalidInput, Damaged, StorageFailed, Cancelled."""
     permit(unlocked)
     if sources and not unlocked.keyring.naming:  # before hours of reading
-        raise unlocked.not_permitted("back up")
+        raise unlocked.not_permitted("back up", who=WRITERS)
     for replica in replicas:
         if replica.repository != unlocked.repository:
             raise InvalidInput(

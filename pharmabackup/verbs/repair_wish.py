@@ -57,7 +57,7 @@ def _arrived(travels: dict[str, Any]) -> Wish:
 
 def permit(unlocked: Unlocked) -> None:
     if unlocked.keyring.role not in COLLECTORS:
-        raise unlocked.not_permitted("repair")
+        raise unlocked.not_permitted("repair", who=COLLECTORS)
 
 
 def keys_first(unlocked: Unlocked, wish: Wish, findings: Iterable[Finding]) -> Proposal:

@@ -13,7 +13,7 @@ from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.hold import held
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.target import Target
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import READERS, Unlocked
 from pharmabackup.errors import Damaged, Incomplete, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import DatasetResult, Report
@@ -44,7 +44,7 @@ def restore(
 ) -> Report:
     """Incomplete when not all came back; Conflict, NotFound, Damaged, NotPermitted, InvalidInput."""
     if not unlocked.keyring.readers:
-        raise unlocked.not_permitted("read")
+        raise unlocked.not_permitted("read", who=READERS)
     selection = Selection(only)
     snapshots = choose(history, before, chosen, selection)
     places = choose_places(snapshots, target, into, overwrite)

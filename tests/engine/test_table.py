@@ -24,7 +24,8 @@ def index(make_repo: Callable[[], pb.Repository]) -> Iterator[Index]:
 
 def _stored(index: Index) -> tuple[bytes, int]:
     """A block that lies in a pack: its id and number."""
-    number = index.blocks.add_pack(bytes(32), 150, structs.replace(samples.DIRECTORY, domain=index.domain))
+    directory = structs.replace(samples.DIRECTORY, domain=index.domain)
+    number = index.blocks.add_pack(bytes(32), 150, directory, signer=bytes(16))
     return samples.BLOCK.id, number
 
 

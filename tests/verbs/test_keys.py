@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import shutil
 import threading
@@ -15,6 +17,7 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
+from pharmabackup.crypto.shares import split
 from pharmabackup.engine import enrolment, opening
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
@@ -77,8 +80,12 @@ def test_names_and_passphrases_are_checked(repo: pb.Repository) -> None:
         repo.enrol("owner", pb.Passphrase("short"), name="x")
     with pytest.raises(pb.InvalidInput):
         repo.change_passphrase(pb.Passphrase("short"))
-    with pytest.raises(pb.Unsupported):
-        repo.enrol("device", THIRD, name="till-1")
+    with pytest.raises(pb.InvalidInput, match="no role"):
+        repo.enrol("manager", THIRD, name="till-1")  # type: ignore[arg-type]
+    with pytest.raises(pb.InvalidInput, match="of every domain"):
+        repo.enrol("restorer", THIRD, name="till-1", domain="second")
+    with pytest.raises(pb.InvalidInput, match="made by split_recovery"):
+        repo.enrol("owner", pb.Shares(*split(bytes(32), threshold=2, shares=2)), name="till-1")  # type: ignore[arg-type]
     with pytest.raises(pb.InvalidInput):
         repo.rotate(reason=" ")
     assert stored(repo._unlocked.storage, "keys") == before
@@ -214,7 +221,7 @@ def test_a_keyring_that_somebody_put_there_locks_nobody_out(
         signing=os.urandom(32) if how == "signs" else None,
     )
     before = set(stored(unlocked.storage, "keys"))
-    enrolment.put_keyring(unlocked, keyring, *enrolment.way_to(unlocked, unlocked.slot))
+    enrolment.put_keyring(unlocked, keyring, enrolment.way_to(unlocked, unlocked.slot))
     if how == "garbage":
         (name,) = set(stored(unlocked.storage, "keys")) - before
         path = tmp_path / "repository-0" / name
@@ -263,8 +270,10 @@ class Place:
         self.use(self.storage)
         with pb.Repository.create("memory://x", FIRST) as repo:
             repo.enrol("owner", THIRD, name="Jaya Patel")
+            repo.enrol("device", pb.KeyFile.create(tmp_path / "till.key"), name="till-1")
             site.change(size=3000)
             site.back_up(repo)
+        self.newcomer = pb.KeyFile.create(tmp_path / "newcomer.key").recipient
 
     def use(self, storage: object) -> None:
         self._monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
@@ -292,6 +301,8 @@ class Place:
                 opened += 1
                 site.back_up(repo)
                 assert repo.check().state == "ok"
+                domains = {domain.id for domain in repo._unlocked.roster.domains}
+                assert {key.domain for key in repo._unlocked.keyring.naming} == domains
                 for snapshot in repo.snapshots():
                     assert snapshot.open("a").read() == site.states[snapshot.id]["a"]
         return opened
@@ -302,11 +313,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site
     return Place(tmp_path, monkeypatch, site)
 
 
-ACTS: dict[str, Callable[[pb.Repository], None]] = {
-    "enrol": lambda repo: repo.enrol("owner", SECOND, name="new"),
-    "change": lambda repo: repo.change_passphrase(SECOND),
-    "rotate": lambda repo: repo.rotate(reason="a laptop was lost"),
+ACTS: dict[str, Callable[[pb.Repository, Place], object]] = {
+    "enrol": lambda repo, _: repo.enrol("owner", SECOND, name="new"),
+    "change": lambda repo, _: repo.change_passphrase(SECOND),
+    "rotate": lambda repo, _: repo.rotate(reason="a laptop was lost"),
+    "domain": lambda repo, place: repo.enrol("device", place.newcomer, name="till-2", domain="branch"),
+    "revoke": lambda repo, _: repo.revoke("till-1", reason="stolen"),
+    "split": lambda repo, _: repo.split_recovery(),
 }
+OPEN = {"enrol": [FIRST, SECOND], "change": [SECOND]}  # afterwards; else the first
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -318,7 +333,7 @@ def test_it_dies_at_any_call(place: Place, site: Site, act: str, after: bool) ->
         with place.open(storage, FIRST) as repo:
             storage.arm(dies_at, after=after)
             try:
-                ACTS[act](repo)
+                ACTS[act](repo, place)
                 died = False
             except Dead:
                 died = True
@@ -365,13 +380,21 @@ def test_keys_come_before_what_needs_them_wherever_a_copy_dies(place: Place, sit
     pytest.fail("it never ends")
 
 
-@pytest.mark.parametrize("other", ACTS)
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(
+    ("act", "other"),
+    [
+        *itertools.product(("enrol", "change", "rotate"), repeat=2),
+        *itertools.product(("domain", "split"), ("enrol", "rotate", "domain")),
+        *[(act, "domain") for act in ("enrol", "rotate", "revoke")],
+        ("revoke", "rotate"),
+    ],
+)
 def test_another_owner_does_something_between_any_two_calls(place: Place, site: Site, act: str, other: str) -> None:
     others: dict[str, Callable[[pb.Repository], None]] = {
         "enrol": lambda repo: repo.enrol("owner", pb.Passphrase("a fourth passphrase"), name="fourth"),
         "change": lambda repo: repo.change_passphrase(pb.Passphrase("a fourth passphrase")),
         "rotate": lambda repo: repo.rotate(reason="too"),
+        "domain": lambda repo: repo.enrol("device", place.newcomer, name="till-3", domain="branch"),
     }
     for at in range(1000):
         inner = place.twin()
@@ -388,8 +411,8 @@ def test_another_owner_does_something_between_any_two_calls(place: Place, site: 
             storage.interrupt(at)
             opens = [FIRST]
             try:
-                ACTS[act](repo)
-                opens = {"enrol": [FIRST, SECOND], "change": [SECOND], "rotate": [FIRST]}[act]
+                ACTS[act](repo, place)
+                opens = OPEN.get(act, opens)
             except pb.Conflict as conflict:
                 assert conflict.kind in ("slot-left-out", "already-running")
         assert place.all_is_well(inner, site, THIRD, pb.Passphrase("a fourth passphrase")) >= 1
@@ -407,8 +430,8 @@ def test_nobody_is_sealed_to_on_the_word_of_a_keyring(place: Place, site: Site) 
         slot = next(slot for slot in unlocked.roster.slots if slot.name == "Jaya Patel")
         mine = enrolment.NextGeneration.make()
         keyring = mine.keyring(unlocked, slot, 0)
-        setting, _ = enrolment.way_to(unlocked, slot)
-        enrolment.put_keyring(unlocked, keyring, setting, mine.reader.public.raw)
+        way = dataclasses.replace(enrolment.way_to(unlocked, slot), recipient=mine.reader.public.raw)
+        enrolment.put_keyring(unlocked, keyring, way)
         repo.rotate(reason="a laptop was lost")
         names = [name for name in stored(storage, "keys") if slot.id.hex() in name]
         assert len(names) == len(keyring_numbers(storage)[slot.id.hex()]) == 3
@@ -421,15 +444,14 @@ def test_what_anybody_could_seal_to_a_slot_is_not_believed(place: Place, site: S
     storage = place.twin()
     repo = place.open(storage, FIRST)
     before = repo._unlocked.keyring
-    recipient = repo._unlocked.slot.recipient
-    assert recipient is not None
+    way = enrolment.way_to(repo._unlocked, repo._unlocked.slot)
     false = replace(
         before,
         signing=signing,
         naming=(NamingKey(before.naming[0].domain, b"y" * 32), NamingKey(b"z" * 16, b"z" * 32)),
         block_names=b"x" * 32,
     )
-    enrolment.put_keyring(repo._unlocked, false, repo._unlocked.stretched.setting, recipient)
+    enrolment.put_keyring(repo._unlocked, false, way)
     site.back_up(repo)
     for opened in (repo, place.open(storage, FIRST)):
         opened._unlocked.renew()

@@ -160,9 +160,9 @@ def test_a_changed_passphrase_goes_along_whenever_the_list_came(ward: Ward) -> N
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(enrolment, "put_keyring", lambda *_: None)
-            stretched_before = there._unlocked.stretched
+            stretched_before = there._unlocked.opener
             there.change_passphrase(third)
-        there._unlocked.stretched = stretched_before
+        there._unlocked.opener = stretched_before
         ward.mend(replicas=[replica])
         _opens(ward, OTHER)
         there.change_passphrase(third)
