@@ -19,7 +19,7 @@ from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, Roster, SealedKeyring
+from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -278,12 +278,14 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
     generations = {generation.catalogue for generation in roster.generations}
     catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
     readers = {key.key: key for item in reversed(opened) for key in item.readers}
-    naming = {key.domain: key for item in reversed(opened) for key in item.naming if domain_of(key.key) == key.domain}
-    domains = [domain.id for domain in roster.domains if domain.id in naming]
-    own_domains = {key.domain for key in own.naming}
+    proved = [key for item in opened for key in item.naming if domain_of(key.key) == key.domain]
+    naming: dict[bytes, NamingKey] = {}
+    for key in (*own.naming, *proved):  # in this order: in the first one's domain an owner writes
+        naming.setdefault(key.domain, key)
+    domains = {domain.id for domain in roster.domains}
     return replace(
         own,
-        naming=(*own.naming, *(naming[domain] for domain in domains if domain not in own_domains)),
+        naming=tuple(key for key in naming.values() if key.domain in domains),
         catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in generations),
         readers=tuple(readers.values()),
     )

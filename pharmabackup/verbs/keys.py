@@ -119,7 +119,7 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
         rotate(unlocked, reason=f"{name} was revoked")
     except Conflict as conflict:
         raise Conflict(
-            f"{name} is revoked, but it knows the keys that are in use, and no new ones were made. {conflict.message}",
+            f"{name} is revoked, but knows the keys that are in use: no new ones were made. {conflict.message}",
             kind=conflict.kind,
             remedy=f"{conflict.remedy} Then rotate.",
         ) from None
