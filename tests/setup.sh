@@ -1,5 +1,5 @@
 #!/bin/sh
-# File systems that the storage tests mount, where this machine lets us install them. Without them those tests
+# File systems that the storage tests mount, and a vault for keys, where this machine lets us install them. Without them those tests
 # are skipped, and the summary says which and why.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     missing=""
@@ -7,9 +7,11 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
     command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
     command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"
+    command -v gnome-keyring-daemon >/dev/null 2>&1 || missing="$missing gnome-keyring"
+    command -v dbus-run-session >/dev/null 2>&1 || missing="$missing dbus dbus-daemon"
     command -v setfattr >/dev/null 2>&1 || missing="$missing attr"
     if [ -n "$missing" ]; then
-        echo "Installing$missing for the storage tests."
+        echo "Installing$missing for the tests."
         # shellcheck disable=SC2086
         { apt-get update -qq && apt-get install -y -qq $missing; } >/dev/null 2>&1 || echo "Could not install$missing."
     fi

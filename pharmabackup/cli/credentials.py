@@ -6,7 +6,6 @@ Every user of a machine can read the arguments of every program that runs on it.
 from __future__ import annotations
 
 import getpass
-import importlib
 import os
 import stat
 import sys
@@ -16,14 +15,14 @@ import pharmabackup as pb
 
 FILE_MAX = 1 << 16
 ATTEMPTS = 3
-WAYS = "ask, env:NAME, file:PATH or vault:SERVICE/NAME"
+WAYS = "ask, env:NAME, file:PATH, keyfile:PATH, vault:SERVICE/NAME or shares"
 REFERENCE = "PHARMABACKUP_CREDENTIAL"
 PASSPHRASE = "PHARMABACKUP_PASSPHRASE"  # noqa: S105  (a variable's name)
 
 
 def credential(
     reference: str | None, warn: Callable[[str], None], *, new: bool = False, option: str = "--credential"
-) -> pb.Passphrase:
+) -> pb.Passphrase | pb.KeyFile | pb.Vault | pb.Shares:
     """What `option` or the environment names. `new`: a prompt asks twice. WrongCredential, InvalidInput."""
     chosen = reference or os.environ.get(REFERENCE) or None
     if chosen is None:
@@ -38,13 +37,14 @@ def credential(
         return pb.Passphrase(_environment(rest))
     if way == "file" and rest:
         return pb.Passphrase(_file(rest, warn))
+    if way == "keyfile" and rest:
+        _look_at(rest, warn)
+        return pb.KeyFile(rest)
     if way == "vault" and "/" in rest:
         service, _, name = rest.partition("/")
-        return pb.Passphrase(_vault(service, name))
-    if way in ("keyfile", "shares"):
-        raise pb.Unsupported(
-            f"This version cannot open a repository with {way}.", remedy=f"Name a passphrase: {WAYS}."
-        )
+        return pb.Vault(service, name)
+    if way == "shares" and not rest:
+        return pb.Shares(*_shares())
     # What was given is not repeated: it may be the passphrase itself.
     raise pb.InvalidInput(f"{option} names a place, and this is none.", remedy=f"Give {WAYS}.")
 
@@ -108,21 +108,21 @@ def _file(path: str, warn: Callable[[str], None]) -> str:
     return secret
 
 
-def _vault(service: str, name: str) -> str:
+def _look_at(path: str, warn: Callable[[str], None]) -> None:
+    """A key may lie on a stick that keeps no permissions, and is needed after a fire: this is said, not refused."""
     try:
-        keyring = importlib.import_module("keyring")
-    except ImportError:
-        raise pb.Unsupported(
-            "Reading the system's vault needs more than the library.",
-            kind="extra-missing",
-            remedy='pip install "pharmabackup[vault]".',
-        ) from None
-    try:
-        secret = keyring.get_password(service, name)
-    except Exception as error:  # noqa: BLE001  (back ends raise what they like)
-        raise _missing(
-            f"The system's vault cannot be read ({type(error).__name__}).", "Unlock it, or name another place."
-        ) from None
-    if not secret:
-        raise _missing(f"The system's vault has no entry {service}/{name}.", "Add it, or name another one.")
-    return str(secret)
+        readable = os.name == "posix" and os.stat(path).st_mode & (stat.S_IRGRP | stat.S_IROTH)
+    except OSError:
+        return  # opening says what is wrong
+    if readable:
+        warn(f"Warning: others on this machine can read {path}. Better: chmod 600 {path}.")
+
+
+def _shares() -> list[str]:
+    """One after another, as many as there are: typed unseen, or a line each."""
+    if not sys.stdin.isatty():
+        return [line for line in sys.stdin if line.strip()]
+    given: list[str] = []
+    while share := getpass.getpass(f"Share {len(given) + 1}, all its words; none when there are no more: "):
+        given.append(share)
+    return given

@@ -36,7 +36,9 @@ def _library() -> Any:
         import keyring.errors
     except ImportError:
         raise Unsupported(
-            "The system's vault needs the package keyring.", remedy="Install pharmabackup[vault]."
+            "Reading the system's vault needs more than the library.",
+            kind="extra-missing",
+            remedy='pip install "pharmabackup[vault]".',
         ) from None
     return keyring
 
