@@ -33,7 +33,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_example_is_here_in_turn(shop: Path) -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("0*.py")) == [
+    assert sorted(path.name for path in EXAMPLES.glob("[01]*.py")) == [
         "01_backup.py",
         "02_restore.py",
         "03_look_inside.py",
@@ -43,6 +43,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "07_repair.py",
         "08_copy.py",
         "09_keys.py",
+        "10_roles.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -56,6 +57,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("08_copy.py", "check: ok"),
         ("08_copy.py", "sent 0 bytes"),
         ("09_keys.py", "Jaya Patel: owner"),
+        ("10_roles.py", "The till: This credential was revoked (stolen)"),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
