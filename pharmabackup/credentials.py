@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -297,6 +296,8 @@ def _write_private(path: Path, text: str) -> None:
 
 def _keep_for_this_account(path: Path) -> None:
     """Take everybody else off a file's list of who may do what, on Windows. OSError."""
+    import subprocess  # takes milliseconds, and most callers make no key
+
     quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)
     told = subprocess.run(
         ["whoami", "/user", "/fo", "csv", "/nh"], capture_output=True, text=True, creationflags=quiet

@@ -19,7 +19,7 @@ from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring
+from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -263,6 +263,16 @@ def wrong_passphrase() -> WrongCredential:
         "This passphrase does not open this repository.",
         remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
     )
+
+
+def check_not_revoked(slot: Slot) -> None:
+    """WrongCredential."""
+    if slot.revoked is not None:
+        raise WrongCredential(
+            f"This credential was revoked ({slot.revoked.reason}).",
+            kind="revoked",
+            remedy="Ask the owner to enrol a new one.",
+        )
 
 
 def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:

@@ -19,6 +19,7 @@ from pharmabackup.engine.keyrings import (
     FoundKeys,
     Opener,
     Way,
+    check_not_revoked,
     find_keyrings,
     joined,
     key_of,
@@ -230,12 +231,7 @@ def _admitted(found: FoundKeys, roster: Roster) -> Slot:
     current = None if slot.recipient is None else key_id(slot.recipient)
     if current in found.sealed_to and current not in found.opener.key_ids:
         raise wrong_passphrase()  # it was changed since
-    if slot.revoked is not None:
-        raise WrongCredential(
-            f"This credential was revoked ({slot.revoked.reason}).",
-            kind="revoked",
-            remedy="Ask the owner to enrol a new one.",
-        )
+    check_not_revoked(slot)
     return slot
 
 

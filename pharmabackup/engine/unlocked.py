@@ -13,7 +13,7 @@ from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Opener, joined, keyring_numbers, read_whole
+from pharmabackup.engine.keyrings import Opener, check_not_revoked, joined, keyring_numbers, read_whole
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
@@ -124,6 +124,7 @@ class Unlocked:
         self._verified.clear()  # a slot may have been revoked
         self.recalled.clear()
         self.looked = None
+        check_not_revoked(self.slot)
         if not self.has_newest_keys:
             if unreadable:
                 raise unreadable[-1]

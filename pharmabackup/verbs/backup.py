@@ -273,6 +273,7 @@ class _Run:
             if remembered is not None:
                 remembered.close()
         transaction.close()
+        unlocked.renewed()  # whoever was revoked before that is told: his snapshot does not count
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
         self._sequence += 1

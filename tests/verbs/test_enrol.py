@@ -14,11 +14,13 @@ from blake3 import blake3
 
 import pharmabackup as pb
 from pharmabackup.crypto import hashing
-from pharmabackup.engine import garbage
+from pharmabackup.engine import garbage, opening
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import domain_of
 from pharmabackup.format.keys import Role
-from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, prune, stored
+from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.faults import BusyStorage
+from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, open_at, prune, stored, twin
 
 ROLES: tuple[Role, ...] = get_args(Role)
 MakeRepo = Callable[[], pb.Repository]
@@ -281,6 +283,41 @@ def test_what_a_thief_signs_later_does_not_count(staff: Staff, site: Site, tmp_p
     assert "till-1" in next(finding.message for finding in findings if finding.code == "snapshot-revoked")
     for snapshot in staff.repo.snapshots():
         staff.repo.restore(tmp_path / snapshot.id, snapshots=[snapshot])
+
+
+def test_a_device_that_is_revoked_while_it_backs_up_hears_of_it(
+    make_repo: MakeRepo, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever call: what it calls safe counts."""
+    repo, key = make_repo(), pb.KeyFile.create(tmp_path / "till.key")
+    repo.enrol("device", key, name="till-1")
+    site.change(size=3000)
+    base, told = MemoryStorage("base"), set[tuple[bool, bool]]()
+    for info in repo._unlocked.storage.list(""):
+        base.put_new(info.name, repo._unlocked.storage.get(info.name, limit=1 << 30))
+    for at in range(1000):
+        inner = twin(base)
+
+        def revoke(inner: MemoryStorage = inner, at: int = at) -> None:
+            with open_at(monkeypatch, inner, tmp_path / f"owner-{at}") as own:
+                own.revoke("till-1", reason="stolen")
+
+        storage = BusyStorage(inner, revoke)
+        monkeypatch.setattr(opening, "connect", lambda *_, storage=storage, **__: storage)
+        with pb.Repository.open("memory://x", key, state_dir=tmp_path / f"till-{at}") as till:
+            storage.interrupt(at)
+            try:
+                done = till.backup([pb.Files(site.root)]).datasets[site.root.name].snapshot
+            except pb.WrongCredential as error:
+                assert error.kind == "revoked"
+                done = None
+        if not storage.interrupted:
+            break
+        with open_at(monkeypatch, inner, tmp_path / f"after-{at}") as after:
+            counts = {snapshot.id for snapshot in after.snapshots()}
+        assert done is None or done.id in counts
+        told.add((done is not None, bool(counts)))
+    assert done is not None and told == {(False, True), (False, False)}
 
 
 def test_nobody_relies_anew_on_what_a_revoked_device_stored(staff: Staff, site: Site) -> None:
