@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.index import Index
@@ -20,23 +20,31 @@ def hurt(unlocked: Unlocked, blocks: BlockReader, history: History, *, but: Set[
     `blocks`: fresh. `but`: snapshots of which nothing is asked. StorageFailed.
     """
     table, (packs, snapshots) = blocks.index.blocks, known_damage(unlocked)
-    found = set(snapshots - but)
-    sound = [usable and pack not in packs for pack, usable in zip(table.packs, table.usable, strict=True)]
-    if all(sound):
-        return frozenset(found)
+    found = frozenset(snapshots - but)
+    if all(usable and pack not in packs for pack, usable in zip(table.packs, table.usable, strict=True)):
+        return found
+    return found | lacking(blocks, (item for item in history.newest() if item.transaction not in but), damaged=packs)
+
+
+def lacking(
+    blocks: BlockReader, snapshots: Iterable[Committed], *, damaged: Set[bytes] = frozenset()
+) -> frozenset[bytes]:
+    """Those of these that need a block which lies in no pack but missing ones, and `damaged` ones. StorageFailed."""
+    table = blocks.index.blocks
+    sound = [usable and pack not in damaged for pack, usable in zip(table.packs, table.usable, strict=True)]
     whole: dict[bytes, set[bytes]] = {}  # by domain
     for number, place in table.placed():
         if sound[place]:
             whole.setdefault(table.domains[place], set()).add(table.ids[number])
     seen: dict[object, bool] = {}  # neighbours often have the same lists
-    for item in history.newest():
-        if item.transaction not in but:
-            record = item.snapshot
-            lists = record.domain, record.table, record.recipe, record.manifest
-            if lists not in seen:
-                seen[lists] = _lacks(blocks, record, whole.get(record.domain, set()))
-            if seen[lists]:
-                found.add(item.transaction)
+    found: set[bytes] = set()
+    for item in snapshots:
+        record = item.snapshot
+        lists = record.domain, record.table, record.recipe, record.manifest
+        if lists not in seen:
+            seen[lists] = _lacks(blocks, record, whole.get(record.domain, set()))
+        if seen[lists]:
+            found.add(item.transaction)
     return frozenset(found)
 
 

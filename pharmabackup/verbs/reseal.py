@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pharmabackup.clock import from_ns
 from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
+from pharmabackup.engine.history import sound_history
+from pharmabackup.engine.index import Index
+from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.resealing import Resealing, packs_with_old_keys
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report, sized
+from pharmabackup.verbs.hurt import lacking
 from pharmabackup.verbs.proposals import left_damaged, stale
 from pharmabackup.verbs.reporter import Reporter
 
@@ -45,7 +49,7 @@ def propose_reseal(unlocked: Unlocked) -> Proposal:
             not_before=from_ns(now),
             snapshots=(),
             bytes_freed=0,
-            findings=_in_use(unlocked, busy),
+            findings=(*_in_use(unlocked, busy), *_over(unlocked, garbage)),
             steps=steps,
             wish=Wish(frozenset(packs)),
         )
@@ -158,14 +162,46 @@ def _in_use(unlocked: Unlocked, packs: set[bytes]) -> tuple[Finding, ...]:
     )
 
 
+def _over(unlocked: Unlocked, garbage: Garbage) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(
+            code="forgotten-lost",
+            severity="info",
+            subject=who.hex(),
+            message="A snapshot that is forgotten, and whose time is over, lacks something. It goes for good.",
+            remedy="Nothing to do: a prune would have deleted it.",
+            location=unlocked.storage.location,
+        )
+        for who in sorted(garbage.gone - garbage.history.deleted)
+    )
+
+
 def _look(unlocked: Unlocked, now: int, reporter: Reporter) -> Garbage:
+    """Nothing goes for good but snapshots that are forgotten and cannot be restored any more."""
+    lost = frozenset[bytes]()
     for left in reversed(range(ATTEMPTS)):
         try:
-            return look_for_garbage(unlocked, now, reporter.look, may_go=frozenset())
+            return look_for_garbage(unlocked, now, reporter.look, may_go=lost)
+        except Damaged:
+            before, lost = lost, _lost(unlocked, now)
+            if not left or lost <= before:
+                raise
         except NotFound:  # a collection has deleted what was being read
             if not left:
                 raise
     raise AssertionError
+
+
+def _lost(unlocked: Unlocked, now: int) -> frozenset[bytes]:
+    """Snapshots whose time is over and that lack something: a repair lets that go, since nobody needs them."""
+    history = sound_history(unlocked)
+    over = history.gone(now) - history.deleted
+    blocks = BlockReader(unlocked, Index(unlocked, chunks=False))
+    blocks.refresh(seen=blocks.index)
+    try:
+        return lacking(blocks, (history.committed[who] for who in over if who in history.committed))
+    finally:
+        blocks.index.close()
 
 
 def _some(garbage: Garbage, packs: Iterable[bytes]) -> list[bytes]:

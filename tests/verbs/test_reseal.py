@@ -13,11 +13,15 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import opening
+from pharmabackup.engine.garbage import look_for_garbage
+from pharmabackup.engine.history import load_history
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.resealing import Resealing
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.format import wire
 from pharmabackup.format.pack import Block, Directory
 from pharmabackup.format.transaction import Intent
@@ -187,6 +191,43 @@ def test_a_damaged_pack_is_left_and_told(tmp_path: Path, make_repo: MakeRepo, si
     assert [finding.subject for finding in caught.value.result.findings] == [name]
     assert path.exists()
     assert len(stored(repo._unlocked.storage, "packs")) == 2 and caught.value.result.bytes > 0  # the other was
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("kind", [Kind.RECIPE_BLOCK, Kind.DATA_BLOCK], ids=["its list", "its content"])
+def test_a_forgotten_snapshot_that_lacks_something_is_no_reason_to_stop(
+    tmp_path: Path,
+    large: pb.Repository,
+    site: Site,
+    time: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    indexed: bool,
+) -> None:
+    """Its time is over: nobody missed what was lost of it, and a prune would delete the rest."""
+    repo, real = large, reseal.storage_now
+    monkeypatch.setattr(reseal, "storage_now", lambda unlocked: real(unlocked) + time.ahead)
+    looked = look_for_garbage(repo._unlocked, now_ns() + time.ahead, lambda: None)
+    looked.index.close()
+    table = looked.index.blocks
+    of_kind = {table.packs[pack] for number, pack in table.placed() if table.kind[number] == kind}
+    lost = next(pack for pack in sorted(looked.dead) if pack in of_kind)
+    repo._unlocked.storage.delete([ids.pack_name(lost)])
+    if not indexed:  # nothing says any more that there was such a pack
+        storage = repo._unlocked.storage
+        segments = {
+            name: read_segment(repo._unlocked, ids.hex_tail(name) or b"") for name in stored(storage, "index")
+        }
+        storage.delete([name for name, one in segments.items() if lost in {item.pack for item in one.record.packs}])
+    repo.rotate(reason="a laptop was lost")
+    assert {finding.code for finding in repo.check().findings} <= {"index-stale"}
+    proposal = repo.propose_reseal()
+    told = [finding.subject for finding in proposal.findings if finding.code == "forgotten-lost"]
+    assert told and set(told) <= {snapshot.id for snapshot in repo.snapshots() if snapshot.forgotten}
+    repo.apply(proposal)
+    assert _opened_by(repo) == _newest(repo)
+    assert set(told) <= {who.hex() for who in load_history(repo._unlocked).deleted}
+    site.all_restore(repo, tmp_path / "out")
 
 
 @pytest.mark.parametrize("how", ["a second time", "after another", "when all of it is gone"])
