@@ -93,7 +93,7 @@ class Stretched:
                 try:
                     opened.append(self.open(repository, item))
                 except Damaged as error:
-                    unreadable.append(error)
+                    unreadable.append(_of(item.slot.hex(), item.number, error))
         return opened
 
 
@@ -198,8 +198,14 @@ def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: 
         try:
             found.append(read_sealed(storage, slot, number))
         except Damaged as error:
-            unreadable.append(error)
+            unreadable.append(_of(slot, number, error))
     return found
+
+
+def _of(slot: str, number: int, error: Damaged) -> Damaged:
+    """The same error, saying in which object: who cannot open the repository cannot run a check either."""
+    name = f"keys/{slot}/{number}"
+    return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=f"Copy {name} from another location.")
 
 
 def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
