@@ -125,7 +125,7 @@ def build(base: Path, seed: int) -> Shop:
                 doomed = back_up(second)
                 back_up(second)
                 second.apply(second.propose_forget(snapshots=[doomed]))
-                with _two_weeks_later():
+                with two_weeks_later():
                     second.apply(second.propose_prune())
             second.restore(base / "out")
             second.hold(second.snapshot(), reason="another dispute")
@@ -141,7 +141,7 @@ def build(base: Path, seed: int) -> Shop:
 
 
 @contextmanager
-def _two_weeks_later() -> Iterator[None]:
+def two_weeks_later() -> Iterator[None]:
     now, storage_now, ahead = clock.now_ns, collection.storage_now, 15 * DAY_NS
     with (
         mock.patch("pharmabackup.engine.history.now_ns", lambda: now() + ahead),
