@@ -221,11 +221,16 @@ def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
     return sealed
 
 
-def keyring_problem(storage: Storage, name: str) -> Damaged | None:
-    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed."""
+def keyring_problem(storage: Storage, name: str, stretched: Stretched | None = None) -> Damaged | None:
+    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed.
+
+    `stretched`: what opens it may have been stretched in another way than it says, which nobody else can tell.
+    """
     try:
         _, slot, _ = name.split("/")
-        read_sealed(storage, slot, numbered(name))
+        sealed = read_sealed(storage, slot, numbered(name))
+        if stretched and sealed.key_id in stretched.key_ids and sealed.argon2id != stretched.setting:
+            raise wire.malformed("keyring", "the way to stretch its passphrase was changed")
     except Damaged as error:
         return error
     except ValueError:
