@@ -1,0 +1,107 @@
+"""What this machine keeps of audit chains: heads that it has seen, and records that storage did not take yet."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from pharmabackup.clock import now_ns
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine.unlocked import Unlocked
+
+CONTEXT = b"audit"
+HEADS = "audit-heads"
+QUEUE = "audit-queue"
+PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """An audit record without its place in a chain."""
+
+    time: int  # device clock, when it happened
+    actor: str | None
+    event: str
+    outcome: str
+    subject: str
+    reason: str | None
+    facts: dict[str, Any]
+
+
+class Pin(msgspec.Struct, array_like=True, frozen=True, order=True):
+    """A record that was seen: its number and the SHA-256 of the stored object."""
+
+    number: int
+    hash: bytes
+
+
+Pins = dict[str, list[Pin]]  # by slot, in hexadecimal; ascending
+
+
+def load(unlocked: Unlocked) -> Pins:
+    """Nothing when there is no memory or it cannot be read."""
+    try:
+        data = _key(unlocked).open((unlocked.state / HEADS).read_bytes(), CONTEXT)
+        return msgspec.msgpack.decode(data, type=Pins)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return {}
+
+
+def remember(unlocked: Unlocked, seen: dict[str, Pin], stale: dict[str, Pin]) -> None:
+    """Each slot's newest. A `stale` one goes, since what is remembered now follows from it."""
+    pins = load(unlocked)
+    for slot, pin in seen.items():
+        kept = {old for old in pins.get(slot, ()) if old != stale.get(slot)}
+        pins[slot] = sorted({*kept, pin})[-PINS_MAX:]
+    try:
+        replace(unlocked.state / HEADS, _key(unlocked).seal(msgspec.msgpack.encode(pins), CONTEXT))
+    except OSError:
+        return  # the next record is found by looking
+
+
+def enqueue(unlocked: Unlocked, entry: Entry) -> bool:
+    """Whether it is kept here, durably, behind all others."""
+    folder = unlocked.state / QUEUE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
+        name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
+        sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
+        fresh = folder / f"{name}.new"
+        with open(fresh, "xb") as file:
+            file.write(sealed)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, folder / name)
+    except OSError:
+        return False
+    return True
+
+
+def queued(unlocked: Unlocked) -> list[str]:
+    """Names, the oldest first."""
+    try:
+        names = os.listdir(unlocked.state / QUEUE)
+    except OSError:
+        return []
+    return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
+
+
+def waiting(unlocked: Unlocked, name: str) -> Entry | None:
+    """None when it is gone, or not what was written."""
+    try:
+        data = (unlocked.state / QUEUE / name).read_bytes()
+        return msgspec.msgpack.decode(_key(unlocked).open(data, CONTEXT + name.encode()), type=Entry)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return None
+
+
+def delivered(unlocked: Unlocked, name: str) -> None:
+    """It is in the chain. OSError."""
+    (unlocked.state / QUEUE / name).unlink(missing_ok=True)
+
+
+def _key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("audit"))
