@@ -116,7 +116,7 @@ class Rules:
     keep: Mapping[str, Keep]
     forget_delay: timedelta
     forget_quorum: int
-    reason_required: bool
+    reason_required: bool = False
 
     def __str__(self) -> str:
         kept = [f"{pattern}: {keep}" for pattern, keep in self.keep.items()] or ["Everything is kept."]

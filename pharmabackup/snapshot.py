@@ -94,7 +94,7 @@ class Snapshot:
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
-    def _reader(self, what: str) -> SnapshotReader:
+    def _reader(self, what: str = "content") -> SnapshotReader:
         if self._open_reader is None:
             raise Unsupported(
                 "This snapshot was carried over from another process and lost its repository.",

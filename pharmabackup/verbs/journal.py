@@ -24,6 +24,7 @@ from pharmabackup.errors import (
     WrongCredential,
 )
 from pharmabackup.events import Finding, worst
+from pharmabackup.ids import audit_name
 from pharmabackup.results import Report
 
 SNAPSHOTS_NAMED = 100
@@ -82,6 +83,8 @@ class Journal:
             error.findings = error.result.findings
             raise
         except Exception as error:
+            if isinstance(error, InvalidInput) and not reads:  # it was not even begun
+                raise
             tell(_outcome(error), {"error": error.kind if isinstance(error, Error) else "exception"})
             raise
         if noted:
@@ -171,7 +174,9 @@ class Journal:
 
     def _reported(self, report: Report, written: Written) -> Report:
         unlocked = self._unlocked
-        findings = (*report.findings, *told(written, unlocked.storage.location))
+        known = {(finding.code, finding.subject) for finding in report.findings}
+        more = told(written, unlocked.keyring.slot, unlocked.storage.location)
+        findings = (*report.findings, *(item for item in more if (item.code, item.subject) not in known))
         audit_id = None if written.number is None else audit_id_of(unlocked.keyring.slot, written.number)
         return dataclasses.replace(
             report, findings=findings, state=worst(findings), audit_id=report.audit_id or audit_id
@@ -182,7 +187,7 @@ def audit_id_of(slot: bytes, number: int) -> str:
     return f"{slot.hex()[:8]}/{number}"
 
 
-def told(written: Written, location: str) -> list[Finding]:
+def told(written: Written, slot: bytes, location: str) -> list[Finding]:
     """What is wrong with where a record went."""
     found = []
     if not written.kept:
@@ -215,7 +220,7 @@ def told(written: Written, location: str) -> list[Finding]:
             Finding(
                 code="audit-truncated" if written.lost else "audit-forked",
                 severity="critical",
-                subject="audit",
+                subject=audit_name(slot, gone.number),
                 message=f"The last audit record that this machine has seen, number {gone.number}, {what}.",
                 remedy="Somebody deleted it or turned the storage back: find out who, and why. See audit verify.",
                 location=location,
