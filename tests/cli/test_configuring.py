@@ -78,6 +78,7 @@ def test_programs_are_told_what_was_set(call: Call) -> None:
         "keep": ["*"],
         "forget_delay": 7 * 86400,
         "forget_quorum": None,
+        "reason_required": None,
     }
 
 
