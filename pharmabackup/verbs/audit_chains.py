@@ -20,6 +20,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Audit
 from pharmabackup.format.wire import Kind, Signed, malformed
 
 SLOT = re.compile(r"[0-9a-f]{32}")
+GAP_LOOKED_INTO = 1000  # numbers; a wider one is nobody's late listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,8 @@ class Chain:
 def list_chains(unlocked: Unlocked) -> dict[str, Chain]:
     """By slot, in the order of the roster; then those of nobody. StorageFailed."""
     listed = _numbers(unlocked)
-    if any(len(numbers) <= max(numbers) for numbers in listed.values()):  # others write while it is being listed
-        for slot, numbers in _numbers(unlocked).items():
-            known = listed.get(slot, set())
-            known |= {number for number in numbers if number < max(known, default=0)}
+    for slot, numbers in listed.items():
+        numbers.update(list(_unlisted(unlocked, slot, numbers)))
     names = {slot.id.hex(): slot.name for slot in unlocked.roster.slots}
     slots = [*names, *sorted(set(listed) - set(names))]
     return {slot: Chain(slot, names.get(slot) or nobody(slot), sorted(listed.get(slot, ()))) for slot in slots}
@@ -67,6 +66,27 @@ def _numbers(unlocked: Unlocked) -> dict[str, set[int]]:
         if ids.NUMBER.fullmatch(last) and SLOT.fullmatch(slot):
             found.setdefault(slot, set()).add(int(last))
     return found
+
+
+def _unlisted(unlocked: Unlocked, slot: str, numbers: set[int]) -> Iterator[int]:
+    """What is there all the same: others write while storage lists, and some storages list late."""
+    before = -1
+    for number in sorted(numbers):
+        if number - before - 1 <= GAP_LOOKED_INTO:
+            yield from (one for one in range(before + 1, number) if exists(unlocked, slot, one))
+        before = number
+    while exists(unlocked, slot, before + 1):
+        before += 1
+        yield before
+
+
+def exists(unlocked: Unlocked, slot: str, number: int) -> bool:
+    """Whether storage has a record of that number, whatever it lists. StorageFailed."""
+    try:
+        unlocked.storage.info(f"audit/{slot}/{number}")
+    except NotFound:
+        return False
+    return True
 
 
 def nobody(slot: str) -> str:
@@ -149,6 +169,8 @@ class Chains:
             number = witness.pin.number
             seen = f"{witness.who} has seen record {number} of {chain.name}"
             if number > chain.last:
+                if exists(self._unlocked, chain.slot, number):
+                    continue  # it is only not listed yet
                 there = f"the last one here is {chain.last}" if chain.numbers else "there is none here"
                 yield self._finding(
                     "audit-truncated",

@@ -175,7 +175,7 @@ class Journal:
     def _reported(self, report: Report, written: Written) -> Report:
         unlocked = self._unlocked
         known = {(finding.code, finding.subject) for finding in report.findings}
-        more = told(written, unlocked.keyring.slot, unlocked.storage.location)
+        more = told(written, unlocked)
         findings = (*report.findings, *(item for item in more if (item.code, item.subject) not in known))
         audit_id = None if written.number is None else audit_id_of(unlocked.keyring.slot, written.number)
         return dataclasses.replace(
@@ -187,9 +187,9 @@ def audit_id_of(slot: bytes, number: int) -> str:
     return f"{slot.hex()[:8]}/{number}"
 
 
-def told(written: Written, slot: bytes, location: str) -> list[Finding]:
+def told(written: Written, unlocked: Unlocked) -> list[Finding]:
     """What is wrong with where a record went."""
-    found = []
+    found, location = [], unlocked.storage.location
     if not written.kept:
         found.append(
             Finding(
@@ -205,7 +205,7 @@ def told(written: Written, slot: bytes, location: str) -> list[Finding]:
         found.append(
             Finding(
                 code="audit-queued",
-                severity="warning",
+                severity="warning" if unlocked.keyring.signing else "info",  # there is nothing that he could do
                 subject="audit",
                 message=f"Audit records that wait on this machine, since storage did not take them: "
                 f"{written.waiting}. {written.why}".rstrip(),
@@ -220,7 +220,7 @@ def told(written: Written, slot: bytes, location: str) -> list[Finding]:
             Finding(
                 code="audit-truncated" if written.lost else "audit-forked",
                 severity="critical",
-                subject=audit_name(slot, gone.number),
+                subject=audit_name(unlocked.keyring.slot, gone.number),
                 message=f"The last audit record that this machine has seen, number {gone.number}, {what}.",
                 remedy="Somebody deleted it or turned the storage back: find out who, and why. See audit verify.",
                 location=location,

@@ -60,7 +60,7 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
         site.back_up(repo)
     first, second = reversed(repo.snapshots())
     repo.restore(tmp_path / "out", only=["documents/a*", "documents/b"])
-    repo.check(read_data=0.5)
+    repo.check(read_data=1.0)
     repo.hold(first, reason="a dispute")
     repo.release(first, reason="it is settled")
     forget_all_but(repo, 1, time)
@@ -82,7 +82,7 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
     by = {record.event: record for record in records}
     assert by["restore"].facts["patterns"] == 2 and by["restore"].facts["snapshots"] == [second.id]
     assert (by["backup"].facts["files"], by["restore"].facts["files"]) == (5, 2)
-    assert by["check"].facts["read_data"] == 0.5 and by["check"].facts["state"] == "ok"
+    assert by["check"].facts["read_data"] == 1.0 and by["check"].facts["state"] == "ok"
     assert (by["hold"].subject, by["hold"].reason) == (first.id, "a dispute")
     assert (by["rotate"].reason, by["enrol"].subject) == ("a laptop was lost", "Jaya Patel")
     assert by["forget"].facts["proposed"] == 1 and by["drill"].facts == {"found": 3}

@@ -377,7 +377,7 @@ def test_another_process_writes_between_any_two_calls(
     assert isinstance(base, MemoryStorage)
     with _open(tmp_path) as repo:
         repo.record("before", {})
-    for others in (1, 37):
+    for others in (1, 200):
         for at in range(12):
             inner = _twin(base)
             other = open_at(monkeypatch, inner, tmp_path / f"other-{at}-{others}")
@@ -397,8 +397,8 @@ def test_another_process_writes_between_any_two_calls(
             events = [event for event, _ in told(repo)]
             assert Counter(events) == {"create": 1, "before": 1, "one": 1, "two": 1, "other": others}
             assert repo.audit_verify().findings == ()
-            if others == 37:
-                assert calls < 60
+            if others > 1:
+                assert calls < 60  # the other's do not count
 
 
 def test_what_waits_is_delivered_once_by_two_processes(
