@@ -109,6 +109,9 @@ def anchor(settings: Settings, file: str | None) -> None:
         found = repository.audit_anchor()
     text = json.dumps(jsonable(found.to_dict()), indent=1)
     output = settings.output
+    if file is None and not output.people:
+        output.result(found.to_dict())
+        return
     if file is None:
         output.write(text + "\n")
         return
@@ -127,6 +130,8 @@ def anchor(settings: Settings, file: str | None) -> None:
 def export(settings: Settings, file: str | None, since: datetime | None, as_csv: bool) -> None:
     """Write the log as JSON Lines, or as CSV, to FILE or to stdout."""
     output = settings.output
+    if file is None and not output.people:
+        raise click.UsageError("What is exported goes to stdout, as it is: leave out --json, or give a FILE.")
     with settings.open() as repository:
         records = repository.audit(since=since)
         lines = _csv(records) if as_csv else (document(record.to_dict()) + "\n" for record in records)

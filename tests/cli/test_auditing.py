@@ -17,7 +17,7 @@ Call = Callable[..., Any]
 
 
 def _folder(place: Any) -> Path:
-    (folder,) = (place.repository / "audit").iterdir()
+    (folder,) = (path for path in (place.repository / "audit").iterdir() if len(path.name) == 32)
     return Path(folder)
 
 
@@ -78,8 +78,10 @@ def test_a_log_that_is_not(backed_up: Any, call: Call) -> None:
 def test_anchors(backed_up: Any, call: Call) -> None:
     file = backed_up.root / "anchor.json"
     assert "Anchored: 1 chain" in call("audit", "anchor", file).out
+    assert call("audit", "anchor", "--json").json["heads"][0]["slot"] == "owner"
+    (backed_up.repository / "audit" / "ab").mkdir()  # what is no chain is nobody's
     shown = call("audit", "anchor")
-    assert json.loads(shown.out)["heads"][0]["number"] == json.loads(file.read_text())["heads"][0]["number"] + 1
+    assert json.loads(shown.out)["heads"][0]["number"] == json.loads(file.read_text())["heads"][0]["number"] + 2
     assert call("audit", "verify", "--anchor", file).code == 0
     head = json.loads(file.read_text())["heads"][0]["number"]
     for path in _folder(backed_up).iterdir():
@@ -109,6 +111,7 @@ def test_json_lines(backed_up: Any, call: Call) -> None:
     assert call("audit", "export", file, "--json").json == {"file": str(file), "records": 3}
     assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["create", "backup", "open"]
     assert call("audit", "export", backed_up.root / "no" / "such").code == 74
+    assert call("audit", "export", "--json").code == 64
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"])

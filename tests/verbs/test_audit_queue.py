@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import audit as audit_engine
@@ -203,6 +204,16 @@ def test_without_the_state_folder_no_more_is_lost_than_what_waits(tmp_path: Path
         repo.record("two", {})
         assert [event for event, _ in told(repo)] == ["create", "one", "two"]
         assert repo.audit_verify().state == "ok"
+
+
+def test_who_cannot_sign_keeps_his_records_here(tmp_path: Path, storage: Refusing) -> None:
+    """Nothing that he could do: it is no warning."""
+    with _open(tmp_path) as repo:
+        repo._unlocked.keyring = replace(repo._unlocked.keyring, signing=None)
+        report = repo.check()
+        assert [(item.code, item.severity) for item in report.findings] == [("audit-queued", "info")]
+        assert report.state == "ok" and report.audit_id is None
+        assert told(repo) == [("create", "done")]
 
 
 def test_a_storage_that_cannot_create_exclusively(tmp_path: Path, documents: Path) -> None:
