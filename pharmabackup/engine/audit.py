@@ -131,6 +131,8 @@ class _Chain:
     def deliver(self) -> bool:
         """What was queued, in order; whether all of it is delivered. Errors as `append`."""
         names = auditlocal.queued(self._unlocked)
+        if names and not auditlocal.can_deliver(self._unlocked):
+            return True
         for name in names[:AT_ONCE]:
             entry = auditlocal.waiting(self._unlocked, name)
             if entry is None:
@@ -168,9 +170,8 @@ class _Chain:
 
     def _remembered(self) -> int:
         assert self._head is not None
-        slot = self._slot.hex()
-        stale = {} if self._stale is None else {slot: self._stale}
-        auditlocal.remember(self._unlocked, {slot: self._head}, stale)
+        stale = () if self._stale is None else (self._stale,)
+        auditlocal.remember(self._unlocked, self._slot.hex(), self._head, stale)
         self._stale = self._head
         return self._head.number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -49,12 +50,10 @@ def load(unlocked: Unlocked) -> Pins:
         return {}
 
 
-def remember(unlocked: Unlocked, seen: dict[str, Pin], stale: dict[str, Pin]) -> None:
-    """Each slot's newest. A `stale` one goes, since what is remembered now follows from it."""
+def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
+    """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
     pins = load(unlocked)
-    for slot, pin in seen.items():
-        kept = {old for old in pins.get(slot, ()) if old != stale.get(slot)}
-        pins[slot] = sorted({*kept, pin})[-PINS_MAX:]
+    pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
     try:
         replace(unlocked.state / HEADS, _key(unlocked).seal(msgspec.msgpack.encode(pins), CONTEXT))
     except OSError:
@@ -87,6 +86,11 @@ def queued(unlocked: Unlocked) -> list[str]:
     except OSError:
         return []
     return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
+
+
+def can_deliver(unlocked: Unlocked) -> bool:
+    """Whether what is delivered can be taken out of the queue: else it would be delivered again and again."""
+    return os.access(unlocked.state / QUEUE, os.W_OK)
 
 
 def waiting(unlocked: Unlocked, name: str) -> Entry | None:

@@ -134,10 +134,8 @@ class Chains:
                 found.append(finding)
                 yield finding
             if chain.numbers and not found:
-                pins = self._remembered.get(slot, [])
-                stale = {slot: pins[-1]} if pins else {}
-                seen = {slot: Pin(chain.last, hashes[chain.last])}
-                auditlocal.remember(self._unlocked, seen, stale)
+                stale = self._remembered.get(slot, ())  # all of them are there
+                auditlocal.remember(self._unlocked, slot, Pin(chain.last, hashes[chain.last]), stale)
 
     def _verify(self, chain: Chain, severity: Severity, hashes: _Hashes) -> Iterator[Finding]:
         """What the records themselves tell."""

@@ -32,7 +32,18 @@ TEXT_MAX = 4000  # characters, as the format has it
 EVENTS = frozenset(
     {
         *("open", "create", "backup", "restore", "read", "check", "copy", "forget", "prune", "repair", "reseal"),
-        *("hold", "release", "recall", "enrol", "change-passphrase", "revoke", "rotate", "configure", "audit-verify"),
+        *(
+            "hold",
+            "release",
+            "recall",
+            "enrol",
+            "change-passphrase",
+            "revoke",
+            "rotate",
+            "split-recovery",
+            "configure",
+            "audit-verify",
+        ),
     }
 )
 """What the library itself says was done."""

@@ -441,3 +441,33 @@ def test_json_of_a_report_says_which_record(tmp_path: Path, storage: Refusing) -
     with _open(tmp_path) as repo:
         report = repo.check()
         assert json.loads(json.dumps(report.to_dict()))["audit_id"] == list(repo.audit())[-1].id
+
+
+def test_what_is_remembered_stays_small(tmp_path: Path, storage: Refusing) -> None:
+    """One record of a chain that was found whole is enough; what contradicts a chain stays."""
+    with _open(tmp_path) as repo:
+        slot = repo._unlocked.keyring.slot.hex()
+        for number in range(5):
+            repo.record("tick", {"number": number})
+        assert [pin.number for pin in auditlocal.load(repo._unlocked)[slot]] == [5]
+        true = auditlocal.load(repo._unlocked)[slot][0]
+        auditlocal.remember(repo._unlocked, slot, auditlocal.Pin(3, b"\1" * 32), ())
+        auditlocal.remember(repo._unlocked, slot, true, (true,))
+        assert [pin.number for pin in auditlocal.load(repo._unlocked)[slot]] == [3, 5]
+        assert {finding.code for finding in repo.audit_verify().findings} == {"audit-forked"}
+        assert {pin.number for pin in auditlocal.load(repo._unlocked)[slot]} >= {3}
+
+
+def test_a_queue_that_cannot_be_emptied_is_not_delivered_again_and_again(
+    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state folder has become read-only: new records go to storage all the same."""
+    storage.refuses = True
+    with _open(tmp_path) as repo:
+        repo.record("queued", {})
+        storage.refuses = False
+        monkeypatch.setattr(auditlocal, "can_deliver", lambda _: False)
+        for _ in range(3):
+            report = repo.check()
+            assert codes(report) == {"audit-queued"} and report.audit_id is not None
+        assert [event for event, _ in told(repo)] == ["create", "check", "check", "check"]
