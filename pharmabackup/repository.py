@@ -224,7 +224,12 @@ class Repository:
                 cancel=cancel,
             )
 
-        facts = {"patterns": len(only), "chosen": len(snapshots), "into": len(into or {}), "overwrite": overwrite}
+        facts = {
+            "patterns": len(only),
+            "chosen": len(snapshots),
+            "into": len(into or {}),
+            "overwrite": bool(overwrite),
+        }
         return self._journal.run("restore", run, facts=facts, reads=True)
 
     def check(
