@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,34 @@ def test_json_of_a_report_says_which_record(tmp_path: Path, storage: Refusing) -
     with _open(tmp_path) as repo:
         report = repo.check()
         assert json.loads(json.dumps(report.to_dict()))["audit_id"] == list(repo.audit())[-1].id
+
+
+class Late(DyingStorage):
+    """Does not list these yet, though they are there."""
+
+    hidden: frozenset[str] = frozenset()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if info.name not in self.hidden)
+
+
+@pytest.mark.parametrize("hidden", [{2}, {4, 5}, {0, 1}, {0, 3, 5}, set(range(6))], ids=str)
+def test_what_is_only_not_listed_is_not_missing(
+    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch, hidden: set[int]
+) -> None:
+    """Others write while storage lists, and some storages list late."""
+    with _open(tmp_path) as repo:
+        for number in range(5):
+            repo.record("tick", {"number": number})
+        slot = repo._unlocked.keyring.slot.hex()
+    late = Late(storage.inner)
+    late.hidden = frozenset(f"audit/{slot}/{number}" for number in hidden)
+    with open_at(monkeypatch, late, tmp_path / "state") as repo:
+        assert codes(repo.check()) == set()
+        late.hidden |= {f"audit/{slot}/6"} if len(hidden) == 6 else set()
+        assert repo.audit_verify().findings == ()
+        if len(hidden) < 6:
+            assert [record.event for record in repo.audit()][:6] == ["create", *["tick"] * 5]
 
 
 def test_what_is_remembered_stays_small(tmp_path: Path, storage: Refusing) -> None:
