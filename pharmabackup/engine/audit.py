@@ -23,7 +23,8 @@ from pharmabackup.format import wire
 from pharmabackup.format.transaction import RECORD_MAX, Audit
 from pharmabackup.format.wire import Kind
 
-ATTEMPTS = 10  # when other processes of this slot write theirs
+ATTEMPTS = 30  # when other processes of this slot write theirs
+JUNK = 10  # names at a chain's end that are none of its records
 AT_ONCE = 100  # of the queue: more wait for the next record
 NUMBERS = 10**18  # of more digits there are none in names
 UNKNOWN = bytes(32)  # instead of the hash of a record that cannot be read
@@ -130,17 +131,18 @@ class _Chain:
 
     def deliver(self) -> bool:
         """What was queued, in order; whether all of it is delivered. Errors as `append`."""
-        names = auditlocal.queued(self._unlocked)
-        if names and not auditlocal.can_deliver(self._unlocked):
+        if not auditlocal.queued(self._unlocked):
             return True
-        for name in names[:AT_ONCE]:
-            entry = auditlocal.waiting(self._unlocked, name)
-            if entry is None:
-                continue  # another process was faster, or it cannot be read: it stays, and is counted
-            self._look()
-            if not self._is(entry):
-                self.append(entry)
-            auditlocal.delivered(self._unlocked, name)
+        with auditlocal.delivering(self._unlocked) as may:
+            names = auditlocal.queued(self._unlocked) if may else []
+            for name in names[:AT_ONCE]:
+                entry = auditlocal.waiting(self._unlocked, name)
+                if entry is None:
+                    continue  # it cannot be read: it stays, and is counted
+                self._look()
+                if not self._is(entry):
+                    self.append(entry)
+                auditlocal.delivered(self._unlocked, name)
         return len(names) <= AT_ONCE
 
     def append(self, entry: Entry) -> int:
@@ -190,7 +192,7 @@ class _Chain:
     def _find(self) -> None:
         """The last record that this slot signed: whoever can write to the storage can put any other name there."""
         numbers = sorted(numbers_of(self._unlocked, self._slot.hex()), reverse=True)
-        for number in numbers[:ATTEMPTS]:
+        for number in numbers[:JUNK]:
             name = ids.audit_name(self._slot, number)
             try:
                 data = self._storage.get(name, limit=RECORD_MAX)

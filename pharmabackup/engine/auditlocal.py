@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.storage.local_os import try_lock
 
 CONTEXT = b"audit"
 HEADS = "audit-heads"
@@ -88,9 +90,29 @@ def queued(unlocked: Unlocked) -> list[str]:
     return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
 
 
-def can_deliver(unlocked: Unlocked) -> bool:
-    """Whether what is delivered can be taken out of the queue: else it would be delivered again and again."""
-    return os.access(unlocked.state / QUEUE, os.W_OK)
+@contextmanager
+def delivering(unlocked: Unlocked) -> Iterator[bool]:
+    """Whether this process may deliver what is queued: alone, and if it can be taken out of the queue then.
+
+    Else it would be delivered twice, or again and again.
+    """
+    folder = unlocked.state / QUEUE
+    try:
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        yield os.access(folder, os.W_OK) and _locked(file)
+    finally:
+        os.close(file)
+
+
+def _locked(file: int) -> bool:
+    try:
+        return try_lock(file)
+    except OSError:
+        return True  # without locks two may deliver at once
 
 
 def waiting(unlocked: Unlocked, name: str) -> Entry | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -373,7 +374,7 @@ def test_processes_of_one_slot_at_once(tmp_path: Path, cheap_kdf: None, state: s
     with pb.Repository.open(where, PASSPHRASE, state_dir=tmp_path / "state-0") as repo:
         assert codes(repo.check()) == set()  # and delivers what had to wait, if anything had
         found = Counter(record.event for record in repo.audit())
-        waiting = sum(len(list(folder.rglob(f"{auditlocal.QUEUE}/*"))) for folder in {*folders[1:]} - {folders[0]})
+        waiting = sum(len(list(folder.rglob(f"{auditlocal.QUEUE}/*-*"))) for folder in {*folders} - {folders[0]})
         assert sum(found[f"worker-{number}"] for number in range(3)) + waiting == 3 * count
         for number in range(3):
             told = [r.facts["number"] for r in repo.audit() if r.event == f"worker-{number}"]
@@ -433,7 +434,7 @@ def test_what_waits_is_delivered_once_by_two_processes(
         busy.interrupt(at)
         repo.record("one", {})
         numbers = [record.facts["number"] for record in repo.audit() if record.event == "queued"]
-        assert set(numbers) == {0, 1, 2} and len(numbers) <= 4  # one may be there twice, none is lost
+        assert numbers == [0, 1, 2]
         assert auditlocal.queued(repo._unlocked) == []
         assert repo.audit_verify().findings == ()
 
@@ -495,7 +496,7 @@ def test_a_queue_that_cannot_be_emptied_is_not_delivered_again_and_again(
     with _open(tmp_path) as repo:
         repo.record("queued", {})
         storage.refuses = False
-        monkeypatch.setattr(auditlocal, "can_deliver", lambda _: False)
+        monkeypatch.setattr(auditlocal, "delivering", lambda _: nullcontext(False))
         for _ in range(3):
             report = repo.check()
             assert codes(report) == {"audit-queued"} and report.audit_id is not None
