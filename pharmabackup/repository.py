@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from importlib import import_module
@@ -16,7 +16,7 @@ from pharmabackup import clock
 from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Vault
 from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Progress
-from pharmabackup.results import Comparison, Proposal, Report, Rules, Slot
+from pharmabackup.results import AuditAnchor, AuditRecord, Comparison, Proposal, Report, Rules, Slot
 from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
@@ -30,11 +30,18 @@ if TYPE_CHECKING:
     from pharmabackup.sources.base import Source, StrPath
 
 
+WORDS_MAX = 4000  # characters of an audit record's texts, as the format has it
+
+
 class Repository:
     """Everything under one storage URL. Any method from any thread at once, `close` excepted."""
 
-    def __init__(self, unlocked: Unlocked, url: str) -> None:
+    def __init__(self, unlocked: Unlocked, url: str, *, actor: str | None = None, reason: str | None = None) -> None:
+        from pharmabackup.verbs.journal import Journal
+
+        unlocked.actor, unlocked.reason = actor, reason
         self._unlocked = unlocked
+        self._journal = Journal(unlocked)
         self._read_lock = threading.Lock()
         self._blocks: BlockReader | None = None
         self.url = url
@@ -52,21 +59,27 @@ class Repository:
         storage_options: Mapping[str, object] | None = None,
         state_dir: StrPath | None = None,
         replica_of: Repository | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
     ) -> Repository:
         """Make a repository whose owner holds `credential`, and open it. Conflict, Unsupported, InvalidInput.
 
         `replica_of`: the same repository at another place, which the same credentials open; `copy` fills it.
+        `actor` and `reason` are those of `open`.
         """
+        _check_words(actor, reason)
         from pharmabackup.engine import opening
 
         if replica_of is not None:
             of = replica_of._unlocked
-            return cls(
-                opening.create_replica(url, credential, of=of, storage_options=storage_options, state_dir=state_dir),
-                os.fspath(url),
+            unlocked = opening.create_replica(
+                url, credential, of=of, storage_options=storage_options, state_dir=state_dir
             )
-        unlocked = opening.create(url, credential, storage_options=storage_options, state_dir=state_dir)
-        return cls(unlocked, os.fspath(url))
+        else:
+            unlocked = opening.create(url, credential, storage_options=storage_options, state_dir=state_dir)
+        made = cls(unlocked, os.fspath(url), actor=actor, reason=reason)
+        made._journal.run("create", lambda: None, facts={"replica": replica_of is not None})
+        return made
 
     @classmethod
     def open(
@@ -76,17 +89,24 @@ class Repository:
         *,
         storage_options: Mapping[str, object] | None = None,
         state_dir: StrPath | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
     ) -> Repository:
-        """Open a repository. NotFound, WrongCredential, Unsupported, Damaged."""
+        """Open a repository. NotFound, WrongCredential, Unsupported, Damaged, InvalidInput.
+
+        `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
+        """
+        _check_words(actor, reason)
         from pharmabackup.engine import opening
 
         unlocked = opening.open_repository(
             url, credential, storage_options=storage_options, state_dir=state_dir, meanwhile=_import_verbs
         )
-        return cls(unlocked, os.fspath(url))
+        return cls(unlocked, os.fspath(url), actor=actor, reason=reason)
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Let go of files and connections. What was looked at, or that nothing was, is recorded."""
+        self._journal.close()
         if self._blocks is not None:
             self._blocks.index.close()
             self._blocks = None
@@ -121,14 +141,18 @@ class Repository:
         from pharmabackup.engine.history import History
         from pharmabackup.verbs.backup import backup
 
-        return backup(
-            self._unlocked,
-            sources,
-            show=self._shower(History()),
+        return self._journal.run(
+            "backup",
+            lambda: backup(
+                self._unlocked,
+                sources,
+                show=self._shower(History()),
+                reason=reason,
+                freeze=freeze,
+                progress=progress,
+                cancel=cancel,
+            ),
             reason=reason,
-            freeze=freeze,
-            progress=progress,
-            cancel=cancel,
         )
 
     def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
@@ -181,21 +205,30 @@ class Repository:
         from pharmabackup.engine.history import load_history
         from pharmabackup.verbs.restore import restore
 
-        history = load_history(self._unlocked)
-        return restore(
-            self._unlocked,
-            self._block_reader(),
-            history,
-            show=self._shower(history),
-            target=None if target is None else Path(target),
-            before=None if before is None else _nanoseconds(before),
-            only=only,
-            chosen=[snapshot._committed for snapshot in snapshots],
-            into=into or {},
-            overwrite=overwrite,
-            progress=progress,
-            cancel=cancel,
-        )
+        def run() -> Report:
+            history = load_history(self._unlocked)
+            return restore(
+                self._unlocked,
+                self._block_reader(),
+                history,
+                show=self._shower(history),
+                target=None if target is None else Path(target),
+                before=None if before is None else _nanoseconds(before),
+                only=only,
+                chosen=[snapshot._committed for snapshot in snapshots],
+                into=into or {},
+                overwrite=overwrite,
+                progress=progress,
+                cancel=cancel,
+            )
+
+        facts = {
+            "patterns": len(only),
+            "chosen": len(snapshots),
+            "into": len(into or {}),
+            "overwrite": bool(overwrite),
+        }
+        return self._journal.run("restore", run, facts=facts, reads=True)
 
     def check(
         self,
@@ -209,7 +242,11 @@ class Repository:
             raise InvalidInput(f"read_data is {read_data}.", remedy="Give a fraction from 0 to 1.")
         from pharmabackup.verbs.check import check
 
-        return check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel)
+        return self._journal.run(
+            "check",
+            lambda: check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel),
+            facts={"read_data": read_data},
+        )
 
     def copy(
         self,
@@ -227,15 +264,18 @@ class Repository:
         from pharmabackup.engine.history import load_history
         from pharmabackup.verbs.copy import copy
 
-        return copy(
-            self._unlocked,
-            self._block_reader(),
-            other._unlocked,
-            chosen=None if snapshots is None else [snapshot._committed for snapshot in snapshots],
-            shower=lambda: other._shower(load_history(other._unlocked)),
-            progress=progress,
-            cancel=cancel,
-        )
+        def run() -> Report:
+            return copy(
+                self._unlocked,
+                self._block_reader(),
+                other._unlocked,
+                chosen=None if snapshots is None else [snapshot._committed for snapshot in snapshots],
+                shower=lambda: other._shower(load_history(other._unlocked)),
+                progress=progress,
+                cancel=cancel,
+            )
+
+        return self._journal.copy(other._journal, run)
 
     def compare(self, other: Repository) -> Comparison:
         """What one of two replicas holds and the other lacks. InvalidInput, Damaged, StorageFailed."""
@@ -289,30 +329,43 @@ class Repository:
         """Do exactly what was proposed. Conflict("proposal-stale") when that is no longer true; Incomplete."""
         from pharmabackup.verbs.apply import apply
 
-        return apply(self._unlocked, proposal, blocks=self._fresh_blocks, progress=progress, cancel=cancel)
+        return self._journal.run(
+            proposal.verb,
+            lambda: apply(self._unlocked, proposal, blocks=self._fresh_blocks, progress=progress, cancel=cancel),
+            facts={"proposed": len(proposal.snapshots)},
+        )
 
     def recall(self, snapshot: Snapshot, *, reason: str) -> None:
         """Call a snapshot back that somebody said to forget, while it is there. NotFound, NotPermitted."""
         from pharmabackup.verbs.marks import recall
 
-        recall(self._unlocked, snapshot._committed, reason=reason)
+        self._journal.run(
+            "recall",
+            lambda: recall(self._unlocked, snapshot._committed, reason=reason),
+            subject=snapshot.id,
+            reason=reason,
+        )
 
     def hold(self, snapshot: Snapshot, *, reason: str, until: datetime | None = None) -> None:
         """Keep a snapshot whatever the rules say, until then or until it is released. NotPermitted, InvalidInput."""
         from pharmabackup.verbs.marks import hold
 
-        hold(
-            self._unlocked,
-            snapshot._committed,
-            reason=reason,
-            until=None if until is None else _nanoseconds(until),
-        )
+        def run() -> None:
+            end = None if until is None else _nanoseconds(until)
+            hold(self._unlocked, snapshot._committed, reason=reason, until=end)
+
+        self._journal.run("hold", run, subject=snapshot.id, reason=reason)
 
     def release(self, snapshot: Snapshot, *, reason: str) -> None:
         """End the holds of a snapshot. NotFound, NotPermitted."""
         from pharmabackup.verbs.marks import release
 
-        release(self._unlocked, snapshot._committed, reason=reason)
+        self._journal.run(
+            "release",
+            lambda: release(self._unlocked, snapshot._committed, reason=reason),
+            subject=snapshot.id,
+            reason=reason,
+        )
 
     def slots(self) -> list[Slot]:
         """Who is enrolled, and who ever was. Damaged, StorageFailed."""
@@ -335,7 +388,12 @@ class Repository:
         """
         from pharmabackup.verbs.keys import enrol
 
-        enrol(self._unlocked, role, who, name=name, domain=domain)
+        self._journal.run(
+            "enrol",
+            lambda: enrol(self._unlocked, role, who, name=name, domain=domain),
+            subject=name,
+            noted=True,
+        )
 
     def revoke(self, name: str, *, reason: str, replicas: Sequence[Repository] = ()) -> None:
         """A slot opens nothing any more, and what it signs does not count; what it has backed up stays.
@@ -346,7 +404,14 @@ class Repository:
         """
         from pharmabackup.verbs.keys import revoke
 
-        revoke(self._unlocked, name, reason=reason, elsewhere=[other._unlocked for other in replicas])
+        elsewhere = [other._unlocked for other in replicas]
+        self._journal.run(
+            "revoke",
+            lambda: revoke(self._unlocked, name, reason=reason, elsewhere=elsewhere),
+            subject=name,
+            reason=reason,
+            noted=True,
+        )
 
     def split_recovery(self, *, threshold: int = 2, shares: int = 3) -> tuple[str, ...]:
         """Shares of a new recovery key, of which `threshold` open as an owner; they replace older ones. Shown once.
@@ -355,19 +420,23 @@ class Repository:
         """
         from pharmabackup.verbs.keys import split_recovery
 
-        return split_recovery(self._unlocked, threshold=threshold, shares=shares)
+        return self._journal.run(
+            "split-recovery",
+            lambda: split_recovery(self._unlocked, threshold=threshold, shares=shares),
+            noted=True,
+        )
 
     def change_passphrase(self, new: Passphrase) -> None:
         """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""
         from pharmabackup.verbs.keys import change_passphrase
 
-        change_passphrase(self._unlocked, new)
+        self._journal.run("change-passphrase", lambda: change_passphrase(self._unlocked, new), noted=True)
 
     def rotate(self, *, reason: str) -> None:
         """New keys for what is written from now on; old data keeps its own. NotPermitted, Conflict, StorageFailed."""
         from pharmabackup.verbs.keys import rotate
 
-        rotate(self._unlocked, reason=reason)
+        self._journal.run("rotate", lambda: rotate(self._unlocked, reason=reason), reason=reason, noted=True)
 
     def configure(
         self,
@@ -375,14 +444,17 @@ class Repository:
         keep: Mapping[str, Keep] | None = None,
         forget_delay: timedelta | None = None,
         forget_quorum: int | None = None,
+        reason_required: bool | None = None,
     ) -> None:
-        """The owner's rules: for `propose_forget()`, how long a forget waits, how many must agree. None: as it is.
+        """The owner's rules: for `propose_forget()`, how long a forget waits, how many must agree, whether a restore
+        needs a reason. None: as it is.
 
         InvalidInput, NotPermitted, Conflict, Damaged, StorageFailed.
         """
         from pharmabackup.verbs.configure import Wish, configure
 
-        configure(self._unlocked, Wish(keep, forget_delay, forget_quorum))
+        wish = Wish(keep, forget_delay, forget_quorum, reason_required)
+        self._journal.run("configure", lambda: configure(self._unlocked, wish), noted=True)
 
     def rules(self) -> Rules:
         """What `configure` has set. Damaged, StorageFailed."""
@@ -395,6 +467,54 @@ class Repository:
         from pharmabackup.verbs.reseal import propose_reseal
 
         return propose_reseal(self._unlocked)
+
+    # ------------------------------------------------------------ the audit log (docs/audit.md)
+
+    def audit(self, *, since: datetime | None = None) -> Iterator[AuditRecord]:
+        """What everybody did here, by time; each slot's in the order of its chain. Damaged, StorageFailed."""
+        from pharmabackup.verbs.audit import records
+
+        return records(self._unlocked, None if since is None else _nanoseconds(since))
+
+    def record(self, event: str, facts: Mapping[str, object]) -> None:
+        """Your own entry, such as a drill's. No patient data: everybody who can open this repository can read it.
+
+        `facts`: text, numbers, bytes, and lists and mappings of these. InvalidInput; StorageFailed when neither
+        storage nor this machine can keep it.
+        """
+        self._journal.record(event, facts)
+
+    def audit_anchor(self) -> AuditAnchor:
+        """The log as it is now, in a few lines to be kept elsewhere. Damaged, StorageFailed."""
+        from pharmabackup.verbs.audit import anchor
+
+        return anchor(self._unlocked)
+
+    def audit_verify(
+        self,
+        *,
+        anchors: Sequence[AuditAnchor] = (),
+        replicas: Sequence[Repository] = (),
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Whether the log is whole: nothing deleted, edited, moved, cut off or forked. Findings judge.
+
+        `anchors`: what `audit_anchor` once gave of this place. `replicas`: other places, in case one is a copy of
+        this one's folder. InvalidInput, StorageFailed, Cancelled.
+        """
+        from pharmabackup.verbs.audit import verify
+
+        facts: dict[str, object] = {"anchors": len(anchors), "replicas": len(replicas)}
+        others = [replica._unlocked for replica in replicas]
+
+        def run() -> Report:
+            report, facts["records"] = verify(
+                self._unlocked, anchors=anchors, replicas=others, progress=progress, cancel=cancel
+            )
+            return report
+
+        return self._journal.run("audit-verify", run, facts=facts)
 
     # ------------------------------------------------------------ inside
 
@@ -420,9 +540,8 @@ class Repository:
                 self._blocks = reader
             return self._blocks
 
-    def _snapshot_reader(self, committed: Committed) -> SnapshotReader:
-        if not self._unlocked.keyring.readers:
-            raise self._unlocked.not_permitted("read", who=("restorer", "owner"))
+    def _snapshot_reader(self, committed: Committed, what: str) -> SnapshotReader:
+        self._journal.look(committed.transaction, what)
         from pharmabackup.engine.reading import SnapshotReader
 
         return SnapshotReader(self._block_reader(), committed.snapshot)
@@ -432,6 +551,21 @@ def _import_verbs() -> None:
     """While the passphrase is stretched, which takes a while and one core: what will be called next."""
     for name in ("sources", "verbs.backup"):
         import_module(f"pharmabackup.{name}")
+
+
+def _check_words(actor: str | None, reason: str | None) -> None:
+    """InvalidInput. Audit records hold them, and no verb shall fail for it when it has done its work."""
+    for what, text in (("actor", actor), ("reason", reason)):
+        if text is None:
+            continue
+        if (
+            not isinstance(text, str)
+            or len(text) > WORDS_MAX
+            or any("\ud800" <= letter <= "\udfff" for letter in text)
+        ):
+            raise InvalidInput(
+                f"The {what} cannot be recorded.", remedy=f"Give Unicode text of {WORDS_MAX} characters at most."
+            )
 
 
 def _nanoseconds(moment: datetime) -> int:

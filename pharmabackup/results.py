@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pharmabackup.clock import iso, spelled
+from pharmabackup.errors import InvalidInput
 from pharmabackup.events import Finding, State
 
 if TYPE_CHECKING:
@@ -115,17 +116,20 @@ class Rules:
     keep: Mapping[str, Keep]
     forget_delay: timedelta
     forget_quorum: int
+    reason_required: bool = False
 
     def __str__(self) -> str:
         kept = [f"{pattern}: {keep}" for pattern, keep in self.keep.items()] or ["Everything is kept."]
         people = "one person" if self.forget_quorum == 1 else f"{self.forget_quorum} people"
-        return "\n".join([*kept, f"A forget counts {spelled(self.forget_delay)} after {people} said so."])
+        kept.append(f"A forget counts {spelled(self.forget_delay)} after {people} said so.")
+        return "\n".join([*kept, *(["Who restores has to say why."] if self.reason_required else [])])
 
     def to_dict(self) -> dict[str, object]:
         return {
             "keep": {pattern: keep.to_dict() for pattern, keep in self.keep.items()},
             "forget_delay": self.forget_delay.total_seconds(),
             "forget_quorum": self.forget_quorum,
+            "reason_required": self.reason_required,
         }
 
 
@@ -149,6 +153,98 @@ class Slot:
             "created": iso(self.created),
             "revoked": iso(self.revoked) if self.revoked else None,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """What a slot says that it did. `time` by its own clock; docs/audit.md lists events, outcomes and facts.
+
+    One that cannot be read is there as an `unreadable` one, with the time that storage gave it.
+    """
+
+    id: str
+    time: datetime
+    slot: str
+    actor: str | None
+    event: str
+    outcome: str
+    subject: str
+    reason: str | None
+    facts: Mapping[str, object]
+
+    def __str__(self) -> str:
+        who = f"{self.slot} ({self.actor})" if self.actor else self.slot
+        why = f": {self.reason}" if self.reason else ""
+        what = f" {self.subject}" if self.subject else ""
+        return f"{self.id}  {iso(self.time)}  {who}  {self.event}{what}  {self.outcome}{why}"
+
+    def to_dict(self) -> dict[str, object]:
+        facts: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return facts | {"time": iso(self.time), "facts": _plain(self.facts)}
+
+
+def _plain(value: object) -> object:
+    """Facts as JSON has them: bytes in hexadecimal."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHead:
+    """The last record of a slot's audit chain: its number, and the SHA-256 of the stored object, as `first` of the
+    chain's record 0."""
+
+    slot: str
+    slot_id: str
+    number: int
+    hash: str
+    first: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditAnchor:
+    """The heads of a repository's audit chains, to be kept where nobody who can write to the storage reaches."""
+
+    repository: str
+    time: datetime
+    heads: tuple[AuditHead, ...]
+
+    def __str__(self) -> str:
+        lines = [f"The audit log of {self.repository[:16]} on {iso(self.time)}"]
+        return "\n".join([*lines, *(f"  {head.slot}: {head.number} {head.hash}" for head in self.heads)])
+
+    def to_dict(self) -> dict[str, object]:
+        heads = [head.to_dict() for head in self.heads]
+        return {"repository": self.repository, "time": iso(self.time), "heads": heads}
+
+    @classmethod
+    def from_dict(cls, facts: object) -> AuditAnchor:
+        """What `to_dict` gave. InvalidInput."""
+        try:
+            assert isinstance(facts, Mapping)
+            heads = tuple(AuditHead(**head) for head in facts["heads"])
+            for head in heads:
+                if not isinstance(head.number, int) or not isinstance(head.slot, str) or head.number < 0:
+                    raise ValueError
+                for text, size in ((head.slot_id, 16), (head.hash, 32), (head.first or head.hash, 32)):
+                    if len(bytes.fromhex(text)) != size:
+                        raise ValueError
+            time = datetime.fromisoformat(facts["time"])
+            if time.tzinfo is None or len(bytes.fromhex(facts["repository"])) != 32:
+                raise ValueError
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+            raise InvalidInput(
+                "That is no anchor of an audit log.",
+                kind="anchor",
+                remedy="Give what audit_anchor() gave, unchanged.",
+            ) from None
+        return cls(repository=facts["repository"], time=time, heads=heads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pharmabackup.engine.reading import SnapshotReader
     from pharmabackup.verbs.standing import Standing
 
-    Reader = Callable[[Committed], SnapshotReader]
+    Reader = Callable[[Committed, str], SnapshotReader]  # and what is looked at, for the audit record
 
 KINDS_WITH_TABLES = ("sqlite",)
 
@@ -94,25 +94,25 @@ class Snapshot:
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
-    def _reader(self) -> SnapshotReader:
+    def _reader(self, what: str = "content") -> SnapshotReader:
         if self._open_reader is None:
             raise Unsupported(
                 "This snapshot was carried over from another process and lost its repository.",
                 remedy="Ask the repository for it again: repo.snapshot(id=…).",
             )
-        return self._open_reader(self._committed)
+        return self._open_reader(self._committed, what)
 
     def glob(self, pattern: str = "**") -> Iterator[Entry]:
         """What the snapshot holds, in path order. NotPermitted, Damaged, StorageFailed."""
         from pharmabackup.verbs import browse
 
-        return browse.glob(self._reader(), pattern)
+        return browse.glob(self._reader("names"), pattern)
 
     def open(self, path: str) -> BinaryIO:
         """One file, seekable; fetches and verifies what is read. NotFound, NotPermitted, Damaged."""
         from pharmabackup.verbs import browse
 
-        return browse.open_file(self._reader(), path)
+        return browse.open_file(self._reader("files"), path)
 
     def table(self, name: str) -> Iterator[dict[str, object]]:
         """The rows of a database's table. NotFound, Unsupported, Damaged."""
@@ -123,10 +123,10 @@ class Snapshot:
             )
         from pharmabackup.verbs import browse
 
-        return browse.table(self._reader(), name)
+        return browse.table(self._reader("tables"), name)
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """A read-only fsspec file system over the snapshot, for pandas and friends."""
         from pharmabackup.verbs.filesystem import SnapshotFileSystem
 
-        return SnapshotFileSystem(self._reader())
+        return SnapshotFileSystem(self._reader("filesystems"))

@@ -58,6 +58,8 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("08_copy.py", "sent 0 bytes"),
         ("09_keys.py", "Jaya Patel: owner"),
         ("10_roles.py", "The till: This credential was revoked (stolen)"),
+        ("11_audit.py", "(Sam Okafor)  restore  done: the monthly trial"),
+        ("11_audit.py", "The log is whole."),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"

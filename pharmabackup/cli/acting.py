@@ -28,7 +28,14 @@ def init(settings: Settings) -> None:
     """Create a repository, with a passphrase for its owner."""
     url = settings.url()
     credential = settings.who(new=True)
-    with pb.Repository.create(url, credential, storage_options=settings.storage_options()) as repository:
+    with pb.Repository.create(
+        url,
+        credential,
+        storage_options=settings.storage_options(),
+        state_dir=settings.state,
+        actor=settings.actor,
+        reason=settings.reason,
+    ) as repository:
         facts: dict[str, object] = {
             "id": repository.id,
             "url": repository.url,

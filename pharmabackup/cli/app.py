@@ -23,7 +23,7 @@ else a question at the terminal. No secret is accepted on the command line.
 
 Exit codes: 0 done, 1 part is safe and part is not, 64 usage, 65 damaged, 66 not found, 69 not supported,
 70 our fault, 73 conflict, 74 failed, 75 try again, 77 wrong credential, 130 cancelled.
-check: 0 ok, 1 warning, 2 critical, 3 unknown.
+check, audit verify: 0 ok, 1 warning, 2 critical, 3 unknown.
 """
 
 
@@ -35,9 +35,18 @@ def pharmabackup() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit code."""
-    from pharmabackup.cli import acting, configuring, keeping, keys, looking, mending, placing  # they define commands
+    from pharmabackup.cli import (  # they define commands
+        acting,
+        auditing,
+        configuring,
+        keeping,
+        keys,
+        looking,
+        mending,
+        placing,
+    )
 
-    assert acting and configuring and keeping and keys and looking and mending and placing
+    assert acting and auditing and configuring and keeping and keys and looking and mending and placing
     settings = Settings(Output(form_of(arguments)))
     output = settings.output
     try:

@@ -55,11 +55,24 @@ def _option(name: str, kind: click.ParamType[Any], metavar: str, text: str) -> C
 @click.option(
     "--quorum", type=click.IntRange(min=1), metavar="N", help="So many people have to agree before a forget counts."
 )
+@click.option(
+    "--reason-required/--no-reason-required",
+    "reasoned",
+    default=None,
+    help="Whether nothing is restored or looked into without --reason.",
+)
 @click.pass_context
 def configure(
-    context: click.Context, /, everything: bool, days: int | None, quorum: int | None, **given: tuple[Any, ...]
+    context: click.Context,
+    /,
+    everything: bool,
+    days: int | None,
+    quorum: int | None,
+    reasoned: bool | None,
+    **given: tuple[Any, ...],
 ) -> None:
-    """Set what `forget` keeps when it is given no rules, how long it waits, and how many have to agree.
+    """Set what `forget` keeps when it is given no rules, how long it waits, how many have to agree, and whether a
+    restore needs a reason.
 
     Without options it shows what is set. Rules that are given take the place of all that were: the first that fits a
     snapshot holds, and what none fits is kept. What is not given stays as it is.
@@ -75,18 +88,18 @@ def configure(
     delay = None if days is None else timedelta(days=min(days, timedelta.max.days))
     output = settings.output
     with settings.open() as repository:
-        if keep is None and delay is None and quorum is None:
+        if keep is None and delay is None and quorum is None and reasoned is None:
             _show(output, repository.rules())
             return
-        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum)
+        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum, reason_required=reasoned)
     if not output.people:
         facts = {
             "keep": None if keep is None else list(keep),
             "forget_delay": None if delay is None else delay.total_seconds(),
         }
-        output.result(facts | {"forget_quorum": quorum})
+        output.result(facts | {"forget_quorum": quorum, "reason_required": reasoned})
     elif not output.quiet:
-        output.line(_told(keep, days, quorum))
+        output.line(_told(keep, days, quorum, reasoned))
 
 
 def _show(output: Output, rules: Rules) -> None:
@@ -100,10 +113,16 @@ def _show(output: Output, rules: Rules) -> None:
     output.line(
         f"What is forgotten can be called back for {spelled(rules.forget_delay)}; {_agreed(rules.forget_quorum)}."
     )
+    if rules.reason_required:
+        output.line(f"{_asked(reasoned=True).capitalize()}.")
 
 
 def _agreed(quorum: int) -> str:
     return "one person can forget" if quorum == 1 else f"{quorum} people have to agree to forget"
+
+
+def _asked(*, reasoned: bool) -> str:
+    return "who restores has to say why" if reasoned else "nobody has to say why he restores"
 
 
 def _rules(order: list[str], given: dict[str, tuple[Any, ...]]) -> dict[str, pb.Keep]:
@@ -135,7 +154,7 @@ def _rules(order: list[str], given: dict[str, tuple[Any, ...]]) -> dict[str, pb.
     return found
 
 
-def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None) -> str:
+def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None, reasoned: bool | None) -> str:
     told = []
     if keep is not None:
         told.append(f"{counted(len(keep), 'rule')} for what is kept" if keep else "no rules: everything is kept")
@@ -143,4 +162,6 @@ def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None)
         told.append(f"what is forgotten can be called back for {counted(days, 'day')}")
     if quorum is not None:
         told.append(_agreed(quorum))
+    if reasoned is not None:
+        told.append(_asked(reasoned=reasoned))
     return f"Set: {'; '.join(told)}."

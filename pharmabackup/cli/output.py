@@ -21,6 +21,7 @@ HERE = {
     "List what there is with snapshots()": "List what there is with the command snapshots",
     "List what there is with glob()": "List what there is with the command ls",
     "Use open() or restore()": "Use the command cat or restore",
+    "Open it with reason=… and say": "Add --reason TEXT: say",
     "Give one of them another name=": "Give one of them another name (NAME=PATH)",
 }
 """What the library's advice is called on the command line."""

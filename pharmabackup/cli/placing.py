@@ -17,7 +17,9 @@ OTHER = click.option("--to-credential", metavar="REF", help="Who you are there, 
 
 def _other(settings: Settings, to: str, reference: str | None, who: pb.Credential) -> pb.Repository:
     there = credential(reference, settings.output.say, option="--to-credential") if reference else who
-    return pb.Repository.open(without_secret(to), there, state_dir=settings.state)
+    return pb.Repository.open(
+        without_secret(to), there, state_dir=settings.state, actor=settings.actor, reason=settings.reason
+    )
 
 
 @pharmabackup.command()
@@ -34,9 +36,16 @@ def copy(settings: Settings, to: str, named: tuple[str, ...], create: bool, to_c
     """
     who = settings.who()
     url = settings.url()
-    with pb.Repository.open(url, who, storage_options=settings.storage_options(), state_dir=settings.state) as here:
+    with settings.open_at(url, who) as here:
         if create:
-            there = pb.Repository.create(without_secret(to), who, replica_of=here, state_dir=settings.state)
+            there = pb.Repository.create(
+                without_secret(to),
+                who,
+                replica_of=here,
+                state_dir=settings.state,
+                actor=settings.actor,
+                reason=settings.reason,
+            )
         else:
             there = _other(settings, to, to_credential, who)
         with there:
@@ -71,7 +80,7 @@ def compare(settings: Settings, to: str, to_credential: str | None) -> None:
     who = settings.who()
     url = settings.url()
     with (
-        pb.Repository.open(url, who, storage_options=settings.storage_options(), state_dir=settings.state) as here,
+        settings.open_at(url, who) as here,
         _other(settings, to, to_credential, who) as there,
     ):
         found = here.compare(there)

@@ -21,8 +21,10 @@ def show_report(output: Output, report: Report) -> None:
     added = sum(result.added for result in report.datasets.values())
     more = f", {sized(added)} added" if report.verb == "backup" else ""
     files = "" if report.verb in ("prune", "reseal") else f"{counted(report.files, 'file')}, "
+    recorded = f" Recorded as audit {report.audit_id}." if report.audit_id else ""
     output.line(
         f"{DONE.get(report.verb, report.verb)}: {files}{sized(report.bytes)}{more}, in {lasted(report.duration)}."
+        f"{recorded}"
     )
 
 

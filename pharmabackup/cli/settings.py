@@ -30,6 +30,8 @@ class Settings:
     storage_option: dict[str, object] = field(default_factory=dict)
     credential: str | None = None
     state: str | None = None
+    actor: str | None = None
+    reason: str | None = None
     quiet: bool = False
     verbose: int = 0
     as_json: bool = False
@@ -70,6 +72,8 @@ class Settings:
             who,
             storage_options=self.storage_options(),
             state_dir=self.state,
+            actor=self.actor,
+            reason=self.reason,
         )
 
 
@@ -114,13 +118,13 @@ def storage_option(text: str) -> tuple[str, object]:
     return key, int(value) if re.fullmatch(r"-?\d{1,18}", value) else value
 
 
-def common() -> list[click.Parameter]:
-    """Every command's options."""
+def common(own: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
+    """Every command's options, but for those that mean something of their own in this one."""
 
     def option(*names: str, **facts: object) -> click.Option:
         return click.Option(names, expose_value=False, callback=_take, **facts)  # type: ignore[arg-type]
 
-    return [
+    options: list[click.Parameter] = [
         option("-r", "repository", metavar="URL", help="The repository. [env: PHARMABACKUP_REPOSITORY]"),
         option("--storage-option", metavar="K=V", multiple=True, help="For the storage, unchanged. No secrets."),
         option(
@@ -129,11 +133,15 @@ def common() -> list[click.Parameter]:
             help="ask, env:NAME, file:PATH or vault:SERVICE/NAME. [env: PHARMABACKUP_CREDENTIAL]",
         ),
         option("--state", metavar="DIR", help="Where this machine keeps its caches. [env: PHARMABACKUP_STATE]"),
+        option("--actor", metavar="NAME", help="Who you are, for the audit log."),
+        option("--reason", metavar="TEXT", help="Why, for the audit log."),
         option("-q", "--quiet", is_flag=True, help="Errors only."),
         option("-v", "--verbose", count=True, help="The log too."),
         option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else there."),
         option("--events", "as_events", is_flag=True, help="One event a line, as JSON, and then the result."),
     ]
+    taken = {item.name for item in own}
+    return [item for item in options if item.name not in taken]
 
 
 class Verb(click.Command):
@@ -142,10 +150,11 @@ class Verb(click.Command):
     def __init__(self, *args: object, **facts: object) -> None:
         super().__init__(*args, **facts)  # type: ignore[arg-type]
         self._own = len(self.params)
-        self.params += common()
+        self.params += common(self.params)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, parameters in (("Options", self.params[: self._own]), ("Options of all commands", common())):
+        own, shared = self.params[: self._own], self.params[self._own :]
+        for title, parameters in (("Options", own), ("Options of all commands", shared)):
             records = [record for item in parameters if (record := item.get_help_record(context)) is not None]
             if records:
                 with formatter.section(title):
@@ -163,7 +172,7 @@ class Verbs(click.Group):
 
     def __init__(self, *args: object, **facts: object) -> None:
         super().__init__(*args, **facts)  # type: ignore[arg-type]
-        self.params += common()
+        self.params += common(self.params)
 
 
 # ------------------------------------------------------------ values

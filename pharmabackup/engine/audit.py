@@ -1,34 +1,258 @@
-"""Audit records: what a slot did, signed and chained, so that a gap or an edit shows (docs/format.md, §16)."""
+"""Writing audit records: what a slot did, signed and chained, so that a gap or an edit shows (docs/format.md, §16).
+
+A device writes tens of thousands a year, so that nobody lists or reads a chain to add to it: this machine remembers
+its last record, and looks whether storage still has it. What storage does not take is queued on this machine, and
+comes before the next (docs/audit.md).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.keyrings import numbered
-from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict
+from pharmabackup.engine import auditlocal
+from pharmabackup.engine.auditlocal import Entry, Pin
+from pharmabackup.engine.unlocked import Unlocked, create
+from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound
+from pharmabackup.format import wire
 from pharmabackup.format.transaction import RECORD_MAX, Audit
 from pharmabackup.format.wire import Kind
 
-ATTEMPTS = 10  # when other processes of this slot write theirs
+ATTEMPTS = 30  # when other processes of this slot write theirs
+JUNK = 10  # names at a chain's end that are none of its records
+AT_ONCE = 100  # of the queue: more wait for the next record
+NUMBERS = 10**18  # of more digits there are none in names
+UNKNOWN = bytes(32)  # instead of the hash of a record that cannot be read
 
 
-def note(unlocked: Unlocked, event: str, subject: str, *, reason: str | None) -> None:
-    """Add one record to this slot's chain. Conflict, Damaged, StorageFailed."""
-    slot = unlocked.keyring.slot
-    for left in reversed(range(ATTEMPTS)):
-        numbers = [numbered(info.name) for info in unlocked.storage.list(f"audit/{slot.hex()}")]
-        number = max(numbers, default=-1) + 1
-        previous = None
-        if number:
-            stored = unlocked.storage.get(ids.audit_name(slot, number - 1), limit=RECORD_MAX)
-            previous = hashlib.sha256(stored).digest()
-        record = Audit(number, previous, now_ns(), None, event, "done", subject, reason, {})
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a record. `number`: in its chain; None: it is queued, or nowhere when not `kept`."""
+
+    number: int | None
+    kept: bool
+    waiting: int  # in the queue, this one too
+    why: str  # it is not in its chain
+    lost: Pin | None  # this machine's last record, which is not there any more
+    changed: Pin | None  # or is another one
+
+
+def note(
+    unlocked: Unlocked, event: str, subject: str, *, reason: str | None, facts: Mapping[str, object] | None = None
+) -> Written:
+    """What was done, by whom this repository was opened. Never fails for the storage: see `write`."""
+    return write(unlocked, event, "done", subject=subject, reason=reason, facts=facts)
+
+
+def write(
+    unlocked: Unlocked,
+    event: str,
+    outcome: str,
+    *,
+    subject: str = "",
+    reason: str | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> Written:
+    """Add one record to this slot's chain, or queue it. InvalidInput when the format does not hold it."""
+    said = unlocked.reason if reason is None else reason
+    entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
+    number, why, kept = None, "", True
+    chain = _Chain(unlocked)
+    with unlocked.auditing:
         try:
-            unlocked.put(Kind.AUDIT, ids.audit_name(slot, number), record)
+            if chain.deliver():
+                number = chain.append(entry)
+            else:
+                why = f"More than {AT_ONCE} were queued."
+        except Error as error:
+            why = error.message
+        except OSError as error:
+            why = str(error.strerror)
+        if number is None:
+            kept = auditlocal.enqueue(unlocked, entry)
+        left = len(auditlocal.queued(unlocked))
+    return Written(number, kept, left, why, chain.lost, chain.changed)
+
+
+def numbers_of(unlocked: Unlocked, slot: str) -> list[int]:
+    """Of a slot's records, in no order. StorageFailed."""
+    last = (info.name.rpartition("/")[2] for info in unlocked.storage.list(f"audit/{slot}"))
+    return [int(text) for text in last if ids.NUMBER.fullmatch(text)]
+
+
+def _checked(entry: Entry) -> Entry:
+    """As it will be read. InvalidInput: what cannot be stored must not wait to be stored."""
+    try:
+        content = wire.encode(_record(entry, 0, None))
+        record = wire.decode(content, Audit)
+    except (Damaged, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(
+            f"That cannot be an audit record. {error.message if isinstance(error, Damaged) else error}",
+            remedy="Give short text, numbers, and lists or mappings of these.",
+        ) from None
+    if len(content) > RECORD_MAX // 64:
+        raise InvalidInput("An audit record is at most 1 MiB.", remedy="Give numbers instead of what was counted.")
+    return structs.replace(entry, facts=record.facts)
+
+
+def _record(entry: Entry, number: int, previous: bytes | None) -> Audit:
+    return Audit(
+        number,
+        previous,
+        entry.time,
+        entry.actor,
+        entry.event,
+        entry.outcome,
+        entry.subject,
+        entry.reason,
+        entry.facts,
+    )
+
+
+class _Chain:
+    """The end of this slot's chain."""
+
+    def __init__(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._storage = unlocked.storage
+        self._slot = unlocked.keyring.slot
+        self._exclusive = unlocked.record.capabilities.get("exclusive-create", False)
+        self._looked = False
+        self._head: Pin | None = None
+        self._data: bytes | None = None  # the head as it is stored
+        self._stale: Pin | None = None  # a remembered one that the head follows from
+        self.lost: Pin | None = None
+        self.changed: Pin | None = None
+
+    def deliver(self) -> bool:
+        """What was queued, in order; whether all of it is delivered. Errors as `append`."""
+        if not auditlocal.queued(self._unlocked):
+            return True
+        with auditlocal.delivering(self._unlocked) as may:
+            names = auditlocal.queued(self._unlocked) if may else []
+            for name in names[:AT_ONCE]:
+                entry = auditlocal.waiting(self._unlocked, name)
+                if entry is None:
+                    continue  # it cannot be read: it stays, and is counted
+                self._look()
+                if not self._is(entry):
+                    self.append(entry)
+                auditlocal.delivered(self._unlocked, name)
+        return len(names) <= AT_ONCE
+
+    def append(self, entry: Entry) -> int:
+        """Its number. Conflict, NotPermitted, Damaged, StorageFailed, OSError."""
+        self._look()
+        for left in reversed(range(ATTEMPTS)):
+            number = 0 if self._head is None else self._head.number + 1
+            if number >= NUMBERS:
+                raise Conflict("No number is left for an audit record: somebody has put an impossible one there.")
+            name = ids.audit_name(self._slot, number)
+            try:
+                if not self._exclusive and self._exists(number):  # one computer writes there: see docs/audit.md
+                    raise Conflict(f"There is {name} already.", remedy="Run it again.")
+                previous = None if self._head is None else self._head.hash
+                data = self._unlocked.seal(Kind.AUDIT, name, _record(entry, number, previous))
+                create(self._storage, name, data)
+            except Conflict:
+                if not left:
+                    raise
+                self._go_on(number)
+                if self._is(entry):  # the answer was lost, or another process has delivered it
+                    return self._remembered()
+                continue
+            self._head, self._data = Pin(number, hashlib.sha256(data).digest()), data
+            return self._remembered()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _remembered(self) -> int:
+        assert self._head is not None
+        stale = () if self._stale is None else (self._stale,)
+        auditlocal.remember(self._unlocked, self._slot.hex(), self._head, stale)
+        self._stale = self._head
+        return self._head.number
+
+    def _look(self) -> None:
+        """The last record: what this machine remembers, if it is still there; else what storage lists."""
+        if self._looked:
             return
-        except Conflict:
-            if not left:
-                raise
+        pins = auditlocal.load(self._unlocked).get(self._slot.hex())
+        if pins:
+            self._head = pins[-1]
+            self._compare(pins[-1])
+        else:
+            self._find()
+        self._looked = True
+
+    def _find(self) -> None:
+        """The last record that this slot signed: whoever can write to the storage can put any other name there."""
+        numbers = sorted(numbers_of(self._unlocked, self._slot.hex()), reverse=True)
+        for number in numbers[:JUNK]:
+            name = ids.audit_name(self._slot, number)
+            try:
+                data = self._storage.get(name, limit=RECORD_MAX)
+                opened = self._unlocked.open(Kind.AUDIT, name, data, Audit)
+            except (Damaged, NotFound):
+                continue
+            if opened.slot.id == self._slot:
+                self._head, self._data = Pin(number, hashlib.sha256(data).digest()), data
+                return
+        if numbers:
+            self._take(numbers[0])
+
+    def _compare(self, pin: Pin) -> None:
+        """Whether what is remembered is there. If not, the chain goes on all the same, and a gap stays to be seen."""
+        try:
+            data = self._storage.get(ids.audit_name(self._slot, pin.number), limit=RECORD_MAX)
+        except NotFound:
+            self.lost = pin
+        except Damaged:
+            self.changed = pin
+        else:
+            if hashlib.sha256(data).digest() == pin.hash:
+                self._data, self._stale = data, pin
+            else:
+                self.changed = pin
+
+    def _take(self, number: int) -> None:
+        try:
+            self._data = self._storage.get(ids.audit_name(self._slot, number), limit=RECORD_MAX)
+            self._head = Pin(number, hashlib.sha256(self._data).digest())
+        except Damaged:
+            self._data, self._head = None, Pin(number, UNKNOWN)
+
+    def _go_on(self, number: int) -> None:
+        """The record `number` is another process's, and so may be those after it: find the last in few steps."""
+        step = 1
+        while self._exists(number + step):
+            number, step = number + step, step * 2
+        beyond = number + step
+        while beyond - number > 1:
+            middle = (number + beyond) // 2
+            if self._exists(middle):
+                number = middle
+            else:
+                beyond = middle
+        self._take(number)
+
+    def _exists(self, number: int) -> bool:
+        try:
+            self._storage.info(ids.audit_name(self._slot, number))
+        except NotFound:
+            return False
+        return True
+
+    def _is(self, entry: Entry) -> bool:
+        """Whether the last record is this very one."""
+        if self._head is None or self._data is None:
+            return False
+        try:
+            found = self._unlocked.open(Kind.AUDIT, ids.audit_name(self._slot, self._head.number), self._data, Audit)
+        except Error:
+            return False
+        return found.record == _record(entry, found.record.number, found.record.previous)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,9 @@ class Unlocked:
     _verified: set[bytes] = field(init=False, default_factory=set)  # SHA-256 of kind and Signed: of directories
     recalled: dict[tuple[str, bytes], tuple[Record, Slot]] = field(init=False, default_factory=dict)
     looked: Looked | None = field(init=False, default=None)  # the history that was read last, and of what
+    actor: str | None = field(init=False, default=None)  # who opened it, and why: for audit records
+    reason: str | None = field(init=False, default=None)
+    auditing: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._take_keys()

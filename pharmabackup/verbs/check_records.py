@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from pharmabackup import ids
 from pharmabackup.engine.collections import parse_name
 from pharmabackup.engine.garbage import Look, list_intents, pinned_in
-from pharmabackup.engine.keyrings import NUMBER
 from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound, Unsupported
 from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, decode_repository, odd_members
-from pharmabackup.format.transaction import RECORD_MAX, Audit, Condemn, Done, Execute
-from pharmabackup.format.wire import Kind, Record, malformed
+from pharmabackup.format.transaction import Condemn, Done, Execute
+from pharmabackup.format.wire import Kind, Record
+from pharmabackup.verbs.audit_chains import Chains
 from pharmabackup.verbs.findings import damaged_keyrings
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
@@ -31,7 +30,8 @@ def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
     _repository(unlocked, find)
     for finding in damaged_keyrings(unlocked):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
-    _audit(unlocked, find, look)
+    for finding in Chains(unlocked, look).findings("warning"):
+        find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     for own in list_intents(unlocked).values():
         look()
         for name in own.names:
@@ -63,48 +63,6 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
         what, opens = "; ".join(problems), said.lower() == own
         severity: Severity = "warning" if opens else "critical"
         find("repository-damaged", severity, REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
-
-
-def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:
-    """Each slot's chain: no record is missing, changed or put between."""
-    chains: dict[str, set[int]] = {}
-    for info in unlocked.storage.list("audit"):
-        folder, _, last = info.name.rpartition("/")
-        if NUMBER.fullmatch(last):
-            chains.setdefault(folder, set()).add(int(last))
-    for folder, numbers in sorted(chains.items()):
-        previous: bytes | None = None  # the hash of the one before; None: it cannot be known
-        for number in sorted(numbers):
-            look()
-            if number and number - 1 not in numbers:
-                previous = None
-                _tell_audit(find, f"{folder}/{number - 1}", "it is missing")
-            name = f"{folder}/{number}"
-            try:
-                data = unlocked.storage.get(name, limit=RECORD_MAX)
-                opened = unlocked.open(Kind.AUDIT, name, data, Audit)
-                record = opened.record
-                if record.number != number or (number == 0) != (record.previous is None):
-                    raise malformed("audit", "it is another one")
-                if opened.slot.id.hex() != folder.partition("/")[2]:
-                    raise malformed("audit", "somebody else wrote it")
-            except (Damaged, NotFound) as error:
-                previous = None
-                _tell_audit(find, name, error.message.rstrip("."))
-                continue
-            if previous is not None and record.previous != previous:
-                _tell_audit(find, name, "it does not follow from the one before it")
-            previous = hashlib.sha256(data).digest()
-
-
-def _tell_audit(find: Find, name: str, why: str) -> None:
-    find(
-        "audit-damaged",
-        "warning",
-        name,
-        f"What {name} says was done cannot be relied on: {why}.",
-        "Copy that object from another location. What is backed up is unharmed.",
-    )
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

@@ -35,6 +35,7 @@ class Wish:
     keep: Mapping[str, Keep] | None = None
     forget_delay: timedelta | None = None
     forget_quorum: int | None = None
+    reason_required: bool | None = None
 
 
 def rules(unlocked: Unlocked) -> Rules:
@@ -45,6 +46,7 @@ def rules(unlocked: Unlocked) -> Rules:
         keep={rule.dataset: keep_of(rule) for rule in policy.keep},
         forget_delay=policy.forget_delay * SECOND,
         forget_quorum=policy.forget_quorum,
+        reason_required=policy.reason_required,
     )
 
 
@@ -86,14 +88,21 @@ def configure(unlocked: Unlocked, wish: Wish) -> None:
 
 
 def _back(roster: Roster, after: Policy, before: Policy) -> Roster:
-    """Delay and quorum as they were, unless another owner has set them since."""
+    """All as it was, unless another owner has set it since."""
     policy = roster.policy
     if (policy.forget_delay, policy.forget_quorum) != (after.forget_delay, after.forget_quorum):
         return roster
     rules = before.keep if policy.keep == after.keep else policy.keep
+    same = policy.reason_required == after.reason_required
     return replace(
         roster,
-        policy=replace(policy, keep=rules, forget_delay=before.forget_delay, forget_quorum=before.forget_quorum),
+        policy=replace(
+            policy,
+            keep=rules,
+            forget_delay=before.forget_delay,
+            forget_quorum=before.forget_quorum,
+            reason_required=before.reason_required if same else policy.reason_required,
+        ),
     )
 
 
@@ -122,6 +131,14 @@ def _given(wish: Wish) -> dict[str, object]:
                 remedy=f"Give a whole number from 1 to {QUORUM_MAX}.",
             )
         given["forget_quorum"] = quorum
+    if wish.reason_required is not None:
+        if not isinstance(wish.reason_required, bool):
+            raise InvalidInput(
+                f"{wish.reason_required!r} does not say whether a restore needs a reason.",
+                kind="reason-required",
+                remedy="Give True or False.",
+            )
+        given["reason_required"] = wish.reason_required
     return given
 
 
@@ -201,6 +218,8 @@ def _told(before: Policy, after: Policy) -> str:
         told.append(f"keep: {len(after.keep)} rules (were {len(before.keep)})")
     if before.forget_delay != after.forget_delay:
         told.append(f"forget_delay: {after.forget_delay} s (was {before.forget_delay} s)")
+    if before.reason_required != after.reason_required:
+        told.append(f"reason_required: {after.reason_required} (was {before.reason_required})")
     if before.forget_quorum != after.forget_quorum:
         told.append(f"forget_quorum: {after.forget_quorum} (was {before.forget_quorum})")
     return "; ".join(told)

@@ -78,6 +78,7 @@ def test_programs_are_told_what_was_set(call: Call) -> None:
         "keep": ["*"],
         "forget_delay": 7 * 86400,
         "forget_quorum": None,
+        "reason_required": None,
     }
 
 
@@ -98,6 +99,7 @@ def test_without_options_it_shows_what_is_set(call: Call, asked: list[dict[str, 
         "keep": {"pmr": {"within": 30 * 86400, "daily": 60}, "*": {}},
         "forget_delay": 86400,
         "forget_quorum": 1,
+        "reason_required": False,
     }
     assert len(asked) == 1
 

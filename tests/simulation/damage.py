@@ -97,6 +97,8 @@ def clear_torn(world: World, device: str) -> None:
             assert any(name in error.message or name.startswith("roster/") for name in names), f"{names} {error!r}"
             found = names
         assert names <= found, f"{names} {found}"
-        for name in sorted(names):
+        scars = {name for name in names if name.startswith("audit/")}
+        world.scars |= scars
+        for name in sorted(names - scars):
             storage.remove(name)
         storage.injuries.clear()

@@ -126,7 +126,9 @@ class Ward:
     # ------------------------------------------------------------ what happens to it
 
     def names(self, prefix: str) -> list[str]:
-        return sorted(info.name for info in self.repo._unlocked.storage.list(prefix))
+        """Of "", all but the audit log, which grows whatever is done."""
+        names = sorted(info.name for info in self.repo._unlocked.storage.list(prefix))
+        return names if prefix else [name for name in names if not name.startswith("audit/")]
 
     def pack_of(self, kind: Kind, *, part: str = "") -> str:
         """The pack with the most blocks of this kind; `part`: the first one of the folder or of the database."""

@@ -1,0 +1,133 @@
+"""What this machine keeps of audit chains: heads that it has seen, and records that storage did not take yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from pharmabackup.clock import now_ns
+from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.storage.local_os import try_lock
+
+CONTEXT = b"audit"
+HEADS = "audit-heads"
+QUEUE = "audit-queue"
+PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """An audit record without its place in a chain."""
+
+    time: int  # device clock, when it happened
+    actor: str | None
+    event: str
+    outcome: str
+    subject: str
+    reason: str | None
+    facts: dict[str, Any]
+
+
+class Pin(msgspec.Struct, array_like=True, frozen=True, order=True):
+    """A record that was seen: its number and the SHA-256 of the stored object."""
+
+    number: int
+    hash: bytes
+
+
+Pins = dict[str, list[Pin]]  # by slot, in hexadecimal; ascending
+
+
+def load(unlocked: Unlocked) -> Pins:
+    """Nothing when there is no memory or it cannot be read."""
+    try:
+        data = _key(unlocked).open((unlocked.state / HEADS).read_bytes(), CONTEXT)
+        return msgspec.msgpack.decode(data, type=Pins)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return {}
+
+
+def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
+    """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
+    pins = load(unlocked)
+    pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
+    try:
+        replace(unlocked.state / HEADS, _key(unlocked).seal(msgspec.msgpack.encode(pins), CONTEXT))
+    except OSError:
+        return  # the next record is found by looking
+
+
+def enqueue(unlocked: Unlocked, entry: Entry) -> bool:
+    """Whether it is kept here, durably, behind all others."""
+    folder = unlocked.state / QUEUE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
+        name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
+        sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
+        fresh = folder / f"{name}.new"
+        with open(fresh, "xb") as file:
+            file.write(sealed)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, folder / name)
+    except OSError:
+        return False
+    return True
+
+
+def queued(unlocked: Unlocked) -> list[str]:
+    """Names, the oldest first."""
+    try:
+        names = os.listdir(unlocked.state / QUEUE)
+    except OSError:
+        return []
+    return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
+
+
+@contextmanager
+def delivering(unlocked: Unlocked) -> Iterator[bool]:
+    """Whether this process may deliver what is queued: alone, and if it can be taken out of the queue then.
+
+    Else it would be delivered twice, or again and again.
+    """
+    folder = unlocked.state / QUEUE
+    try:
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        yield os.access(folder, os.W_OK) and _locked(file)
+    finally:
+        os.close(file)
+
+
+def _locked(file: int) -> bool:
+    try:
+        return try_lock(file)
+    except OSError:
+        return True  # without locks two may deliver at once
+
+
+def waiting(unlocked: Unlocked, name: str) -> Entry | None:
+    """None when it is gone, or not what was written."""
+    try:
+        data = (unlocked.state / QUEUE / name).read_bytes()
+        return msgspec.msgpack.decode(_key(unlocked).open(data, CONTEXT + name.encode()), type=Entry)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return None
+
+
+def delivered(unlocked: Unlocked, name: str) -> None:
+    """It is in the chain. OSError."""
+    (unlocked.state / QUEUE / name).unlink(missing_ok=True)
+
+
+def _key(unlocked: Unlocked) -> SealingKey:
+    return SealingKey(unlocked.purpose_key("audit"))

@@ -1,0 +1,270 @@
+"""What one opened repository does, as its audit log tells it: one record a verb, and one for each look inside.
+
+It knows counts, ids and codes. Paths, patterns and names of files stay out: everybody with a catalogue key reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pharmabackup.engine import auditlocal
+from pharmabackup.engine.audit import Written, write
+from pharmabackup.engine.unlocked import READERS, Unlocked
+from pharmabackup.errors import (
+    Cancelled,
+    Error,
+    Incomplete,
+    InvalidInput,
+    NotPermitted,
+    StorageFailed,
+    WrongCredential,
+)
+from pharmabackup.events import Finding, worst
+from pharmabackup.ids import audit_name
+from pharmabackup.results import Report
+
+SNAPSHOTS_NAMED = 100
+TEXT_MAX = 4000  # characters, as the format has it
+EVENTS = frozenset(
+    {
+        *("open", "create", "backup", "restore", "read", "check", "copy", "forget", "prune", "repair", "reseal"),
+        *(
+            "hold",
+            "release",
+            "recall",
+            "enrol",
+            "change-passphrase",
+            "revoke",
+            "rotate",
+            "split-recovery",
+            "configure",
+            "audit-verify",
+        ),
+    }
+)
+"""What the library itself says was done."""
+
+R = TypeVar("R")
+
+
+class Journal:
+    """Of one opened repository. Any thread."""
+
+    def __init__(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._lock = threading.Lock()
+        self._told = False  # something is in the log already
+        self._seen: set[bytes] = set()  # transactions that were looked into
+        self._looks: Counter[str] = Counter()
+
+    def run(
+        self,
+        event: str,
+        verb: Callable[[], R],
+        *,
+        subject: str = "",
+        reason: str | None = None,
+        facts: Mapping[str, object] | None = None,
+        reads: bool = False,
+        noted: bool = False,
+    ) -> R:
+        """Do it, and record what came of it. `facts` may grow meanwhile.
+
+        `reads`: it hands out content, so that it needs a reason if the owner says so, and is recorded before it
+        begins too. `noted`: it records by itself what was done.
+        """
+        facts = {} if facts is None else facts
+
+        def tell(outcome: str, more: Mapping[str, object]) -> Written:
+            self._told = True
+            said = None if reason is None else _cut(reason)
+            return write(self._unlocked, event, outcome, subject=_cut(subject), reason=said, facts={**facts, **more})
+
+        try:
+            if reads:
+                self._permit()
+                tell("begun", {})
+            result = verb()
+        except Incomplete as error:
+            error.result = self._reported(error.result, tell("incomplete", _counted(error.result)))
+            error.findings = error.result.findings
+            raise
+        except Exception as error:
+            if isinstance(error, InvalidInput) and not reads:  # it was not even begun
+                raise
+            tell(_outcome(error), {"error": error.kind if isinstance(error, Error) else "exception"})
+            raise
+        if noted:
+            self._told = True
+        elif isinstance(result, Report):
+            return self._reported(result, tell("done", _counted(result)))  # type: ignore[return-value]
+        else:
+            tell("done", {})
+        return result
+
+    def look(self, transaction: bytes, what: str) -> None:
+        """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
+        with self._lock:
+            new = transaction not in self._seen
+            self._seen.add(transaction)
+            self._looks[what] += 1
+        if not new:
+            return
+        try:
+            self._permit()
+        except NotPermitted as error:
+            with self._lock:
+                self._seen.discard(transaction)
+                self._looks[what] -= 1
+            self._write("read", _outcome(error), subject=transaction.hex(), facts={"error": error.kind})
+            raise
+        self._write("read", "begun", subject=transaction.hex(), facts={"what": what})
+
+    def copy(self, other: Journal, verb: Callable[[], Report]) -> Report:
+        """A copy is recorded in both places; there with this chain's head, so that each vouches for the other's."""
+        here, there = self._unlocked.repository, other._unlocked.repository
+        facts: dict[str, object] = {"from": here.hex()}
+
+        def run() -> Report:
+            try:
+                return self.run("copy", verb, facts={"to": there.hex()}, reads=here != there)
+            finally:
+                pins = auditlocal.load(self._unlocked).get(self._unlocked.keyring.slot.hex())
+                if pins:
+                    slot = self._unlocked.keyring.slot.hex()
+                    facts["head"] = {"slot": slot, "number": pins[-1].number, "hash": pins[-1].hash.hex()}
+
+        return other.run("copy", run, facts=facts)
+
+    def record(self, event: str, facts: Mapping[str, object]) -> None:
+        """What a program says. InvalidInput, StorageFailed."""
+        if event in EVENTS:
+            raise InvalidInput(
+                f"{event!r} is what the library itself records.", remedy="Give what you record another name."
+            )
+        written = self._write(event, "done", facts=facts)
+        if not written.kept:
+            raise StorageFailed(
+                f"That is recorded nowhere. {written.why}",
+                kind="audit-lost",
+                location=self._unlocked.storage.location,
+                remedy="Make room in the repository or in the state folder, and record it again.",
+            )
+
+    def close(self) -> None:
+        """How much was looked at; or that it was opened, if nothing else is told of it."""
+        with self._lock:
+            looks, self._looks = +self._looks, Counter()
+            seen = len(self._seen)
+        if looks:
+            self._write("read", "done", facts={"snapshots": seen, **looks})
+        elif not self._told:
+            self._write("open", "done")
+
+    def _write(
+        self, event: str, outcome: str, *, subject: str = "", facts: Mapping[str, object] | None = None
+    ) -> Written:
+        self._told = True
+        return write(self._unlocked, event, outcome, subject=subject, facts=facts)
+
+    def _permit(self) -> None:
+        """NotPermitted where this role may not read, or a reason is missing that the owner asks for."""
+        unlocked = self._unlocked
+        if not unlocked.keyring.readers:
+            raise unlocked.not_permitted("read", who=READERS)
+        if unlocked.roster.policy.reason_required and not (unlocked.reason or "").strip():
+            raise NotPermitted(
+                "The owner's rules ask for a reason before anything is restored or looked into.",
+                kind="reason-required",
+                remedy="Open it with reason=… and say in a few words why.",
+            )
+
+    def _reported(self, report: Report, written: Written) -> Report:
+        unlocked = self._unlocked
+        known = {(finding.code, finding.subject) for finding in report.findings}
+        more = told(written, unlocked)
+        findings = (*report.findings, *(item for item in more if (item.code, item.subject) not in known))
+        audit_id = None if written.number is None else audit_id_of(unlocked.keyring.slot, written.number)
+        return dataclasses.replace(
+            report, findings=findings, state=worst(findings), audit_id=report.audit_id or audit_id
+        )
+
+
+def audit_id_of(slot: bytes, number: int) -> str:
+    return f"{slot.hex()[:8]}/{number}"
+
+
+def told(written: Written, unlocked: Unlocked) -> list[Finding]:
+    """What is wrong with where a record went."""
+    found, location = [], unlocked.storage.location
+    if not written.kept:
+        found.append(
+            Finding(
+                code="audit-lost",
+                severity="warning",
+                subject="audit",
+                message=f"What was done is recorded nowhere, not on this machine either. {written.why}",
+                remedy="Write down what was done, when, by whom and why. Make room in the state folder.",
+                location=location,
+            )
+        )
+    if written.waiting:
+        found.append(
+            Finding(
+                code="audit-queued",
+                severity="warning" if unlocked.keyring.signing else "info",  # there is nothing that he could do
+                subject="audit",
+                message=f"Audit records that wait on this machine, since storage did not take them: "
+                f"{written.waiting}. {written.why}".rstrip(),
+                remedy="They go there with the next record that it takes. Do not delete the state folder until then.",
+                location=location,
+            )
+        )
+    gone = written.lost or written.changed
+    if gone is not None:
+        what = "is gone" if written.lost else "is another one now, or cannot be read"
+        found.append(
+            Finding(
+                code="audit-truncated" if written.lost else "audit-forked",
+                severity="critical",
+                subject=audit_name(unlocked.keyring.slot, gone.number),
+                message=f"The last audit record that this machine has seen, number {gone.number}, {what}.",
+                remedy="Somebody deleted it or turned the storage back: find out who, and why. See audit verify.",
+                location=location,
+            )
+        )
+    return found
+
+
+def _cut(text: object) -> str:
+    """What a caller gave, as far as a record holds it: the verb itself says what is wrong with it."""
+    return str(text).encode("utf-8", "replace").decode()[:TEXT_MAX]
+
+
+def _outcome(error: Exception) -> str:
+    if isinstance(error, NotPermitted | WrongCredential):
+        return "refused"
+    return "cancelled" if isinstance(error, Cancelled) else "failed"
+
+
+def _counted(report: Report) -> dict[str, object]:
+    """A report in numbers, ids and codes."""
+    facts: dict[str, object] = {
+        "state": report.state,
+        "seconds": round(report.duration.total_seconds()),
+        "bytes": report.bytes,
+        "files": report.files,
+    }
+    if report.datasets:
+        results = report.datasets.values()
+        facts["datasets"] = len(results)
+        facts["complete"] = sum(result.complete for result in results)
+        facts["snapshots"] = [result.snapshot.id for result in results if result.snapshot][:SNAPSHOTS_NAMED]
+    codes = Counter(finding.code for finding in report.findings)
+    if codes:
+        facts["findings"] = dict(sorted(codes.items()))
+    return facts
