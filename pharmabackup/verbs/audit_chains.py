@@ -119,13 +119,21 @@ class Chains:
         ] + list(witnesses)
         self._revoked: dict[bytes, int] | None = None
         self.chains = list_chains(unlocked)
+        for witness in self._witnesses:
+            self._complete(witness)
         self.records = 0
+
+    def _complete(self, witness: Witness) -> None:
+        """A record that somebody saw may be there all the same, and only not be listed yet."""
+        chain = self.chains.setdefault(witness.slot, Chain(witness.slot, nobody(witness.slot), []))
+        number = witness.pin.number
+        if number > chain.last and exists(self._unlocked, chain.slot, number):
+            numbers = {*chain.numbers, number}
+            chain.numbers[:] = sorted(numbers.union(list(_unlisted(self._unlocked, chain.slot, numbers))))
 
     def findings(self, severity: Severity) -> Iterator[Finding]:
         """`severity`: of what is damaged; what is cut off or forked is critical. It goes on after the first."""
-        slots = {witness.slot for witness in self._witnesses}
-        for slot in [*self.chains, *sorted(slots - set(self.chains))]:
-            chain = self.chains.get(slot) or Chain(slot, nobody(slot), [])
+        for slot, chain in self.chains.items():
             found, hashes = [], _Hashes({w.pin.number for w in self._witnesses if w.slot == slot} | {0, chain.last})
             for finding in self._verify(chain, severity, hashes):
                 found.append(finding)
@@ -167,8 +175,6 @@ class Chains:
             number = witness.pin.number
             seen = f"{witness.who} has seen record {number} of {chain.name}"
             if number > chain.last:
-                if exists(self._unlocked, chain.slot, number):
-                    continue  # it is only not listed yet
                 there = f"the last one here is {chain.last}" if chain.numbers else "there is none here"
                 yield self._finding(
                     "audit-truncated",

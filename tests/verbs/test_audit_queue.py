@@ -471,6 +471,11 @@ def test_what_is_only_not_listed_is_not_missing(
         assert repo.audit_verify().findings == ()
         if len(hidden) < 6:
             assert [record.event for record in repo.audit()][:6] == ["create", *["tick"] * 5]
+        last = auditlocal.load(repo._unlocked)[slot][-1].number
+        late.hidden = frozenset(f"audit/{slot}/{number}" for number in range(3, last + 1))
+        assert not late.inner.delete([f"audit/{slot}/4"])[f"audit/{slot}/4"]
+        assert [finding.subject for finding in repo.audit_verify().findings] == [f"audit/{slot}/4"]
+        assert auditlocal.load(repo._unlocked)[slot][-1].number > last
 
 
 def test_what_is_remembered_stays_small(tmp_path: Path, storage: Refusing) -> None:
