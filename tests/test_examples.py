@@ -44,6 +44,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "08_copy.py",
         "09_keys.py",
         "10_roles.py",
+        "11_audit.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),

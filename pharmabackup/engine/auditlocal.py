@@ -13,6 +13,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format import wire
 from pharmabackup.storage.local_os import try_lock
 
 CONTEXT = b"audit"
@@ -47,7 +48,7 @@ def load(unlocked: Unlocked) -> Pins:
     """Nothing when there is no memory or it cannot be read."""
     try:
         data = _key(unlocked).open((unlocked.state / HEADS).read_bytes(), CONTEXT)
-        return msgspec.msgpack.decode(data, type=Pins)
+        return wire.decoder(Pins).decode(data)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
 
@@ -119,7 +120,7 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
     """None when it is gone, or not what was written."""
     try:
         data = (unlocked.state / QUEUE / name).read_bytes()
-        return msgspec.msgpack.decode(_key(unlocked).open(data, CONTEXT + name.encode()), type=Entry)
+        return wire.decoder(Entry).decode(_key(unlocked).open(data, CONTEXT + name.encode()))
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return None
 

@@ -22,7 +22,7 @@ from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, Slot
 from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
-from pharmabackup.format.transaction import RECORD_MAX
+from pharmabackup.format.transaction import RECORD_MAX, Fate
 from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
 
@@ -201,6 +201,11 @@ class Unlocked:
     def seal_body(self, kind: Kind, body: bytes) -> bytes:
         """Header, key id, and the body sealed under the newest catalogue key."""
         key = self.catalogue_id
+        if key not in self._catalogue:
+            raise WrongCredential(
+                "The keys of this repository were changed, and this credential does not have the new ones.",
+                remedy="Open it again, or ask the owner.",
+            )
         return wire.header(kind) + key + self._catalogue[key].seal(body, wire.context(self.repository, kind, key))
 
     def sign(self, kind: Kind, name: str, record: Record) -> Signed:
@@ -244,7 +249,10 @@ class Unlocked:
         slot = self._signer(kind, signed) if verified else self._trusted(kind, name, signed)
         if known:
             self._verified.add(known)
-        return Statement(wire.decode(signed.content, shape), encoded, slot)
+        record = wire.decode(signed.content, shape)
+        if isinstance(record, Fate) and record.snapshot is None:  # it commits nothing that could stay
+            self._check_not_revoked_before(kind, signed)
+        return Statement(record, encoded, slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
         """The record in a sealed object, encoded. Damaged."""
@@ -270,9 +278,14 @@ class Unlocked:
         slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
         if slot is None or slot.role not in GRANTS[kind]:
             raise wire.malformed(kind.name, "its signer may not write such a thing")
-        if kind not in JUDGED_LATER and self.revoked_in.get(slot.id, signed.roster + 1) <= signed.roster:
-            raise wire.malformed(kind.name, "its signer was revoked before")
+        if kind not in JUDGED_LATER:
+            self._check_not_revoked_before(kind, signed)
         return slot
+
+    def _check_not_revoked_before(self, kind: Kind, signed: Signed) -> None:
+        """Damaged when the signer was revoked in the list that is cited, or in one before it."""
+        if self.revoked_in.get(signed.slot, signed.roster + 1) <= signed.roster:
+            raise wire.malformed(kind.name, "its signer was revoked before")
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""

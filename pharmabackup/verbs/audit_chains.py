@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import msgspec
-
 from pharmabackup import ids
 from pharmabackup.engine import auditlocal
 from pharmabackup.engine.auditlocal import Pin
@@ -253,7 +251,7 @@ def revocations(unlocked: Unlocked) -> dict[bytes, int]:
         data = unlocked.storage.get(ids.roster_name(number), limit=keys.ROSTER_MAX + 4096)
         if hashlib.sha256(data).digest() != digest:
             raise malformed("roster", "it was changed after it was read")
-        signed = msgspec.msgpack.decode(memoryview(data)[wire.HEADER.size :], type=keys.SignedRoster)
+        signed = wire.decoder(keys.SignedRoster).decode(memoryview(data)[wire.HEADER.size :])
         for slot in wire.decode(signed.content, keys.Roster).slots:
             if slot.revoked is not None:
                 found.setdefault(slot.id, number)

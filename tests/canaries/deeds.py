@@ -139,7 +139,7 @@ def everything(teller: Teller) -> None:
         repo.change_passphrase(pb.Passphrase(c.NEW_PASSPHRASE))
         teller.show(repo._unlocked)
         teller.show(repo._unlocked.keyring)
-        teller.show(repo._unlocked.stretched)
+        teller.show(repo._unlocked.opener)
 
 
 def failing(teller: Teller) -> None:

@@ -67,7 +67,7 @@ class Aviary:
 
 def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
     ring = unlocked.keyring
-    found = {"block names key": ring.block_names, "signing seed": ring.signing or b"", "K": unlocked.stretched.key}
+    found = {"block names key": ring.block_names, "signing seed": ring.signing or b"", "K": unlocked.opener.key}
     for place, key in enumerate(ring.catalogue):
         found[f"catalogue key {place}"] = key.key
     for place, naming in enumerate(ring.naming):
@@ -76,7 +76,7 @@ def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
             found[f"{purpose} {place}"] = hashing.derive(purpose, naming.key)
     for place, reader in enumerate(ring.readers):
         found[f"reader key {place}, ML-KEM"], found[f"reader key {place}, X25519"] = reader.key[:64], reader.key[64:]
-    pair = unlocked.stretched.private.raw
+    pair = unlocked.opener.private.raw
     found |= {"passphrase's pair, ML-KEM": pair[:64], "passphrase's pair, X25519": pair[64:]}
     for purpose in ("index cache", "file cache", "history cache", "check schedule"):
         found[purpose] = unlocked.purpose_key(purpose)

@@ -19,10 +19,11 @@ from unittest import mock
 
 from pharmabackup import ids
 from pharmabackup.compression import compress
-from pharmabackup.crypto import hashing, passphrases, signatures
+from pharmabackup.credentials import Passphrase
+from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import SealingKey
-from pharmabackup.engine.keyrings import Stretched, seal_keyring
+from pharmabackup.engine.keyrings import Opener, Way, seal_keyring
 from pharmabackup.engine.roster import CHUNKER, NO_REPOSITORY, read_rosters, roster_message
 from pharmabackup.engine.unlocked import GRANTS, SELF_NAMED, Unlocked
 from pharmabackup.format import block, keys, pack, wire
@@ -60,7 +61,7 @@ assert all(RECORDS[kind][0] == name for kind, name in SELF_NAMED.items())
 
 def roster() -> bytes:
     """Stored roster 0, whose hash is the repository's id."""
-    pair = PrivateKey(hashing.derive("recipient", stretched().key, 96))
+    pair = PrivateKey(hashing.derive("recipient", stretched(), 96))
     signer = signatures.SigningKey(SEED)
     slot = keys.Slot(SLOT, "owner", "owner", None, "passphrase", signer.public, pair.public.raw, NOW, None)
     first = keys.Roster(
@@ -81,15 +82,14 @@ def roster() -> bytes:
     return wire.header(Kind.ROSTER) + wire.encode(keys.SignedRoster(content, SLOT, signature))
 
 
-def stretched() -> Stretched:
-    key = passphrases.stretch(
-        PASSPHRASE,
-        salt=SETTING.salt,
-        memory_kib=SETTING.memory_kib,
-        iterations=SETTING.iterations,
-        lanes=SETTING.lanes,
-    )
-    return Stretched(SETTING, key)
+def opener() -> Opener:
+    return Opener.of_passphrase(Passphrase(PASSPHRASE), SETTING)
+
+
+def stretched() -> bytes:
+    key = opener().key
+    assert key is not None
+    return key
 
 
 def keyring(repository: bytes) -> Keyring:
@@ -107,7 +107,7 @@ def keyring(repository: bytes) -> Keyring:
 
 def keyring_under_the_passphrase(ring: Keyring, number: int) -> bytes:
     """The form that was written first (docs/format.md, section 8)."""
-    key = stretched().key
+    key = stretched()
     context = wire.keyring_context(ring.repository, hashing.key_id(key), SLOT, number)
     sealed = SealingKey(key).seal(wire.pad(wire.encode(ring)), context)
     record = keys.SealedKeyring(SLOT, number, SETTING, hashing.key_id(key), sealed)
@@ -126,8 +126,9 @@ def opened(stored_roster: bytes) -> Unlocked:
         roster=rosters.newest,
         roster_hash=rosters.newest_hash,
         rosters=rosters.hashes,
+        revoked_in=rosters.revoked_in,
         keyring=keyring(repository),
-        stretched=stretched(),
+        opener=opener(),
         state=Path("nowhere"),
     )
 
@@ -186,13 +187,13 @@ def make() -> dict[str, Any]:
         filler = b"f" * (wire.padded_size(len(whole)) - len(whole))
         return {
             "passphrase": PASSPHRASE,
-            "stretched": stretched().key,
-            "pair": hashing.derive("recipient", stretched().key, 96),
+            "stretched": stretched(),
+            "pair": hashing.derive("recipient", stretched(), 96),
             "repository": repository,
             "roster": stored_roster,
             "keyring": wire.encode(ring),
             "keyring_first_form": keyring_under_the_passphrase(ring, 0),
-            "keyring_to_public_key": seal_keyring(ring, 7, SETTING, stretched().private.public.raw),
+            "keyring_to_public_key": seal_keyring(ring, 7, Way("passphrase", opener().recipient, SETTING)),
             "wrapped_key": wrapped,
             "records": records,
             "names_section": names_section,

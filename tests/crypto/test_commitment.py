@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Stretched
+from pharmabackup.engine.keyrings import Opener
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format import keys, pack, wire
@@ -75,6 +75,10 @@ def opens_under_both(plain: bytes, associated: bytes) -> bytes:
     return NONCE + data + (_hashed(hash_key, associated, data) ^ masked).to_bytes(16, "big")
 
 
+def _opener(key: bytes) -> Opener:
+    return Opener(hashing.derive("recipient", key, 96), made.SETTING, key)
+
+
 def test_one_text_opens_under_two_keys() -> None:
     sealed = opens_under_both(b"Take one tablet daily.", b"x")
     assert SealingKey(ONE).open(sealed, b"x").startswith(b"Take one tablet daily.")
@@ -91,11 +95,11 @@ def test_a_keyring_opens_for_whose_it_says_it_is() -> None:
     stored = keys.SealedKeyring(ring.slot, 3, made.SETTING, hashing.key_id(ONE), sealed)
     SealingKey(OTHER).open(sealed, context)
     unreadable: list[Damaged] = []
-    assert Stretched(made.SETTING, ONE).open_all(ring.repository, [stored], unreadable) == [ring]
-    assert Stretched(made.SETTING, OTHER).open_all(ring.repository, [stored], unreadable) == []
+    assert _opener(ONE).open_all(ring.repository, [stored], unreadable) == [ring]
+    assert _opener(OTHER).open_all(ring.repository, [stored], unreadable) == []
     assert unreadable == []
     renamed = replace(stored, key_id=hashing.key_id(OTHER))
-    assert Stretched(made.SETTING, OTHER).open_all(ring.repository, [renamed], unreadable) == []
+    assert _opener(OTHER).open_all(ring.repository, [renamed], unreadable) == []
     assert len(unreadable) == 1
 
 

@@ -61,15 +61,15 @@ def test_the_roster(unlocked: Unlocked, second: Reader) -> None:
 
 def test_the_keyring(second: Reader) -> None:
     """By the passphrase alone, in both forms that there are."""
-    stretched = made.stretched()
-    assert (stretched.key, stretched.private.raw) == (V["stretched"], V["pair"])
+    opener = made.opener()
+    assert (opener.key, opener.private.raw) == (V["stretched"], V["pair"])
     ring = wire.decode(V["keyring"], keys.Keyring)
     assert ring == made.keyring(REPOSITORY)
     theirs = reader.Keyring(reader.unpack(V["keyring"]))
     for name, number in (("keyring_first_form", 0), ("keyring_to_public_key", 7)):
         sealed = wire.decode(V[name][8:], keys.SealedKeyring)
         assert (sealed.number, sealed.argon2id) == (number, made.SETTING)
-        assert stretched.open(REPOSITORY, sealed) == ring
+        assert opener.open(REPOSITORY, sealed) == ring
         assert second._open_keyring(reader.SealedKeyring(reader.unpack(V[name][8:]))) == theirs
     assert (second._stretched, second.block_names, second.naming) == (
         V["stretched"],
@@ -79,18 +79,18 @@ def test_the_keyring(second: Reader) -> None:
 
 
 def test_a_keyring_is_bound_to_what_it_is_of(second: Reader) -> None:
-    stretched = made.stretched()
+    opener = made.opener()
     for name in ("keyring_first_form", "keyring_to_public_key"):
         sealed = wire.decode(V[name][8:], keys.SealedKeyring)
         for changes in ({"number": sealed.number + 1}, {"slot": bytes(16)}, {"sealed": sealed.sealed[:-1]}):
             facts = {field: getattr(sealed, field) for field in sealed.__struct_fields__} | changes
             with pytest.raises(Damaged):
-                stretched.open(REPOSITORY, keys.SealedKeyring(**facts))
+                opener.open(REPOSITORY, keys.SealedKeyring(**facts))
             stored = reader.SealedKeyring(reader.unpack(wire.encode(keys.SealedKeyring(**facts))))
             with pytest.raises(reader.Refused):
                 second._open_keyring(stored)
         with pytest.raises(Damaged):
-            stretched.open(bytes(32), sealed)
+            opener.open(bytes(32), sealed)
 
 
 def test_the_wrapped_key() -> None:
