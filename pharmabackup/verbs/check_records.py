@@ -72,6 +72,9 @@ def _audit(unlocked: Unlocked, find: Find, look: Look) -> None:
         folder, _, last = info.name.rpartition("/")
         if NUMBER.fullmatch(last):
             chains.setdefault(folder, set()).add(int(last))
+        else:
+            message = f"{info.name} is not part of a repository."
+            find("object-unknown", "info", info.name, message, "Find out who put it there.")
     for folder, numbers in sorted(chains.items()):
         previous: bytes | None = None  # the hash of the one before; None: it cannot be known
         for number in sorted(numbers):

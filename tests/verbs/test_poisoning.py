@@ -230,3 +230,20 @@ def test_an_audit_record_in_anothers_name(staff: Staff, site: Site, tmp_path: Pa
     staff.repo.rotate(reason="somebody left")
     assert name in _findings(staff)["audit-damaged"]
     _all_is_there(staff, site, tmp_path / "out")
+
+
+@pytest.mark.parametrize("last", [str(10**18 - 1), "x", "next"])
+def test_an_audit_record_after_which_none_can_come_stops_nobody(staff: Staff, last: str) -> None:
+    """Or an owner could revoke, and make no new keys, since that is written down in between."""
+    owner = staff.repo._unlocked
+    for name in ("one", "two"):
+        staff.repo.enrol("device", pb.KeyFile.create(staff.folder / name).recipient, name=name)
+    folder = f"audit/{owner.keyring.slot.hex()}"
+    last = last if last != "next" else str(len(stored(owner.storage, folder)))
+    planted = f"{folder}/{last}"
+    staff.open("thief")._unlocked.storage.put_new(planted, b"junk" * 20_000_000)
+    for number, name in enumerate(("one", "two"), 2):
+        staff.repo.revoke(name, reason="stolen")
+        assert len(owner.roster.generations) == number
+    found = {finding.subject: finding.code for finding in staff.repo.check().findings}
+    assert found[planted] == ("object-unknown" if last == "x" else "audit-damaged")
