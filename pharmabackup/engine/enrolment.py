@@ -16,6 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
+from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.keyrings import NUMBER, Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
 from pharmabackup.engine.unlocked import READERS, Unlocked, create
@@ -60,6 +61,7 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
                 raise
             continue
         unlocked.renew()
+        remember(unlocked, {name: unlocked.rosters[after.number]})
         return
 
 

@@ -1,7 +1,7 @@
 """What was committed, and what was said about it since: fates and marks, verified, remembered on this machine.
 
-Fates and marks are never changed or deleted. One that this machine has seen and storage no longer lists means
-that somebody has turned the storage back.
+Fates, marks and rosters are never changed or deleted. If storage lacks one that this machine has seen, or has other
+bytes under its name, somebody has turned the storage back.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fa
 from pharmabackup.format.wire import malformed, split
 
 ENDLESS = 1 << 64
+NEVER = Remembered()
 CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
@@ -232,14 +233,22 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
     seen = historycache.load(unlocked)
     policy = unlocked.roster.policy
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
-    history.vanished = sorted(name for name in set(seen) - set(listed) if CARRIED not in name)
-    fresh: dict[str, Remembered] = {}
+    rosters = {ids.roster_name(number): Remembered(digest) for number, digest in unlocked.rosters.items()}
+    history.vanished = [name for name in set(seen) - set(listed) - set(rosters) if CARRIED not in name]
+    history.vanished += [name for name, roster in rosters.items() if name in seen and seen[name] != roster]
+    history.vanished.sort()
+    if any(name.startswith("roster/") for name in history.vanished):
+        unlocked.renewed()  # another process of this machine may have seen a newer one; then all is read again
+    fresh = {name: roster for name, roster in rosters.items() if name not in seen}
     carries: list[tuple[int, str, Carry]] = []
     for name in names:
         known = seen.get(name)
         try:
             if known is None or not known.signed or anew:
                 known = fresh[name] = read_record(unlocked, name)
+            if name in fresh and seen.get(name, NEVER).hash not in (b"", known.hash):
+                history.vanished.append(name)  # another record lies in its place
+                del fresh[name]
             record, slot = recalled(unlocked, name, known)
             if isinstance(record, Carry):
                 _take_carry(history, name, record, known.hash)

@@ -20,9 +20,12 @@ CONTEXT = b"history cache"
 
 
 class Remembered(msgspec.Struct, array_like=True):
-    """A record whose signature was verified. Without `signed`: one that was seen, and has to be read again."""
+    """A record whose signature was verified. Without `signed`: one that was seen, and has to be read again.
 
-    hash: bytes = b""  # SHA-256 of the stored object
+    Rosters are remembered by name and hash alone.
+    """
+
+    hash: bytes = b""  # SHA-256 of the stored object; empty: not known
     signed: bytes = b""  # an encoded Signed
     kind: int = 0
 
@@ -40,7 +43,7 @@ def load(unlocked: Unlocked) -> dict[str, Remembered]:
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
     if cache.roster != unlocked.roster_hash:  # another may grant less
-        return {name: Remembered() for name in cache.objects}
+        return {name: Remembered(known.hash) for name, known in cache.objects.items()}
     return cache.objects
 
 
@@ -59,6 +62,12 @@ def save(unlocked: Unlocked, objects: dict[str, Remembered]) -> None:
         replace(unlocked.state / "history", _key(unlocked).seal(msgspec.msgpack.encode(cache), CONTEXT))
     except OSError:
         return  # a full or read-only state folder: the next time everything is read again
+
+
+def remember(unlocked: Unlocked, written: Mapping[str, bytes]) -> None:
+    """Objects that this machine has written itself, with their SHA-256: should they vanish before they are read."""
+    if written:
+        save(unlocked, {name: Remembered(digest) for name, digest in written.items()} | load(unlocked))
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

@@ -135,32 +135,35 @@ class Index:
                 if error.kind == CHANGED:
                     self.changed[digest] = error
 
-    def add_segment(self, digest: bytes, segment: Statement[Segment]) -> None:
+    def add_segment(self, digest: bytes, segment: Statement[Segment]) -> bool:
         """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie.
 
-        Damaged when an entry of it is none; the others are known all the same.
+        Whether that is all that it says. Damaged when an entry of it is none; the others are known all the same.
         """
         problem: Damaged | None = None
+        counts = True
         for entry in segment.record.packs:
             try:
-                self.add_entry(entry, of=segment.slot.domain)
+                counts = self.add_entry(entry, of=segment.slot.domain) and counts
             except Damaged as error:
                 problem = problem or error
         self.segments.add(digest)
         if problem is not None:
             raise problem
+        return counts
 
-    def add_entry(self, entry: PackEntry, *, of: bytes | None = None) -> None:
-        """Make a pack known, if its domain is its writer's, and `of` if that is given. Damaged."""
+    def add_entry(self, entry: PackEntry, *, of: bytes | None = None) -> bool:
+        """Make a pack known, if its domain is its writer's, and `of` if that is given; whether it is. Damaged."""
         signed = wire.decode(entry.directory, Signed)
         opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", signed, Directory)
         directory = check_directory(opened.record)
         if opened.slot.domain not in (None, directory.domain) or of not in (None, directory.domain):
-            return
+            return False
         number = self.blocks.add_pack(entry.pack, entry.size, directory, signer=opened.slot.id)
         if self._chunks and directory.blocks and directory.domain == self._unlocked.domain:
             self._pending.append((entry.pack, directory, number))
             self._pending_rows += sum(block.count for block in directory.blocks)
+        return True
 
     # ------------------------------------------------------------ looking up
 

@@ -15,6 +15,7 @@ from pharmabackup.clock import now_ns, steady_ns
 from pharmabackup.engine.dataset import DatasetSink, open_cache
 from pharmabackup.engine.filecache import Remembered
 from pharmabackup.engine.history import Committed, load_history
+from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import WRITERS, Unlocked
@@ -66,8 +67,11 @@ def backup(
             cuts = _take_views(ordered, everything, scratch, freeze)
             run = _Run(unlocked, index, reporter, ids.new_id(), reason, show)
             run.prepare(ordered)
-            for cut in cuts:
-                run.dataset(cut)
+            try:
+                for cut in cuts:
+                    run.dataset(cut)
+            finally:
+                remember(unlocked, run.written)
             index.save()
     finally:
         index.close()
@@ -149,6 +153,7 @@ class _Run:
         self._run = run
         self._reason = reason
         self._show = show
+        self.written: dict[str, bytes] = {}  # fates, and their hashes
         self._results: dict[str, DatasetResult] = {}
         self._failed: list[str] = []
         self._now: int | None = None  # by the storage's clock, when something was last committed
@@ -273,6 +278,7 @@ class _Run:
             if remembered is not None:
                 remembered.close()
         transaction.close()
+        self.written[ids.fate_name(transaction.id)] = digest
         unlocked.renewed()  # whoever was revoked before that is told: his snapshot does not count
         sink.remember()
         self._heads = (Head(unlocked.slot.id, transaction.id, digest),)

@@ -41,6 +41,7 @@ SEGMENT_REMEDIES = {
     CHANGED: "Run propose_repair: the index can be rebuilt from the packs.",
     UNREADABLE: "Check the disk and its cable, and run check again.",
 }
+SEGMENT_VOID = "That does not count. Find out who uses that credential, and revoke it."
 SEGMENT_UNJUDGED = "All goes on without it. If all else is sound, find out who wrote it, and delete it."
 
 
@@ -182,7 +183,10 @@ class _Checker:
                 self._unknown(info.name)
                 continue
             try:
-                self.index.add_segment(digest, read_segment(self._unlocked, digest))
+                segment = read_segment(self._unlocked, digest)
+                if not self.index.add_segment(digest, segment):
+                    message = f"{info.name}: {segment.slot.name!r} wrote it, about packs of another domain."
+                    self._find("index-void", "warning", info.name, message, SEGMENT_VOID)
             except NotFound:
                 self._state.replaced = True
             except Damaged as error:

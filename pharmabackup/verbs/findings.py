@@ -47,7 +47,7 @@ def history_findings(history: History, location: str) -> list[Finding]:
                 code="history-forked",
                 severity="critical",
                 subject=history.vanished[0],
-                message=f"{len(history.vanished)} snapshots or marks that this machine has seen are gone.",
+                message=f"{len(history.vanished)} snapshots, marks or lists of keys that were there are gone.",
                 remedy="Somebody deleted them or turned the storage back: find out who, and why.",
                 location=location,
             )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.history import MARK_GRANTS, Committed, History, load_history
+from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.unlocked import Unlocked, lost_write
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.format.transaction import Mark
@@ -34,9 +35,10 @@ def say(
     mark = Mark(kind, b"".join(sorted(transactions)), now_ns(), reason, until, about)  # type: ignore[arg-type]
     name = ids.mark_name(ids.new_id())
     try:
-        info, _ = unlocked.put(Kind.MARK, name, mark)
+        info, digest = unlocked.put(Kind.MARK, name, mark)
     except NotFound:
         raise lost_write(unlocked.storage, name) from None
+    remember(unlocked, {name: digest})
     return info.modified
 
 

@@ -1,0 +1,76 @@
+"""What stands in a storage's objects and names for anybody to read: as docs/security.md says, and no more."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine import history
+from tests.verbs.site import Site
+
+MakeRepo = Callable[[], pb.Repository]
+CLEAR = {
+    "the till by the door": "roster",
+    "the branch": "roster",
+    "scans of prescriptions": "roster",  # a pattern of a rule
+    "left in a taxi": "roster",  # why it was revoked
+    "device": "roster",
+}
+SEALED = ("documents", "an allergy", "a letter", "before the audit", "a dispute", "not needed")
+
+
+def test_what_stands_in_clear(make_repo: MakeRepo, site: Site, tmp_path: Path) -> None:
+    repo = make_repo()
+    key = pb.KeyFile.create(tmp_path / "k")
+    repo.enrol("device", key.recipient, name="the till by the door", domain="the branch")
+    repo.configure(keep={"scans of prescriptions": pb.Keep(last=3)})
+    site.change()
+    (site.root / "a letter").write_text("an allergy " * 5000)
+    for _ in range(2):
+        site.change()
+        repo.backup([pb.Files(site.root)], reason="before the audit")
+    repo.hold(repo.snapshots()[0], reason="a dispute")
+    repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[1]]))
+    repo.revoke("the till by the door", reason="left in a taxi")
+    root = Path(repo.url)
+    objects = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def where(word: str) -> set[str]:
+        return {name.partition("/")[0] for name, data in objects.items() if word.encode() in data or word in name}
+
+    assert {word: where(word) for word in CLEAR} == {word: {folder} for word, folder in CLEAR.items()}
+    assert {word: where(word) for word in SEALED} == {word: set() for word in SEALED}
+    count = sum(name.startswith("snapshots/") for name in objects)
+    assert count == len(history.load_history(repo._unlocked).decided)  # anybody can count them
+
+
+@pytest.mark.parametrize("extra", [1, 900, 20_000])
+def test_sizes_are_padded(make_repo: MakeRepo, tmp_path: Path, extra: int) -> None:
+    """Packs, records and keyrings: a length has no more digits that matter than Padmé leaves."""
+    repo = make_repo()
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a").write_bytes(os.urandom(300_000 + extra))
+    repo.backup([pb.Files(tmp_path / "documents")])
+    sizes = [path.stat().st_size for path in (Path(repo.url) / "packs").rglob("*") if path.is_file()]
+    assert sizes
+    for size in sizes:  # Nikitin et al., Reducing Metadata Leakage from Encrypted Files (2019), algorithm 1
+        exponent = size.bit_length() - 1
+        assert size % (1 << exponent - exponent.bit_length()) == 0
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "security.md").read_text("utf-8").replace("`M::", "`tests/verbs/test_matrix.py::")
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", page))
+    assert len(named) > 30
+    missing = {
+        (path, name)
+        for path, name in named
+        if not (root / path).exists() or f"\ndef {name}(" not in (root / path).read_text("utf-8")
+    }
+    assert missing == set()

@@ -1,0 +1,214 @@
+"""A storage that is turned back, hides something, or shows two people two histories: who can tell, and who cannot."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.format.transaction import Fate
+from pharmabackup.format.wire import Kind
+from tests.verbs.site import PASSPHRASE, Site, stored
+from tests.verbs.test_enrol import Staff
+
+MakeRepo = Callable[[], pb.Repository]
+FORKED = "history-forked"
+
+
+@pytest.fixture
+def staff(make_repo: MakeRepo, site: Site, tmp_path: Path) -> Iterator[Staff]:
+    """An owner, two snapshots, and yesterday's state of the storage beside it."""
+    made = Staff(make_repo(), tmp_path)
+    made.enrol("device", "till")
+    for _ in range(2):
+        site.change()
+        site.back_up(made.repo)
+    shutil.copytree(made.repo.url, tmp_path / "yesterday")
+    yield made
+    made.close()
+
+
+def _turn_back(staff: Staff) -> None:
+    """The very same files as yesterday, at the same place."""
+    shutil.rmtree(staff.repo.url)
+    shutil.copytree(staff.folder / "yesterday", staff.repo.url)
+
+
+def _reopened(staff: Staff) -> pb.Repository:
+    """On the owner's machine, which remembers."""
+    staff.repo.close()
+    staff.repo = pb.Repository.open(staff.repo.url, PASSPHRASE)
+    return staff.repo
+
+
+def _new_machine(staff: Staff, url: Path | None = None) -> pb.Repository:
+    return pb.Repository.open(url or staff.repo.url, PASSPHRASE, state_dir=staff.folder / "new machine")
+
+
+def _codes(report: pb.Report) -> set[str]:
+    return {finding.code for finding in report.findings if finding.severity == "critical"} - {"same-device"}
+
+
+def _subjects(report: pb.Report) -> set[str]:
+    return {finding.subject for finding in report.findings if finding.code == FORKED}
+
+
+def _stops(repo: pb.Repository, out: Path) -> None:
+    """A restore stops until a person names what he wants; nothing is let go."""
+    with pytest.raises(pb.Damaged) as caught:
+        repo.restore(out)
+    assert caught.value.kind == FORKED and "name the snapshots" in caught.value.remedy
+    assert not out.exists()
+    for propose in (repo.propose_prune, lambda: repo.propose_forget({"*": pb.Keep(last=1)})):
+        with pytest.raises(pb.Damaged) as caught:
+            propose()
+        assert caught.value.kind == FORKED
+
+
+# ------------------------------------------------------------ yesterday's state
+
+
+def test_a_machine_that_remembers_tells_yesterdays_state(staff: Staff, site: Site, tmp_path: Path) -> None:
+    site.change()
+    hidden = ids.fate_name(bytes.fromhex(site.back_up(staff.repo)))
+    _turn_back(staff)
+    repo = _reopened(staff)
+    _stops(repo, tmp_path / "out")
+    for _ in range(2):  # it is told until the machine is made to forget, also when backups go on
+        site.change()
+        report = repo.backup([pb.Files(site.root)])
+        assert report.datasets["documents"].complete
+        assert _codes(report) == {FORKED} and _subjects(report) == {hidden}
+        report = repo.check()
+        assert _codes(report) == {FORKED} and _subjects(report) == {hidden}
+        repo = _reopened(staff)
+    _stops(repo, tmp_path / "out")
+    assert len(repo.snapshots()) == 4  # a list says nothing
+    repo.restore(tmp_path / "out", snapshots=[repo.snapshot()])  # somebody has said which
+    assert (tmp_path / "out" / "documents").exists()
+
+
+def test_a_new_machine_cannot_know(staff: Staff, site: Site, tmp_path: Path) -> None:
+    site.change()
+    site.back_up(staff.repo)
+    _turn_back(staff)
+    with _new_machine(staff) as repo:
+        assert _codes(repo.check()) == set()
+        repo.restore(tmp_path / "out")
+        assert len(repo.snapshots()) == 2
+
+
+def test_any_role_that_saw_it_is_a_witness(staff: Staff, site: Site) -> None:
+    auditor = staff.enrol("auditor", "the auditor")
+    shutil.rmtree(staff.folder / "yesterday")
+    shutil.copytree(staff.repo.url, staff.folder / "yesterday")
+    site.change()
+    site.back_up(staff.repo)
+    auditor.check()
+    _turn_back(staff)
+    assert FORKED in _codes(staff.open("the auditor").check())
+
+
+def test_a_state_folder_that_is_deleted_is_how_a_person_says_otherwise(
+    staff: Staff, site: Site, tmp_path: Path
+) -> None:
+    site.change()
+    site.back_up(staff.repo)
+    _turn_back(staff)
+    repo = _reopened(staff)
+    _stops(repo, tmp_path / "out")
+    shutil.rmtree(repo._unlocked.state)
+    _reopened(staff).restore(tmp_path / "out")
+
+
+# ------------------------------------------------------------ one thing is hidden
+
+
+@pytest.mark.parametrize("which", ["newest", "older"])
+def test_what_a_later_snapshot_names_is_missed_by_anybody(staff: Staff, site: Site, which: str) -> None:
+    """The newest of a device is named by none of its others."""
+    snapshot = staff.repo.snapshots()[0 if which == "newest" else -1]
+    name = ids.fate_name(bytes.fromhex(snapshot.id))
+    staff.repo._unlocked.storage.delete([name])
+    with _new_machine(staff) as repo:
+        assert _subjects(repo.check()) == (set() if which == "newest" else {name})
+    assert _subjects(_reopened(staff).check()) == {name}
+
+
+def test_another_record_in_its_place_is_told(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """A stolen device and its storage together: the same transaction, signed once more, with other words."""
+    unlocked, snapshot = staff.repo._unlocked, staff.repo.snapshots()[0]
+    name = ids.fate_name(bytes.fromhex(snapshot.id))
+    staff.repo.check()
+    fate = unlocked.get(Kind.FATE, name, Fate).record
+    assert fate.snapshot is not None
+    unlocked.storage.delete([name])
+    unlocked.put(Kind.FATE, name, replace(fate, snapshot=replace(fate.snapshot, reason="another")))
+    for _ in range(2):
+        assert _subjects(staff.repo.check()) == {name}
+    staff.repo.enrol("auditor", pb.KeyFile.create(tmp_path / "k").recipient, name="x")  # all is read once more
+    assert _subjects(_reopened(staff).backup([pb.Files(site.root)])) == {name}
+
+
+# ------------------------------------------------------------ the list of keys
+
+
+def test_a_list_of_keys_that_is_turned_back_is_told(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """Otherwise the thief's till would be in again, and backups would be sealed with keys that he knows."""
+    before = set(stored(staff.repo._unlocked.storage, "roster"))
+    staff.repo.revoke("till", reason="stolen")
+    with pytest.raises(pb.WrongCredential):
+        staff.open("till")
+    gone = set(stored(staff.repo._unlocked.storage, "roster")) - before
+    _turn_back(staff)
+    repo = _reopened(staff)
+    report = repo.backup([pb.Files(site.root)])
+    assert _codes(report) == {FORKED} and _subjects(report) == {min(gone)}
+    assert _codes(repo.check()) == {FORKED}
+    _stops(repo, tmp_path / "out")
+    assert staff.open("till").role == "device"  # it has seen no newer list: a till that was off cannot know
+
+
+def test_a_list_that_others_cite_is_missed_by_anybody(staff: Staff, site: Site) -> None:
+    before = set(stored(staff.repo._unlocked.storage, "roster"))
+    staff.repo.rotate(reason="somebody left")
+    cites = ids.fate_name(bytes.fromhex(site.back_up(staff.repo)))
+    storage = staff.repo._unlocked.storage
+    storage.delete(sorted(set(stored(storage, "roster")) - before))
+    with _new_machine(staff) as repo:
+        found = {finding.subject for finding in repo.check().findings if finding.severity == "critical"}
+    assert cites in found
+
+
+def test_two_processes_of_one_machine_tell_nothing_of_each_others_lists(staff: Staff, site: Site) -> None:
+    """One has seen a newer list than the other has read."""
+    with pb.Repository.open(staff.repo.url, PASSPHRASE) as other:
+        other.snapshots()
+        staff.repo.rotate(reason="somebody left")
+        staff.repo.snapshots()
+        assert _codes(other.check()) == set()
+        site.change()
+        assert _codes(other.backup([pb.Files(site.root)])) == set()
+
+
+# ------------------------------------------------------------ two histories
+
+
+def test_two_who_see_two_histories_find_out_when_they_compare(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """Each alone sees nothing; a replica that only lags behind lacks snapshots and has none of its own."""
+    site.change()
+    here = site.back_up(staff.repo)
+    with _new_machine(staff, tmp_path / "yesterday") as other:
+        comparison = staff.repo.compare(other)
+        assert ([it.id for it in comparison.only_here], comparison.only_there) == ([here], ())
+        site.change()
+        there = site.back_up(other)
+        assert _codes(staff.repo.check()) == _codes(other.check()) == set()
+        comparison = staff.repo.compare(other)
+        assert [it.id for it in comparison.only_here] == [here]
+        assert [it.id for it in comparison.only_there] == [there]
