@@ -19,7 +19,7 @@ from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring
+from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Revoked, Roster, SealedKeyring
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -262,6 +262,12 @@ def wrong_passphrase() -> WrongCredential:
     return WrongCredential(
         "This passphrase does not open this repository.",
         remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
+    )
+
+
+def revoked(said: Revoked) -> WrongCredential:
+    return WrongCredential(
+        f"This credential was revoked ({said.reason}).", kind="revoked", remedy="Ask the owner to enrol a new one."
     )
 
 

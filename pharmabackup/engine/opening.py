@@ -23,6 +23,7 @@ from pharmabackup.engine.keyrings import (
     joined,
     key_of,
     keyrings_of,
+    revoked,
     wrong_passphrase,
 )
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
@@ -231,11 +232,7 @@ def _admitted(found: FoundKeys, roster: Roster) -> Slot:
     if current in found.sealed_to and current not in found.opener.key_ids:
         raise wrong_passphrase()  # it was changed since
     if slot.revoked is not None:
-        raise WrongCredential(
-            f"This credential was revoked ({slot.revoked.reason}).",
-            kind="revoked",
-            remedy="Ask the owner to enrol a new one.",
-        )
+        raise revoked(slot.revoked)
     return slot
 
 

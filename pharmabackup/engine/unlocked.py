@@ -13,7 +13,7 @@ from pharmabackup import compression
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Opener, joined, keyring_numbers, read_whole
+from pharmabackup.engine.keyrings import Opener, joined, keyring_numbers, read_whole, revoked
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.format import wire
@@ -110,6 +110,9 @@ class Unlocked:
         """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
         slot = self.keyring.slot.hex()
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
+        said = next(one.revoked for one in rosters.newest.slots if one.id == self.keyring.slot)
+        if said is not None:  # what it signed now would stop whoever reads it
+            raise revoked(said)
         unreadable: list[Damaged] = []
         sealed = read_whole(self.storage, slot, keyring_numbers(self.storage).get(slot, []), unreadable)
         opened = self.opener.open_all(self.repository, sealed, unreadable)
