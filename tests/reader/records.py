@@ -27,8 +27,8 @@ class Stored(NamedTuple):
 class Records(Keys):
     """A repository that was opened: everything but packs and their index."""
 
-    def __init__(self, folder: Path, passphrase: str) -> None:
-        super().__init__(folder, passphrase)
+    def __init__(self, folder: Path, secret: str | bytes) -> None:
+        super().__init__(folder, secret)
         self.refresh()
 
     def refresh(self) -> None:
@@ -164,6 +164,7 @@ class Records(Keys):
         for transaction, (fate, slot) in fates.items():
             if fate.snapshot and (transaction in reached or not slot.revoked):
                 committed[transaction] = fate.snapshot
+        self.revoked = {transaction for transaction, (fate, _) in fates.items() if fate.snapshot} - committed.keys()
         for transaction, snapshot in committed.items():
             name = snapshot.dataset
             require(not re.search(r'[/\\:*?"<>|\x00-\x1f]', name), f"{transaction}: a dataset's name")
