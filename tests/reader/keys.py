@@ -116,11 +116,11 @@ class Keys:
         for old in before.slots:
             new = now.get(old.id)
             same = new and (new.role, new.domain, new.credential, new.signing) == old[2:6] and new.id == old.id
-            require(same and (new.revoked or not old.revoked), f"{name} changes a slot that never changes")
+            unrevoked = not old.revoked or (new and new.revoked == old.revoked)
+            require(same and unrevoked, f"{name} changes a slot that never changes")
         for slot in roster.slots:
             require(slot.recipient or slot.credential == "passphrase", f"{name} has a slot without recipient")
-        domains = [[domain.id for domain in some.domains] for some in (before, roster)]
-        require(domains[1][: len(domains[0])] == domains[0], f"{name} changes domains")
+        require(roster.domains[: len(before.domains)] == before.domains, f"{name} changes domains")
         require(roster.generations[: len(before.generations)] == before.generations, f"{name} changes a generation")
         require(
             [g.number for g in roster.generations] == list(range(len(roster.generations))), f"{name}: generations"

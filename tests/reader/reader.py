@@ -2,7 +2,7 @@
 
 It opens a folder with a passphrase, or with the seed of a key file or of shares, refuses what section 22 says, and
 gives every snapshot's entries with their content. It is strict: one rejected record stops it, needed or not. It is
-for small repositories: it reads packs whole and computes every chunk's name. Not here: the wait of section 23, step 3.
+for small repositories: it reads packs whole and computes every chunk's name. Not here: the wait of section 23, 3.
 """
 
 from __future__ import annotations

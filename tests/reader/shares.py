@@ -1,4 +1,4 @@
-"""Shares of a recovery key into its seed: SLIP-39, and section 8.3 of docs/format.md.
+"""Shares of a recovery key into its seed: SLIP-39, and section 8.2 of docs/format.md.
 
 Written from https://github.com/satoshilabs/slips/blob/master/slip-0039.md. Only the list of words is the one that
 comes with the package `shamir_mnemonic`; none of its code runs here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -17,11 +18,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import pharmabackup as pb
+from pharmabackup import ids
 from pharmabackup.crypto import shares as library
 from pharmabackup.engine import enrolment
+from pharmabackup.engine.history import load_history
 from pharmabackup.engine.keyrings import seal_keyring
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.format.keys import NamingKey
+from pharmabackup.format.keys import NamingKey, Roster
+from pharmabackup.format.transaction import Fate
+from pharmabackup.format.wire import Kind
 from tests.reader import shares, texts, wire
 from tests.reader.reader import Reader
 from tests.reader.test_reader import GOLDEN, expected_form
@@ -84,6 +89,25 @@ def test_golden_who_was_revoked(golden: Path) -> None:
 def test_golden_roles_are_domains_of_their_keys(golden: Path) -> None:
     reader = Reader(golden, secret("the desk"))
     assert {wire.key_id(key)[:16]: key for key in reader.naming.values()} == reader.naming
+
+
+# ---------------------------------------------------------------- the worked example
+
+
+def test_the_worked_example() -> None:
+    text = (GOLDEN.parents[1] / "docs" / "format.md").read_text("utf-8").partition("## 27")[2].partition("## 28")[0]
+    shown = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    at = shown.index(KEY.splitlines()[0])
+    seed = texts.seed_of("\n".join(shown[at : at + 3]))
+    assert seed == bytes(range(32))
+    private = hashlib.shake_256(seed).digest(96)
+    public = wire.ReaderKey(private).public
+    domain = wire.key_id(bytes(range(0x20, 0x40)))[:16].hex()
+    assert shown[at - 1] == domain
+    assert "".join(shown[at + 3 : at + 5]) == private.hex()
+    assert shown[at + 5 : at + 7] == [wire.key_id(public).hex(), texts.fingerprint(public)]
+    assert shares.join(shown[at + 7 : at + 9]) == seed
+    assert pb.Shares(*shown[at + 7 : at + 9]).reveal() == seed
 
 
 # ---------------------------------------------------------------- shares
@@ -326,6 +350,57 @@ def test_what_cites_the_roster_that_revoked_its_signer(staff: Staff) -> None:
     with pytest.raises(Refused, match=f"marks/{mark}: signed by a revoked slot"):
         Reader(staff.place, OWNER)
     assert "mark-damaged" in {finding.code for finding in staff.repo.check().findings}
+
+
+def test_what_was_said_of_a_revoked_slot_stays(staff: Staff) -> None:
+    staff.enrol("device", "till")
+    staff.repo.revoke("till", reason="stolen")
+
+    def change(roster: Roster) -> Roster:
+        (slot,) = (slot for slot in roster.slots if slot.name == "till")
+        assert slot.revoked is not None
+        more = replace(slot, revoked=replace(slot.revoked, accepted=bytes(16)))
+        return replace(roster, slots=tuple(more if one == slot else one for one in roster.slots))
+
+    assert Reader(staff.place, OWNER).snapshots() == {}
+    with pytest.raises(pb.Damaged, match="never changes"):
+        enrolment.change_roster(staff.repo._unlocked, change)
+    with pytest.raises(Refused, match="never changes"):
+        Reader(staff.place, OWNER)
+
+
+@pytest.mark.parametrize("outcome", ["commit", "abort"])
+def test_what_a_thief_put_before_a_carried_snapshot(staff: Staff, tmp_path: Path, outcome: Any) -> None:
+    """In a replica that holds it from a carry alone, its name is free."""
+    staff.enrol("device" if outcome == "commit" else "maintainer", "stolen")
+    heir = staff.enrol("device", "heir")
+    made = [staff.back_up("heir") for _ in range(2)]
+    place, first = tmp_path / "replica", bytes.fromhex(made[0])
+    genuine = load_history(heir._unlocked).committed[first].snapshot
+    forged = replace(genuine, dataset="another") if outcome == "commit" else None
+    with (
+        pb.Repository.create(place, pb.Passphrase(OWNER), replica_of=staff.repo, state_dir=tmp_path / "s") as two,
+        pb.Repository.open(place, pb.KeyFile(tmp_path / "stolen.key"), state_dir=tmp_path / "t") as thief,
+    ):
+        staff.repo.copy(two)
+        assert {snapshot.id for snapshot in two.snapshots()} == set(made)
+        fate = Fate(first, outcome, bytes(32) if forged else None, forged)
+        thief._unlocked.put(Kind.FATE, ids.fate_name(first), fate)
+        assert {snapshot.dataset for snapshot in two.snapshots() if snapshot.id == made[0]} == (
+            {"another"} if forged else set()
+        )
+        with pytest.raises(Refused, match="names a head"):
+            Reader(place, OWNER)
+        staff.repo.revoke("stolen", reason="stolen")
+        staff.repo.copy(two)
+        assert [snapshot.id for snapshot in two.snapshots()] == made[::-1]
+        assert {snapshot.dataset for snapshot in two.snapshots()} == {genuine.dataset}
+        two.restore(tmp_path / "out", snapshots=[two.snapshot(id=made[0])])
+        assert two.check(read_data=1.0).findings == ()
+        two.propose_prune()
+    reader = Reader(place, OWNER)
+    assert reader.snapshots().keys() == set(made)
+    assert [len(reader.restore(transaction)) for transaction in made] == [2, 3]
 
 
 def test_shares_that_were_split_anew(staff: Staff) -> None:

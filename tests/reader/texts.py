@@ -1,4 +1,4 @@
-"""The texts of keys and of their public halves: section 8.4 of docs/format.md."""
+"""The texts of keys and of their public halves: section 8.3 of docs/format.md."""
 
 from __future__ import annotations
 
