@@ -270,7 +270,7 @@ def _take(
         _take_mark(history, name, record, slot, time)
     else:
         history.shunned.update(split(record.packs, 32, "collection"))
-    if isinstance(record, Condemn):
+    if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 

@@ -195,8 +195,10 @@ class Records(Keys):
         there: dict[int, dict[str, Any]] = {}
         kinds = {"condemn": wire.CONDEMN, "execute": wire.EXECUTE, "done": wire.DONE}
         for match in self._list("collections", NUMBER + "/(condemn|execute|done)", strict=True):
-            content, *_ = self._open(self._get(match[0]), kinds[match[2]], match[0])
+            content, slot, _ = self._open(self._get(match[0]), kinds[match[2]], match[0])
             require(content.number == int(match[1]), f"{match[0]} has another number")
+            if match[2] == "condemn" and slot.revoked:
+                content = content._replace(snapshots=b"")  # only marks say what is forgotten
             there.setdefault(int(match[1]), {})[match[2]] = content
         self.collected: set[bytes] = set()
         require(sorted(there) == list(range(1, len(there) + 1)), "collections/ has a gap")

@@ -10,9 +10,12 @@ from unittest import mock
 import pytest
 
 import pharmabackup as pb
-from pharmabackup import clock
+from pharmabackup import clock, ids
 from pharmabackup.engine import garbage
-from tests.verbs.site import DAY_NS, Site, stored
+from pharmabackup.format.transaction import Condemn, Done, Execute
+from pharmabackup.format.wire import Kind
+from tests.reader.reader import Reader
+from tests.verbs.site import DAY_NS, Site, prune, stored
 from tests.verbs.test_enrol import Staff, _other_names
 
 MakeRepo = Callable[[], pb.Repository]
@@ -69,3 +72,35 @@ def test_who_is_revoked_while_it_is_open_writes_nothing_more(staff: Staff, site:
     assert caught.value.kind == "revoked"
     assert stored(staff.repo._unlocked.storage, "") == before
     staff.repo.propose_prune()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_collection_of_a_thief_deletes_nothing(staff: Staff, site: Site, tmp_path: Path, parts: int) -> None:
+    """He says of all snapshots that they are gone, and of all packs: whoever finds it unfinished ends it."""
+    carer = staff.enrol("maintainer", "the supplier")
+    site.change()
+    site.back_up(staff.repo)
+    staff.repo.revoke("the supplier", reason="stolen")
+    unlocked = carer._unlocked
+    before = stored(unlocked.storage, "packs") + stored(unlocked.storage, "index")
+    packs = b"".join(ids.hex_tail(name) or b"" for name in stored(unlocked.storage, "packs"))
+    segments = b"".join(ids.hex_tail(name) or b"" for name in stored(unlocked.storage, "index"))
+    records: list[tuple[Kind, Condemn | Execute | Done]] = [
+        (Kind.CONDEMN, Condemn(1, packs, b"", bytes.fromhex(staff.repo.snapshot().id))),
+        (Kind.EXECUTE, Execute(1, packs, segments)),
+        (Kind.DONE, Done(1)),
+    ]
+    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda _: False):
+        for kind, record in records[:parts]:
+            unlocked.put(kind, f"collections/1/{kind.name.lower()}", record)
+    prune(staff.repo)
+    assert set(before) <= set(stored(unlocked.storage, ""))
+    assert "collections/1/done" in stored(unlocked.storage, "collections/1")
+    assert [snapshot.forgotten for snapshot in staff.repo.snapshots()] == [False]
+    site.all_restore(staff.repo, tmp_path / "out")
+    reader = Reader(Path(staff.repo.url), "correct horse battery staple")
+    assert len(reader.restore(staff.repo.snapshot().id)) == 5
+    site.change()
+    site.back_up(staff.repo)
+    prune(staff.repo)
+    site.all_restore(staff.repo, tmp_path / "again")
