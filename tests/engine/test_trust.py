@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -107,35 +106,6 @@ def test_a_recipe_that_was_sealed_again_as_it_was_is_good(
     _replace_recipe(repo, lambda content: content)
     repo.restore(tmp_path / "out")
     assert (tmp_path / "out" / "documents" / "h").read_bytes() == (documents / "a").read_bytes()
-
-
-# ---------------------------------------------------------------- copies
-
-
-@pytest.mark.parametrize("role", ["owner", "device", "maintainer"])
-def test_what_a_maintainer_copied_is_proved(make_repo: MakeRepo, documents: Path, tmp_path: Path, role: str) -> None:
-    """A maintainer can say under which key, wrapped by itself, a block lies in its pack: opening proves nothing."""
-    repo = make_repo()
-    with mock.patch("pharmabackup.engine.content_files.blake3", _other_names):
-        _back_up(repo, documents)  # content that its names are not of, as if somebody else had sealed it
-    shutil.rmtree(repo._unlocked.state)
-    real = Unlocked._trusted
-
-    def trusted(self: Unlocked, kind: Kind, name: str, signed: wire.Signed) -> keys.Slot:
-        slot = real(self, kind, name, signed)
-        return replace(slot, role=role) if kind == Kind.DIRECTORY else slot
-
-    with mock.patch.object(Unlocked, "_trusted", trusted):
-        if role == "maintainer":
-            with pytest.raises(pb.Incomplete):
-                repo.restore(tmp_path / "out")
-        else:
-            repo.restore(tmp_path / "out")
-            assert (tmp_path / "out" / "documents" / "b").read_bytes() == (documents / "b").read_bytes()
-
-
-def _other_names(data: bytes, key: bytes) -> object:
-    return blake3(bytes(data) + b"x", key=key)
 
 
 # ---------------------------------------------------------------- segments
