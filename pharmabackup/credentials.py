@@ -328,8 +328,11 @@ def _parsed(text: str, title: str, what: str, remedy: str) -> tuple[str, bytes]:
     """What stands on the second line, and the bytes after it. InvalidInput."""
     if text.strip().startswith(title):
         words = text.strip().removeprefix(title).split()
+        encoded = "".join(words[1:])
         try:
-            return words[0], base64.b64decode("".join(words[1:]), validate=True)
+            data = base64.b64decode(encoded, validate=True)
+            if base64.b64encode(data).decode() == encoded:  # the last letter says less than it could
+                return words[0], data
         except (IndexError, ValueError):
             pass
     raise InvalidInput(f"This is not {what}.", kind="key-text", remedy=remedy)

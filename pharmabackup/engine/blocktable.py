@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup.format.pack import Directory, WrappedKey
@@ -117,6 +117,10 @@ class BlockTable:
     def ids_in(self, place: int) -> set[bytes]:
         """The ids of the blocks in one of `packs`."""
         return {block_id for block_id, pack in zip(self.ids, self.pack, strict=True) if pack == place}
+
+    def signed_by(self, slots: Container[bytes]) -> set[bytes]:
+        """The packs of which one of these slots signed a directory."""
+        return {pack for pack, signer in zip(self.packs, self.signers, strict=True) if signer in slots}
 
     def find(self, block_id: bytes, domain: bytes) -> int | None:
         """A usable block with this id that this domain wrote."""

@@ -238,6 +238,7 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> b
 def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, Proved] | None = None) -> set[bytes]:
     """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
 
+    One that a revoked slot began, or came to execute, ends without deleting: what it names may be a thief's choice.
     `proved`: what packs hold that this collector has just written and read back; others are read when it matters.
     NotFound when another collection goes on, Damaged, StorageFailed.
     """
@@ -245,12 +246,18 @@ def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, P
     if not state.unfinished:
         return set()
     number = state.first
-    condemned = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
-    name = ids.collection_name(number, "execute")
+    begun = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn)
+    condemned, signer = begun.record, begun.slot
     try:
-        execute = unlocked.get(Kind.EXECUTE, name, Execute).record
+        executed = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute)
     except NotFound:
+        if signer.revoked is not None:
+            condemned = Condemn(number, b"", b"", b"")
         execute = _execute(unlocked, condemned, now, look, proved or {})
+    else:
+        execute, signer = executed.record, signer if signer.revoked is not None else executed.slot
+    if signer.revoked is not None:
+        return _end(unlocked, number, set())
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
     if not set(packs) <= set(split(condemned.packs, 32, "collection")):
         raise malformed("collection", f"number {number} deletes what it has not condemned")
@@ -262,9 +269,13 @@ def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, P
         [name for who, own in list_intents(unlocked).items() if who in listed for name in own.names],
         look,
     )
+    return _end(unlocked, number, set(packs))
+
+
+def _end(unlocked: Unlocked, number: int, deleted: set[bytes]) -> set[bytes]:
     with suppress(Conflict):  # another collector has finished it too
         unlocked.put(Kind.DONE, ids.collection_name(number, "done"), Done(number))
-    return set(packs)
+    return deleted
 
 
 def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look, proved: Mapping[bytes, Proved]) -> Execute:

@@ -327,10 +327,12 @@ def _places(
     """By pack: the blocks that have to be kept there, or moved. Each in one place that really holds it. Damaged.
 
     The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go;
-    but one that was ever condemned only if there is no other, since no writer relies on it. A pack that two segments
-    name is in the table twice.
+    but one that was ever condemned only if there is no other, since no writer relies on it, and one that a revoked
+    slot signed last of all, since a thief may have put anything into it. A pack that two segments name is in the
+    table twice.
     """
     table = garbage.index.blocks
+    revoked = table.signed_by(unlocked.revoked_in)
     kept: dict[bytes, list[int]] = {}
     for block, domain in ((block, domain) for domain, blocks in needed.items() for block in blocks):
         places = {table.packs[table.pack[number]]: number for number in instances(garbage, block, domain)}
@@ -345,7 +347,14 @@ def _places(
             kept.setdefault(pack, []).append(number)
             continue
         order = sorted(
-            places, key=lambda pack: (pack in shunned, pack in garbage.unindexed, garbage.modified[pack], pack)
+            places,
+            key=lambda pack: (
+                pack in revoked,
+                pack in shunned,
+                pack in garbage.unindexed,
+                garbage.modified[pack],
+                pack,
+            ),
         )
         best = next((pack for pack in order if garbage.holds(unlocked, pack, block)), None)
         for pack in order if best is None else (best,):  # of what is whole nowhere, nothing goes

@@ -73,7 +73,7 @@ class History:
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
     void: dict[str, Damaged] = field(default_factory=dict)  # what can be read and does not count
-    refused: set[bytes] = field(default_factory=set)  # transactions that a revoked slot committed afterwards
+    refused: set[bytes] = field(default_factory=set)  # what a revoked slot committed afterwards, or aborted
     vanished: list[str] = field(default_factory=list)
 
     @property
@@ -279,7 +279,7 @@ def _take(
         _take_mark(history, name, record, slot, time)
     else:
         history.shunned.update(split(record.packs, 32, "collection"))
-    if isinstance(record, Condemn):
+    if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
@@ -369,7 +369,7 @@ def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: byte
             remedy="Restore from another location, then run check.",
         )
     if fate.snapshot is None:
-        history.aborted.add(fate.transaction)
+        (history.aborted if slot.revoked is None else history.refused).add(fate.transaction)
         return
     history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
 
@@ -426,11 +426,13 @@ def _take_carried_fate(
     transaction = ids.hex_tail(item.name) or b""
     if transaction in history.aborted or transaction in history.carriers:
         raise malformed("carry", "it brings what was decided otherwise here")
-    if transaction in history.committed:
+    before = history.committed.get(transaction)
+    if before is None or before.slot.revoked is not None:
+        known, slot, record = recall(item)
+    if before is not None and (before.slot.revoked is None or slot.revoked is not None):
         if not item.gone:
             history.absent.discard(transaction)
-        return
-    known, slot, record = recall(item)
+        return  # else a thief put another before it
     _take(history, item.name, record, slot, known.hash, 0)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")

@@ -164,14 +164,20 @@ class BlockReader:
     def _is_weak(self, signer: bytes, domain: bytes) -> bool:
         """Whether a block may be another than its id says though all is well that was signed.
 
-        A maintainer cannot open what he moves; and of several devices of one domain one may have been stolen.
+        A maintainer cannot open what he moves; of several devices of one domain one may have been stolen; and whoever
+        stole what was revoked may have put something else beside what counts.
         """
         asked = self._unlocked.roster_hash, signer, domain
         if asked not in self._weak:
             slots = self._unlocked.roster.slots
-            role = next((slot.role for slot in slots if slot.id == signer), None)
+            own = next((slot for slot in slots if slot.id == signer), None)
             several = sum(slot.role == "device" and slot.domain == domain for slot in slots) > 1
-            self._weak[asked] = role in (None, "maintainer") or (role == "device" and several)
+            self._weak[asked] = (
+                own is None
+                or own.revoked is not None
+                or own.role == "maintainer"
+                or (own.role == "device" and several)
+            )
         return self._weak[asked]
 
     def _check_names(self, table: BlockTable, number: int, content: bytes, naming: bytes) -> None:

@@ -79,15 +79,9 @@ def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
                 adopted.append(entry)
     if adopted:  # at once: a backup that dies over and over must not read more directories each time
         index.segments.add(write_segment(unlocked, adopted))
-    index.blocks.restrict(listed, condemned.packs | ground.shunned | _of_revoked(unlocked, index))
+    revoked = index.blocks.signed_by(unlocked.revoked_in)  # a thief may have put anything into them
+    index.blocks.restrict(listed, condemned.packs | ground.shunned | revoked)
     return ground
-
-
-def _of_revoked(unlocked: Unlocked, index: Index) -> set[bytes]:
-    """Packs that nobody relies on anew: whoever stole what signed them may have put anything into them."""
-    revoked = {slot.id for slot in unlocked.roster.slots if slot.revoked is not None}
-    table = index.blocks
-    return {pack for pack, signer in zip(table.packs, table.signers, strict=True) if signer in revoked}
 
 
 def _orphan(unlocked: Unlocked, index: Index, digest: bytes, info: ObjectInfo, *, foreign: bool) -> PackEntry | None:

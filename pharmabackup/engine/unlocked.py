@@ -22,7 +22,7 @@ from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, Slot
 from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
-from pharmabackup.format.transaction import RECORD_MAX, Fate
+from pharmabackup.format.transaction import RECORD_MAX
 from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
 
@@ -114,12 +114,14 @@ class Unlocked:
         """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
         slot = self.keyring.slot.hex()
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
+        own = next(one for one in rosters.newest.slots if one.id == self.keyring.slot)
+        check_not_revoked(own)  # what it signed now would stop whoever reads it
         unreadable: list[Damaged] = []
         sealed = read_whole(self.storage, slot, keyring_numbers(self.storage).get(slot, []), unreadable)
         opened = self.opener.open_all(self.repository, sealed, unreadable)
         if opened:
             keyring = joined(opened, rosters.newest)
-            check_keyring(keyring, next(one for one in rosters.newest.slots if one.id == keyring.slot))
+            check_keyring(keyring, own)
             self.keyring = keyring
             self._take_keys()
         self.revoked_in = rosters.revoked_in
@@ -128,7 +130,6 @@ class Unlocked:
         self._verified.clear()  # a slot may have been revoked
         self.recalled.clear()
         self.looked = None
-        check_not_revoked(self.slot)
         if not self.has_newest_keys:
             if unreadable:
                 raise unreadable[-1]
@@ -249,10 +250,7 @@ class Unlocked:
         slot = self._signer(kind, signed) if verified else self._trusted(kind, name, signed)
         if known:
             self._verified.add(known)
-        record = wire.decode(signed.content, shape)
-        if isinstance(record, Fate) and record.snapshot is None:  # it commits nothing that could stay
-            self._check_not_revoked_before(kind, signed)
-        return Statement(record, encoded, slot)
+        return Statement(wire.decode(signed.content, shape), encoded, slot)
 
     def unseal(self, kind: Kind, data: bytes) -> bytes:
         """The record in a sealed object, encoded. Damaged."""
@@ -278,14 +276,9 @@ class Unlocked:
         slot = next((slot for slot in self.roster.slots if slot.id == signed.slot), None)
         if slot is None or slot.role not in GRANTS[kind]:
             raise wire.malformed(kind.name, "its signer may not write such a thing")
-        if kind not in JUDGED_LATER:
-            self._check_not_revoked_before(kind, signed)
-        return slot
-
-    def _check_not_revoked_before(self, kind: Kind, signed: Signed) -> None:
-        """Damaged when the signer was revoked in the list that is cited, or in one before it."""
-        if self.revoked_in.get(signed.slot, signed.roster + 1) <= signed.roster:
+        if kind not in JUDGED_LATER and self.revoked_in.get(slot.id, signed.roster + 1) <= signed.roster:
             raise wire.malformed(kind.name, "its signer was revoked before")
+        return slot
 
     def _trusted(self, kind: Kind, name: str, signed: Signed) -> Slot:
         """The signer, if what he signed counts. Damaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pharmabackup import ids
@@ -22,6 +23,7 @@ PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
     ("execute", Kind.EXECUTE, Execute),
     ("done", Kind.DONE, Done),
 )
+RECORD = re.compile(rf"audit/[0-9a-f]{{32}}/({ids.NUMBER.pattern})")
 Find = Callable[[str, Severity, str, str, str], None]
 
 
@@ -32,6 +34,7 @@ def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     for finding in Chains(unlocked, look).findings("warning"):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
+    _strangers(unlocked, find)
     for own in list_intents(unlocked).values():
         look()
         for name in own.names:
@@ -63,6 +66,14 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
         what, opens = "; ".join(problems), said.lower() == own
         severity: Severity = "warning" if opens else "critical"
         find("repository-damaged", severity, REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
+
+
+def _strangers(unlocked: Unlocked, find: Find) -> None:
+    """What lies among the audit records, and is none by its name."""
+    for info in unlocked.storage.list("audit"):
+        if not RECORD.fullmatch(info.name):
+            message = f"{info.name} is not part of a repository."
+            find("object-unknown", "info", info.name, message, "Find out who put it there.")
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

@@ -84,6 +84,7 @@ class ReplicaCopy:
         source.renew()
         for name in copy_keys(source, target.storage):
             self._reporter.find(keyring_finding(name, target.storage.location))
+        target.renewed()  # what counts there is judged by what has just come
 
     def _attempt(self, index: Index) -> None:
         here = load_history(self._source, anew=self._source_anew)

@@ -142,6 +142,12 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
     Conflict, InvalidInput, NotPermitted, StorageFailed.
     """
     enrolment.permit_owner(unlocked)
+    if unlocked.slot.credential == "shares":  # it would be revoked before anybody had seen the new ones
+        raise Conflict(
+            "Shares do not replace themselves.",
+            kind="own-slot",
+            remedy="Enrol an owner, open with that credential, and split again.",
+        )
     seed = os.urandom(SEED_SIZE)
     made = split(seed, threshold=threshold, shares=shares)
     unlocked.renew()

@@ -324,16 +324,19 @@ WHO: dict[str, dict[str, Any]] = {
     "revoked, citing the roster before that": {"by": "revoked", "cite": -2},
 }
 READ_ALL_THE_SAME = ("pack", "index")  # of a revoked slot: §7.2
+DECIDES = ("abort",)  # whatever it cites: §7.2
 
 
 def _counts(exhibit: str, who: str) -> bool:
     if who.startswith("revoked"):
-        return exhibit in READ_ALL_THE_SAME or (who != "revoked" and exhibit not in ("fate", "audit"))
+        return exhibit in READ_ALL_THE_SAME + DECIDES or (who != "revoked" and exhibit not in ("fate", "audit"))
     return who in MAY[exhibit] or (who == "for another name" and exhibit in READ_ALL_THE_SAME)  # it has none
 
 
 def _who_cases() -> list[Any]:
-    return [pytest.param(exhibit, who, id=f"{exhibit}, {who}") for exhibit in MAY for who in WHO]
+    cases = [(exhibit, who) for exhibit in MAY for who in WHO]
+    cases.remove(("condemn", "revoked, citing the roster before that"))  # here its forgets count in the future only
+    return [pytest.param(exhibit, who, id=f"{exhibit}, {who}") for exhibit, who in cases]
 
 
 @pytest.mark.parametrize(("exhibit", "who"), _who_cases())

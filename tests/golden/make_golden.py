@@ -3,7 +3,8 @@ versions must always open them, so they are made again only when the format has 
 
 v1.tar.gz holds the repository, v1.json what each of its snapshots must restore to; the same of v1-replica, which was
 copied to and collected, and whose keys and passphrases have changed. v1 is of the format's first day, before there
-was a second way to seal keyrings (docs/format.md, §8), and is not made again.
+was a second way to seal keyrings (docs/format.md, §8), and is not made again. v1-roles has a credential of every
+role; its keys and shares are secrets of these tests alone.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from unittest import mock
 
 import pharmabackup as pb
 from pharmabackup import clock
 from pharmabackup.engine import collection
+from pharmabackup.engine.garbage import Garbage
+from pharmabackup.format.keys import Role
 
 HERE = Path(__file__).parent
 PASSPHRASE = "correct horse battery staple"
@@ -251,13 +254,115 @@ def _two_weeks_later() -> Iterator[None]:
         yield
 
 
+# ---------------------------------------------------------------- v1-roles
+
+ENROLLED: tuple[tuple[Role, str, str | None], ...] = (
+    ("restorer", "the desk", None),
+    ("auditor", "the auditor", None),
+    ("maintainer", "the supplier", None),
+    ("device", "till-1", None),
+    ("device", "till-2", None),
+    ("device", "branch till", "branch"),  # the last: who came before is given this domain's key by a later keyring
+)
+
+
+def make_roles() -> None:
+    """Three tills of two domains on three days, each role's key, and shares that were split twice.
+
+    The maintainer forgets and collects the first till's first day, and moves all else into new packs. The second till
+    is revoked after two days, which replaces the keys; its thief backs up once more, which does not count. The other
+    two go on with new keys.
+    """
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mock.patch.multiple("pharmabackup.crypto.passphrases", MEMORY_KIB=64, ITERATIONS=1),
+    ):
+        base = Path(name)
+        path = base / "v1-roles"
+        with ExitStack() as stack:
+            repo = stack.enter_context(
+                pb.Repository.create(path, pb.Passphrase(PASSPHRASE), state_dir=base / "state of owner")
+            )
+            keys = {slot: pb.KeyFile.create(base / f"{slot}.key") for _, slot, _ in ENROLLED}
+            old_shares = repo.split_recovery(threshold=3, shares=5)
+            shares = repo.split_recovery(threshold=2, shares=3)
+            for role, slot, domain in ENROLLED:
+                repo.enrol(role, pb.Recipient(str(keys[slot].recipient)), name=slot, domain=domain)
+            opened = {
+                slot: stack.enter_context(pb.Repository.open(path, key, state_dir=base / f"state of {slot}"))
+                for slot, key in keys.items()
+            }
+            made: list[pb.Snapshot] = []
+            sources: list[dict[str, dict[str, object]]] = []
+
+            def back_up(slot: str, day: int) -> pb.Snapshot:
+                root = base / f"files of {slot}"
+                root.mkdir(exist_ok=True)
+                (root / "the same everywhere").write_bytes(content(30, 12_000))
+                (root / slot).write_bytes(content(31 + [one for _, one, _ in ENROLLED].index(slot), 4000))
+                (root / f"day {day}").write_bytes(content(40 + day, 2000))
+                _set_times(root)
+                done = opened[slot].backup([pb.Files(root)], reason=f"day {day}")
+                snapshot = done.datasets[root.name].snapshot
+                assert snapshot is not None
+                made.append(snapshot)
+                sources.append(listing(root))
+                return snapshot
+
+            tills = [slot for role, slot, _ in ENROLLED if role == "device"]
+            for day in (1, 2):
+                for slot in tills:
+                    back_up(slot, day)
+            with mock.patch("pharmabackup.engine.garbage._choose_sparse", _choose_all):
+                _forget_and_collect(opened["the supplier"], made[0])
+            opened["the auditor"].check()
+            repo.revoke("till-2", reason="stolen from the counter")
+            thief = type(opened["till-2"]._unlocked)
+            with mock.patch.multiple(thief, renew=lambda _: None, renewed=lambda _: False):
+                later = back_up("till-2", 3)
+            made.pop(), sources.pop()
+            for slot in ("till-1", "branch till"):
+                back_up(slot, 3)
+            said = {snapshot.id: snapshot for snapshot in repo.snapshots()}
+            _compare(sorted(said), sorted(snapshot.id for snapshot in made))
+            snapshots = []
+            for number, snapshot in enumerate(made):
+                facts = said[snapshot.id].to_dict()
+                for changing in ("verified", "forget_at"):
+                    facts.pop(changing)
+                facts["content"] = None
+                if not facts["forgotten"]:
+                    repo.restore(base / f"out-{number}", snapshots=[said[snapshot.id]])
+                    facts["content"] = listing(base / f"out-{number}" / snapshot.dataset)
+                    _compare(facts["content"], sources[number])
+                snapshots.append(facts)
+            _compare([facts["forgotten"] for facts in snapshots], [True] + [False] * 7)
+            expected: dict[str, object] = {
+                "passphrase": PASSPHRASE,
+                "keys": {slot: (base / f"{slot}.key").read_text("ascii") for slot in keys},
+                "recipients": {slot: (base / f"{slot}.key.pub").read_text("ascii") for slot in keys},
+                "shares": shares,
+                "old shares": old_shares,
+                "slots": [[one.name, one.role, one.kind, one.revoked is not None] for one in repo.slots()],
+                "does not count": later.id,
+                "snapshots": snapshots,
+            }
+        _keep(path, expected)
+
+
+def _choose_all(
+    found: Garbage, unused: dict[bytes, int], content: dict[bytes, int], kept: dict[bytes, list[int]]
+) -> None:
+    found.sparse.update({pack: sorted(kept[pack]) for pack in unused})
+
+
 def _keep(path: Path, expected: dict[str, object]) -> None:
     with tarfile.open(HERE / f"{path.name}.tar.gz", "w:gz", compresslevel=9) as archive:
         archive.add(path, path.name)
     (HERE / f"{path.name}.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-MAKERS: dict[str, Callable[[], None]] = {"v1": make, "v1-replica": make_replica}
+MAKERS: dict[str, Callable[[], None]] = {"v1": make, "v1-replica": make_replica, "v1-roles": make_roles}
 
 if __name__ == "__main__":
     for wanted in sys.argv[1:]:

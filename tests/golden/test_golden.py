@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.engine.index import Index
 from tests.golden.make_golden import listing
 
 HERE = Path(__file__).parent
 V1: dict[str, Any] = json.loads((HERE / "v1.json").read_text("utf-8"))
 REPLICA: dict[str, Any] = json.loads((HERE / "v1-replica.json").read_text("utf-8"))
+ROLES: dict[str, Any] = json.loads((HERE / "v1-roles.json").read_text("utf-8"))
 DAMAGED: dict[str, Any] = json.loads((HERE / "damaged" / "expected.json").read_text("utf-8"))
 PASSPHRASE = pb.Passphrase(V1["passphrase"])
 
@@ -96,6 +98,74 @@ def test_the_replica(replica: Path, tmp_path: Path, passphrase: str) -> None:
 def test_the_replicas_old_passphrase(replica: Path) -> None:
     with pytest.raises(pb.WrongCredential):
         pb.Repository.open(replica, pb.Passphrase(REPLICA["old passphrase"]))
+
+
+# ---------------------------------------------------------------- a credential of every role
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Path:
+    return _unpacked("v1-roles", tmp_path)
+
+
+def _key(slot: str, tmp_path: Path) -> pb.KeyFile:
+    (tmp_path / "key").write_text(ROLES["keys"][slot], "ascii")
+    return pb.KeyFile(tmp_path / "key")
+
+
+def _credential(slot: str, tmp_path: Path) -> pb.Credential:
+    if slot == "owner":
+        return pb.Passphrase(ROLES["passphrase"])
+    return pb.Shares(*ROLES["shares"][1:]) if slot == "recovery 2" else _key(slot, tmp_path)
+
+
+PRESENT = [(name, role) for name, role, _, revoked in ROLES["slots"] if not revoked]
+
+
+@pytest.mark.parametrize(("slot", "role"), PRESENT)
+def test_each_roles_credential(roles: Path, tmp_path: Path, slot: str, role: str) -> None:
+    with pb.Repository.open(roles, _credential(slot, tmp_path)) as repo:
+        assert (repo.slot, repo.role) == (slot, role)
+        assert [[one.name, one.role, one.kind, one.revoked is not None] for one in repo.slots()] == ROLES["slots"]
+        _all_are_listed(repo, ROLES["snapshots"])
+        assert ROLES["does not count"] not in {snapshot.id for snapshot in repo.snapshots()}
+        found = repo.check(read_data=1.0).findings
+        assert [(finding.code, finding.subject) for finding in found] == [
+            ("snapshot-revoked", f"snapshots/{ROLES['does not count']}")
+        ]
+        for expected in ROLES["snapshots"]:
+            if expected["content"] is None:
+                continue
+            if role in ("owner", "restorer"):
+                _restores(repo, expected, tmp_path / expected["id"])
+            else:
+                with pytest.raises(pb.NotPermitted):
+                    repo.restore(tmp_path / "out", snapshots=[repo.snapshot(id=expected["id"])])
+
+
+def test_the_roles_repository_holds_what_it_is_for(roles: Path) -> None:
+    """Blocks that a maintainer moved, and keys of a domain that a slot was given later."""
+    with pb.Repository.open(roles, pb.Shares(*ROLES["shares"][:2])) as repo:
+        unlocked = repo._unlocked
+        assert [domain.name for domain in unlocked.roster.domains] == ["main", "branch"]
+        assert len(unlocked.keyring.naming) == len(unlocked.keyring.catalogue) == len(unlocked.keyring.readers) == 2
+        index = Index(unlocked, chunks=False)
+        index.load()
+        by_name = {slot.id: slot.name for slot in unlocked.roster.slots}
+        assert {by_name[signer] for signer in index.blocks.signers} >= {"the supplier", "till-1", "till-2"}
+
+
+def test_who_was_revoked_opens_nothing(roles: Path, tmp_path: Path) -> None:
+    for credential in (_key("till-2", tmp_path), pb.Shares(*ROLES["old shares"][2:])):
+        with pytest.raises(pb.WrongCredential) as caught:
+            pb.Repository.open(roles, credential)
+        assert caught.value.kind == "revoked"
+
+
+def test_the_texts_of_the_keys(tmp_path: Path) -> None:
+    for slot, text in ROLES["recipients"].items():
+        assert pb.Recipient(text) == _key(slot, tmp_path).recipient
+        assert str(pb.Recipient(text)) == text
 
 
 # ---------------------------------------------------------------- damaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -22,14 +23,19 @@ STRETCHINGS, OF_A_SLOT = 64, 3
 
 
 class Keys:
-    """What a passphrase opens."""
+    """What a passphrase opens, or the seed of a key."""
 
-    def __init__(self, folder: Path, passphrase: str) -> None:
+    def __init__(self, folder: Path, secret: str | bytes) -> None:
+        """`secret`: a passphrase, or the 32 bytes of a key file or of joined shares."""
         self.folder = folder
         self.ignored: list[str] = []
+        self._stretched: bytes | None = None
         self._load_repository()
         self._load_rosters()
-        self._unlock(unicodedata.normalize("NFC", passphrase).encode("utf-8"))
+        if isinstance(secret, str):
+            self._unlock(unicodedata.normalize("NFC", secret).encode("utf-8"))
+        else:
+            self._unlock_with_key(secret)
 
     # ------------------------------------------------------------ objects and signatures (§2, §5)
 
@@ -110,11 +116,11 @@ class Keys:
         for old in before.slots:
             new = now.get(old.id)
             same = new and (new.role, new.domain, new.credential, new.signing) == old[2:6] and new.id == old.id
-            require(same and (new.revoked or not old.revoked), f"{name} changes a slot that never changes")
+            unrevoked = not old.revoked or (new and new.revoked == old.revoked)
+            require(same and unrevoked, f"{name} changes a slot that never changes")
         for slot in roster.slots:
             require(slot.recipient or slot.credential == "passphrase", f"{name} has a slot without recipient")
-        domains = [[domain.id for domain in some.domains] for some in (before, roster)]
-        require(domains[1][: len(domains[0])] == domains[0], f"{name} changes domains")
+        require(roster.domains[: len(before.domains)] == before.domains, f"{name} changes domains")
         require(roster.generations[: len(before.generations)] == before.generations, f"{name} changes a generation")
         require(
             [g.number for g in roster.generations] == list(range(len(roster.generations))), f"{name}: generations"
@@ -131,8 +137,6 @@ class Keys:
             slot, number = bytes.fromhex(match[1]), int(match[2])
             if slot not in self.slots:
                 continue  # its roster may not have come yet
-            if self.slots[slot].credential == "shares":
-                raise Refused(f"{match[0]}: keyrings of shares are not known")
             try:
                 stored = self._sealed(match[0], slot, number)
             except Refused:
@@ -175,7 +179,26 @@ class Keys:
                 if now not in (None, pair.public) and key_id(now) in {one.key_id for one in keyrings}:
                     refused = "this passphrase was changed: it is not the slot's any more"
                     continue
+                if self.slots[slot].revoked:
+                    refused = "this credential was revoked"
+                    continue
                 self.slot, self._stretched, self._pair = slot, key, pair
+                self._load_keys()
+                return
+        raise Refused(refused)
+
+    def _unlock_with_key(self, seed: bytes) -> None:
+        """The roster says which slots are sealed to a key."""
+        require(len(seed) == 32, "no seed of a key")
+        self._pair = wire.ReaderKey(hashlib.shake_256(seed).digest(96))
+        refused = "no slot is sealed to this key"
+        for slot in self.rosters[-1].slots:
+            if slot.credential == "passphrase" or slot.recipient != self._pair.public:
+                continue
+            if slot.revoked:
+                refused = "this credential was revoked"
+            elif slot.id in self._keyrings():
+                self.slot = slot.id
                 self._load_keys()
                 return
         raise Refused(refused)
@@ -201,7 +224,10 @@ class Keys:
         require(own.repository == self.id, "the keyring is another repository's")
         require((own.slot, own.role) == (slot.id, slot.role), "the keyring is another slot's or role's")
         require(self._public(own) in (None, slot.signing), "the keyring has another signing key than its slot")
-        self.naming: dict[bytes, bytes] = dict(own.naming)
+        domains = {domain.id for domain in self.rosters[-1].domains}
+        added = {domain: key for keyring in keyrings for domain, key in keyring.naming if key_id(key)[:16] == domain}
+        naming = {**added, **dict(own.naming)}  # of others, what a domain's id commits to
+        self.naming = {domain: key for domain, key in naming.items() if domain in domains}
         self.block_names = own.block_names
 
     @staticmethod
@@ -212,11 +238,11 @@ class Keys:
 
     def _open_keyring(self, stored: Any) -> Any:
         more = stored.slot + struct.pack("<Q", stored.number)
-        associated = self._associated(wire.KEYRING, stored.key_id, more)
-        if stored.key_id == key_id(self._pair.public):
-            body = self._pair.open(stored.sealed, associated)
-        elif stored.key_id == key_id(self._stretched):
-            body = unseal(self._stretched, stored.sealed, associated)
+        public = key_id(self._pair.public)
+        if stored.key_id in (None, public):  # None: it is the slot's recipient
+            body = self._pair.open(stored.sealed, self._associated(wire.KEYRING, public, more))
+        elif self._stretched is not None and stored.key_id == key_id(self._stretched):
+            body = unseal(self._stretched, stored.sealed, self._associated(wire.KEYRING, stored.key_id, more))
         else:
             return None
         return wire.Keyring(unpack(wire.unpad(body)))

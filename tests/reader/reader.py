@@ -1,8 +1,8 @@
 """A second reader of the storage format, written from docs/format.md alone; it shares no code with the library.
 
-It opens a folder with a passphrase, refuses what section 22 says, and gives every snapshot's entries with their
-content. It is strict: one rejected record stops it, needed or not. It is for small repositories: it reads packs whole
-and computes every chunk's name. Not here: keyrings that are sealed to a recipient, the wait of section 23, step 3.
+It opens a folder with a passphrase, or with the seed of a key file or of shares, refuses what section 22 says, and
+gives every snapshot's entries with their content. It is strict: one rejected record stops it, needed or not. It is
+for small repositories: it reads packs whole and computes every chunk's name. Not here: the wait of section 23, 3.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class Stored(NamedTuple):
 class Records(Keys):
     """A repository that was opened: everything but packs and their index."""
 
-    def __init__(self, folder: Path, passphrase: str) -> None:
-        super().__init__(folder, passphrase)
+    def __init__(self, folder: Path, secret: str | bytes) -> None:
+        super().__init__(folder, secret)
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,8 +107,10 @@ class Records(Keys):
                 damaged[match[0]] = error
         self.stored, self.absent = dict(own), set[str]()
         for name, brought in self._brought(own, carries).items():
-            if name not in own:
-                self.stored[name] = min((one for one, _ in brought), key=lambda one: one.time)
+            stolen = {one.slot.id for one, _ in brought if one.slot.revoked and hasattr(one.record, "outcome")}
+            best = min((one for one, _ in brought), key=lambda one: (one.slot.id in stolen, one.time))
+            if name not in own or _gives_way(own[name], best):
+                self.stored[name] = best
                 if name not in damaged and all(gone for _, gone in brought):
                     self.absent.add(name)
         for name, error in damaged.items():
@@ -138,7 +140,8 @@ class Records(Keys):
                     if item.name.startswith("snapshots/"):
                         require(one.record.outcome == "commit", "an abort is not carried")
                         here = own.get(item.name)
-                        require(not here or here.record.outcome == "commit", "it was aborted here")
+                        aborted = here and here.record.outcome == "abort"
+                        require(not aborted or _gives_way(here, one), "it was aborted here")
                     elif one.record.kind == "verified":
                         continue
                     brought.setdefault(item.name, []).append((one, item.gone))
@@ -153,17 +156,18 @@ class Records(Keys):
         committed = {}
         there = {name.partition("/")[2]: one for name, one in self.stored.items() if name.startswith("snapshots/")}
         fates = {transaction: (one.record, one.slot) for transaction, one in there.items()}
-        accepted = [s.revoked.accepted[i : i + 16] for s in self.slots.values() if s.revoked
-                    for i in range(0, len(s.revoked.accepted), 16)]  # fmt: skip
         reached: set[str] = set()
-        while accepted:
-            fate, slot = fates.get(accepted.pop().hex(), (None, None))
-            if fate and slot and slot.revoked and fate.transaction.hex() not in reached:
-                reached.add(fate.transaction.hex())
-                accepted += [h.transaction for h in fate.snapshot.heads if h.slot == slot.id] if fate.snapshot else []
+        for revoked in (slot for slot in self.slots.values() if slot.revoked):
+            accepted = _split(revoked.revoked.accepted, 16)
+            while accepted:
+                fate, slot = fates.get((transaction := accepted.pop()).hex(), (None, None))
+                if fate and fate.snapshot and slot == revoked and transaction.hex() not in reached:
+                    reached.add(transaction.hex())
+                    accepted += [head.transaction for head in fate.snapshot.heads if head.slot == slot.id]
         for transaction, (fate, slot) in fates.items():
             if fate.snapshot and (transaction in reached or not slot.revoked):
                 committed[transaction] = fate.snapshot
+        self.revoked = {transaction for transaction, (fate, _) in fates.items() if fate.snapshot} - committed.keys()
         for transaction, snapshot in committed.items():
             name = snapshot.dataset
             require(not re.search(r'[/\\:*?"<>|\x00-\x1f]', name), f"{transaction}: a dataset's name")
@@ -191,8 +195,10 @@ class Records(Keys):
         there: dict[int, dict[str, Any]] = {}
         kinds = {"condemn": wire.CONDEMN, "execute": wire.EXECUTE, "done": wire.DONE}
         for match in self._list("collections", NUMBER + "/(condemn|execute|done)", strict=True):
-            content, *_ = self._open(self._get(match[0]), kinds[match[2]], match[0])
+            content, slot, _ = self._open(self._get(match[0]), kinds[match[2]], match[0])
             require(content.number == int(match[1]), f"{match[0]} has another number")
+            if match[2] == "condemn" and slot.revoked:
+                content = content._replace(snapshots=b"")  # only marks say what is forgotten
             there.setdefault(int(match[1]), {})[match[2]] = content
         self.collected: set[bytes] = set()
         require(sorted(there) == list(range(1, len(there) + 1)), "collections/ has a gap")
@@ -214,6 +220,13 @@ class Records(Keys):
             require((slot.id.hex(), str(event.number)) == match.groups(), f"{match[0]} is another's")
             before = sha256(self._get(f"audit/{match[1]}/{event.number - 1}")) if event.number else None
             require(event.previous == before, f"{match[0]} does not follow the one before")
+
+
+def _gives_way(own: Any, carried: Stored) -> bool:
+    """Whether a thief may have put this fate before one that a carry brings (§7.2)."""
+    if not own.slot.revoked or not hasattr(own.record, "outcome"):
+        return False
+    return own.record.outcome == "abort" or not carried.slot.revoked
 
 
 def _split(hashes: bytes, size: int = 32) -> list[bytes]:

@@ -275,6 +275,10 @@ def _is(expected: Callable[[Crew], object]) -> Shown:
     return shown
 
 
+def _recorded(crew: Crew) -> None:
+    assert [record.facts for record in crew.ward.repo.audit() if record.event == "drill"] == [{"rows": 1}]
+
+
 ROWS = (
     Row("open", "open close", EVERYBODY, lambda _, repo: repo.close(), lambda *_: None, looks=True),
     Row("create a replica", "create", EVERYBODY, _create_replica, lambda *_: None, looks=True),
@@ -297,6 +301,20 @@ ROWS = (
     Row(
         "compare", "compare", EVERYBODY, lambda crew, repo: len(_compare(crew, repo).only_here),
         _is(lambda crew: len(crew.ward.states)), before=_make_replica, looks=True,
+    ),
+    Row(
+        "audit", "audit", EVERYBODY, lambda _, repo: {record.slot for record in repo.audit()} >= {"owner"},
+        _is(lambda _: True), looks=True,
+    ),
+    Row(
+        "verify the audit log", "audit_verify audit_anchor", EVERYBODY,
+        lambda _, repo: (repo.audit_verify().state, repo.audit_anchor().repository), _is(
+            lambda crew: ("ok", crew.ward.repo.id)
+        ), looks=True,
+    ),
+    Row(
+        "record", "record", EVERYBODY, lambda _, repo: repo.record("drill", {"rows": 1}),
+        lambda crew, _: _recorded(crew),
     ),
     Row("restore", "restore", READERS, _restore, _same),
     Row("glob", "Snapshot.glob", READERS, _names, _is(lambda crew: set(os.listdir(crew.ward.documents)))),

@@ -60,12 +60,15 @@ def crew(enrolled: Crew, tmp_path: Path, cheap_kdf: None) -> Iterator[Crew]:
     made.close()
 
 
+NEVER = [("recovery", "change the passphrase"), ("recovery", "split the recovery key")]  # it has none, and is one
+
+
 def _cells(which: Callable[[str, Row], bool]) -> list[Any]:
     return [
         pytest.param(role, row, id=f"{role}-{row.name}")
         for row in ROWS
         for role in ROLES
-        if which(role, row) and (role, row.name) != ("recovery", "change the passphrase")  # it has none
+        if which(role, row) and (role, row.name) not in NEVER
     ]
 
 
@@ -90,6 +93,8 @@ def test_every_role_is_in_it(crew: Crew) -> None:
     assert roles == {role: "owner" if role == "recovery" else role for role in ROLES}
     with pytest.raises(pb.InvalidInput, match="opens with a key"):
         crew.open("recovery").change_passphrase(NEW)
+    with pytest.raises(pb.Conflict, match="do not replace themselves"):
+        crew.open("recovery").split_recovery()
 
 
 @pytest.mark.parametrize(("role", "row"), _cells(lambda role, row: role in row.who))
@@ -108,7 +113,10 @@ def test_who_may_not_is_told_who_may(crew: Crew, time: Time, role: str, row: Row
     assert f"The role {role} may not" in caught.value.message
     assert any(may in caught.value.remedy for may in row.who)
     assert role not in caught.value.remedy
-    assert crew.listing() == before
+    after = crew.listing()
+    told = [name for name in after if name not in before]
+    assert {name: data for name, data in after.items() if name not in told} == before
+    assert {name.removeprefix("replica/").partition("/")[0] for name in told} <= {"audit"}  # that it was refused
     assert not (crew.ward.root / "out").exists()
 
 

@@ -223,7 +223,7 @@ def test_a_keyring_with_other_keys_is_not_taken(staff: Staff, site: Site, tmp_pa
 
 def test_an_audit_record_in_anothers_name(staff: Staff, site: Site, tmp_path: Path) -> None:
     thief, owner = staff.open("thief")._unlocked, staff.repo._unlocked.keyring.slot
-    number = len(stored(thief.storage, f"audit/{owner.hex()}"))
+    number = sum(1 for _ in thief.storage.list(f"audit/{owner.hex()}"))
     name = ids.audit_name(owner, number)
     thief.put(Kind.AUDIT, name, Audit(number, bytes(32), now_ns(), None, "revoke", "done", "till", "no", {}))
     assert name in _findings(staff)["audit-damaged"]
@@ -239,7 +239,7 @@ def test_an_audit_record_after_which_none_can_come_stops_nobody(staff: Staff, la
     for name in ("one", "two"):
         staff.repo.enrol("device", pb.KeyFile.create(staff.folder / name).recipient, name=name)
     folder = f"audit/{owner.keyring.slot.hex()}"
-    last = last if last != "next" else str(len(stored(owner.storage, folder)))
+    last = last if last != "next" else str(sum(1 for _ in owner.storage.list(folder)))
     planted = f"{folder}/{last}"
     staff.open("thief")._unlocked.storage.put_new(planted, b"junk" * 20_000_000)
     for number, name in enumerate(("one", "two"), 2):
