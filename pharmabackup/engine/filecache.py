@@ -21,6 +21,7 @@ import msgspec
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.errors import Damaged
+from pharmabackup.format import wire
 from pharmabackup.format.manifest import Entry, decode_folder, entries, read_frames
 from pharmabackup.format.recipe import Runs
 from pharmabackup.sources.base import Kept, PreviousFolder
@@ -132,7 +133,7 @@ class Remembered:
                 while head := file.read(LENGTH.size):
                     sealed = file.read(LENGTH.unpack(head)[0])
                     data = self._key.open(sealed, name + LENGTH.pack(number))
-                    for record in msgspec.msgpack.decode(data, type=list[FolderRecord]):
+                    for record in wire.decoder(list[FolderRecord]).decode(data):
                         yield RememberedFolder(record, chunk, byte, row_size)
                         chunk += record.chunks
                         byte += record.size
@@ -161,7 +162,7 @@ class FileCache:
     def load(self) -> Remembered | None:
         try:
             data = self._key.open((self._folder / "state").read_bytes(), b"file cache")
-            state = msgspec.msgpack.decode(data, type=_State)
+            state = wire.decoder(_State).decode(data)
             if state.version != VERSION:
                 return None
             return Remembered(self._folder, self._key, state)

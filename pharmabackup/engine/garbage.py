@@ -19,7 +19,7 @@ from pharmabackup.engine.history import History, sound_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PACK_TARGET, PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import COLLECTORS, WRITERS, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
@@ -105,9 +105,12 @@ def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
 
 def pinned_in(unlocked: Unlocked, name: str) -> list[bytes]:
     """The packs of one intent. NotFound, Damaged, StorageFailed."""
-    record = unlocked.get(Kind.INTENT, name, Intent).record
+    opened = unlocked.get(Kind.INTENT, name, Intent)
+    record = opened.record
     if ids.intent_name(record.transaction, record.number) != name:
         raise malformed("intent", f"{name} is not its name")
+    if record.kind == "write" and opened.slot.role not in WRITERS | COLLECTORS:
+        raise malformed("intent", f"the signer of {name} may only hold what is there")
     return split(record.packs, 32, "intent")
 
 

@@ -36,7 +36,7 @@ def load(unlocked: Unlocked) -> dict[str, Remembered]:
     """By name; nothing when there is no cache or it cannot be read."""
     try:
         data = _key(unlocked).open((unlocked.state / "history").read_bytes(), CONTEXT)
-        cache = msgspec.msgpack.decode(data, type=_Cache)
+        cache = wire.decoder(_Cache).decode(data)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
     if cache.roster != unlocked.roster_hash:  # another may grant less

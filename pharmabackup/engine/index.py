@@ -377,7 +377,7 @@ class Index:
 def _read_cache(unlocked: Unlocked) -> _Cache | None:
     try:
         raw = _cache_key(unlocked).open((unlocked.state / FOLDER / "cache").read_bytes(), b"index cache")
-        cache = msgspec.msgpack.decode(raw, type=_Cache)
+        cache = wire.decoder(_Cache).decode(raw)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return None
     return cache if cache.version == CACHE_VERSION else None

@@ -93,7 +93,7 @@ class Stretched:
                 try:
                     opened.append(self.open(repository, item))
                 except Damaged as error:
-                    unreadable.append(error)
+                    unreadable.append(_of(item.slot.hex(), item.number, error))
         return opened
 
 
@@ -198,8 +198,14 @@ def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: 
         try:
             found.append(read_sealed(storage, slot, number))
         except Damaged as error:
-            unreadable.append(error)
+            unreadable.append(_of(slot, number, error))
     return found
+
+
+def _of(slot: str, number: int, error: Damaged) -> Damaged:
+    """The same error, saying in which object: who cannot open the repository cannot run a check either."""
+    name = f"keys/{slot}/{number}"
+    return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=f"Copy {name} from another location.")
 
 
 def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
@@ -215,11 +221,16 @@ def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
     return sealed
 
 
-def keyring_problem(storage: Storage, name: str) -> Damaged | None:
-    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed."""
+def keyring_problem(storage: Storage, name: str, stretched: Stretched | None = None) -> Damaged | None:
+    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed.
+
+    `stretched`: what opens it may have been stretched in another way than it says, which nobody else can tell.
+    """
     try:
         _, slot, _ = name.split("/")
-        read_sealed(storage, slot, numbered(name))
+        sealed = read_sealed(storage, slot, numbered(name))
+        if stretched and sealed.key_id in stretched.key_ids and sealed.argon2id != stretched.setting:
+            raise wire.malformed("keyring", "the way to stretch its passphrase was changed")
     except Damaged as error:
         return error
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from pharmabackup.format.wire import Count, Hash, Id, Ids, Name, Nanoseconds, Record, Text
+from pharmabackup.format.wire import Count, Hash, Id, Ids, Name, Nanoseconds, Record, Text, decoder
 
 ROSTER_MAX = 1 << 24
 KEYRING_MAX = 1 << 20
@@ -109,7 +109,7 @@ class _Beginning(msgspec.Struct, array_like=True):
 def features_of(content: bytes) -> list[str]:
     """The features that an encoded roster requires, before anything else in it is judged."""
     try:
-        return msgspec.msgpack.decode(content, type=_Beginning).features
+        return decoder(_Beginning).decode(content).features
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return []
 

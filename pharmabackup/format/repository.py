@@ -24,6 +24,9 @@ class RepositoryRecord(msgspec.Struct, frozen=True, kw_only=True):
     about: str = "A sealed backup repository. Do not change, rename or delete anything in this folder."
 
 
+_decoder = msgspec.json.Decoder(RepositoryRecord)  # now: two threads at once may not make one (see wire.decoder)
+
+
 def encode_repository(record: RepositoryRecord) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
@@ -34,7 +37,7 @@ def decode_repository(data: bytes) -> RepositoryRecord:
         version = msgspec.json.decode(data, type=dict[str, object])["pharmabackup"]
         if isinstance(version, int) and version > VERSION:
             raise newer_format(f"format {version}")
-        record = msgspec.json.decode(data, type=RepositoryRecord)
+        record = _decoder.decode(data)
     except (msgspec.MsgspecError, KeyError, ValueError, RecursionError):
         raise malformed("repository record", "it cannot be read") from None
     if record.pharmabackup != VERSION or not ID.fullmatch(record.id):

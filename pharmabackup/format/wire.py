@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 from array import array
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
@@ -62,21 +63,34 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen
 
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[type[Record], msgspec.msgpack.Decoder[Any]] = {}
+_decoders: dict[object, msgspec.msgpack.Decoder[Any]] = {}
+_making = threading.Lock()
 
 
 def encode(record: Record) -> bytes:
     return _encoder.encode(record)
 
 
+def decoder(shape: type[T]) -> msgspec.msgpack.Decoder[T]:
+    """What decodes this type; made once, one at a time.
+
+    msgspec crashes the process where two threads make some of one type at once: it uses what the other has begun.
+    """
+    made = _decoders.get(shape)
+    if made is None:
+        with _making:
+            made = _decoders.get(shape)
+            if made is None:
+                made = _decoders[shape] = msgspec.msgpack.Decoder(shape)
+    return made
+
+
 def decode(data: bytes | memoryview, shape: type[R]) -> R:
     """The record. Damaged when the bytes are not exactly one of this shape within its limits."""
-    decoder = _decoders.get(shape)
-    if decoder is None:
-        decoder = _decoders[shape] = msgspec.msgpack.Decoder(shape)
     try:
-        record = decoder.decode(data)
+        record = decoder(shape).decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         place = str(error).rpartition(" - at ")[2] if " - at " in str(error) else "its beginning"
         raise malformed(shape.__name__, f"a field is not as it has to be, at {place}") from None

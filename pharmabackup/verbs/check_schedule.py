@@ -13,6 +13,7 @@ from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.history import History
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format import wire
 from pharmabackup.verbs.check_packs import PackFound
 
 CONTEXT = b"check schedule"
@@ -118,7 +119,7 @@ def verified(history: History, slot: bytes, oldest: Mapping[bytes, int]) -> list
 def _load(unlocked: Unlocked) -> _Known:
     try:
         data = _key(unlocked).open((unlocked.state / "read").read_bytes(), CONTEXT)
-        known = msgspec.msgpack.decode(data, type=_Known)
+        known = wire.decoder(_Known).decode(data)
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return _Known()
     now = now_ns()

@@ -61,7 +61,7 @@ def damaged_keyrings(unlocked: Unlocked) -> Iterator[Finding]:
     damaged: list[tuple[str, Damaged]] = []
     for info in unlocked.storage.list("keys"):
         try:
-            problem = keyring_problem(unlocked.storage, info.name)
+            problem = keyring_problem(unlocked.storage, info.name, unlocked.stretched)
         except NotFound as error:
             problem = Damaged(error.message)
         if problem is not None:
