@@ -79,7 +79,8 @@ def move(
 ) -> Moved:
     """Put the living blocks of sparse packs into new packs, as they are sealed, or `anew`. StorageFailed.
 
-    When another collection has begun meanwhile no index names the new packs, and `condemn` will refuse.
+    When another collection has begun meanwhile no index names the new packs, and `condemn` will refuse; NotFound when
+    it has deleted what was to be read.
 
     A pack is read whole and compared with its name first: what is damaged is not given a new, sound name. Blocks of
     a pack that was ever condemned are opened too: they may have been wrong before the pack got its name.
@@ -94,8 +95,12 @@ def move(
         for pack in group:
             try:
                 whole.append(read_whole(unlocked, pack, garbage.sizes[pack]))
-            except (Damaged, NotFound) as error:
-                moved.damaged[pack] = error if isinstance(error, Damaged) else Damaged(error.message)
+            except NotFound as error:
+                if _overtaken(unlocked, garbage.number):  # the other collection has deleted it
+                    raise
+                moved.damaged[pack] = Damaged(error.message)
+            except Damaged as error:
+                moved.damaged[pack] = error
         return whole
 
     def write(group: list[WholePack]) -> None:

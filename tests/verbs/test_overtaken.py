@@ -11,6 +11,7 @@ import pharmabackup as pb
 from pharmabackup.engine import garbage
 from pharmabackup.engine.garbage import Garbage
 from pharmabackup.engine.index import Index
+from pharmabackup.verbs import prune as prune_verb
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, prune, stored
 
 
@@ -52,4 +53,23 @@ def test_what_was_moved_twice_meanwhile_is_not_missing(
         assert repo.propose_prune().verb == "prune"
         assert not coming
         assert not set(seen[0]) & set(seen[1])
+    site.all_restore(repo, tmp_path / "out")
+
+
+def test_what_another_collection_has_deleted_meanwhile_is_not_damaged(
+    tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that this one wanted to do, which is to move blocks alone, is done then."""
+    monkeypatch.setattr(garbage, "_choose_sparse", _choose_all)
+    proposal, real = repo.propose_prune(), prune_verb.move
+    assert proposal.wish.sparse and not proposal.wish.dead  # type: ignore[attr-defined]
+
+    def move(*given: Any) -> Any:
+        monkeypatch.setattr(prune_verb, "move", real)
+        with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "other") as other:
+            prune(other)
+        return real(*given)
+
+    monkeypatch.setattr(prune_verb, "move", move)
+    assert repo.apply(proposal).findings == ()
     site.all_restore(repo, tmp_path / "out")
