@@ -289,7 +289,7 @@ def _write_private(path: Path, text: str) -> None:
             file.write(text.encode("ascii"))
             file.flush()
             os.fsync(descriptor)
-    except OSError:
+    except BaseException:
         path.unlink(missing_ok=True)
         raise
 
@@ -299,14 +299,13 @@ def _keep_for_this_account(path: Path) -> None:
     import subprocess  # takes milliseconds, and most callers make no key
 
     quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-    told = subprocess.run(
-        ["whoami", "/user", "/fo", "csv", "/nh"], capture_output=True, text=True, creationflags=quiet
-    )
-    account = re.search(r"S-1-[0-9-]+", told.stdout)
+    system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
+    whoami = [str(system / "whoami.exe"), "/user", "/fo", "csv", "/nh"]
+    account = re.search(rb"S-1-[0-9-]+", subprocess.run(whoami, capture_output=True, creationflags=quiet).stdout)
     if account is None:
         raise PermissionError(errno.EPERM, "this account's number is not known", str(path))
-    command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"*{account[0]}:F"]
-    if subprocess.run(command, capture_output=True, creationflags=quiet).returncode:
+    icacls = [str(system / "icacls.exe"), str(path), "/inheritance:r", "/grant:r", f"*{account[0].decode()}:F"]
+    if subprocess.run(icacls, capture_output=True, creationflags=quiet).returncode:
         raise PermissionError(errno.EPERM, "its permissions cannot be set", str(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -137,11 +138,15 @@ def enrol(
 @pharmabackup.command()
 @click.argument("name", metavar="NAME")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it is kept.")
+@click.option("--replica", "urls", metavar="URL", multiple=True, help="Where it has backed up to directly.")
 @click.pass_obj
-def revoke(settings: Settings, name: str, reason: str) -> None:
+def revoke(settings: Settings, name: str, reason: str, urls: tuple[str, ...]) -> None:
     """Shut a slot out: it opens nothing any more, and what it signs does not count. New keys are made."""
-    with settings.open() as repository:
-        repository.revoke(name, reason=reason)
+    with ExitStack() as opened:
+        repository = opened.enter_context(settings.open())
+        who = settings.who() if urls else None
+        replicas = [opened.enter_context(settings.open_at(url, who)) for url in urls if who is not None]
+        repository.revoke(name, reason=reason, replicas=replicas)
     _done(
         settings,
         {"slot": name},

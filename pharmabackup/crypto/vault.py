@@ -14,7 +14,7 @@ def read(service: str, name: str) -> str | None:
     keyring = _library()
     try:
         found: str | None = keyring.get_password(service, name)
-    except keyring.errors.KeyringError as error:
+    except Exception as error:  # noqa: BLE001  (back ends raise what they like)
         raise _failed(keyring, error) from None
     return found
 
@@ -26,7 +26,7 @@ def write(service: str, name: str, text: str) -> None:
         keyring.set_password(service, name, text)
         if keyring.get_password(service, name) != text:
             raise keyring.errors.PasswordSetError
-    except keyring.errors.KeyringError as error:
+    except Exception as error:  # noqa: BLE001
         raise _failed(keyring, error) from None
 
 

@@ -16,11 +16,12 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
+from pharmabackup.engine.history import load_history
 from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.keyrings import NUMBER, Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import READERS, Unlocked, create
-from pharmabackup.errors import Conflict, Unsupported
+from pharmabackup.engine.unlocked import READERS, Unlocked, create, turned_back
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
@@ -48,9 +49,12 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
     assert signing is not None
     for left in reversed(range(ATTEMPTS)):
         unlocked.renew()
+        if gone := [name for name in load_history(unlocked).vanished if name.startswith("roster/")]:
+            raise turned_back(gone[0])
         before = unlocked.roster
         after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
         content, slot = wire.encode(after), unlocked.keyring.slot
+        _check_whole(content, Roster)
         message = roster_message(unlocked.repository, after.number, slot, unlocked.roster_hash, content)
         signed = SignedRoster(content, slot, SigningKey(signing).sign(message))
         stored, name = wire.header(Kind.ROSTER) + wire.encode(signed), ids.roster_name(after.number)
@@ -63,6 +67,17 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> Non
         unlocked.renew()
         remember(unlocked, {name: unlocked.rosters[after.number]})
         return
+
+
+def _check_whole(content: bytes, shape: type[wire.Record]) -> None:
+    """InvalidInput when nobody could read it again: everybody would be locked out."""
+    try:
+        wire.decode(content, shape)
+    except Damaged as error:
+        raise InvalidInput(
+            f"What was to be stored is outside the format's limits. {error.message}",
+            remedy="Give shorter texts; of slots, keys and domains there can be no more.",
+        ) from None
 
 
 def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way) -> None:
@@ -79,6 +94,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way) -> None:
             kind="keyring-number",
             remedy="Find out who, take that object away by hand, and do this again.",
         )
+    _check_whole(wire.encode(keyring), Keyring)
     stored = seal_keyring(keyring, number, way)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 

@@ -281,12 +281,14 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
     Whoever may write to the storage can seal a keyring to a slot. So what names things is taken from one that holds
     the slot's signing key; others only add keys of generations and of domains, and of these such as the roster knows.
     """
+    from pharmabackup.crypto.recipients import PrivateKey
     from pharmabackup.crypto.signatures import SigningKey
 
     known = {slot.signing for slot in roster.slots if slot.id == opened[0].slot}
     own = next((item for item in opened if item.signing and SigningKey(item.signing).public in known), opened[-1])
     generations = {generation.catalogue for generation in roster.generations}
     catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
+    recipients = {generation.reader for generation in roster.generations}
     readers = {key.key: key for item in reversed(opened) for key in item.readers}
     proved = [key for item in opened for key in item.naming if domain_of(key.key) == key.domain]
     naming: dict[bytes, NamingKey] = {}
@@ -297,7 +299,7 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
         own,
         naming=tuple(key for key in naming.values() if key.domain in domains),
         catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in generations),
-        readers=tuple(readers.values()),
+        readers=tuple(key for key in readers.values() if PrivateKey(key.key).public.raw in recipients),
     )
 
 

@@ -68,6 +68,8 @@ class _SlotTaking:
                     raise Damaged("Its number is far above those before it.")
                 data = self.source.get(name, limit=KEYRING_MAX + 4096)
                 item = read_sealed(self.source, self.slot.id.hex(), number)
+                if (item.argon2id is None) != (self.slot.credential != "passphrase"):
+                    raise Damaged("It is not sealed as its slot's credential says.")
                 if self.own is not None and item.argon2id == self.own.setting:
                     self._open(self.own, item)
             except NotFound:

@@ -228,6 +228,8 @@ def _admitted(found: FoundKeys, roster: Roster) -> Slot:
     slot = next((slot for slot in roster.slots if slot.id == found.slot), None)
     if slot is None:
         raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
+    if (found.opener.setting is None) != (slot.credential != "passphrase"):  # somebody has put a keyring there
+        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
     current = None if slot.recipient is None else key_id(slot.recipient)
     if current in found.sealed_to and current not in found.opener.key_ids:
         raise wrong_passphrase()  # it was changed since

@@ -157,7 +157,7 @@ class BlockReader:
         naming = next((item.key for item in self._unlocked.keyring.naming if item.domain == own), None)
         if naming is not None and (names or own != domain or weak):
             self._check_names(table, number, content, naming)
-        elif names or own != domain:
+        elif names or own != domain or (weak and table.kind[number] != Kind.RECIPE_BLOCK):
             raise damaged_block("it is of a domain whose names this credential cannot check")
         return content
 
@@ -171,7 +171,8 @@ class BlockReader:
         if asked not in self._weak:
             slots = self._unlocked.roster.slots
             own = next((slot for slot in slots if slot.id == signer), None)
-            several = sum(slot.role == "device" and slot.domain == domain for slot in slots) > 1
+            devices = sum(slot.role == "device" and slot.domain == domain for slot in slots)
+            several = devices + (domain == self._unlocked.roster.domains[0].id) > 1  # in the first, owners write too
             self._weak[asked] = (
                 own is None
                 or own.revoked is not None

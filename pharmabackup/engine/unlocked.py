@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 from zlib import crc32
 
-from pharmabackup import compression
+from pharmabackup import compression, ids
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
@@ -114,6 +114,9 @@ class Unlocked:
         """Learn the rosters and keys that storage has now. WrongCredential, Damaged, Unsupported, StorageFailed."""
         slot = self.keyring.slot.hex()
         rosters = read_rosters(self.storage, self.repository)  # first: keyrings come before what needs them
+        for number, known in self.rosters.items():
+            if rosters.hashes.get(number) != known:
+                raise turned_back(ids.roster_name(number))
         own = next(one for one in rosters.newest.slots if one.id == self.keyring.slot)
         check_not_revoked(own)  # what it signed now would stop whoever reads it
         unreadable: list[Damaged] = []
@@ -329,10 +332,11 @@ class Unlocked:
             return known
         if not self.keyring.readers:
             raise self.not_permitted("read", who=READERS)
-        if not self._readers:
+        readers = self._readers  # another thread may learn newer ones meanwhile
+        if not readers:
             private_keys = [PrivateKey(reader.key) for reader in self.keyring.readers]
-            self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
-        for recipient, private in self._readers:
+            readers = self._readers = [(hashing.key_id(private.public.raw), private) for private in private_keys]
+        for recipient, private in readers:
             for wrap in wrapped.wraps:
                 if wrap.recipient != recipient:
                     continue
@@ -357,6 +361,15 @@ class Unlocked:
     def damaged(name: str, error: Damaged) -> Damaged:
         """The same error, saying in which object."""
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
+
+
+def turned_back(name: str) -> Damaged:
+    """What is said where a list of who may do what is gone, or is another one."""
+    return Damaged(
+        f"The list of who may do what is another one than this machine has seen: {name} is gone or was replaced.",
+        kind="history-forked",
+        remedy="Somebody turned the storage back: find out who. Then copy that object from another location.",
+    )
 
 
 def _an(roles: str) -> str:

@@ -79,22 +79,22 @@ def _shown(unlocked: Unlocked, chain: Chain, number: int) -> AuditRecord:
 
 
 def anchor(unlocked: Unlocked) -> AuditAnchor:
-    """The last record of each chain. Damaged where one cannot be read; StorageFailed."""
-    heads = []
+    """The last record of each slot's chain that can be read: what somebody put there is none. StorageFailed."""
+    heads, slots = [], {slot.id.hex() for slot in unlocked.roster.slots}
     for chain in list_chains(unlocked).values():
-        if chain.numbers:
-            _, digest = read_record(unlocked, chain.object(chain.last))
-            first = read_record(unlocked, chain.object(0))[1] if chain.numbers[0] == 0 else None
-            heads.append(
-                AuditHead(
-                    slot=chain.name,
-                    slot_id=chain.slot,
-                    number=chain.last,
-                    hash=digest.hex(),
-                    first=None if first is None else first.hex(),
-                )
-            )
+        for number in reversed(chain.numbers) if chain.slot in slots else ():
+            if (digest := _hash_of(unlocked, chain.object(number))) is not None:
+                first = _hash_of(unlocked, chain.object(0))
+                heads.append(AuditHead(slot=chain.name, slot_id=chain.slot, number=number, hash=digest, first=first))
+                break
     return AuditAnchor(repository=unlocked.repository.hex(), time=from_ns(now_ns()), heads=tuple(heads))
+
+
+def _hash_of(unlocked: Unlocked, name: str) -> str | None:
+    try:
+        return read_record(unlocked, name)[1].hex()
+    except (Damaged, NotFound):
+        return None
 
 
 def verify(

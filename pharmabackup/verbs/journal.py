@@ -108,21 +108,16 @@ class Journal:
 
     def look(self, transaction: bytes, what: str) -> None:
         """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
-        with self._lock:
-            new = transaction not in self._seen
-            self._seen.add(transaction)
-            self._looks[what] += 1
-        if not new:
-            return
         try:
             self._permit()
         except NotPermitted as error:
-            with self._lock:
-                self._seen.discard(transaction)
-                self._looks[what] -= 1
             self._write("read", _outcome(error), subject=transaction.hex(), facts={"error": error.kind})
             raise
-        self._write("read", "begun", subject=transaction.hex(), facts={"what": what})
+        with self._lock:  # held while it is written: nobody else looks before it is
+            self._looks[what] += 1
+            if transaction not in self._seen:
+                self._write("read", "begun", subject=transaction.hex(), facts={"what": what})
+                self._seen.add(transaction)
 
     def copy(self, other: Journal, verb: Callable[[], Report]) -> Report:
         """A copy is recorded in both places; there with this chain's head, so that each vouches for the other's."""

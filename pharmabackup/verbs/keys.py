@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import get_args
 
 from msgspec.structs import replace
 
-from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipient, fingerprint_of
 from pharmabackup.crypto.shares import split
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.history import History, load_history
 from pharmabackup.engine.keyrings import Opener, Way
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
@@ -24,6 +24,12 @@ from pharmabackup.format.keys import Slot as RosterSlot
 from pharmabackup.results import Slot
 
 NAME_MAX = 200
+REASON_MAX = 1000
+ACCEPTED_NEWEST, ACCEPTED_EVERY = (
+    1000,
+    100,
+)  # of a revoked slot's snapshots: the newest, and of the older ones each so-many-th
+TRANSACTION = re.compile("snapshots/([0-9a-f]{32})")
 
 
 def slots(unlocked: Unlocked) -> list[Slot]:
@@ -101,25 +107,54 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
             kind="own-slot",
             remedy="Open with another owner's, or enrol one first.",
         )
-    histories = [load_history(one) for one in (unlocked, *elsewhere)]
-    heads = {head.transaction for history in histories for head in history.heads(slot.id)}
-    unread = {ids.id_of(name) for history in histories for name in history.damaged if name.startswith("snapshots/")}
-    accepted = b"".join(sorted({*heads, *filter(None, unread)}))
+    if any(one.repository != unlocked.repository for one in elsewhere):
+        raise InvalidInput("One of the replicas is another repository.", remedy="Give replicas of this one.")
+    accepted = _accepted([load_history(one) for one in (unlocked, *elsewhere)], slot.id)
 
     def change(roster: Roster) -> Roster:
-        revoked = Revoked(now_ns(), reason, accepted)
         _named(roster, name)
-        return replace(
-            roster, slots=tuple(replace(one, revoked=revoked) if one.id == slot.id else one for one in roster.slots)
-        )
+        return _without(roster, {slot.id: accepted}, reason)
 
     enrolment.change_roster(unlocked, change)
     note(unlocked, "revoke", name, reason=reason)
+    _rotate_after(unlocked, f"{name} is revoked", f"{name} was revoked")
+
+
+def _accepted(histories: Sequence[History], slot: bytes) -> bytes:
+    """The transactions of a slot that still count, with all that they name as before them.
+
+    Not the last alone: a replica may lag behind, and one of them may be damaged later. What cannot be read now may be
+    the slot's.
+    """
+    found: set[bytes] = set()
+    for history in histories:
+        found.update(head.transaction for head in history.heads(slot))
+        own = [item.transaction for item in history.newest() if item.slot.id == slot]
+        found.update((*own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY]))
+        for name in (*history.damaged, *history.vanished):
+            found.update(map(bytes.fromhex, TRANSACTION.findall(name)))
+    return b"".join(sorted(found))
+
+
+def _without(roster: Roster, accepted: Mapping[bytes, bytes], reason: str) -> Roster:
+    """A roster in which these slots are revoked."""
+    now = now_ns()
+    return replace(
+        roster,
+        slots=tuple(
+            replace(one, revoked=Revoked(now, reason, accepted[one.id])) if one.id in accepted else one
+            for one in roster.slots
+        ),
+    )
+
+
+def _rotate_after(unlocked: Unlocked, done: str, reason: str) -> None:
+    """New keys, since somebody who is revoked knows those in use. Conflict, StorageFailed."""
     try:
-        rotate(unlocked, reason=f"{name} was revoked")
+        rotate(unlocked, reason=reason)
     except Conflict as conflict:
         raise Conflict(
-            f"{name} is revoked, but knows the keys that are in use: no new ones were made. {conflict.message}",
+            f"{done}, but the keys that it knows are in use: no new ones were made. {conflict.message}",
             kind=conflict.kind,
             remedy=f"{conflict.remedy} Then rotate.",
         ) from None
@@ -131,14 +166,19 @@ def _named(roster: Roster, name: str) -> RosterSlot:
     if slot is None:
         raise NotFound(f"No slot is named {name!r}.", kind="slot", remedy="Look at the slots for its name.")
     if slot.revoked is not None:
-        raise Conflict(f"The slot {name!r} is revoked already.", kind="revoked", remedy="Nothing to do.")
+        raise Conflict(
+            f"The slot {name!r} is revoked already.",
+            kind="revoked",
+            remedy="If that ended before new keys were made, rotate.",
+        )
     return slot
 
 
 def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[str, ...]:
     """A new recovery key in so many shares, shown once: `threshold` of them open as an owner.
 
-    The one before it, if there is one, opens nothing that is written from now on, and its slot is revoked.
+    The one before it, if there is one, is revoked, and new keys are made. Interrupted, split again: shares that
+    nobody has seen open nothing.
     Conflict, InvalidInput, NotPermitted, StorageFailed.
     """
     enrolment.permit_owner(unlocked)
@@ -162,39 +202,40 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
     )
     slot, keyring = enrolment.new_slot(unlocked, name, "owner", None, way)
     enrolment.put_keyring(unlocked, keyring, way)
-    accepted = {one.id: load_history(unlocked).heads(one.id) for one in old}
+    history = load_history(unlocked)
+    accepted = {one.id: _accepted([history], one.id) for one in old}
 
     def change(roster: Roster) -> Roster:
         if (roster.generations, roster.domains) != (known.generations, known.domains):
             raise _at_the_same_time()
         if [one for one in enrolment.present(roster) if one.credential == "shares"] != old:
             raise _at_the_same_time()
-        slots = tuple(
-            replace(
-                one,
-                revoked=Revoked(
-                    now_ns(), "split anew", b"".join(sorted(head.transaction for head in accepted[one.id]))
-                ),
-            )
-            if one.id in accepted
-            else one
-            for one in roster.slots
-        )
-        return replace(roster, slots=(*slots, slot), recovery=way.recipient)
+        left = _without(roster, accepted, "split anew")
+        return replace(left, slots=(*left.slots, slot), recovery=way.recipient)
 
     enrolment.change_roster(unlocked, change)
     note(unlocked, "split-recovery", f"{threshold} of {shares}", reason=None)
+    if old:
+        _rotate_after(unlocked, "The older shares are revoked", "the recovery key was split anew")
     return made
 
 
 def _check_name(name: str, what: str) -> None:
-    if not 1 <= len(name) <= NAME_MAX or name != name.strip():
+    if not 1 <= len(name) <= NAME_MAX or name != name.strip() or not _is_text(name):
         raise InvalidInput(f"A {what} has a name.", kind="name", remedy="Give a short one: who, or which computer.")
 
 
 def _check_reason(reason: str) -> None:
     if not reason.strip():
         raise InvalidInput("There is no reason given.", remedy="Say in a few words why.")
+    if len(reason) > REASON_MAX or not _is_text(reason):
+        raise InvalidInput(
+            "This reason cannot be stored.", remedy=f"Give Unicode text of {REASON_MAX} characters at most."
+        )
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _check_free(roster: Roster, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -11,13 +12,16 @@ from unittest import mock
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.crypto import hashing
-from pharmabackup.engine import garbage, opening
+from pharmabackup.crypto.recipients import PrivateKey
+from pharmabackup.engine import enrolment, garbage, opening
+from pharmabackup.engine.carrying import copy_keys
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import domain_of
-from pharmabackup.format.keys import Role
+from pharmabackup.format.keys import NamingKey, ReaderKey, Role
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.faults import BusyStorage
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, open_at, prune, stored, twin
@@ -173,11 +177,6 @@ def test_who_holds_every_domains_key_learns_that_of_a_new_one(staff: Staff, tmp_
 
 def test_a_naming_key_that_the_roster_does_not_prove_is_not_taken(staff: Staff) -> None:
     """Whoever may write to storage can seal a keyring to anybody's slot."""
-    from msgspec.structs import replace
-
-    from pharmabackup.engine import enrolment
-    from pharmabackup.format.keys import NamingKey
-
     owner = staff.repo._unlocked
     till = staff.enrol("device", "till-2", domain="branch")
     branch = till._unlocked.keyring.naming[0].domain
@@ -198,8 +197,14 @@ def _other_names(data: bytes, key: bytes) -> object:
 
 
 @pytest.mark.parametrize(
-    ("mover", "devices", "found"),
-    [("owner", 0, False), ("maintainer", 0, True), ("device", 1, False), ("device", 2, True)],
+    ("mover", "devices", "domain", "found"),
+    [
+        ("owner", 0, None, False),
+        ("maintainer", 0, None, True),
+        ("device", 1, "branch", False),
+        ("device", 2, "branch", True),
+        ("device", 1, None, True),  # an owner writes there too
+    ],
 )
 def test_names_are_computed_again_where_a_signature_does_not_vouch_for_them(
     staff: Staff,
@@ -209,12 +214,13 @@ def test_names_are_computed_again_where_a_signature_does_not_vouch_for_them(
     monkeypatch: pytest.MonkeyPatch,
     mover: str,
     devices: int,
+    domain: str | None,
     found: bool,
 ) -> None:
     """A maintainer moved it unopened, or one of several devices wrote it, which may be a thief's."""
     writer = staff.repo
     for number in range(devices):
-        writer = staff.enrol("device", f"till-{number}", domain="branch")
+        writer = staff.enrol("device", f"till-{number}", domain=domain)
     with mock.patch("pharmabackup.engine.content_files.blake3", _other_names):
         site.change()
         poisoned = site.back_up(writer)
@@ -351,6 +357,123 @@ def test_what_it_backed_up_elsewhere_stays_when_that_is_said(staff: Staff, site:
         assert own in {snapshot.id for snapshot in replica.snapshots()}
         assert len(replica.snapshots()) == 3
         site.all_restore(replica, tmp_path / "out")
+
+
+# ------------------------------------------------------------ what could shut others out
+
+
+@pytest.mark.parametrize("text", ["x" * 1001, "\udc80", " "])
+def test_what_nobody_could_read_again_is_refused(staff: Staff, text: str) -> None:
+    """A list that cannot be read would shut everybody out."""
+    staff.enrol("device", "till-1")
+    before = stored(staff.repo._unlocked.storage, "")
+    for deed in (
+        lambda: staff.repo.revoke("till-1", reason=text),
+        lambda: staff.repo.rotate(reason=text),
+        lambda: staff.repo.enrol("device", staff.keys["till-1"], name=text),
+        lambda: staff.repo.enrol("device", staff.keys["till-1"], name="till-2", domain=text),
+    ):
+        with pytest.raises(pb.InvalidInput):
+            deed()
+    assert stored(staff.repo._unlocked.storage, "") == before
+
+
+def test_a_list_beyond_the_formats_limits_is_not_written(staff: Staff, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pharmabackup.verbs.keys.REASON_MAX", 1 << 20)
+    staff.enrol("device", "till-1")
+    before = stored(staff.repo._unlocked.storage, "roster")
+    with pytest.raises(pb.InvalidInput, match="outside the format's limits"):
+        staff.repo.revoke("till-1", reason="x" * 5000)
+    assert stored(staff.repo._unlocked.storage, "roster") == before
+    assert staff.open("till-1").role == "device"
+
+
+def test_reader_keys_that_somebody_put_there_are_not_taken(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """A thousand of them would leave no room for the next genuine one."""
+    owner = staff.repo._unlocked
+    pairs = [PrivateKey.generate().raw for _ in range(999)]
+    false = replace(
+        owner.keyring, signing=None, readers=tuple(ReaderKey(number, raw) for number, raw in enumerate(pairs))
+    )
+    enrolment.put_keyring(owner, false, enrolment.way_to(owner, owner.slot))
+    for number in range(2):
+        staff.repo.rotate(reason="to see")
+        assert len(owner.keyring.readers) == number + 2
+    with pb.Repository.open(staff.repo.url, PASSPHRASE, state_dir=tmp_path / "other") as again:
+        site.all_restore(again, tmp_path / "out")
+
+
+def test_a_keyring_under_a_key_files_slot_locks_no_passphrase_out(staff: Staff, tmp_path: Path) -> None:
+    """Sealed to the passphrase's own public key, by whoever may write: it is tried first if its slot comes first."""
+    owner = staff.repo._unlocked
+    for number in range(8):  # of one of them the id comes first
+        staff.enrol("auditor", f"auditor {number}")
+    way = enrolment.way_to(owner, owner.slot)
+    for slot in owner.roster.slots[1:]:
+        enrolment.put_keyring(owner, replace(owner.keyring, slot=slot.id), way)
+    with pb.Repository.open(staff.repo.url, PASSPHRASE, state_dir=tmp_path / "other") as again:
+        assert again.slot == "owner"
+    assert staff.open("auditor 3").role == "auditor"
+
+
+def test_a_false_way_to_seal_keeps_no_key_file_out_of_a_copy(staff: Staff, site: Site, tmp_path: Path) -> None:
+    desk = staff.enrol("restorer", "the desk")._unlocked
+    owner = staff.repo._unlocked
+    way = enrolment.way_to(owner, owner.slot)
+    false = dataclasses.replace(way, recipient=desk.opener.recipient)
+    enrolment.put_keyring(owner, desk.keyring, false)
+    url = tmp_path / "replica"
+    with pb.Repository.create(url, PASSPHRASE, replica_of=staff.repo, state_dir=tmp_path / "s") as replica:
+        staff.repo.copy(replica)
+    with pb.Repository.open(url, staff.keys["the desk"], state_dir=tmp_path / "t") as there:
+        site.all_restore(there, tmp_path / "out")
+
+
+def test_a_list_that_was_turned_back_is_told_before_keys_are_sealed(staff: Staff, tmp_path: Path) -> None:
+    """Else new keys were sealed to the thief, whom the list of before still has."""
+    staff.enrol("device", "till-1")
+    before = {path: path.read_bytes() for path in (Path(staff.repo.url) / "roster").iterdir()}
+    staff.repo.revoke("till-1", reason="stolen")
+    for path in (Path(staff.repo.url) / "roster").iterdir():
+        if path not in before:
+            path.unlink()
+    with pytest.raises(pb.Damaged) as caught:
+        staff.repo.rotate(reason="to see")
+    assert caught.value.kind == "history-forked"
+
+
+# ------------------------------------------------------------ what stays in a replica
+
+
+def test_what_a_replica_has_stays_though_it_lags(staff: Staff, site: Site, time: Time, tmp_path: Path) -> None:
+    """The list comes there before the newest snapshots, and the copy may end in between, for good."""
+    till, url = staff.enrol("device", "till-1"), tmp_path / "replica"
+    with pb.Repository.create(url, PASSPHRASE, replica_of=staff.repo, state_dir=tmp_path / "s") as replica:
+        for _ in range(2):
+            site.change()
+            site.back_up(till)
+        staff.repo.copy(replica)
+        site.change()
+        last = site.back_up(till)
+        staff.repo.revoke("till-1", reason="stolen")
+        copy_keys(staff.repo._unlocked, replica._unlocked.storage)
+        replica._unlocked.renew()
+        assert len(replica.snapshots()) == 3
+        prune(replica)
+        del site.states[last]
+        site.all_restore(replica, tmp_path / "out")
+
+
+def test_a_snapshot_that_is_damaged_takes_none_before_it_along(staff: Staff, site: Site, tmp_path: Path) -> None:
+    till = staff.enrol("device", "till-1")
+    for _ in range(3):
+        site.change()
+        site.back_up(till)
+    newest = till.snapshots()[0].id
+    staff.repo.revoke("till-1", reason="stolen")
+    (Path(staff.repo.url) / "snapshots" / newest).write_bytes(b"x" * 2000)
+    with pb.Repository.open(staff.repo.url, PASSPHRASE, state_dir=tmp_path / "new") as again:
+        assert len(again.snapshots()) == 3
 
 
 # ------------------------------------------------------------ recovery
