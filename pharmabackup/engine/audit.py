@@ -8,7 +8,6 @@ comes before the next (docs/audit.md).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def write(
             if chain.deliver():
                 number = chain.append(entry)
             else:
-                why = f"More than {AT_ONCE} were queued, or another process delivers them."
+                why = f"More than {AT_ONCE} were queued."
         except Error as error:
             why = error.message
         except OSError as error:
@@ -89,7 +88,6 @@ def numbers_of(unlocked: Unlocked, slot: str) -> list[int]:
 def _checked(entry: Entry) -> Entry:
     """As it will be read. InvalidInput: what cannot be stored must not wait to be stored."""
     try:
-        json.dumps(entry.facts, allow_nan=False)  # what is read is shown as JSON
         content = wire.encode(_record(entry, 0, None))
         record = wire.decode(content, Audit)
     except (Damaged, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -136,9 +134,7 @@ class _Chain:
         if not auditlocal.queued(self._unlocked):
             return True
         with auditlocal.delivering(self._unlocked) as may:
-            if not may:
-                return False
-            names = auditlocal.queued(self._unlocked)
+            names = auditlocal.queued(self._unlocked) if may else []
             for name in names[:AT_ONCE]:
                 entry = auditlocal.waiting(self._unlocked, name)
                 if entry is None:

@@ -90,7 +90,7 @@ def carry(data: bytes) -> object:
 class Unsealed:
     """Opens records that nobody sealed or signed: as if an owner had."""
 
-    slot = SimpleNamespace(id=bytes(16), role="owner", domain=None)
+    slot = SimpleNamespace(id=bytes(16), role="owner", domain=None, revoked=None)
 
     @property
     def recalled(self) -> dict[object, object]:
