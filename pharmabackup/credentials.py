@@ -245,7 +245,7 @@ class Shares(Credential):
     __slots__ = ("_shares",)
 
     def __init__(self, *shares: str) -> None:
-        """InvalidInput when one was mistyped, is there twice, or is another key's, or when they are too few."""
+        """InvalidInput when one was mistyped, is there twice, or is another key's. WrongCredential: too few."""
         from pharmabackup.crypto.shares import check
 
         self._shares = tuple(" ".join(share.lower().split()) for share in shares)

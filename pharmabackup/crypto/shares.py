@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from shamir_mnemonic import MnemonicError, Share, combine_mnemonics, generate_mnemonics
 
-from pharmabackup.errors import InvalidInput
+from pharmabackup.errors import InvalidInput, WrongCredential
 
 SHARES_MAX = 16  # of the scheme
 EXPONENT = 0  # of iterations: the secret is random, and there is no passphrase that could be guessed
@@ -28,7 +28,7 @@ def split(secret: bytes, *, threshold: int, shares: int) -> tuple[str, ...]:
 
 
 def check(shares: Sequence[str]) -> None:
-    """InvalidInput when these do not give a secret: it says which is wrong, and shows none."""
+    """InvalidInput when one is wrong: it says which, and shows none. WrongCredential when they are too few."""
     found: list[Share] = []
     for number, text in enumerate(shares, 1):
         try:
@@ -45,11 +45,15 @@ def check(shares: Sequence[str]) -> None:
         raise _wrong("One share is there twice.", "Give different ones.")
     needed = found[0].member_threshold if found else 2
     if len(found) < needed:
-        raise _wrong(f"It takes {needed} of these shares; given: {len(found)}.", "Ask who keeps another.")
+        raise WrongCredential(
+            f"It takes {needed} of these shares; given: {len(found)}.",
+            kind="too-few-shares",
+            remedy="Ask who keeps another.",
+        )
 
 
 def join(shares: Sequence[str]) -> bytes:
-    """The secret. InvalidInput."""
+    """The secret. InvalidInput, WrongCredential."""
     check(shares)
     needed = Share.from_mnemonic(shares[0]).member_threshold
     try:

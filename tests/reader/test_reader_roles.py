@@ -145,7 +145,7 @@ def test_any_so_many_shares_give_the_seed_and_fewer_do_not(
     assert pb.Shares(*chosen).reveal() == seed
     with pytest.raises(Refused, match=f"takes {needed}"):
         shares.join(chosen[: needed - 1])
-    with pytest.raises(pb.InvalidInput, match=f"takes {needed}"):
+    with pytest.raises(pb.WrongCredential, match=f"takes {needed}"):
         pb.Shares(*chosen[: needed - 1])
     fields = shares.share(chosen[0])
     assert fields[2:6] == (0, 0, 1, 1)  # no more rounds, one group of one
