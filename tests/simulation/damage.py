@@ -43,7 +43,7 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
                 for one in () if said else world.there():  # nobody needed that keyring
                     world.compare(repo, one)
             else:
-                judging.finds(repo, injury, world.removed)
+                judging.finds(repo, injury, world.removed, world.scars)
     except (pb.Damaged, pb.NotFound, pb.WrongCredential, pb.Unsupported) as error:
         # Without these nothing can be opened, and nothing judged. And one bit makes a version a newer one, which
         # is refused and not called damage.

@@ -66,8 +66,11 @@ def unindexed(repo: pb.Repository) -> set[str]:
     return {info.name for info in storage.list("packs")} - named
 
 
-def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
-    """A check names the object that was spoilt, and no other. `removed`: packs that segments may still name."""
+def finds(repo: pb.Repository, injury: Injury, removed: set[bytes], scars: set[str]) -> None:
+    """A check names the object that was spoilt, and no other.
+
+    `removed`: packs that segments may still name; `scars`: what was spoilt before and stays.
+    """
     name, how = injury.name, injury.how
     folder = name.partition("/")[0]
     alone = unindexed(repo) if folder == "index" else set()
@@ -77,6 +80,7 @@ def finds(repo: pb.Repository, injury: Injury, removed: set[bytes]) -> None:
         for finding in findings
         if "/" in finding.subject and finding.subject != name and finding.severity != "info"
     } - {ids.pack_name(pack) for pack in removed}  # of which what was spoilt now was the other copy
+    others -= scars
     assert not others, f"{name} was {how}, and these are named: {findings}"
     hurt = {finding.subject for finding in findings if finding.code == "snapshot-damaged"} - {name}
     assert not hurt or folder == "packs", f"{name} was {how}, and snapshots seem hurt: {findings}"
