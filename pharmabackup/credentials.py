@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NoReturn
 
@@ -109,14 +110,14 @@ class Recipient:
         return hash(self._raw)
 
 
-class Secret(Credential):
+class Secret(Credential, ABC):
     """A credential that is a key: it has a public half, to which others seal."""
 
     __slots__ = ()
 
+    @abstractmethod
     def reveal(self) -> bytes:
         """The 32 bytes of the secret: for key derivation alone. NotFound, InvalidInput, StorageFailed."""
-        raise NotImplementedError
 
     @property
     def recipient(self) -> Recipient:

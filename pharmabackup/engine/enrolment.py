@@ -18,7 +18,7 @@ from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.historycache import remember
-from pharmabackup.engine.keyrings import NUMBER, Way, domain_of, keyring_numbers, read_whole, seal_keyring
+from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
 from pharmabackup.engine.unlocked import READERS, Unlocked, create, turned_back
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
@@ -87,7 +87,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way) -> None:
     """
     numbers = keyring_numbers(unlocked.storage).get(keyring.slot.hex(), [])
     number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
-    if not NUMBER.fullmatch(str(number)):  # nobody would read it
+    if not ids.NUMBER.fullmatch(str(number)):  # nobody would read it
         last = ids.keyring_name(keyring.slot, max(numbers))
         raise Conflict(
             f"No number is left for another keyring: somebody has put one with an impossible number here, {last}.",

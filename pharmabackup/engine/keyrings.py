@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # imported while the passphrase is stretched
 
 KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
 SETTINGS_TRIED = 3  # of a slot: its passphrase may have been changed while somebody gave it new keys
-NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +357,6 @@ def keyring_problem(storage: Storage, name: str, opener: Opener | None = None) -
 def numbered(name: str) -> int:
     """The number that an object's name ends with. Damaged when it ends with none, or with zeros before it."""
     last = name.rpartition("/")[2]
-    if not NUMBER.fullmatch(last):
+    if not ids.NUMBER.fullmatch(last):
         raise wire.malformed("object name", f"{name} does not end with a number")
     return int(last)

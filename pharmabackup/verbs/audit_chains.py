@@ -13,9 +13,8 @@ from pharmabackup.engine.auditlocal import Pin
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Finding, Severity
-from pharmabackup.format import keys, wire
 from pharmabackup.format.transaction import RECORD_MAX, Audit
-from pharmabackup.format.wire import Kind, Signed, malformed
+from pharmabackup.format.wire import Kind, malformed
 
 SLOT = re.compile(r"[0-9a-f]{32}")
 GAP_LOOKED_INTO = 1000  # numbers; a wider one is nobody's late listing
@@ -115,7 +114,6 @@ class Chains:
         self._witnesses = [
             Witness(slot, pin, "This machine") for slot, pins in self._remembered.items() for pin in pins
         ] + list(witnesses)
-        self._revoked: dict[bytes, int] | None = None
         self.chains = list_chains(unlocked)
         for witness in self._witnesses:
             self._complete(witness)
@@ -154,7 +152,6 @@ class Chains:
             before, name = number, chain.object(number)
             try:
                 opened, digest = read_record(self._unlocked, name)
-                self._check_revoked(opened)
             except (Damaged, NotFound) as error:
                 previous = None
                 yield self._damaged(chain, name, error.message.rstrip("."), severity)
@@ -198,16 +195,6 @@ class Chains:
                     "If it is of this place, somebody with this slot's key wrote it anew: find out who, and why.",
                 )
 
-    def _check_revoked(self, opened: Statement[Audit]) -> None:
-        """Who was revoked writes nothing more; what he wrote before stays. Damaged."""
-        if opened.slot.revoked is None:
-            return
-        if self._revoked is None:
-            self._revoked = revocations(self._unlocked)
-        cited = wire.decode(opened.signed, Signed).roster
-        if cited >= self._revoked.get(opened.slot.id, cited + 1):
-            raise malformed("audit", "it was written after its slot was revoked")
-
     def _gap(self, chain: Chain, first: int, last: int, severity: Severity) -> Finding:
         name = chain.object(last)
         which = "it is missing" if first == last else f"it is missing, and so are all from {first} on"
@@ -242,20 +229,6 @@ class _Hashes(dict[int, bytes]):
     def take(self, number: int, digest: bytes) -> None:
         if number in self._wanted:
             self[number] = digest
-
-
-def revocations(unlocked: Unlocked) -> dict[bytes, int]:
-    """The number of the first roster that says that a slot is revoked. Damaged, StorageFailed."""
-    found: dict[bytes, int] = {}
-    for number, digest in sorted(unlocked.rosters.items()):
-        data = unlocked.storage.get(ids.roster_name(number), limit=keys.ROSTER_MAX + 4096)
-        if hashlib.sha256(data).digest() != digest:
-            raise malformed("roster", "it was changed after it was read")
-        signed = wire.decoder(keys.SignedRoster).decode(memoryview(data)[wire.HEADER.size :])
-        for slot in wire.decode(signed.content, keys.Roster).slots:
-            if slot.revoked is not None:
-                found.setdefault(slot.id, number)
-    return found
 
 
 def fork(one: Unlocked, other: Unlocked) -> Iterator[tuple[Chain, int]]:

@@ -1,4 +1,4 @@
-"""Keys: who is enrolled, one more passphrase, another passphrase, and new keys for what will be written."""
+"""Keys: who is enrolled, one more, one less, another passphrase, shares, and new keys for what will be written."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ from pharmabackup.results import Slot
 
 NAME_MAX = 200
 REASON_MAX = 1000
-ACCEPTED_NEWEST, ACCEPTED_EVERY = (
-    1000,
-    100,
-)  # of a revoked slot's snapshots: the newest, and of the older ones each so-many-th
+ACCEPTED_NEWEST = 1000  # of a revoked slot's snapshots
+ACCEPTED_EVERY = 100  # and of the older ones
 TRANSACTION = re.compile("snapshots/([0-9a-f]{32})")
 
 
@@ -117,7 +115,7 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
 
     enrolment.change_roster(unlocked, change)
     note(unlocked, "revoke", name, reason=reason)
-    _rotate_after(unlocked, f"{name} is revoked", f"{name} was revoked")
+    _rotate_after(unlocked, f"{name} is revoked", f"{name} was revoked", "Then rotate.")
 
 
 def _accepted(histories: Sequence[History], slot: bytes) -> bytes:
@@ -148,7 +146,7 @@ def _without(roster: Roster, accepted: Mapping[bytes, bytes], reason: str) -> Ro
     )
 
 
-def _rotate_after(unlocked: Unlocked, done: str, reason: str) -> None:
+def _rotate_after(unlocked: Unlocked, done: str, reason: str, again: str) -> None:
     """New keys, since somebody who is revoked knows those in use. Conflict, StorageFailed."""
     try:
         rotate(unlocked, reason=reason)
@@ -156,7 +154,7 @@ def _rotate_after(unlocked: Unlocked, done: str, reason: str) -> None:
         raise Conflict(
             f"{done}, but the keys that it knows are in use: no new ones were made. {conflict.message}",
             kind=conflict.kind,
-            remedy=f"{conflict.remedy} Then rotate.",
+            remedy=f"{conflict.remedy} {again}",
         ) from None
 
 
@@ -216,7 +214,8 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
     enrolment.change_roster(unlocked, change)
     note(unlocked, "split-recovery", f"{threshold} of {shares}", reason=None)
     if old:
-        _rotate_after(unlocked, "The older shares are revoked", "the recovery key was split anew")
+        again = "Then split again: nobody has seen the new shares."
+        _rotate_after(unlocked, "The older shares are revoked", "the recovery key was split anew", again)
     return made
 
 

@@ -501,6 +501,7 @@ def test_shares_that_were_split_anew_replace_the_old(staff: Staff, site: Site, t
         staff.open("old", key=pb.Shares(*old[:2]))
     opened = staff.open("new", key=pb.Shares(*new[1:4]))
     assert opened.slot == "recovery 2"
+    assert len(opened._unlocked.roster.generations) == 2  # the old shares know the keys of before
     site.all_restore(opened, tmp_path / "out")
     assert hashing.key_id(staff.repo._unlocked.roster.recovery or b"") in {
         wrap.recipient for wrapped in _wraps(opened, site) for wrap in wrapped
