@@ -43,14 +43,19 @@ def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None
         )
 
 
+def learn(unlocked: Unlocked) -> None:
+    """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back."""
+    unlocked.renew()
+    if gone := [name for name in load_history(unlocked).vanished if name.startswith("roster/")]:
+        raise turned_back(gone[0])
+
+
 def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> None:
     """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed."""
     signing = unlocked.keyring.signing
     assert signing is not None
     for left in reversed(range(ATTEMPTS)):
-        unlocked.renew()
-        if gone := [name for name in load_history(unlocked).vanished if name.startswith("roster/")]:
-            raise turned_back(gone[0])
+        learn(unlocked)
         before = unlocked.roster
         after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
         content, slot = wire.encode(after), unlocked.keyring.slot

@@ -66,7 +66,7 @@ def enrol(
             raise InvalidInput(f"A {role} is of every domain.", kind="domain", remedy="Leave out the domain.")
     enrolment.permit_owner(unlocked)
     way = Way.of(who)
-    unlocked.renew()
+    enrolment.learn(unlocked)
     known = unlocked.roster
     _check_free(known, name)
     naming, founded = enrolment.naming_for(unlocked, domain) if role == "device" else (None, None)
@@ -97,7 +97,7 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
     """
     _check_reason(reason)
     enrolment.permit_owner(unlocked)
-    unlocked.renew()
+    enrolment.learn(unlocked)
     slot = _named(unlocked.roster, name)
     if slot.id == unlocked.keyring.slot:
         raise Conflict(
@@ -188,7 +188,7 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
         )
     seed = os.urandom(SEED_SIZE)
     made = split(seed, threshold=threshold, shares=shares)
-    unlocked.renew()
+    enrolment.learn(unlocked)
     known = unlocked.roster
     old = [slot for slot in enrolment.present(known) if slot.credential == "shares"]
     way = Way("shares", Opener.of_seed(seed).recipient)
@@ -274,7 +274,7 @@ def rotate(unlocked: Unlocked, *, reason: str) -> None:
     """
     _check_reason(reason)
     enrolment.permit_owner(unlocked)
-    unlocked.renew()
+    enrolment.learn(unlocked)
     number, keys = len(unlocked.roster.generations), enrolment.NextGeneration.make()
     present = enrolment.present(unlocked.roster)
     ways = [(slot, enrolment.way_to(unlocked, slot)) for slot in present]  # all, before anything is written
