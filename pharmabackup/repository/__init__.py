@@ -1,0 +1,279 @@
+"""Repository: open, authorise, run a verb; its keys, its keeping and its audit log are parts of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+from pharmabackup.credentials import Credential
+from pharmabackup.errors import InvalidInput, NotFound
+from pharmabackup.events import Progress
+from pharmabackup.repository.keeping import Keeping
+from pharmabackup.repository.keys import Keys
+from pharmabackup.repository.log import AuditLog
+from pharmabackup.repository.opened import to_ns
+from pharmabackup.results import Comparison, Report
+from pharmabackup.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from pharmabackup.sources.base import Source, StrPath
+
+
+WORDS_MAX = 4000  # characters of an audit record's texts, as the format has it
+
+
+class Repository(Keys, Keeping, AuditLog):
+    """Everything under one storage URL. Any method from any thread at once, `close` excepted."""
+
+    @classmethod
+    def create(
+        cls,
+        url: StrPath,
+        credential: Credential,
+        *,
+        storage_options: Mapping[str, object] | None = None,
+        state_dir: StrPath | None = None,
+        replica_of: Repository | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Repository:
+        """Make a repository whose owner holds `credential`, and open it. Conflict, Unsupported, InvalidInput.
+
+        `replica_of`: the same repository at another place, which the same credentials open; `copy` fills it.
+        `actor` and `reason` are those of `open`.
+        """
+        _check_words(actor, reason)
+        from pharmabackup.engine import opening
+
+        if replica_of is not None:
+            of = replica_of._unlocked
+            unlocked = opening.create_replica(
+                url, credential, of=of, storage_options=storage_options, state_dir=state_dir
+            )
+        else:
+            unlocked = opening.create(url, credential, storage_options=storage_options, state_dir=state_dir)
+        made = cls(unlocked, os.fspath(url), actor=actor, reason=reason)
+        made._journal.run("create", lambda: None, facts={"replica": replica_of is not None})
+        return made
+
+    @classmethod
+    def open(
+        cls,
+        url: StrPath,
+        credential: Credential,
+        *,
+        storage_options: Mapping[str, object] | None = None,
+        state_dir: StrPath | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> Repository:
+        """Open a repository. NotFound, WrongCredential, Unsupported, Damaged, InvalidInput.
+
+        `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
+        """
+        _check_words(actor, reason)
+        from pharmabackup.engine import opening
+
+        unlocked = opening.open_repository(
+            url, credential, storage_options=storage_options, state_dir=state_dir, meanwhile=_import_verbs
+        )
+        return cls(unlocked, os.fspath(url), actor=actor, reason=reason)
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Repository {self.id[:8]}, opened as {self.role}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A repository is not pickled: it holds keys. Open it where it is needed.")
+
+    def backup(
+        self,
+        sources: Sequence[Source],
+        *,
+        reason: str | None = None,
+        freeze: AbstractContextManager[object] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """One snapshot of each source, tier by tier. Incomplete, InvalidInput, StorageFailed, Cancelled."""
+        from pharmabackup.engine.history import History
+        from pharmabackup.verbs.backup import backup
+
+        return self._journal.run(
+            "backup",
+            lambda: backup(
+                self._unlocked,
+                sources,
+                show=self._shower(History()),
+                reason=reason,
+                freeze=freeze,
+                progress=progress,
+                cancel=cancel,
+            ),
+            reason=reason,
+        )
+
+    def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
+        """All snapshots, newest first. Damaged, StorageFailed."""
+        from pharmabackup.engine.history import load_history
+
+        history = load_history(self._unlocked)
+        limit = None if before is None else to_ns(before)
+        show = self._shower(history)
+        return [
+            show(committed)
+            for committed in history.newest()
+            if dataset in (None, committed.snapshot.dataset) and (limit is None or committed.snapshot.time < limit)
+        ]
+
+    def snapshot(
+        self, dataset: str | None = None, *, id: str | None = None, before: datetime | None = None
+    ) -> Snapshot:
+        """The newest; of a dataset, before a moment, or the one whose id begins so. NotFound, InvalidInput."""
+        found = self.snapshots(dataset, before=before)
+        if id is not None:
+            found = [snapshot for snapshot in found if snapshot.id.startswith(id.lower())]
+            if len(found) > 1:
+                raise InvalidInput(
+                    f"{len(found)} snapshots have an id that begins with {id}.", remedy="Give more of it."
+                )
+        found = [snapshot for snapshot in found if id is not None or not snapshot.forgotten]
+        if not found:
+            what = f"a snapshot {id}" if id else f"a snapshot of {dataset}" if dataset else "a snapshot"
+            raise NotFound(
+                f"There is no such thing here as {what}{' from before that time' if before else ''}.",
+                kind="snapshot",
+                remedy="List what there is with snapshots().",
+            )
+        return found[0]
+
+    def restore(
+        self,
+        target: StrPath | None = None,
+        *,
+        before: datetime | None = None,
+        only: Sequence[str] = (),
+        snapshots: Sequence[Snapshot] = (),
+        into: Mapping[str, Source] | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound."""
+        from pharmabackup.engine.history import load_history
+        from pharmabackup.verbs.restore import restore
+
+        def run() -> Report:
+            history = load_history(self._unlocked)
+            return restore(
+                self._unlocked,
+                self._block_reader(),
+                history,
+                show=self._shower(history),
+                target=None if target is None else Path(target),
+                before=None if before is None else to_ns(before),
+                only=only,
+                chosen=[snapshot._committed for snapshot in snapshots],
+                into=into or {},
+                overwrite=overwrite,
+                progress=progress,
+                cancel=cancel,
+            )
+
+        facts = {
+            "patterns": len(only),
+            "chosen": len(snapshots),
+            "into": len(into or {}),
+            "overwrite": bool(overwrite),
+        }
+        return self._journal.run("restore", run, facts=facts, reads=True)
+
+    def check(
+        self,
+        *,
+        read_data: float = 0.0,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Structure, references and signatures; and a share (0-1) of the data. Findings, not exceptions, judge."""
+        if not 0.0 <= read_data <= 1.0:
+            raise InvalidInput(f"read_data is {read_data}.", remedy="Give a fraction from 0 to 1.")
+        from pharmabackup.verbs.check import check
+
+        return self._journal.run(
+            "check",
+            lambda: check(self._unlocked, read_data=read_data, progress=progress, cancel=cancel),
+            facts={"read_data": read_data},
+        )
+
+    def copy(
+        self,
+        other: Repository,
+        *,
+        snapshots: Sequence[Snapshot] | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Report:
+        """Bring to `other` what it lacks: all that is not forgotten, or these. Run again, it goes on.
+
+        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there. To
+        another repository all is read here and sealed anew there. Incomplete, Conflict, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.engine.history import load_history
+        from pharmabackup.verbs.copy import copy
+
+        def run() -> Report:
+            return copy(
+                self._unlocked,
+                self._block_reader(),
+                other._unlocked,
+                chosen=None if snapshots is None else [snapshot._committed for snapshot in snapshots],
+                shower=lambda: other._shower(load_history(other._unlocked)),
+                progress=progress,
+                cancel=cancel,
+            )
+
+        return self._journal.copy(other._journal, run)
+
+    def compare(self, other: Repository) -> Comparison:
+        """What one of two replicas holds and the other lacks. InvalidInput, Damaged, StorageFailed."""
+        from pharmabackup.verbs.compare import compare
+
+        return compare(
+            self._unlocked, self._block_reader(), other._unlocked, show_here=self._shower, show_there=other._shower
+        )
+
+
+def _import_verbs() -> None:
+    """While the passphrase is stretched, which takes a while and one core: what will be called next."""
+    for name in ("sources", "verbs.backup"):
+        import_module(f"pharmabackup.{name}")
+
+
+def _check_words(actor: str | None, reason: str | None) -> None:
+    """InvalidInput. Audit records hold them, and no verb shall fail for it when it has done its work."""
+    for what, text in (("actor", actor), ("reason", reason)):
+        if text is None:
+            continue
+        if (
+            not isinstance(text, str)
+            or len(text) > WORDS_MAX
+            or any("\ud800" <= letter <= "\udfff" for letter in text)
+        ):
+            raise InvalidInput(
+                f"The {what} cannot be recorded.", remedy=f"Give Unicode text of {WORDS_MAX} characters at most."
+            )

@@ -1,0 +1,121 @@
+"""Who may open a repository, and the owner's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pharmabackup.credentials import KeyFile, Passphrase, Recipient, Vault
+from pharmabackup.repository.opened import Opened
+from pharmabackup.results import Proposal, Rules, Slot
+from pharmabackup.retention import Keep
+
+if TYPE_CHECKING:
+    from pharmabackup.format.keys import Role
+    from pharmabackup.repository import Repository
+
+
+class Keys(Opened):
+    """Slots, keys and rules (docs/keys.md)."""
+
+    def slots(self) -> list[Slot]:
+        """Who is enrolled, and who ever was. Damaged, StorageFailed."""
+        from pharmabackup.verbs.keys import slots
+
+        return slots(self._unlocked)
+
+    def enrol(
+        self,
+        role: Role,
+        who: Recipient | KeyFile | Vault | Passphrase,
+        *,
+        name: str,
+        domain: str | None = None,
+    ) -> None:
+        """Let one more credential open this repository, with the keys of its role alone.
+
+        `domain`: of a device: those of one domain trust each other's chunks. None: the owner's own.
+        Conflict("name-taken"), InvalidInput, NotFound, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.verbs.keys import enrol
+
+        self._journal.run(
+            "enrol",
+            lambda: enrol(self._unlocked, role, who, name=name, domain=domain),
+            subject=name,
+            noted=True,
+        )
+
+    def revoke(self, name: str, *, reason: str, replicas: Sequence[Repository] = ()) -> None:
+        """A slot opens nothing any more, and what it signs does not count; what it has backed up stays.
+
+        New keys are made, since it knows those that are in use.
+        `replicas`: where it has backed up to directly, so that this stays too.
+        NotFound, Conflict, InvalidInput, NotPermitted, StorageFailed.
+        """
+        from pharmabackup.verbs.keys import revoke
+
+        elsewhere = [other._unlocked for other in replicas]
+        self._journal.run(
+            "revoke",
+            lambda: revoke(self._unlocked, name, reason=reason, elsewhere=elsewhere),
+            subject=name,
+            reason=reason,
+            noted=True,
+        )
+
+    def split_recovery(self, *, threshold: int = 2, shares: int = 3) -> tuple[str, ...]:
+        """Shares of a new recovery key, of which `threshold` open as an owner; they replace older ones. Shown once.
+
+        InvalidInput, NotPermitted, Conflict, StorageFailed.
+        """
+        from pharmabackup.verbs.keys import split_recovery
+
+        return self._journal.run(
+            "split-recovery",
+            lambda: split_recovery(self._unlocked, threshold=threshold, shares=shares),
+            noted=True,
+        )
+
+    def change_passphrase(self, new: Passphrase) -> None:
+        """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import change_passphrase
+
+        self._journal.run("change-passphrase", lambda: change_passphrase(self._unlocked, new), noted=True)
+
+    def rotate(self, *, reason: str) -> None:
+        """New keys for what is written from now on; old data keeps its own. NotPermitted, Conflict, StorageFailed."""
+        from pharmabackup.verbs.keys import rotate
+
+        self._journal.run("rotate", lambda: rotate(self._unlocked, reason=reason), reason=reason, noted=True)
+
+    def configure(
+        self,
+        *,
+        keep: Mapping[str, Keep] | None = None,
+        forget_delay: timedelta | None = None,
+        forget_quorum: int | None = None,
+        reason_required: bool | None = None,
+    ) -> None:
+        """The owner's rules: for `propose_forget()`, how long a forget waits, how many must agree, whether a restore
+        needs a reason. None: as it is.
+
+        InvalidInput, NotPermitted, Conflict, Damaged, StorageFailed.
+        """
+        from pharmabackup.verbs.configure import Wish, configure
+
+        wish = Wish(keep, forget_delay, forget_quorum, reason_required)
+        self._journal.run("configure", lambda: configure(self._unlocked, wish), noted=True)
+
+    def rules(self) -> Rules:
+        """What `configure` has set. Damaged, StorageFailed."""
+        from pharmabackup.verbs.configure import rules
+
+        return rules(self._unlocked)
+
+    def propose_reseal(self) -> Proposal:
+        """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""
+        from pharmabackup.verbs.reseal import propose_reseal
+
+        return propose_reseal(self._unlocked)
