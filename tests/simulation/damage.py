@@ -31,6 +31,7 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
     kinds = [folder for folder in (*FOLDERS, *FOLDERS, "keys", "repository", "roster") if folder in there]
     folder = kinds[kind % len(kinds)]
     names = [name for name in storage.names() if name.partition("/")[0] == folder]
+    before = set(storage.names())
     spoil(storage, names[which % len(names)], how, at, bit)
     injury = storage.injuries[-1]
     try:
@@ -51,8 +52,15 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
         assert newer or folder in ("repository", "roster", "keys"), f"{injury.name} {how}: {error!r}"
     finally:
         storage.heal()
+    world.scars |= {name for name in storage.names() if name not in before and _follows(name, injury.name)}
     reached[f"damage found: {folder}"] += 1
     world.check(world.repo(device), device)
+
+
+def _follows(name: str, injured: str) -> bool:
+    """Whether it is the next audit record: written beside a spoilt one it names that, and not the healed one."""
+    folder, _, number = injured.rpartition("/")
+    return injured.startswith("audit/") and name == f"{folder}/{int(number) + 1}"
 
 
 def spoil_what_the_replica_has(world: World, device: str, folder: str, which: int, how: str, at: int) -> str | None:
