@@ -21,7 +21,7 @@ from pharmabackup.engine.index import known_segments
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import CHANGED, read_segment, write_segment
-from pharmabackup.engine.unlocked import Unlocked, lost_write
+from pharmabackup.engine.unlocked import Statement, Unlocked, lost_write
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
@@ -252,23 +252,19 @@ def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, P
         return set()
     number = state.first
     begun = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn)
-    condemned, signer = begun.record, begun.slot
     try:
         executed = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute)
+        execute, signer = executed.record, executed.slot
     except NotFound:
-        if signer.revoked is not None:
-            condemned = Condemn(number, b"", b"", b"")
-        execute = _execute(unlocked, condemned, now, look, proved or {})
-    else:
-        execute, signer = executed.record, signer if signer.revoked is not None else executed.slot
-    if signer.revoked is not None:
+        execute, signer = _execute(unlocked, begun, now, look, proved or {})
+    if _any_revoked(unlocked, begun.slot, signer):
         return _end(unlocked, number, set())
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
-    if not set(packs) <= set(split(condemned.packs, 32, "collection")):
+    if not set(packs) <= set(split(begun.record.packs, 32, "collection")):
         raise malformed("collection", f"number {number} deletes what it has not condemned")
     names = [ids.pack_name(pack) for pack in packs] + [ids.index_name(segment) for segment in segments]
     _delete(unlocked, names, look)
-    listed = set(split(condemned.transactions, ids.ID_SIZE, "collection"))
+    listed = set(split(begun.record.transactions, ids.ID_SIZE, "collection"))
     _delete(
         unlocked,
         [name for who, own in list_intents(unlocked).items() if who in listed for name in own.names],
@@ -283,10 +279,18 @@ def _end(unlocked: Unlocked, number: int, deleted: set[bytes]) -> set[bytes]:
     return deleted
 
 
-def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look, proved: Mapping[bytes, Proved]) -> Execute:
-    """Steps 4 and 5: what survives, which segments go, and the record that decides it."""
-    number = condemned.number
-    packs = set(split(condemned.packs, 32, "collection"))
+def _any_revoked(unlocked: Unlocked, *signers: Slot) -> bool:
+    """Asked after what they signed was read: it lists roster/, so that who was revoked before he signed is known."""
+    unlocked.renewed()
+    return any(signer.id in unlocked.revoked_in for signer in signers)
+
+
+def _execute(
+    unlocked: Unlocked, begun: Statement[Condemn], now: int, look: Look, proved: Mapping[bytes, Proved]
+) -> tuple[Execute, Slot]:
+    """Steps 4 and 5: what survives, which segments go, and the record that decides it, by whomever it is."""
+    condemned, number = begun.record, begun.record.number
+    packs = set(split(b"" if _any_revoked(unlocked, begun.slot) else condemned.packs, 32, "collection"))
     if packs:
         packs = packs - _survivors(unlocked, condemned, now)
         gone = set(split(condemned.snapshots, ids.ID_SIZE, "collection"))
@@ -297,8 +301,9 @@ def _execute(unlocked: Unlocked, condemned: Condemn, now: int, look: Look, prove
     try:
         unlocked.put(Kind.EXECUTE, name, record)
     except Conflict:
-        return unlocked.get(Kind.EXECUTE, name, Execute).record
-    return record
+        other = unlocked.get(Kind.EXECUTE, name, Execute)
+        return other.record, other.slot
+    return record, unlocked.slot
 
 
 def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:

@@ -14,6 +14,7 @@ from pharmabackup.format.wire import Kind, malformed, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 PARTS = {"condemn", "execute", "done"}
+FINISHED = {"execute", "done"}  # `done`, which nobody opens, ends nothing that is not decided: it may be a thief's
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     highest = max(parts, default=0)
     if highest != len(parts):
         raise malformed("collection", "the records of one are missing")
-    unfinished = [number for number in range(1, highest + 1) if "done" not in parts.get(number, set())]
+    unfinished = [number for number in range(1, highest + 1) if not parts.get(number, set()) >= FINISHED]
     first = min(unfinished, default=highest + 1) if since is None else since
     packs: set[bytes] = set()
     segments: set[bytes] = set()

@@ -203,8 +203,8 @@ class Records(Keys):
         self.collected: set[bytes] = set()
         require(sorted(there) == list(range(1, len(there) + 1)), "collections/ has a gap")
         for number, parts in there.items():
-            require("condemn" in parts and ("execute" in parts or "done" not in parts), f"collection {number}: order")
-            require("done" in parts or number == len(there), f"collection {number} is not done")
+            require("condemn" in parts, f"collection {number}: order")
+            require({"execute", "done"} <= set(parts) or number == len(there), f"collection {number} is not done")
             if "execute" in parts:
                 lists = [_split(parts[part].packs) for part in ("execute", "condemn")]
                 require(set(lists[0]) <= set(lists[1]), f"collection {number} executes what was not condemned")

@@ -1,0 +1,134 @@
+"""What who has the key of a revoked maintainer writes into collections, beside those who may: nothing goes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.engine import garbage
+from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format.transaction import Condemn, Done, Execute
+from pharmabackup.format.wire import Kind
+from pharmabackup.verbs import prune as prune_verb
+from tests.verbs.site import Site, Time, forget_all_but, prune, stored
+from tests.verbs.test_enrol import Staff
+from tests.verbs.test_shunned import _before
+
+MakeRepo = Callable[[], pb.Repository]
+Put = Callable[[Unlocked, Kind, str, Any], Any]
+
+
+@pytest.fixture
+def staff(make_repo: MakeRepo, site: Site, tmp_path: Path) -> Iterator[Staff]:
+    repo = make_repo()
+    for _ in range(8):
+        site.change()
+        site.back_up(repo)
+    made = Staff(repo, tmp_path)
+    yield made
+    made.close()
+
+
+class Thief:
+    """He has a maintainer's key and may add objects. He cites the list of keys of before he was revoked."""
+
+    def __init__(self, staff: Staff) -> None:
+        self._unlocked = staff.enrol("maintainer", "the supplier")._unlocked
+
+    def put(self, *records: Condemn | Execute | Done) -> None:
+        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False):
+            for record in records:
+                kind = Kind[type(record).__name__.upper()]
+                self._unlocked.put(kind, ids.collection_name(record.number, kind.name.lower()), record)
+
+    def all_of(self, folder: str) -> bytes:
+        return b"".join(ids.hex_tail(name) or b"" for name in stored(self._unlocked.storage, folder))
+
+
+def _meanwhile(monkeypatch: pytest.MonkeyPatch, kind: Kind, act: Callable[[Any], None]) -> None:
+    """Do something else once, before somebody creates a record of this kind."""
+    real, done = Unlocked.put, list[bool]()
+
+    def put(unlocked: Unlocked, own: Kind, name: str, record: Any) -> Any:
+        if own == kind and not done:
+            done.append(True)
+            act(record)
+        return real(unlocked, own, name, record)
+
+    monkeypatch.setattr(Unlocked, "put", put)
+
+
+def test_nobody_obeys_what_a_thief_executes(
+    staff: Staff, site: Site, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He says that all of a collection goes, just before its collector says what a backup has called back."""
+    thief = Thief(staff)
+    forget_all_but(staff.repo, 1, time)
+    staff.repo.revoke("the supplier", reason="stolen")
+
+    def come_back() -> None:
+        site.bring_back()
+        site.back_up(staff.repo)
+
+    def steal(record: Execute) -> None:
+        condemned = staff.repo._unlocked.get(Kind.CONDEMN, ids.collection_name(record.number, "condemn"), Condemn)
+        assert 0 < len(record.packs) < len(condemned.record.packs)
+        thief.put(Execute(record.number, condemned.record.packs, thief.all_of("index")))
+
+    _before(monkeypatch, prune_verb, come_back)
+    _meanwhile(monkeypatch, Kind.EXECUTE, steal)
+    before = set(stored(staff.repo._unlocked.storage, "packs"))
+    prune(staff.repo)
+    assert before <= set(stored(staff.repo._unlocked.storage, "packs"))
+    assert "collections/1/done" in stored(staff.repo._unlocked.storage, "collections")
+    site.all_restore(staff.repo, tmp_path / "out")
+    prune(staff.repo)  # what is needed by nobody goes by a collection of his own
+    assert not before <= set(stored(staff.repo._unlocked.storage, "packs"))
+    site.all_restore(staff.repo, tmp_path / "again")
+
+
+@pytest.mark.parametrize("executed", [False, True])
+def test_who_has_not_heard_of_a_revocation_hears_of_it_before_he_finishes(
+    staff: Staff, site: Site, tmp_path: Path, executed: bool
+) -> None:
+    """A proposal lies a day until somebody applies it; the thief says that everything is gone."""
+    thief, carer = Thief(staff), staff.enrol("maintainer", "the carer")
+    proposal = carer.propose_prune()
+    staff.repo.revoke("the supplier", reason="stolen")
+    before = stored(staff.repo._unlocked.storage, "packs") + stored(staff.repo._unlocked.storage, "index")
+    gone = b"".join(bytes.fromhex(snapshot.id) for snapshot in staff.repo.snapshots())
+    thief.put(Condemn(1, thief.all_of("packs"), gone, gone))
+    if executed:
+        thief.put(Execute(1, thief.all_of("packs"), thief.all_of("index")))
+    carer.apply(proposal)
+    assert set(before) <= set(stored(staff.repo._unlocked.storage, ""))
+    assert "collections/1/done" in stored(staff.repo._unlocked.storage, "collections")
+    site.all_restore(staff.repo, tmp_path / "out")
+
+
+def test_a_collection_is_not_done_before_it_is_decided(
+    staff: Staff, site: Site, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody says that it is done while its collector sleeps. Another chooses otherwise where a block stays."""
+    thief, carer = Thief(staff), staff.enrol("maintainer", "the carer")
+    for _ in range(3):
+        site.change(size=1_500_000)
+        site.back_up(staff.repo)
+    forget_all_but(staff.repo, 1, time)
+    staff.repo.revoke("the supplier", reason="stolen")
+
+    def steal(record: Execute) -> None:
+        assert record.packs
+        thief.put(Done(record.number))
+        monkeypatch.setattr(garbage, "UNUSED_SHARE", 1.0)  # meanwhile so much was stored that nothing is worth moving
+        prune(carer)
+
+    _meanwhile(monkeypatch, Kind.EXECUTE, steal)
+    prune(staff.repo)
+    site.all_restore(staff.repo, tmp_path / "out")
