@@ -8,7 +8,21 @@ from typing import NamedTuple
 
 from tests.model.actors import END, Move, names, subsets
 from tests.model.rules import Rules
-from tests.model.store import NONE, Condemn, Entry, Fate, Intent, Names, Pack, Segment, Torn, View, entries_of
+from tests.model.store import (
+    NONE,
+    OWNER,
+    Citing,
+    Condemn,
+    Entry,
+    Fate,
+    Intent,
+    Names,
+    Pack,
+    Segment,
+    Torn,
+    View,
+    entries_of,
+)
 
 Needs = frozenset[tuple[str, str]]  # blocks, and the domains in which they are needed
 
@@ -35,7 +49,7 @@ class Looking:
     """Steps 1 to 3. `runs`: how many collections it makes. `clock`: marks are made meanwhile, so that time matters.
 
     `late`: each deletion is asked for, whether or not somebody else was faster. `young`: of what is dead, any part
-    may be too young to go. `joins`: packs that are all alive may be emptied too.
+    may be too young to go. `joins`: packs that are all alive may be emptied too. `slot`: whose key signs its records.
     """
 
     def __init__(
@@ -48,6 +62,7 @@ class Looking:
         late: bool = False,
         young: bool = False,
         joins: bool = False,
+        slot: str = OWNER,
         start: At | None = None,
     ) -> None:
         self.name = name
@@ -58,6 +73,7 @@ class Looking:
         self._late = late
         self._young = young
         self._joins = joins
+        self._slot = slot
 
     def moves(self, at: At, view: View) -> Iterator[Move]:
         yield from getattr(self, f"_{at.pc}")(at, view)
@@ -72,10 +88,12 @@ class Looking:
     def _stops(self, kinds: set[str], view: View) -> bool:
         return bool(view.torn & kinds) and self._rules.unreadable == "stop"
 
-    def _newer(self, at: At, records: Iterable[Fate | Intent | Segment], view: View) -> Iterator[Move]:
+    def _newer(self, at: At, records: Iterable[Citing], view: View) -> Iterator[Move]:
         """A citation of a roster that this one does not know: list them again, and if that does not help, stop."""
         if self._rules.newer == "list" and any(item.cites > at.roster for item in records):
-            if view.newest_roster() > at.roster:
+            if self._slot in view.revoked():
+                yield self._hears(view)
+            elif view.newest_roster() > at.roster:
                 yield Move(
                     "sees a newer roster cited, lists roster/ again",
                     at._replace(roster=view.newest_roster()),
@@ -84,6 +102,9 @@ class Looking:
             else:
                 yield Move("sees a newer roster cited than there is: stops", At(END), view.store)
 
+    def _hears(self, view: View) -> Move:
+        return Move("lists roster/: is revoked, and writes nothing more", At(END), view.store)
+
     def _heard(self, intents: Iterable[Intent], at: At) -> frozenset[Intent]:
         """Those that count; the shortcut passes over what cites a roster that it does not know."""
         return frozenset(item for item in intents if self._rules.newer == "list" or item.cites <= at.roster)
@@ -91,7 +112,9 @@ class Looking:
     # ------------------------------------------------------------ step 1
 
     def _roster(self, at: At, view: View) -> Iterator[Move]:
-        if view.rosters:
+        if self._slot in view.revoked():
+            yield self._hears(view)
+        elif view.rosters:
             yield Move("lists roster/", at._replace(pc="time", roster=view.newest_roster()), view.store)
         else:
             yield from self._time(at, view)
@@ -107,7 +130,10 @@ class Looking:
     def _collections(self, at: At, view: View) -> Iterator[Move]:
         if self._stops({"condemn", "execute"}, view):
             return
-        unfinished = view.unfinished
+        if view.rosters and (newer := list(self._newer(at, view.begun, view))):
+            yield from newer
+            return
+        unfinished = self._unfinished(at, view)
         if unfinished and self._rules.waits:
             yield from self._resume(at, unfinished, view)
         else:
@@ -115,6 +141,15 @@ class Looking:
                 pc="intents" if self._rules.look == "intents-first" else "fates", number=view.highest + 1
             )
             yield Move(f"reads collections/: will be collection {now.number}", now, view.store)
+
+    def _unfinished(self, at: At, view: View) -> int:
+        """The number of a collection that comes first; 0: none."""
+        rules = self._rules
+        if rules.early_done == "void" and rules.revoked_collections != "absent":
+            return view.unfinished
+        over = view.done if rules.early_done == "counts" else view.done & set(view.executes)
+        absent = view.revoked(at.roster) if rules.revoked_collections == "absent" else NONE
+        return min((n for n, item in view.condemns.items() if n not in over and item.slot not in absent), default=0)
 
     def _resume(self, at: At, number: int, view: View) -> Iterator[Move]:
         raise NotImplementedError
@@ -138,9 +173,9 @@ class Looking:
         known = {txn for txn, item in view.fates.items() if self._decides(item, at.roster, view)}
         now = at._replace(pc="marks" if self._clock else then, decided=frozenset(known))
         if self._clock:  # what is gone is not known yet
-            now = now._replace(live=self._alive(view, at.roster, view.deleted, by_name=True))
+            now = now._replace(live=self._alive(view, at.roster, view.deleted_by(at.roster), by_name=True))
         else:
-            gone = self._gone(view, view.counting)
+            gone = self._gone(at, view, view.counting)
             now = now._replace(live=self._alive(view, at.roster, gone), gone=gone)
         yield Move("reads fates", now, view.store)
 
@@ -149,9 +184,9 @@ class Looking:
             return True
         return view.fate_counts(fate, roster)
 
-    def _gone(self, view: View, ripe: Iterable[str]) -> Names:
+    def _gone(self, at: At, view: View, ripe: Iterable[str]) -> Names:
         rules = self._rules
-        return view.gone(ripe, late_words=rules.late_words, heeds_holds=rules.heeds_holds)
+        return view.gone(ripe, late_words=rules.late_words, heeds_holds=rules.heeds_holds, roster=at.roster)
 
     def _alive(self, view: View, roster: int, gone: Names, *, by_name: bool = False) -> Needs:
         """Blocks that snapshots rely on; `by_name`: with the snapshot instead of the domain, for `_marks`."""
@@ -165,14 +200,14 @@ class Looking:
         """Marks come after fates, and what was carried out last."""
         rules = self._rules
         ripe = {mark.txn for mark in view.marks} if rules.clock in ("own", "late") else at.ripe
-        gone = self._gone(view, ripe)
+        gone = self._gone(at, view, ripe)
         if rules.clock == "late":
             yield Move("reads marks", at._replace(pc="time_late", gone=gone), view.store)
         else:
             yield self._judged(at, gone, "reads marks", view)
 
     def _time_late(self, at: At, view: View) -> Iterator[Move]:
-        gone = frozenset(txn for txn in at.gone if txn in view.counting) | view.deleted
+        gone = frozenset(txn for txn in at.gone if txn in view.counting) | view.deleted_by(at.roster)
         yield self._judged(at, gone, "asks the storage for the time", view)
 
     def _judged(self, at: At, gone: Names, why: str, view: View) -> Move:
@@ -209,9 +244,8 @@ class Looking:
 
     def _read(self, segments: Iterable[Segment], at: At, view: View) -> frozenset[Entry]:
         """What counts of segments, with what this roster says of those of revoked slots."""
-        roster = view.rosters.get(at.roster)
-        if roster and self._rules.revoked_packs == "never":
-            segments = [item for item in segments if item.slot not in roster.revoked]
+        if self._rules.revoked_packs == "never":
+            segments = [item for item in segments if item.slot not in view.revoked(at.roster)]
         return entries_of(segments, foreign=self._rules.foreign_entries)
 
     # ------------------------------------------------------------ the plan
@@ -251,7 +285,7 @@ class Looking:
     def _choose(
         self, at: At, view: View, where: dict[tuple[str, str], set[str]], pinned: set[str], taken: Names
     ) -> Iterator[Move]:
-        live, shunned = sorted(at.live), view.shunned()
+        live, shunned = sorted(at.live), self._shunned(view)
         places = [self._places(where.get(need, set()) - taken, at, view) for need in live]
         if not all(places):
             yield Move("a living block is nowhere: stops", At(END), view.store)
@@ -263,31 +297,35 @@ class Looking:
                     used.setdefault(pack, set()).add(need)
             free = {pack for pack in view.packs if pack not in pinned and pack not in taken}
             dead = frozenset(free - set(used))
-            movable = sorted(p for p in free & set(used) if self._rules.moves_shunned or p not in shunned)
+            unsure = {pack for packs in chosen if len(packs) > 1 for pack in packs} | shunned
+            movable = sorted(p for p in free & set(used) if self._rules.moves_doubtful or p not in unsure)
             sparse = [p for p in movable if len(used[p]) < len(view.packs[p].says)]
             for going in subsets(dead) if self._young else [dead]:
                 for emptied in [sparse, []] + [movable] * self._joins if used else [[]]:
                     moves = frozenset(need for pack in emptied for need in used[pack])
                     yield self._planned(at, going | frozenset(emptied), moves, view)
 
+    def _shunned(self, view: View) -> Names:
+        """The shortcut that takes a collection for done before it is decided heeds only what was decided."""
+        return view.burnt if self._rules.early_done == "counts" else view.shunned()
+
     def _places(self, packs: set[str], at: At, view: View) -> list[tuple[str, ...]]:
-        """What may be counted on for a block, which is one pack or, where nothing is known of any, all of them.
+        """What may be counted on for a block, which is one pack or, where there is a doubt about each, all of them.
 
         A device that was stolen may say that its new pack holds what is in old ones: such a place is the last. One
         that was ever condemned may have been so for damage that its bytes do not show, so it comes after others.
         """
-        rules, shunned = self._rules, view.shunned()
-        roster = view.rosters.get(at.roster)
-        revoked = roster.revoked if roster else NONE
+        rules, shunned, revoked = self._rules, self._shunned(view), view.revoked(at.roster)
         sound = {pack for pack in packs if not view.packs[pack].late and view.packs[pack].slot not in revoked}
+        trusted = (sound if rules.prefers_sound else packs) - (shunned if rules.shunned_last else NONE)
+        if rules.keeps_doubtful and len(packs) > 1 and not trusted:
+            return [tuple(sorted(packs))]
         if rules.shunned_last and not rules.sound_first:
             packs = packs - shunned or packs
         if rules.prefers_sound:
             packs = packs & sound or packs
         if rules.shunned_last:
             packs = packs - shunned or packs
-        if rules.keeps_shunned and len(packs) > 1 and packs <= shunned:
-            return [tuple(sorted(packs))]
         return [(pack,) for pack in sorted(packs)]
 
     def _planned(self, at: At, packs: Names, moves: Needs, view: View) -> Move:
@@ -323,7 +361,7 @@ class Looking:
             blocks = frozenset(block for block, own in at.moves if own == domain)
             keys = sorted(p.key for p in view.packs.values() if p.name in at.packs and p.holds & blocks)
             name, key = self._moved(at, domain), keys[0] if keys else ""
-            new.append(Pack(name, blocks - at.wrong, blocks, domain, key=key))
+            new.append(Pack(name, blocks - at.wrong, blocks, domain, self._slot, key))
         yield Move(f"puts pack {names(pack.name for pack in new)}", at._replace(pc="publish"), view.put(*new))
 
     def _publish(self, at: At, view: View) -> Iterator[Move]:
@@ -334,7 +372,7 @@ class Looking:
         if not self._rules.indexes_moved:
             yield Move("publishes no segment", then, view.store)
             return
-        segment = Segment(f"I{self._moved(at, '')}", entries)
+        segment = Segment(f"I{self._moved(at, '')}", entries, self._slot, cites=at.roster)
         yield Move(f"publishes segment {segment.name}", then, view.put(segment))
 
     def _condemn(self, at: At, view: View) -> Iterator[Move]:
@@ -342,12 +380,12 @@ class Looking:
         if (number in view.condemns or number in view.done) and self._rules.exclusive:
             yield from self._over(at, f"collections/{number}/condemn exists", view)
             return
-        gone = at.gone - view.deleted if self._rules.lists_gone else NONE
+        gone = at.gone - view.deleted_by(at.roster) if self._rules.lists_gone else NONE
         if self._rules.lists_absent:
             gone |= {item.txn for fate in view.fates.values() for item in fate.carried if item.gone} - set(
                 view.snapshots()
             )
-        record = Condemn(number, at.packs, at.decided, gone)
+        record = Condemn(number, at.packs, at.decided, gone, self._slot, at.roster)
         old = [view.condemns[number]] if number in view.condemns else []
         now = At("intents2", at.run, number, segments=at.segments, roster=at.roster)
         label = f"creates collections/{number}/condemn = {names(at.packs)}, knows {names(at.decided)}"

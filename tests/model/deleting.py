@@ -16,7 +16,38 @@ class Collector(Looking):
         now = At("delete" if number in view.executes else "intents2", at.run, number, roster=at.roster)
         if number in view.executes:
             now = now._replace(left=self._names(view.executes[number]))
-        yield Move(f"reads collections/: goes on with collection {number}", now, view.store)
+        label = f"reads collections/: goes on with collection {number}"
+        yield Move(label, self._asking(now, view), view.store)
+
+    def _asking(self, at: At, view: View) -> At:
+        """Where slots may be revoked: it lists roster/ after it has read what it goes on with."""
+        asks = bool(view.rosters) and self._rules.revoked_collections == "ended"
+        return at._replace(pc=f"ask_{at.pc}") if asks else at
+
+    def _ask_intents2(self, at: At, view: View) -> Iterator[Move]:
+        yield self._asked_who(at._replace(pc="intents2"), [self._record(at, view).slot], view)
+
+    def _ask_delete(self, at: At, view: View) -> Iterator[Move]:
+        signers = [self._record(at, view).slot, view.executes[at.number].slot]
+        yield self._asked_who(at._replace(pc="delete"), signers, view)
+
+    def _ask_begun(self, at: At, view: View) -> Iterator[Move]:
+        """The shortcut: whose the execute is that came first does not matter."""
+        yield self._asked_who(at._replace(pc="delete"), [self._record(at, view).slot], view)
+
+    def _asked_who(self, at: At, signers: list[str], view: View) -> Move:
+        """What a revoked slot has begun, or come to execute, ends without a deletion."""
+        newest = at.roster if self._rules.asks_who == "known" else view.newest_roster()
+        now = at._replace(roster=newest)
+        if self._slot in view.revoked(newest):
+            return self._hears(view)
+        if not view.revoked(newest).intersection(signers):
+            return Move("lists roster/: whose records they are may", now, view.store)
+        if at.pc == "delete":
+            now = now._replace(pc="done", left=NONE)
+        else:
+            now = now._replace(pc="index3", packs=self._record(at, view).packs)
+        return Move("lists roster/: a revoked slot's collection is to end", now, view.store)
 
     def _record(self, at: At, view: View) -> Condemn:
         """What the collection condemned; the shortcuts go on where the record is torn, or deleted."""
@@ -66,6 +97,8 @@ class Collector(Looking):
         """Go on at step 5; without asking what is needed, its first reading is not made."""
         if at.pc == "needed" and not self._rules.asks_again:
             at = at._replace(pc="index3")
+        elif at.pc == "needed" and view.rosters and self._rules.asks_who != "not step 5":
+            at = at._replace(pc="roster3")
         return Move(label, at, view.store)
 
     def _abort(self, at: At, view: View) -> Iterator[Move]:
@@ -79,13 +112,21 @@ class Collector(Looking):
             yield self._asked(now._replace(packs=stays), f"finds snapshots/{txn} decided", view)
         else:
             move = self._asked(now, f"creates snapshots/{txn}: abort", view)
-            store = view.put(Fate(txn)) if old is None else view.delete(old) | {Fate(txn)}
+            fate = Fate(txn, slot=self._slot, cites=at.roster)
+            store = view.put(fate) if old is None else view.delete(old) | {fate}
             yield move._replace(store=store)
 
     # ------------------------------------------------------------ step 5
 
+    def _roster3(self, at: At, view: View) -> Iterator[Move]:
+        """By an older one, what a thief said to be gone would be."""
+        if self._slot in view.revoked():
+            yield self._hears(view)
+        else:
+            yield Move("lists roster/", at._replace(pc="needed", roster=view.newest_roster()), view.store)
+
     def _needed(self, at: At, view: View) -> Iterator[Move]:
-        gone = self._record(at, view).gone | view.deleted
+        gone = self._record(at, view).gone | view.deleted_by(at.roster)
         if not self._rules.lists_gone:
             gone = view.gone(view.counting)
         live = self._alive(view, at.roster, gone)
@@ -148,27 +189,31 @@ class Collector(Looking):
         return Move(f"lists packs/: lets {names(dead)} go", now, view.store)
 
     def _replace(self, at: At, view: View) -> Iterator[Move]:
-        segment = Segment(f"r{self.name}{at.run}n{at.number}", at.entries)
+        segment = Segment(f"r{self.name}{at.run}n{at.number}", at.entries, self._slot, cites=at.roster)
         now = at._replace(pc="execute", entries=frozenset())
         yield Move(f"publishes segment {segment.name}", now, view.put(segment))
 
     def _execute(self, at: At, view: View) -> Iterator[Move]:
         rules = self._rules
-        record = Execute(at.number, at.packs, at.segments)
+        record = Execute(at.number, at.packs, at.segments, self._slot, at.roster)
         old = view.executes.get(at.number)
         if not rules.executes:
             now = At("delete", at.run, at.number, packs=at.packs, segments=at.segments, left=self._names(record))
             yield Move(f"lets {names(at.packs)} go", now, view.store)
         elif old is not None and rules.exclusive:
+            if self._stops({"execute"}, view):
+                return
             mine = record if rules.deletes == "own" else old
             now = At("delete", at.run, at.number, left=self._names(mine), roster=at.roster)
-            yield Move(f"finds collections/{at.number}/execute", now, view.store)
-        elif at.number in view.done and rules.exclusive:  # records were deleted
-            yield Move(f"finds collections/{at.number}/done", At(END), view.store)
+            then = now if rules.deletes == "own" else self._asking(now, view)
+            if rules.asks_who == "not the winner" and then.pc == "ask_delete":
+                then = then._replace(pc="ask_begun")
+            yield Move(f"finds collections/{at.number}/execute", then, view.store)
         else:
             now = At("delete", at.run, at.number, left=self._names(record), roster=at.roster)
             label = f"creates collections/{at.number}/execute = {names(at.packs)}, segments {names(at.segments)}"
-            yield Move(label, now, (view.delete(old) if old else view.store) | {record})
+            store = (view.delete(old) if old else view.store) | {record}
+            yield Move(label, self._asking(now, view), store)
 
     # ------------------------------------------------------------ step 6
 
@@ -213,7 +258,11 @@ class Collector(Looking):
             dropped += [Done(n) for n in view.done if n < at.number]
         if dropped:
             yield Move("deletes records", at, view.delete(*dropped))
-        elif at.number in view.done:
+        else:
+            yield from self._done(at, view)
+
+    def _done(self, at: At, view: View) -> Iterator[Move]:
+        if at.number in view.done:
             yield Move(f"finds collections/{at.number}/done", self._ended(at), view.store)
         else:
             yield Move(f"creates collections/{at.number}/done", self._ended(at), view.put(Done(at.number)))

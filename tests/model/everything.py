@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from tests.model import safe_collections, safe_others, safe_replicas, safe_shunned
+from tests.model import safe_collections, safe_others, safe_replicas, safe_revoked, safe_shunned
 from tests.model.cases import SETTINGS as CASES
 from tests.model.cases import make
 from tests.model.explore import Case
 from tests.model.mutants import MUTANTS, build_mutant
 
-__all__ = ["CASES", "MUTANTS", "build", "safe_collections", "safe_others", "safe_replicas", "safe_shunned"]
+__all__ = [
+    "CASES",
+    "MUTANTS",
+    "build",
+    "safe_collections",
+    "safe_others",
+    "safe_replicas",
+    "safe_revoked",
+    "safe_shunned",
+]
 
 
 def build(code: str) -> Case:

@@ -136,7 +136,7 @@ mutant(
     "DATA",
     reuses_names=True,
     asks_again=False,
-    moves_shunned=True,
+    moves_doubtful=True,
 )
 mutant("c-drops-fates", "C24", "deletes fates of aborted transactions", "DATA", drops=frozenset({"fates"}))
 mutant("c-drops-forgotten", "C17", "deletes fates and marks of forgotten ones, and does not list them", "DATA",
@@ -203,6 +203,21 @@ mutant("o-packs-void", "O3", "the packs of a revoked device do not count", "READ
 mutant("o-packs-own", "O3", "they count only for its own snapshots", "READER", revoked_packs="own")
 mutant("o-relies", "O4", "a writer relies on packs of a revoked device", "DATA", relies_on_revoked=True)
 
+# ---------------------------------------------------------------- collections of revoked slots
+
+mutant("k-counts", "K9", "a revoked slot's collection counts as any other's", "DATA", revoked_collections="count")
+mutant(
+    "k-absent", "K1", "a revoked slot's collection is as if it were not there", "DATA", revoked_collections="absent"
+)
+mutant("k-known", "K9", "who is revoked is asked before its records are read", "DATA", asks_who="known")
+mutant("k-winner", "K8", "an execute that came before one's own is obeyed, whoever's it is", "DATA",
+       asks_who="not the winner")  # fmt: skip
+mutant("k-own", "K8", "such an execute is not obeyed, and what oneself has decided is deleted", "DATA", deletes="own")
+mutant("k-gone", "K12", "step 5 believes a thief what is gone, by a roster of before", "DATA", asks_who="not step 5")
+mutant("k-done", "K11", "what is not decided yet is done when somebody says so; step 5 takes any place", "DATA",
+       early_done="counts", shunned_replaces=True)  # fmt: skip
+mutant("k-policy", "K6", "a longer delay holds for what such a collection has deleted", "DATA", policy="newest")
+
 # ---------------------------------------------------------------- locks
 
 mutant(
@@ -243,10 +258,17 @@ mutant(
 mutant("v-relies", "V1", "a writer relies on what was condemned and survived", "DATA", shuns="burnt")
 mutant("v-counts", "V1", "a collector counts on such a pack as on any other, in both looks", "DATA",
        shunned_last=False, shunned_replaces=True)  # fmt: skip
-mutant("v-moves", "V1", "moves a block out of such a pack, unopened", "DATA", moves_shunned=True)
-mutant("v-one-stays", "V2", "of several such packs one is chosen, the others go", "DATA", keeps_shunned=False)
+mutant("v-moves", "V1", "moves a block out of such a pack, unopened", "DATA", moves_doubtful=True)
+mutant("v-one-stays", "V2", "of several such packs one is chosen, the others go", "DATA", keeps_doubtful=False)
 mutant("v-replaces", "V3", "in step 5, such a pack stands in for another", "DATA", shunned_replaces=True)
-mutant("v-stolen", "V4", "such a pack comes after that of a stolen device", "DATA", sound_first=False)
+mutant("v-stolen", "V4", "such a pack comes after that of a stolen device, which stays", "DATA",
+       sound_first=False, keeps_doubtful=False)  # fmt: skip
+mutant("v-moves-stolen", "V4", "moves a block, unopened, out of what a stolen device put beside such a pack", "DATA",
+       moves_doubtful=True)  # fmt: skip
+mutant("v-mended", "V6", "of such a pack and that of a revoked slot one is chosen", "DATA", keeps_doubtful=False)
+mutant("v-both", "V8", "of two packs of revoked slots one is chosen", "DATA", keeps_doubtful=False)
+mutant("v-thief", "V7", "of several such packs one is chosen, though a thief had only to condemn them", "DATA",
+       keeps_doubtful=False, shunned_replaces=True)  # fmt: skip
 mutant("v-again", "V5", "a writer relies on what was deleted and is listed again", "DATA", shuns="none")
 mutant("v-counts-again", "V5", "a collector counts on that as on any other pack", "DATA",
        shunned_last=False, shunned_replaces=True)  # fmt: skip

@@ -8,6 +8,10 @@ from typing import NamedTuple
 from tests.model.actors import END, Move
 from tests.model.rules import Rules
 from tests.model.store import (
+    NONE,
+    Condemn,
+    Done,
+    Execute,
     Fate,
     Intent,
     Locked,
@@ -123,6 +127,43 @@ def enrol(slot: str) -> Steps:
         return view.put(Roster(number + 1, old.slots | {slot}, old.revoked, old.accepted))
 
     return Steps("owner", (f"enrols {slot}", publish))
+
+
+class Thief:
+    """Has the key of a slot that is revoked, and may add objects: he writes what he likes into collections/.
+
+    `records`: how many at most, of these `kinds`. He says that all is gone, or that nothing has to go. `cites`: the
+    roster.
+    """
+
+    def __init__(self, slot: str, kinds: str = "condemn execute done", *, records: int = 2, cites: int = 0) -> None:
+        self.name = "thief"
+        self.start = At(str(records))
+        self._slot = slot
+        self._kinds = kinds.split()
+        self._cites = cites
+
+    def moves(self, at: At, view: View) -> Iterator[Move]:
+        left = int(at.pc) - 1
+        then = At(str(left) if left else END)
+        if self._slot in view.revoked():  # before that he is somebody whom everybody believes
+            for label, record in self._records(view):
+                yield Move(label, then, view.put(record))
+
+    def _records(self, view: View) -> Iterator[tuple[str, object]]:
+        by: tuple[str, int] = (self._slot, self._cites)
+        packs, segments, number = frozenset(view.packs), frozenset(view.segments), view.highest + 1
+        if "condemn" in self._kinds:
+            listed = frozenset(view.fates) | {item.txn for item in view.intents}
+            record = Condemn(number, packs, listed, frozenset(view.snapshots()), *by)
+            yield f"creates collections/{number}/condemn of all there is", record
+        for number in sorted(view.condemns):
+            if "execute" in self._kinds and number not in view.executes:
+                all_of_it = Execute(number, view.condemns[number].packs, segments, *by)
+                yield f"creates collections/{number}/execute of all of it", all_of_it
+                yield f"creates collections/{number}/execute of nothing", Execute(number, NONE, NONE, *by)
+            if "done" in self._kinds and number not in view.done:
+                yield f"creates collections/{number}/done", Done(number)
 
 
 # ---------------------------------------------------------------- late and lost requests

@@ -75,13 +75,13 @@ class Reader:
             yield self._loaded(at, at.entries | self._useful(at, older, view), view)
 
     def _useful(self, at: At, segments: Iterable[Segment], view: View) -> frozenset[Entry]:
-        roster = view.rosters.get(view.newest_roster())
+        revoked = view.revoked()
         fate = view.fates.get(self._txn)
         found = list(segments)
-        if roster and self._rules.revoked_packs == "never":
-            found = [item for item in found if item.slot not in roster.revoked]
-        if roster and self._rules.revoked_packs == "own":
-            found = [item for item in found if item.slot not in roster.revoked or (fate and fate.slot == item.slot)]
+        if self._rules.revoked_packs == "never":
+            found = [item for item in found if item.slot not in revoked]
+        if self._rules.revoked_packs == "own":
+            found = [item for item in found if item.slot not in revoked or (fate and fate.slot == item.slot)]
         return frozenset(e for e in entries_of(found) if e.block in at.want and e.domain == at.domain)
 
     def _loaded(self, at: At, entries: frozenset[Entry], view: View) -> Move:

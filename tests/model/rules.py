@@ -44,8 +44,10 @@ class Rules:
     known: str = "listed"  # in step 4, the decided that condemn lists; "now": all that are decided by then
     asks_again: bool = True  # step 5: what is still needed
     shunned_last: bool = True  # counts on a pack that was ever condemned only if there is no other place
-    keeps_shunned: bool = True  # of several that were all condemned before, none goes
-    moves_shunned: bool = False  # blocks out of such a pack, unopened, into one that nobody shuns
+    keeps_doubtful: bool = (
+        True  # of several that were all condemned before, or made by stolen or revoked slots, none goes
+    )
+    moves_doubtful: bool = False  # blocks out of such packs, unopened, into one that nobody doubts
     shunned_replaces: bool = False  # in step 5, such a pack stands in for one that was not condemned before
     waits: bool = True  # for a collection that is not done
     number: str = "seen"  # condemn has the number after those seen in the first look; "free": the next free one
@@ -83,6 +85,12 @@ class Rules:
     revoked_fates: str = "void"  # that do not count: decided, and nothing lives; "absent": as if not there
     revoked_packs: str = "read"  # count for reading; "never"; "own": only for fates of that slot
     relies_on_revoked: bool = False
+    revoked_collections: str = "ended"  # deletes nothing more; "count": as others'; "absent": as if not there
+    asks_who: str = (
+        "newest"  # by a roster listed after the records were read; "known": listed before; "not the winner":
+    )
+    # not of an execute that another was faster to create
+    early_done: str = "void"  # that comes before execute; "counts": and then collectors shun only what is decided
 
     # ---- readers
     reader: str = "again"  # looks again while collections/ changes; "once"

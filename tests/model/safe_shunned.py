@@ -7,7 +7,7 @@ from tests.model.actors import Actor
 from tests.model.cases import DEAD, FORGOTTEN, case, commit, names, pack, segment
 from tests.model.deleting import Collector
 from tests.model.rules import Rules
-from tests.model.store import Condemn, Done, Execute, Intent, Lost, Store
+from tests.model.store import Condemn, Done, Execute, Intent, Lost, Roster, Store
 from tests.model.writer import Writer
 
 Built = tuple[Store, tuple[Actor, ...]]
@@ -48,11 +48,11 @@ def v3(rules: Rules) -> Built:
     return store | survived("W"), (Collector("C", rules, runs=2), Collector("D", rules))
 
 
-@case("V4", "a pack that survived, and a stolen device says that its new one holds the same", commits=False)
+@case("V4", "a pack that survived, and a stolen device says that its new one holds the same", commits=False, quiet="")
 def v4(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("X", "c"), segment("I0", "c X"), commit("S1", "c"), pack("Z", "z")}
-        | {pack("Q", "", says="c", slot="x", late=True), segment("I1", "c Q a", slot="x", domain="a")}
+        | {pack("Q", "", says="c e", slot="x", late=True), segment("I1", "c Q a", "e Q a", slot="x", domain="a")}
     )
     return store | survived("X"), (Collector("C", rules, runs=2), Collector("D", rules))
 
@@ -60,3 +60,27 @@ def v4(rules: Rules) -> Built:
 @case("V5", "a deletion does not last: storage lists the pack again, and later not; a writer, a collector twice")
 def v5(rules: Rules) -> Built:
     return DEAD, (Writer("T", "d", rules), Collector("C", rules, runs=2), others.listed_again(pack("X", "d")))
+
+
+def mended(slot: str, *, first: str = "owner") -> Store:
+    """X has another block than d under d's name. Who mended that has put d into G; `first`: who has stored X."""
+    return frozenset(
+        {pack("X", "c", says="c d", slot=first), pack("G", "d", slot=slot), pack("Z", "z")}
+        | {segment("I0", "c X", "d X"), segment("IG", "d G", slot=slot), commit("S0", "d"), commit("S1", "c")}
+        | {Roster(0, names("m")), Roster(1, names("m"), names("m"))}
+    )
+
+
+@case("V6", "a wrong block in a pack that survived; who has stored it anew is revoked since", commits=False)
+def v6(rules: Rules) -> Built:
+    return mended("m") | survived("X"), (Collector("C", rules, runs=2),)
+
+
+@case("V7", "such a block, stored anew by somebody else, and a thief that condemns all", commits=False)
+def v7(rules: Rules) -> Built:
+    return mended("owner") | survived("X"), (others.Thief("m"), Collector("C", rules, runs=2))
+
+
+@case("V8", "a wrong block that nobody has condemned; who has stored it first, and anew, is revoked", commits=False)
+def v8(rules: Rules) -> Built:
+    return mended("m", first="m"), (Collector("C", rules, runs=2),)

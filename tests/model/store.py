@@ -82,6 +82,8 @@ class Condemn:
     packs: Names
     listed: Names  # decided transactions whose intents were read
     gone: Names  # snapshots that were taken for gone
+    slot: str = OWNER
+    cites: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Execute:
     number: int
     packs: Names
     segments: Names
+    slot: str = OWNER
+    cites: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class SourcePack:
 
 
 Store = frozenset[object]
+Citing = Fate | Intent | Segment | Condemn | Execute
 
 
 class View:
@@ -237,6 +242,9 @@ class View:
                     self.sources.append(item)
                 case SourcePack():
                     self.source_packs[item.name] = item
+        for record in self.begun if self.rosters else ():
+            if any(record.slot in self.revoked(number) for number in self.rosters if number <= record.cites):
+                self.torn.add("condemn" if isinstance(record, Condemn) else "execute")  # nobody may take it
 
     # ------------------------------------------------------------ changes
 
@@ -249,13 +257,24 @@ class View:
     # ------------------------------------------------------------ collections
 
     @property
+    def begun(self) -> list[Condemn | Execute]:
+        """Their records that name something."""
+        return [*self.condemns.values(), *self.executes.values()]
+
+    def without(self, slots: Names) -> View:
+        """For who does not see what these slots have written into collections/. Changes are made to all there is."""
+        found = View(self.delete(*(record for record in self.begun if record.slot in slots)))
+        found.store = self.store
+        return found
+
+    @property
     def highest(self) -> int:
         return max((*self.condemns, *self.executes, *self.done), default=0)
 
     @property
     def unfinished(self) -> int:
-        """The first that has begun and is not done; 0: none."""
-        return min(({*self.condemns, *self.executes} - self.done), default=0)
+        """The first that has begun and is not done; 0: none. It is not done before it is decided, whoever says so."""
+        return min(({*self.condemns, *self.executes} - (self.done & set(self.executes))), default=0)
 
     def condemned(self, since: int, *, finished: bool = True) -> Names:
         """What collections from this number on name: execute, or condemn where there is none."""
@@ -272,18 +291,25 @@ class View:
 
     def shunned(self, before: int | None = None) -> Names:
         """Packs that any collection ever condemned, or any before this one."""
-        records = [*self.condemns.values(), *self.executes.values()]
-        return frozenset(pack for item in records if before is None or item.number < before for pack in item.packs)
+        return frozenset(pack for item in self.begun if before is None or item.number < before for pack in item.packs)
 
     @property
     def deleted(self) -> Names:
-        """Snapshots that collections took for gone and have begun to delete."""
-        return frozenset(txn for n, item in self.condemns.items() if n in self.executes for txn in item.gone)
+        """Snapshots that collections took for gone and have begun to delete, by the newest roster."""
+        return self.deleted_by(self.newest_roster())
+
+    def deleted_by(self, roster: int) -> Names:
+        """The same for who knows this roster: of a collection of a revoked slot only marks say what is gone."""
+        revoked = self.revoked(roster)
+        begun = (item for n, item in self.condemns.items() if n in self.executes and item.slot not in revoked)
+        return frozenset(txn for item in begun for txn in item.gone)
 
     # ------------------------------------------------------------ what is said and what counts
 
-    def gone(self, ripe: Iterable[str], *, late_words: str = "void", heeds_holds: bool = True) -> Names:
-        """Snapshots that are forgotten when the forgets of `ripe` count."""
+    def gone(
+        self, ripe: Iterable[str], *, late_words: str = "void", heeds_holds: bool = True, roster: int | None = None
+    ) -> Names:
+        """Snapshots that are forgotten when the forgets of `ripe` count. `roster`: known; None: the newest."""
         saved = {
             mark.txn
             for mark in self.marks
@@ -291,7 +317,8 @@ class View:
             and (not mark.late or late_words == "count")
         }
         forgotten = {mark.txn for mark in self.marks if mark.kind == "forget"}
-        return frozenset((forgotten & set(ripe)) - saved) | self.deleted
+        deleted = self.deleted if roster is None else self.deleted_by(roster)
+        return frozenset((forgotten & set(ripe)) - saved) | deleted
 
     @property
     def counting(self) -> Names:
@@ -300,6 +327,11 @@ class View:
 
     def newest_roster(self) -> int:
         return max(self.rosters, default=0)
+
+    def revoked(self, roster: int | None = None) -> Names:
+        """Slots that are revoked in this roster; None: in the newest."""
+        known = self.rosters.get(self.newest_roster() if roster is None else roster)
+        return known.revoked if known else NONE
 
     def fate_counts(self, fate: Fate, roster: int) -> bool:
         """Whether a fate counts for who knows this roster."""

@@ -78,8 +78,12 @@ class Writer:
             if self._slot == OWNER or self._slot in view.rosters[newest].slots - view.rosters[newest].revoked:
                 yield Move("lists roster/", At("collections", at.attempt, roster=newest), view.store)
 
+    def _heeded(self, at: At, view: View) -> View:
+        """The shortcut does not see what revoked slots have written into collections/."""
+        return view.without(view.revoked(at.roster)) if self._rules.revoked_collections == "absent" else view
+
     def _collections(self, at: At, view: View) -> Iterator[Move]:
-        rules = self._rules
+        rules, view = self._rules, self._heeded(at, view)
         if view.torn & {"condemn", "execute"} and rules.unreadable == "stop":
             return
         unfinished = view.unfinished if rules.first == "unfinished" else 0
@@ -154,8 +158,7 @@ class Writer:
 
     def _rely(self, at: At, view: View, why: str, *new: Segment) -> Iterator[Move]:
         """Choose where each chunk is; what is nowhere is to be uploaded."""
-        roster = view.rosters.get(at.roster)
-        revoked = roster.revoked if roster and not self._rules.relies_on_revoked else NONE
+        revoked = NONE if self._rules.relies_on_revoked else view.revoked(at.roster)
         places: dict[str, set[tuple[str, str]]] = {chunk: set() for chunk in self._chunks}
         for block, pack, _ in at.entries:
             listed = pack in view.packs or self._rules.relies == "indexed" or at.pc == "late_collections"
@@ -231,7 +234,7 @@ class Writer:
         return Move(label, then._replace(intents=at.intents + 1), view.put(intent))
 
     def _recheck(self, at: At, view: View) -> Iterator[Move]:
-        rules = self._rules
+        rules, view = self._rules, self._heeded(at, view)
         if view.torn & {"condemn", "execute"} and rules.unreadable == "stop":
             return
         if rules.gap == "anew" and any(n not in view.condemns for n in range(at.first, view.highest + 1)):
