@@ -131,7 +131,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     undecided = (own for who, own in intents.items() if who not in decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
     try:
-        kept = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.shunned)
+        kept, unsure = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.shunned)
     except Damaged as error:
         if read_condemned(unlocked) == state:
             raise
@@ -147,8 +147,8 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         elif pack in kept:
             garbage.emptiable[pack] = sorted(kept[pack])
-            if pack in history.shunned and not _may_prove(unlocked, domain_of[pack]):
-                continue  # it may have been condemned for a wrong block, which would get a new name
+            if pack in unsure or (pack in history.shunned and not _may_prove(unlocked, domain_of[pack])):
+                continue  # a block in it may be wrong, and would get a new name
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
             garbage.dead.add(pack)
@@ -323,17 +323,18 @@ def named(snapshot: Snapshot) -> set[bytes]:
 
 def _places(
     unlocked: Unlocked, garbage: Garbage, needed: dict[bytes, set[bytes]], shunned: frozenset[bytes]
-) -> dict[bytes, list[int]]:
+) -> tuple[dict[bytes, list[int]], set[bytes]]:
     """By pack: the blocks that have to be kept there, or moved. Each in one place that really holds it. Damaged.
 
-    The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go;
-    but one that was ever condemned only if there is no other, since no writer relies on it, and one that a revoked
-    slot signed last of all, since a thief may have put anything into it. A pack that two segments name is in the
-    table twice.
+    The oldest is taken, since whoever adds something later, be it a device that was stolen, must not make others go.
+    One that was ever condemned may have been so for a wrong block, which its name does not show; into one that a
+    revoked slot signed a thief may have put anything. Where there is no other, all of these are kept, and given
+    second: what is moved out of them unopened would be believed. A pack that two segments name is in the table twice.
     """
     table = garbage.index.blocks
     revoked = table.signed_by(unlocked.revoked_in)
     kept: dict[bytes, list[int]] = {}
+    unsure: set[bytes] = set()
     for block, domain in ((block, domain) for domain, blocks in needed.items() for block in blocks):
         places = {table.packs[table.pack[number]]: number for number in instances(garbage, block, domain)}
         if not places:
@@ -356,10 +357,15 @@ def _places(
                 pack,
             ),
         )
-        best = next((pack for pack in order if garbage.holds(unlocked, pack, block)), None)
-        for pack in order if best is None else (best,):  # of what is whole nowhere, nothing goes
+        whole = (pack for pack in order if garbage.holds(unlocked, pack, block))
+        best = next(whole, None)
+        chosen = order if best is None else [best]  # of what is whole nowhere, nothing goes
+        if best is not None and (best in revoked or best in shunned):
+            chosen += whole
+            unsure.update(chosen if len(chosen) > 1 else ())
+        for pack in chosen:
             kept.setdefault(pack, []).append(places[pack])
-    return kept
+    return kept, unsure
 
 
 def _choose_sparse(

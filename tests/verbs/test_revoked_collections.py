@@ -10,15 +10,17 @@ from unittest import mock
 import pytest
 
 import pharmabackup as pb
-from pharmabackup import ids
+from pharmabackup import clock, ids
 from pharmabackup.engine import garbage
+from pharmabackup.engine.collections import read_condemned
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import prune as prune_verb
-from tests.verbs.site import Site, Time, forget_all_but, prune, stored
+from tests.verbs.ailing import Ward
+from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
 from tests.verbs.test_enrol import Staff
-from tests.verbs.test_shunned import _before
+from tests.verbs.test_shunned import _a_wrong_bit, _before
 
 MakeRepo = Callable[[], pb.Repository]
 Put = Callable[[Unlocked, Kind, str, Any], Any]
@@ -132,3 +134,98 @@ def test_a_collection_is_not_done_before_it_is_decided(
     _meanwhile(monkeypatch, Kind.EXECUTE, steal)
     prune(staff.repo)
     site.all_restore(staff.repo, tmp_path / "out")
+
+
+def _mended(ward: Ward, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Staff:
+    """A bit of a block was wrong when it was stored; a repair has condemned its pack, which survived."""
+    with _a_wrong_bit(monkeypatch):
+        ward.back_up()
+    ward.reopen()
+    ward.mend()
+    return Staff(ward.repo, folder)
+
+
+def _backs_up(ward: Ward, repo: pb.Repository) -> None:
+    own, ward.repo = ward.repo, repo
+    ward.back_up()
+    ward.repo = own
+
+
+def _prunes_and_all_is_whole(ward: Ward, staff: Staff, time: Time) -> None:
+    time.ahead += 3 * DAY_NS
+    for _ in range(2):
+        prune(ward.repo)
+        assert ward.whole() == set(ward.states)
+    staff.close()
+    ward.repo.close()
+
+
+def test_what_mends_a_block_stays_when_its_slot_is_revoked(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup has stored the block anew, from a till that is replaced later."""
+    ward = Ward(tmp_path / "ward")
+    staff = _mended(ward, monkeypatch, tmp_path)
+    _backs_up(ward, staff.enrol("device", "till-1"))
+    assert ward.whole() == set(ward.states)
+    ward.repo.revoke("till-1", reason="it was replaced")
+    _prunes_and_all_is_whole(ward, staff, time)
+
+
+def test_what_mends_a_block_stays_when_a_thief_condemns_it(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = Ward(tmp_path / "ward")
+    staff = _mended(ward, monkeypatch, tmp_path)
+    thief = Thief(staff)
+    _backs_up(ward, ward.repo)
+    assert ward.whole() == set(ward.states)
+    ward.repo.revoke("the supplier", reason="stolen")
+    thief.put(Condemn(read_condemned(ward.repo._unlocked).highest + 1, thief.all_of("packs"), b"", b""))
+    _prunes_and_all_is_whole(ward, staff, time)
+
+
+def test_what_mends_a_block_stays_when_both_slots_are_revoked(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One till after the other is replaced. No backup relies on what the first has stored, so the second mends it."""
+    ward = Ward(tmp_path / "ward")
+    staff = Staff(ward.repo, tmp_path)
+    first, second = staff.enrol("device", "till-1"), staff.enrol("device", "till-2")
+    with _a_wrong_bit(monkeypatch):
+        _backs_up(ward, first)
+    ward.repo.revoke("till-1", reason="it was replaced")
+    _backs_up(ward, second)
+    assert ward.whole() == set(ward.states)
+    ward.repo.revoke("till-2", reason="it was replaced, too")
+    _prunes_and_all_is_whole(ward, staff, time)
+
+
+def test_out_of_packs_that_are_in_doubt_nothing_is_moved(
+    tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block lies in one that was condemned for damage, and in one of a revoked slot: neither gets a new name."""
+    ward = Ward(tmp_path / "ward")
+    staff = _mended(ward, monkeypatch, tmp_path)
+    till = staff.enrol("device", "till-1")
+    _backs_up(ward, till)
+    ward.change(0)
+    _backs_up(ward, till)
+    ward.repo.apply(ward.repo.propose_forget({"*": pb.Keep(last=1)}))
+    ward.repo.revoke("till-1", reason="it was replaced")
+    time.ahead += 20 * DAY_NS
+    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)  # whatever is not all alive would be moved
+    found = garbage.look_for_garbage(ward.repo._unlocked, clock.now_ns() + time.ahead, lambda: None)
+    doubtful = {pack for pack in found.emptiable if found.emptiable[pack] and pack in found.history.shunned}
+    table = found.index.blocks
+    beside = {
+        table.packs[table.pack[number]]
+        for pack in doubtful
+        for own in found.emptiable[pack]
+        for number in table.instances(table.ids[own])
+    } - doubtful
+    found.index.close()
+    assert doubtful and beside
+    assert not (doubtful | beside) & set(found.sparse)
+    staff.close()
+    ward.repo.close()
