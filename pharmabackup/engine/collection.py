@@ -107,7 +107,7 @@ def move(
         for whole in group:
             wanted = {table.ids[number] for number in garbage.sparse[whole.digest]}
             try:
-                if whole.digest in garbage.history.shunned:
+                if whole.digest in garbage.in_doubt:
                     _prove(unlocked, garbage, whole)
                 transplant(whole, wanted, unlocked, writers, anew=anew)
             except Damaged as error:

@@ -61,6 +61,7 @@ class Garbage:
     doubtful: set[bytes] = field(default_factory=set)  # the same, and their blocks are not those of their directory
     unreadable: set[bytes] = field(default_factory=set)  # the same, and they do not say what they hold
     dead: set[bytes] = field(default_factory=set)
+    in_doubt: set[bytes] = field(default_factory=set)  # ever condemned, or a revoked slot's: a block may be wrong
     emptiable: dict[bytes, list[int]] = field(default_factory=dict)  # packs that may go once these have moved
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
     small: set[bytes] = field(default_factory=set)  # of these, those that are only to be joined
@@ -127,6 +128,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage.gone = gone if may_go is None else gone & (may_go | history.deleted)
     read_packs(unlocked, garbage, look)
     table = garbage.index.blocks
+    garbage.in_doubt = history.shunned | table.signed_by(unlocked.revoked_in)
     decided = garbage.decided
     undecided = (own for who, own in intents.items() if who not in decided)
     pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
@@ -147,7 +149,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
             continue
         elif pack in kept:
             garbage.emptiable[pack] = sorted(kept[pack])
-            if pack in unsure or (pack in history.shunned and not _may_prove(unlocked, domain_of[pack])):
+            if pack in unsure or (pack in garbage.in_doubt and not _may_prove(unlocked, domain_of[pack])):
                 continue  # a block in it may be wrong, and would get a new name
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:

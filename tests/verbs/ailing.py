@@ -6,14 +6,18 @@ import os
 import shutil
 import sqlite3
 from bisect import bisect_right
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import directory_range, read_directory
+from pharmabackup.engine.packs import PackWriter, directory_range, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Proposal
@@ -202,3 +206,22 @@ def pages(path: Path) -> bytes:
     data = bytearray(path.read_bytes())
     data[24:28] = data[92:96] = bytes(4)
     return bytes(data)
+
+
+@contextmanager
+def a_wrong_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In one block, before it comes into its pack."""
+    real, hit = PackWriter.add, list[bool]()
+
+    def add(self: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
+        if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
+            hit.append(True)
+            changed = bytearray(sealed)
+            changed[1000] ^= 1
+            sealed = memoryview(changed)
+        real(self, kind=kind, sealed=sealed, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackWriter, "add", add)
+        yield
+    assert hit

@@ -15,7 +15,8 @@ from pharmabackup.engine import garbage
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
 from tests.reader.reader import Reader
-from tests.verbs.site import DAY_NS, Site, prune, stored
+from tests.verbs.ailing import a_wrong_bit
+from tests.verbs.site import DAY_NS, Site, Time, prune, stored
 from tests.verbs.test_enrol import Staff, _other_names
 
 MakeRepo = Callable[[], pb.Repository]
@@ -58,6 +59,39 @@ def test_of_two_packs_the_one_stays_that_no_revoked_device_wrote(staff: Staff, s
     kept = [pack for pack in found.emptiable if signers[pack] == second and found.sizes[pack] > 300_000]
     assert len(kept) == 1
     found.index.close()
+
+
+@pytest.mark.parametrize("role", ["owner", "maintainer"])
+def test_a_wrong_block_of_a_revoked_device_gets_no_new_name(
+    staff: Staff, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """Its pack is hardly used, and would be emptied: an owner finds it, and who cannot look leaves it alone."""
+    till, heir = staff.enrol("device", "till-1"), staff.enrol("device", "till-2")
+    maintainer = staff.enrol("maintainer", "keeper")
+    site.change()
+    (site.root / "0").write_bytes(os.urandom(1_200_000))
+    (site.root / "1").write_bytes(os.urandom(9_000_000))
+    with a_wrong_bit(monkeypatch):
+        site.back_up(till)
+    (site.root / "1").unlink()
+    site.back_up(till)
+    site.back_up(heir)
+    staff.repo.revoke("till-1", reason="stolen")
+    staff.repo.apply(staff.repo.propose_forget({"*": pb.Keep(last=1)}))
+    time.ahead += 20 * DAY_NS
+    who = staff.repo if role == "owner" else maintainer
+    old = set(stored(who._unlocked.storage, "packs"))
+    found = garbage.look_for_garbage(who._unlocked, clock.now_ns() + time.ahead, lambda: None)
+    doubtful = found.in_doubt & set(found.emptiable)
+    assert doubtful
+    assert bool(doubtful & set(found.sparse)) == (role == "owner")
+    found.index.close()
+    if role == "owner":
+        with pytest.raises(pb.Incomplete):
+            prune(who)
+    else:
+        prune(who)
+    assert {ids.pack_name(pack) for pack in doubtful} <= old & set(stored(who._unlocked.storage, "packs"))
 
 
 def test_who_is_revoked_while_it_is_open_writes_nothing_more(staff: Staff, site: Site) -> None:

@@ -17,10 +17,10 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import prune as prune_verb
-from tests.verbs.ailing import Ward
+from tests.verbs.ailing import Ward, a_wrong_bit
 from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
 from tests.verbs.test_enrol import Staff
-from tests.verbs.test_shunned import _a_wrong_bit, _before
+from tests.verbs.test_shunned import _before
 
 MakeRepo = Callable[[], pb.Repository]
 Put = Callable[[Unlocked, Kind, str, Any], Any]
@@ -138,7 +138,7 @@ def test_a_collection_is_not_done_before_it_is_decided(
 
 def _mended(ward: Ward, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Staff:
     """A bit of a block was wrong when it was stored; a repair has condemned its pack, which survived."""
-    with _a_wrong_bit(monkeypatch):
+    with a_wrong_bit(monkeypatch):
         ward.back_up()
     ward.reopen()
     ward.mend()
@@ -192,7 +192,7 @@ def test_what_mends_a_block_stays_when_both_slots_are_revoked(
     ward = Ward(tmp_path / "ward")
     staff = Staff(ward.repo, tmp_path)
     first, second = staff.enrol("device", "till-1"), staff.enrol("device", "till-2")
-    with _a_wrong_bit(monkeypatch):
+    with a_wrong_bit(monkeypatch):
         _backs_up(ward, first)
     ward.repo.revoke("till-1", reason="it was replaced")
     _backs_up(ward, second)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import pharmabackup as pb
 from pharmabackup.engine.collections import burnt_names, shunned_packs
 from pharmabackup.engine.packs import PackWriter
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import prune as prune_verb
 from pharmabackup.verbs import reseal as reseal_verb
-from tests.verbs.ailing import Ward
+from tests.verbs.ailing import Ward, a_wrong_bit
 from tests.verbs.site import DAY_NS, PASSPHRASE, Site, Time, forget_all_but, prune, stored
 
 MakeRepo = Callable[[], pb.Repository]
@@ -130,32 +128,13 @@ def test_what_was_sealed_anew_beside_a_backup_stays(
     )
 
 
-@contextmanager
-def _a_wrong_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In one block, before it comes into its pack."""
-    real, hit = PackWriter.add, list[bool]()
-
-    def add(self: PackWriter, *, kind: int, sealed: memoryview, **rest: Any) -> None:
-        if kind == Kind.DATA_BLOCK and not hit and len(sealed) > 500_000:
-            hit.append(True)
-            changed = bytearray(sealed)
-            changed[1000] ^= 1
-            sealed = memoryview(changed)
-        real(self, kind=kind, sealed=sealed, **rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PackWriter, "add", add)
-        yield
-    assert hit
-
-
 @pytest.mark.parametrize("unindexed", [False, True])
 def test_a_wrong_block_in_a_pack_that_is_as_it_was_written(
     tmp_path: Path, cheap_kdf: None, time: Time, monkeypatch: pytest.MonkeyPatch, unindexed: bool
 ) -> None:
     """A writer's memory changed a bit. What the next backup stores anew mends old snapshots; a prune keeps that."""
     ward = Ward(tmp_path / "ward")
-    with _a_wrong_bit(monkeypatch):
+    with a_wrong_bit(monkeypatch):
         ward.back_up()
     if unindexed:
         ward.lose(*ward.names("index"))
@@ -178,7 +157,7 @@ def test_a_wrong_block_gets_no_new_name(
     """Its pack is what its name says: a bit was wrong before. A repair condemned it; a prune opens nothing."""
     ward = Ward(tmp_path / "ward")
     (ward.documents / "other").write_bytes(os.urandom(3_000_000))
-    with _a_wrong_bit(monkeypatch):
+    with a_wrong_bit(monkeypatch):
         ward.back_up(pb.Files(ward.documents))
     (ward.documents / "other").unlink()
     ward.back_up(pb.Files(ward.documents))
