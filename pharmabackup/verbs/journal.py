@@ -217,7 +217,7 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 code="audit-queued",
                 severity="warning" if unlocked.keyring.signing else "info",  # there is nothing that he could do
                 subject="audit",
-                message=f"Audit records that wait on this machine, since storage did not take them: "
+                message=f"Audit records that wait on this machine, and are not in storage yet: "
                 f"{written.waiting}. {written.why}".rstrip(),
                 remedy="They go there with the next record that it takes. Do not delete the state folder until then.",
                 location=location,
