@@ -1,10 +1,11 @@
 """One verb of pharmabackup as a whole process, over the public API: import and opening the repository included.
 
-    python driver.py create|backup|restore|restore-dataset|check|snapshots|prune|days|many URL [ARGUMENT ...]
+    python driver.py create|backup|restore|restore-dataset|check|snapshots|prune|days|many|enrol|audit|audit-verify
+        URL [ARGUMENT ...]
 
-The passphrase comes from PHARMABACKUP_PASSPHRASE, the folder for caches from PHARMABACKUP_STATE. A backup takes a
-path that ends in .db as a live SQLite database and every other path as a tree of files. Days are counted by backups:
-the first was of day 1.
+The passphrase comes from PHARMABACKUP_PASSPHRASE, that of who is enrolled from PHARMABACKUP_NEW, the folder for
+caches from PHARMABACKUP_STATE. A backup takes a path that ends in .db as a live SQLite database and every other path
+as a tree of files. Days are counted by backups: the first was of day 1.
 """
 
 import os
@@ -41,6 +42,17 @@ def main(verb: str, url: str, *arguments: str) -> None:
             report = repository.check(read_data=float(arguments[0]))
             print(report)
             if report.state in ("critical", "unknown"):
+                raise SystemExit(2)
+        elif verb == "enrol":
+            role, name = arguments
+            repository.enrol(role, pb.Passphrase(os.environ["PHARMABACKUP_NEW"]), name=name)  # type: ignore[arg-type]
+        elif verb == "audit":
+            for record in repository.audit():
+                print(record)
+        elif verb == "audit-verify":
+            report = repository.audit_verify()
+            print(report)
+            if report.findings:
                 raise SystemExit(2)
         elif verb == "prune":
             prune(repository, {int(day) for day in arguments})

@@ -53,6 +53,7 @@ GOALS = (
     Goal("restore-pharmacy", "restore, pharmacy after all days", "at least 2 times as fast", "seconds", 2),
     Goal("restore-tree", "restore, small files", "at least 2.5 times as fast", "seconds", 2.5),
     Goal("check", "check of all data, pharmacy after all days", "at least as fast", "seconds", 1),
+    Goal("add-key", "one more passphrase", "at least as fast", "seconds", 1),
     Goal("prune", "forget and prune, two years of daily backups", "at least 2 times as fast", "seconds", 2),
     Goal("prune-freed", "bytes freed by that", "as much or more", "freed", 1),
     Goal("prune-share", "their share of the repository", "as much or more", "share", 1),

@@ -53,6 +53,16 @@ class Ours(Tool):
     def check_structure(self) -> Run:
         return self._verb("check", 0.0)
 
+    def audit_verify(self) -> Run:
+        return self._verb("audit-verify")
+
+    def audit(self) -> Run:
+        return self._verb("audit")
+
+    def add_key(self, number: int) -> Run:
+        new = {"PHARMABACKUP_NEW": f"passphrase {number}, no secret"}
+        return self.run(self._command("enrol", "owner", f"owner {number}"), more=new)
+
     def prune(self, keep: Mapping[int, str]) -> Run:
         return self._verb("prune", *sorted(keep))
 

@@ -24,7 +24,10 @@ from scenarios import SCENARIOS, Lab
 from tools import Tool
 
 HERE = Path(__file__).parent
-MEASUREMENTS = ("startup", "index", "memory", "profile_backup", "beside", "aged")
+MEASUREMENTS = (
+    *("startup", "index", "memory", "profile_backup", "beside", "aged"),
+    *("records", "audit", "slots", "names"),
+)
 LONG = ("prune", "check-years", "resume")
 NEEDS_PHARMACY = {"first-pharmacy", "day", "restore-pharmacy", "check", *LONG}
 

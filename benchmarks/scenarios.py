@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from data import Pharmacy, SmallFiles
@@ -96,6 +97,14 @@ class Lab:
         self._need_days()
         warm([tool.repository for tool in self.site.values()])
         self.turns("check", self.site, lambda tool: tool.check_all_data())
+
+    def add_keys(self) -> None:
+        """One more passphrase, into a new repository. Of the peers one has such a thing."""
+        tools = {kind.name: self.open(kind) for kind in self.tools if kind.adds_keys}
+        for tool in tools.values():
+            tool.init()
+        numbers = count()
+        self.turns("add-key", tools, lambda tool: tool.add_key(next(numbers)))
 
     def rehearse(self) -> None:
         """Every tool does everything once on a few files, so that nothing is cold and nothing is wrong."""
@@ -207,6 +216,7 @@ SCENARIOS: dict[str, Callable[[Lab], None]] = {
     "first-tree-cold": Lab.first_tree_cold,
     "nothing-changed": Lab.nothing_changed,
     "restore-tree": Lab.restore_tree,
+    "add-key": Lab.add_keys,
 }
 
 

@@ -90,6 +90,13 @@ class Tool(ABC):
     def days(self) -> set[int]:
         """The days of which there are backups."""
 
+    adds_keys = True
+    """Whether a repository can be opened with one more passphrase, besides the one that it has."""
+
+    def add_key(self, number: int) -> Run:
+        """Let one more passphrase in."""
+        raise NotImplementedError
+
     def restored(self, target: Path, item: str) -> Path:
         """Where `restore` put an item of the source."""
         return target / item
@@ -98,8 +105,11 @@ class Tool(ABC):
         """Bytes in the repository; the tools' local caches do not count."""
         return usage_of([self.repository])[1]
 
-    def run(self, command: Sequence[str | Path], *, cwd: Path | None = None) -> Run:
-        return run(command, env={**os.environ, **self.environment()}, cwd=cwd, log=self.home / "log")
+    def run(
+        self, command: Sequence[str | Path], *, cwd: Path | None = None, more: Mapping[str, str] | None = None
+    ) -> Run:
+        """`more`: variables of its environment."""
+        return run(command, env={**os.environ, **self.environment(), **(more or {})}, cwd=cwd, log=self.home / "log")
 
 
 class Restic(Tool):
@@ -141,6 +151,11 @@ class Restic(Tool):
     def days(self) -> set[int]:
         return set(self._snapshots())
 
+    def add_key(self, number: int) -> Run:
+        new = self.home / f"key-{number}"
+        new.write_text(f"passphrase {number}, no secret\n")
+        return self.run(["restic", "key", "add", "--quiet", "--new-password-file", new])
+
     def _snapshots(self) -> dict[int, str]:
         listed = output_of(["restic", "snapshots", "--json"], env={**os.environ, **self.environment()})
         return {day_of(datetime.fromisoformat(item["time"][:19])): item["id"] for item in json.loads(listed)}
@@ -149,6 +164,7 @@ class Restic(Tool):
 class Borg(Tool):
     name = "Borg"
     settings = "--encryption repokey-blake2, its default compression (lz4)"
+    adds_keys = False
     program: Path = Path("borg")
     """Set by `install.borg` to the one it built."""
 

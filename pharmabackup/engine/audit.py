@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -27,6 +28,7 @@ ATTEMPTS = 30  # when other processes of this slot write theirs
 JUNK = 10  # names at a chain's end that are none of its records
 AT_ONCE = 100  # of the queue: more wait for the next record
 NUMBERS = 10**18  # of more digits there are none in names
+BUSY = "Another process delivers what was queued before."
 UNKNOWN = bytes(32)  # instead of the hash of a record that cannot be read
 
 
@@ -65,16 +67,19 @@ def write(
     chain = _Chain(unlocked)
     with unlocked.auditing:
         try:
-            if chain.deliver():
+            if not (why := chain.deliver()):
                 number = chain.append(entry)
-            else:
-                why = f"More than {AT_ONCE} were queued."
         except Error as error:
             why = error.message
         except OSError as error:
             why = str(error.strerror)
         if number is None:
-            kept = auditlocal.enqueue(unlocked, entry)
+            name = auditlocal.enqueue(unlocked, entry)
+            kept = name is not None
+            if name and why == BUSY:
+                with suppress(Error, OSError):
+                    chain.deliver()  # the other one may have ended before it saw this one
+                number = chain.delivered.get(name)
         left = len(auditlocal.queued(unlocked))
     return Written(number, kept, left, why, chain.lost, chain.changed)
 
@@ -128,22 +133,39 @@ class _Chain:
         self._stale: Pin | None = None  # a remembered one that the head follows from
         self.lost: Pin | None = None
         self.changed: Pin | None = None
+        self.delivered: dict[str, int] = {}  # numbers by names in the queue
 
-    def deliver(self) -> bool:
-        """What was queued, in order; whether all of it is delivered. Errors as `append`."""
+    def deliver(self) -> str:
+        """What was queued, in order; why others have to wait behind it, or nothing. Errors as `append`.
+
+        What other processes queue meanwhile is delivered too, since they leave it to this one.
+        """
         if not auditlocal.queued(self._unlocked):
-            return True
+            return ""
         with auditlocal.delivering(self._unlocked) as may:
-            names = auditlocal.queued(self._unlocked) if may else []
-            for name in names[:AT_ONCE]:
-                entry = auditlocal.waiting(self._unlocked, name)
-                if entry is None:
-                    continue  # it cannot be read: it stays, and is counted
-                self._look()
-                if not self._is(entry):
-                    self.append(entry)
-                auditlocal.delivered(self._unlocked, name)
-        return len(names) <= AT_ONCE
+            if may is None:
+                return ""
+            if not may:
+                return BUSY
+            passed = set[str]()
+            while coming := [name for name in auditlocal.queued(self._unlocked) if name not in passed]:
+                for name in coming:
+                    if len(passed) == AT_ONCE:
+                        return f"More than {AT_ONCE} were queued."
+                    passed.add(name)
+                    self._deliver(name)
+        return ""
+
+    def _deliver(self, name: str) -> None:
+        entry = auditlocal.waiting(self._unlocked, name)
+        if entry is None:
+            return  # it cannot be read: it stays, and is counted
+        self._look()
+        if self._head is not None and self._is(entry):
+            self.delivered[name] = self._head.number
+        else:
+            self.delivered[name] = self.append(entry)
+        auditlocal.delivered(self._unlocked, name)
 
     def append(self, entry: Entry) -> int:
         """Its number. Conflict, NotPermitted, Damaged, StorageFailed, OSError."""

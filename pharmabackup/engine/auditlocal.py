@@ -1,11 +1,12 @@
-"""What this machine keeps of audit chains: heads that it has seen, and records that storage did not take yet."""
+"""What this machine keeps of audit chains: heads that it has seen, how far it has verified them, and records that
+storage did not take yet."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,8 +19,12 @@ from pharmabackup.storage.local_os import try_lock
 
 CONTEXT = b"audit"
 HEADS = "audit-heads"
+VERIFIED = "audit-verified"
 QUEUE = "audit-queue"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
+BAD_MAX = 1000  # of a slot; where more records are damaged, nothing is kept, and all are read each time
+
+T = TypeVar("T")
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -44,27 +49,59 @@ class Pin(msgspec.Struct, array_like=True, frozen=True, order=True):
 Pins = dict[str, list[Pin]]  # by slot, in hexadecimal; ascending
 
 
+class Verified(msgspec.Struct, array_like=True, frozen=True):
+    """A chain as it was when all of it had been read here, once or in turns."""
+
+    head: Pin
+    listed: bytes  # how storage listed it up to there: see Chain.listed
+    bad: list[int]  # numbers up to there that cannot be relied on: they are read, and told, each time
+    turn: int  # the number at which the next share of the older records begins
+
+
 def load(unlocked: Unlocked) -> Pins:
     """Nothing when there is no memory or it cannot be read."""
-    try:
-        data = _key(unlocked).open((unlocked.state / HEADS).read_bytes(), CONTEXT)
-        return wire.decoder(Pins).decode(data)
-    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-        return {}
+    return _load(unlocked, HEADS, Pins)
 
 
 def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
     """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
     pins = load(unlocked)
     pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
+    _save(unlocked, HEADS, pins)  # if not, the next record is found by looking
+
+
+def load_verified(unlocked: Unlocked) -> dict[str, Verified]:
+    """By slot, in hexadecimal; nothing when there is no memory or it cannot be read."""
+    return _load(unlocked, VERIFIED, dict[str, Verified])
+
+
+def remember_verified(unlocked: Unlocked, slot: str, verified: Verified) -> None:
+    """From now on a check reads what comes after it."""
+    known = load_verified(unlocked)
+    if len(verified.bad) > BAD_MAX:
+        known.pop(slot, None)
+    else:
+        known[slot] = verified
+    _save(unlocked, VERIFIED, known)  # if not, the same is read again
+
+
+def _load(unlocked: Unlocked, file: str, shape: type[dict[str, T]]) -> dict[str, T]:
     try:
-        replace(unlocked.state / HEADS, _key(unlocked).seal(msgspec.msgpack.encode(pins), CONTEXT))
+        data = _key(unlocked).open((unlocked.state / file).read_bytes(), CONTEXT)
+        return wire.decoder(shape).decode(data)
+    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+        return {}
+
+
+def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
+    try:
+        replace(unlocked.state / file, _key(unlocked).seal(msgspec.msgpack.encode(known), CONTEXT))
     except OSError:
-        return  # the next record is found by looking
+        return
 
 
-def enqueue(unlocked: Unlocked, entry: Entry) -> bool:
-    """Whether it is kept here, durably, behind all others."""
+def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
+    """Keep it here, durably, behind all others: its name there; None when that cannot be."""
     folder = unlocked.state / QUEUE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,8 +115,8 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> bool:
             os.fsync(file.fileno())
         os.replace(fresh, folder / name)
     except OSError:
-        return False
-    return True
+        return None
+    return name
 
 
 def queued(unlocked: Unlocked) -> list[str]:
@@ -92,19 +129,19 @@ def queued(unlocked: Unlocked) -> list[str]:
 
 
 @contextmanager
-def delivering(unlocked: Unlocked) -> Iterator[bool]:
-    """Whether this process may deliver what is queued: alone, and if it can be taken out of the queue then.
+def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
+    """Whether this process may deliver what is queued; it alone does.
 
-    Else it would be delivered twice, or again and again.
+    None where nothing can be taken out of the queue: it would be delivered again and again.
     """
     folder = unlocked.state / QUEUE
     try:
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError:
-        yield False
+        yield None
         return
     try:
-        yield os.access(folder, os.W_OK) and _locked(file)
+        yield _locked(file) if os.access(folder, os.W_OK) else None
     finally:
         os.close(file)
 

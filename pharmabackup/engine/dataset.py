@@ -21,7 +21,7 @@ from pharmabackup.errors import SourceFailed
 from pharmabackup.events import Finding, Severity
 from pharmabackup.format.manifest import ExtraField, Folder, FrameType, ManifestFinding, RecordOrder, frame
 from pharmabackup.format.transaction import FindingCount, Refs
-from pharmabackup.format.wire import Kind
+from pharmabackup.format.wire import TEXT_MAX, Kind
 from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink
 from pharmabackup.sources.parts import part_end
 from pharmabackup.sources.rows import ROW_SIZE
@@ -197,7 +197,7 @@ class DatasetSink(Sink):
                 )
             )
             self._finding_frames.append(
-                frame(FrameType.FINDING, ManifestFinding(code, severity, path, message[:4000], remedy[:4000]))
+                frame(FrameType.FINDING, ManifestFinding(code, severity, path, message[:TEXT_MAX], remedy[:TEXT_MAX]))
             )
 
     def check(self) -> None:

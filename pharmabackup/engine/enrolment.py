@@ -6,7 +6,7 @@ In this order a crash leaves keys that nobody uses yet, and never a key that is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -29,6 +29,9 @@ from pharmabackup.format.wire import Kind
 ATTEMPTS = 3  # when other owners are faster
 NAMERS: frozenset[Role] = frozenset({"restorer", "owner"})  # who holds every domain's naming key
 GAP_BYTES = 5  # of the random gap between the numbers of a slot's keyrings
+
+Listed = Mapping[str, list[int]]
+"""The numbers of each slot's keyrings, by slot in hexadecimal."""
 
 
 def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None:
@@ -85,12 +88,13 @@ def _check_whole(content: bytes, shape: type[wire.Record]) -> None:
         ) from None
 
 
-def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way) -> None:
+def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way, listed: Listed | None = None) -> None:
     """Give a slot one more keyring. Conflict, also when no number is left; StorageFailed.
 
     Its number is not the next one: it may have been used in a replica, for a keyring that would be in the way there.
+    `listed`: where several slots are given one each, which keyrings there were before.
     """
-    numbers = keyring_numbers(unlocked.storage).get(keyring.slot.hex(), [])
+    numbers = (listed or keyring_numbers(unlocked.storage)).get(keyring.slot.hex(), [])
     number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
     if not ids.NUMBER.fullmatch(str(number)):  # nobody would read it
         last = ids.keyring_name(keyring.slot, max(numbers))
@@ -148,14 +152,15 @@ def give_naming(unlocked: Unlocked, naming: NamingKey) -> None:
     It counts once a roster has that domain.
     """
     own = unlocked.keyring
-    ways = [(slot, way_to(unlocked, slot)) for slot in present(unlocked.roster) if slot.role in NAMERS]
+    listed = keyring_numbers(unlocked.storage)
+    ways = [(slot, way_to(unlocked, slot, listed)) for slot in present(unlocked.roster) if slot.role in NAMERS]
     for slot, way in ways:
         if slot.id == own.slot:
             given = replace(own, naming=(*own.naming, naming))
         else:
             readers = own.readers[-1:] if slot.role in READERS else ()
             given = _addition(unlocked, slot, own.catalogue[-1:], readers, (naming,))
-        put_keyring(unlocked, given, way)
+        put_keyring(unlocked, given, way, listed)
 
 
 def _addition(
@@ -205,7 +210,7 @@ class NextGeneration:
         return _addition(unlocked, slot, catalogue, readers)
 
 
-def way_to(unlocked: Unlocked, slot: Slot) -> Way:
+def way_to(unlocked: Unlocked, slot: Slot, listed: Listed | None = None) -> Way:
     """How to seal a keyring to a slot without its credential. Conflict where that cannot be.
 
     The roster says whom to seal to, since an owner signed it; a keyring that is sealed to the same says how the
@@ -215,7 +220,7 @@ def way_to(unlocked: Unlocked, slot: Slot) -> Way:
         if slot.credential != "passphrase":
             return Way(slot.credential, slot.recipient)
         recipient = hashing.key_id(slot.recipient)
-        numbers = keyring_numbers(unlocked.storage).get(slot.id.hex(), [])
+        numbers = (listed or keyring_numbers(unlocked.storage)).get(slot.id.hex(), [])
         for sealed in reversed(read_whole(unlocked.storage, slot.id.hex(), numbers, [])):
             if sealed.key_id == recipient and sealed.argon2id is not None:
                 return Way("passphrase", slot.recipient, sealed.argon2id)

@@ -30,7 +30,8 @@ Ids = Annotated[bytes, msgspec.Meta(max_length=1 << 26)]  # any number of 16-byt
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Text = Annotated[str, msgspec.Meta(max_length=4000)]
+TEXT_MAX = 4000  # characters
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX)]
 
 
 class Kind(IntEnum):

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from pharmabackup.sources.base import Source, StrPath
 
 
-WORDS_MAX = 4000  # characters of an audit record's texts, as the format has it
-
-
 class Repository(Keys, Keeping, AuditLog):
     """Everything under one storage URL. Any method from any thread at once, `close` excepted."""
 
@@ -209,7 +206,10 @@ class Repository(Keys, Keeping, AuditLog):
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Report:
-        """Structure, references and signatures; and a share (0-1) of the data. Findings, not exceptions, judge."""
+        """Structure, references and signatures; and a share (0-1) of the data. Findings, not exceptions, judge.
+
+        Audit records that this machine has verified are listed, and read again by that share (docs/audit.md).
+        """
         if not 0.0 <= read_data <= 1.0:
             raise InvalidInput(f"read_data is {read_data}.", remedy="Give a fraction from 0 to 1.")
         from pharmabackup.verbs.check import check
@@ -266,14 +266,16 @@ def _import_verbs() -> None:
 
 def _check_words(actor: str | None, reason: str | None) -> None:
     """InvalidInput. Audit records hold them, and no verb shall fail for it when it has done its work."""
+    from pharmabackup.format.wire import TEXT_MAX
+
     for what, text in (("actor", actor), ("reason", reason)):
         if text is None:
             continue
         if (
             not isinstance(text, str)
-            or len(text) > WORDS_MAX
+            or len(text) > TEXT_MAX
             or any("\ud800" <= letter <= "\udfff" for letter in text)
         ):
             raise InvalidInput(
-                f"The {what} cannot be recorded.", remedy=f"Give Unicode text of {WORDS_MAX} characters at most."
+                f"The {what} cannot be recorded.", remedy=f"Give Unicode text of {TEXT_MAX} characters at most."
             )

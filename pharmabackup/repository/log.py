@@ -27,8 +27,9 @@ class AuditLog(Opened):
     def record(self, event: str, facts: Mapping[str, object]) -> None:
         """Your own entry, such as a drill's. No patient data: everybody who can open this repository can read it.
 
-        `facts`: text, numbers, bytes, and lists and mappings of these. InvalidInput; StorageFailed when neither
-        storage nor this machine can keep it.
+        `facts`: what JSON has: text, numbers, true, false, none, and lists and mappings of these; a time as text.
+        InvalidInput, which names the key of what is none of these; StorageFailed when neither storage nor this
+        machine can keep it.
         """
         self._journal.record(event, facts)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
 
 from pharmabackup.clock import from_ns, iso, now_ns
 from pharmabackup.engine.auditlocal import Pin
@@ -12,7 +14,9 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import AuditAnchor, AuditHead, AuditRecord, Report
-from pharmabackup.verbs.audit_chains import Chain, Chains, Witness, fork, list_chains, read_record
+from pharmabackup.verbs.audit_chains import Chains, Witness, fork
+from pharmabackup.verbs.audit_listing import Chain, list_chains
+from pharmabackup.verbs.audit_reading import RecordReader, Stored, open_record, read_record
 from pharmabackup.verbs.journal import audit_id_of
 from pharmabackup.verbs.reporter import Reporter
 
@@ -20,35 +24,42 @@ EARLIER = 100  # so many in a row that are too early: those before them are, too
 
 
 def records(unlocked: Unlocked, since: int | None) -> Iterator[AuditRecord]:
-    """Of all slots, by time; of each slot in the order of its chain. One is in memory for each slot. StorageFailed.
+    """Of all slots, by time; of each in the order of its chain. A few of each are in memory at once. StorageFailed.
 
     `since`: nanoseconds since 1970. What cannot be read is there as a record that says so.
     """
-    streams = (_stream(unlocked, chain, since) for chain in list_chains(unlocked).values())
-    yield from heapq.merge(*streams, key=lambda record: record.time)
+    chains = [chain for chain in list_chains(unlocked).values() if chain.numbers]
+    with RecordReader(unlocked) as reader:
+        read = partial(_read, unlocked, reader, beside=len(chains))
+        streams = (_stream(chain, read, None if since is None else from_ns(since)) for chain in chains)
+        yield from heapq.merge(*streams, key=lambda record: record.time)
 
 
-def _stream(unlocked: Unlocked, chain: Chain, since: int | None) -> Iterator[AuditRecord]:
-    limit = None if since is None else from_ns(since)
-    begin, early = 0, 0
+def _stream(
+    chain: Chain, read: Callable[[Chain, Sequence[int]], Iterator[AuditRecord]], limit: datetime | None
+) -> Iterator[AuditRecord]:
+    places, begin, early = range(len(chain.numbers)), 0, 0
     if limit is not None:
-        for begin in range(len(chain.numbers), 0, -1):
-            record = _shown(unlocked, chain, chain.numbers[begin - 1])
+        for place, record in zip(reversed(places), read(chain, places[::-1]), strict=True):
             early = early + 1 if record.time < limit else 0
             if early == EARLIER:
+                begin = place
                 break
-        else:
-            begin = 0
-    for number in chain.numbers[begin:]:
-        record = _shown(unlocked, chain, number)
-        if limit is None or record.time >= limit:
-            yield record
+    yield from (record for record in read(chain, places[begin:]) if limit is None or record.time >= limit)
 
 
-def _shown(unlocked: Unlocked, chain: Chain, number: int) -> AuditRecord:
+def _read(
+    unlocked: Unlocked, reader: RecordReader, chain: Chain, places: Sequence[int], *, beside: int
+) -> Iterator[AuditRecord]:
+    fetched = reader.fetch(((chain, place) for place in places), len(places), beside=beside)
+    for place, stored in zip(places, fetched, strict=True):
+        yield _shown(unlocked, chain, chain.numbers[place], stored)
+
+
+def _shown(unlocked: Unlocked, chain: Chain, number: int, stored: Stored) -> AuditRecord:
     name, audit_id = chain.object(number), audit_id_of(bytes.fromhex(chain.slot), number)
     try:
-        record = read_record(unlocked, name)[0].record
+        record = open_record(unlocked, name, stored)[0].record
     except (Damaged, NotFound):
         try:
             time = unlocked.storage.info(name).modified

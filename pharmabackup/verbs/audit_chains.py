@@ -1,23 +1,23 @@
-"""Every slot's audit chain, read from its beginning: is a record missing, changed, put between, cut off, forked?"""
+"""Every slot's audit chain: is a record missing, changed, put between, cut off, forked?
+
+A check reads what is new since this machine last verified a chain, and of the rest a share; `audit verify` reads all.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
 
-from pharmabackup import ids
 from pharmabackup.engine import auditlocal
-from pharmabackup.engine.auditlocal import Pin
-from pharmabackup.engine.unlocked import Statement, Unlocked
+from pharmabackup.engine.auditlocal import Pin, Verified
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Finding, Severity
-from pharmabackup.format.transaction import RECORD_MAX, Audit
-from pharmabackup.format.wire import Kind, malformed
-
-SLOT = re.compile(r"[0-9a-f]{32}")
-GAP_LOOKED_INTO = 1000  # numbers; a wider one is nobody's late listing
+from pharmabackup.format.transaction import RECORD_MAX
+from pharmabackup.verbs.audit_listing import Chain, complete, info_of, list_audit, list_chains, nobody
+from pharmabackup.verbs.audit_reading import RecordReader, Stored, open_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,138 +31,141 @@ class Witness:
 
 
 @dataclass(slots=True)
-class Chain:
-    """One slot's records, as they are listed."""
+class _Look:
+    """What is read of one chain, and what came of it."""
 
-    slot: str  # hexadecimal
-    name: str  # for people
-    numbers: list[int]  # ascending
-
-    @property
-    def last(self) -> int:
-        return self.numbers[-1] if self.numbers else -1
-
-    def object(self, number: int) -> str:
-        return f"audit/{self.slot}/{number}"
-
-
-def list_chains(unlocked: Unlocked) -> dict[str, Chain]:
-    """By slot, in the order of the roster; then those of nobody. StorageFailed."""
-    listed = _numbers(unlocked)
-    for slot, numbers in listed.items():
-        numbers.update(list(_unlisted(unlocked, slot, numbers)))
-    names = {slot.id.hex(): slot.name for slot in unlocked.roster.slots}
-    slots = [*names, *sorted(set(listed) - set(names))]
-    return {slot: Chain(slot, names.get(slot) or nobody(slot), sorted(listed.get(slot, ()))) for slot in slots}
-
-
-def _numbers(unlocked: Unlocked) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for info in unlocked.storage.list("audit"):
-        slot, _, last = info.name.removeprefix("audit/").rpartition("/")
-        if ids.NUMBER.fullmatch(last) and SLOT.fullmatch(slot):
-            found.setdefault(slot, set()).add(int(last))
-    return found
-
-
-def _unlisted(unlocked: Unlocked, slot: str, numbers: set[int]) -> Iterator[int]:
-    """What is there all the same: others write while storage lists, and some storages list late."""
-    before = -1
-    for number in sorted(numbers):
-        if number - before - 1 <= GAP_LOOKED_INTO:
-            yield from (one for one in range(before + 1, number) if exists(unlocked, slot, one))
-        before = number
-    while exists(unlocked, slot, before + 1):
-        before += 1
-        yield before
-
-
-def exists(unlocked: Unlocked, slot: str, number: int) -> bool:
-    """Whether storage has a record of that number, whatever it lists. StorageFailed."""
-    try:
-        unlocked.storage.info(f"audit/{slot}/{number}")
-    except NotFound:
-        return False
-    return True
-
-
-def nobody(slot: str) -> str:
-    """What a slot is called that no roster has."""
-    return f"nobody ({slot[:8]})"
-
-
-def read_record(unlocked: Unlocked, name: str) -> tuple[Statement[Audit], bytes]:
-    """One record by its object's name, and its hash. Damaged, NotFound, StorageFailed."""
-    data = unlocked.storage.get(name, limit=RECORD_MAX)
-    opened = unlocked.open(Kind.AUDIT, name, data, Audit)
-    _, slot, number = name.split("/")
-    record = opened.record
-    if record.number != int(number) or (record.number == 0) != (record.previous is None):
-        raise malformed("audit", "it is another one")
-    if opened.slot.id.hex() != slot:
-        raise malformed("audit", "somebody else wrote it")
-    return opened, hashlib.sha256(data).digest()
+    chain: Chain
+    places: Sequence[int]  # ascending: 0 is the chain's first record that is there
+    known: Verified | None  # what this machine has verified, whether or not that holds still
+    turn: int  # where the next share begins
+    hashes: dict[int, bytes] = field(default_factory=dict)  # of those records that are asked for
+    bad: list[int] = field(default_factory=list)
+    head: Pin | None = None  # the last record that could be read, as far as storage lists all
 
 
 class Chains:
     """All chains of a repository, to be verified once."""
 
-    def __init__(self, unlocked: Unlocked, look: Callable[[], None], witnesses: Iterable[Witness] = ()) -> None:
+    def __init__(
+        self,
+        unlocked: Unlocked,
+        look: Callable[[], None],
+        witnesses: Iterable[Witness] = (),
+        *,
+        share: float | None = None,
+    ) -> None:
+        """`share`: of those records that this machine has verified before (0-1), the next in turn; None: all."""
         self._unlocked = unlocked
         self._look = look
+        self._share = share
         self._remembered = auditlocal.load(unlocked)
-        self._witnesses = [
-            Witness(slot, pin, "This machine") for slot, pins in self._remembered.items() for pin in pins
-        ] + list(witnesses)
-        self.chains = list_chains(unlocked)
+        self._verified = auditlocal.load_verified(unlocked)
+        seen = {(slot, pin) for slot, pins in self._remembered.items() for pin in pins}
+        seen.update((slot, known.head) for slot, known in self._verified.items())
+        self._witnesses = [Witness(slot, pin, "This machine") for slot, pin in sorted(seen)] + list(witnesses)
+        self.chains, self.strangers = list_audit(unlocked)
         for witness in self._witnesses:
             self._complete(witness)
         self.records = 0
 
     def _complete(self, witness: Witness) -> None:
         """A record that somebody saw may be there all the same, and only not be listed yet."""
-        chain = self.chains.setdefault(witness.slot, Chain(witness.slot, nobody(witness.slot), []))
+        chain = self.chains.setdefault(witness.slot, Chain(witness.slot, nobody(witness.slot)))
         number = witness.pin.number
-        if number > chain.last and exists(self._unlocked, chain.slot, number):
-            numbers = {*chain.numbers, number}
-            chain.numbers[:] = sorted(numbers.union(list(_unlisted(self._unlocked, chain.slot, numbers))))
+        if number > chain.last and (info := info_of(self._unlocked, chain, number)) is not None:
+            chain.complete(number, info)
+            complete(self._unlocked, chain)
 
     def findings(self, severity: Severity) -> Iterator[Finding]:
         """`severity`: of what is damaged; what is cut off or forked is critical. It goes on after the first."""
-        for slot, chain in self.chains.items():
-            found, hashes = [], _Hashes({w.pin.number for w in self._witnesses if w.slot == slot} | {0, chain.last})
-            for finding in self._verify(chain, severity, hashes):
-                found.append(finding)
-                yield finding
-            for finding in self._compare(chain, hashes):
-                found.append(finding)
-                yield finding
-            if chain.numbers and not found:
-                stale = self._remembered.get(slot, ())  # all of them are there
-                auditlocal.remember(self._unlocked, slot, Pin(chain.last, hashes[chain.last]), stale)
+        looks = [self._choose(chain) for chain in self.chains.values()]
+        places = ((look.chain, place) for look in looks for place in look.places)
+        with RecordReader(self._unlocked) as reader:
+            fetched = reader.fetch(places, sum(len(look.places) for look in looks))
+            for look in looks:
+                yield from self._judge(look, severity, fetched)
 
-    def _verify(self, chain: Chain, severity: Severity, hashes: _Hashes) -> Iterator[Finding]:
+    def _choose(self, chain: Chain) -> _Look:
+        """Which records are read."""
+        known, numbers = self._verified.get(chain.slot), chain.numbers
+        everything = _Look(chain, range(len(numbers)), known, turn=known.turn if known else 0)
+        if self._share is None or known is None or known.listed != chain.listed(known.head.number):
+            return everything
+        old = bisect_right(numbers, known.head.number)
+        count = ceil(self._share * old)
+        if count == old or not chain.has(known.head.number):
+            return everything
+        begin = bisect_left(numbers, known.turn, 0, old) % old
+        pins = [witness.pin.number for witness in self._witnesses if witness.slot == chain.slot]
+        places = {bisect_left(numbers, number) for number in (*pins, *known.bad)}
+        places.update((begin + more) % old for more in range(count))
+        places.update([place - 1 for place in places if place])  # a record follows from the one before it, or not
+        places.update(range(old, len(numbers)))
+        places.discard(len(numbers))
+        return _Look(chain, sorted(places), known, turn=numbers[(begin + count) % old])
+
+    def _judge(self, look: _Look, severity: Severity, fetched: Iterator[Stored]) -> Iterator[Finding]:
+        chain, found = look.chain, 0
+        for finding in self._verify(look, severity, fetched):
+            found += 1
+            yield finding
+        forked = False
+        for finding in self._compare(chain, look.hashes):
+            forked = True
+            yield finding
+        if chain.numbers and not found and not forked:
+            stale = self._remembered.get(chain.slot, ())  # all of them are there
+            auditlocal.remember(self._unlocked, chain.slot, Pin(chain.last, look.hashes[chain.last]), stale)
+        if not forked:
+            self._remember(look)
+
+    def _remember(self, look: _Look) -> None:
+        """All up to the head was read, now or before. Not called where it contradicts what somebody has seen."""
+        known, head = look.known, look.head
+        if head is None or (known is not None and head.number < known.head.number):
+            return
+        bad = [number for number in look.bad if number <= head.number]
+        verified = Verified(head, look.chain.listed(head.number), bad, look.turn)
+        if verified != known:
+            auditlocal.remember_verified(self._unlocked, look.chain.slot, verified)
+
+    def _verify(self, look: _Look, severity: Severity, fetched: Iterator[Stored]) -> Iterator[Finding]:
         """What the records themselves tell."""
+        chain, wanted = look.chain, {0, look.chain.last}
+        wanted.update(witness.pin.number for witness in self._witnesses if witness.slot == chain.slot)
+        certain = min(chain.unlisted, default=chain.last + 1)
         before, previous = -1, None  # the hash of the one before; None: it cannot be known
-        for number in chain.numbers:
-            self._look()
+        chosen = iter(look.places)
+        coming = next(chosen, None)
+        for place, number in enumerate(chain.numbers):
             if number != before + 1:
                 previous = None
                 yield self._gap(chain, before + 1, number - 1, severity)
-            before, name = number, chain.object(number)
+            before = number
+            if place != coming:
+                previous = None
+                continue
+            coming = next(chosen, None)
+            self._look()
+            name = chain.object(number)
             try:
-                opened, digest = read_record(self._unlocked, name)
+                opened, digest = open_record(self._unlocked, name, next(fetched))
             except (Damaged, NotFound) as error:
                 previous = None
+                look.bad.append(number)
                 yield self._damaged(chain, name, error.message.rstrip("."), severity)
                 continue
             self.records += 1
-            hashes.take(number, digest)
+            if number in wanted:
+                look.hashes[number] = digest
+            if number < certain:
+                look.head = Pin(number, digest)
             if previous is not None and opened.record.previous != previous:
+                look.bad.append(number)
                 yield self._damaged(chain, name, "it does not follow from the one before it", severity)
             previous = digest
 
-    def _compare(self, chain: Chain, hashes: _Hashes) -> Iterator[Finding]:
+    def _compare(self, chain: Chain, hashes: dict[int, bytes]) -> Iterator[Finding]:
         """What others saw, against what is there."""
         for witness in self._witnesses:
             if witness.slot != chain.slot:
@@ -220,17 +223,6 @@ class Chains:
         )
 
 
-class _Hashes(dict[int, bytes]):
-    """The hashes of those records that are asked for."""
-
-    def __init__(self, wanted: set[int]) -> None:
-        self._wanted = wanted
-
-    def take(self, number: int, digest: bytes) -> None:
-        if number in self._wanted:
-            self[number] = digest
-
-
 def fork(one: Unlocked, other: Unlocked) -> Iterator[tuple[Chain, int]]:
     """Chains that two places have in common, and the first number from which they differ. Damaged, StorageFailed.
 
@@ -239,7 +231,7 @@ def fork(one: Unlocked, other: Unlocked) -> Iterator[tuple[Chain, int]]:
     there = list_chains(other)
     for chain in list_chains(one).values():
         twin = there.get(chain.slot)
-        common = sorted({*chain.numbers} & {*twin.numbers}) if twin else []
+        common = [number for number in chain.numbers if twin.has(number)] if twin else []
         if not common or common[0] != 0 or not _same(one, other, chain, 0):
             continue
         if _same(one, other, chain, common[-1]):

@@ -22,12 +22,12 @@ from pharmabackup.engine.unlocked import WRITERS, Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot
+from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
 from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
-REASON_MAX = 4000  # characters, as the format has it
 ATTEMPTS = 3  # when collections overtake a transaction
 
 
@@ -54,9 +54,9 @@ def backup(
 ) -> Report:
     """One snapshot of each source. Incomplete, InvalidInput, StorageFailed, Cancelled."""
     _check_sources(unlocked, sources)
-    if reason is not None and len(reason) > REASON_MAX:
+    if reason is not None and len(reason) > TEXT_MAX:
         raise InvalidInput(
-            f"The reason is longer than {REASON_MAX:,} characters.", remedy="Say it in a sentence or two."
+            f"The reason is longer than {TEXT_MAX:,} characters.", remedy="Say it in a sentence or two."
         )
     reporter = Reporter("backup", progress, cancel)
     ordered = sorted(sources, key=lambda source: source.tier)

@@ -52,7 +52,7 @@ def check(
     reporter = Reporter("check", progress, cancel)
     checker = _Checker(unlocked, reporter)
     try:
-        checker.structure()
+        checker.structure(read_data)
         if read_data:
             checker.data(read_data)
         checker.conclude()
@@ -119,7 +119,7 @@ class _Checker:
 
     # ------------------------------------------------------------ structure
 
-    def structure(self) -> None:
+    def structure(self, share: float) -> None:
         """Look at everything, and again when something seems lost that a collection may only have moved."""
         before, looked = self._condemned(), False
         for left in reversed(range(LOOKS)):
@@ -142,7 +142,7 @@ class _Checker:
             self._reporter.find(finding)
         for finding in clock_findings(self._history, now_ns(), self._location):
             self._reporter.find(finding)
-        check_records(self._unlocked, self._find, self._reporter.look)
+        check_records(self._unlocked, self._find, self._reporter.look, share)
         self._tell()
 
     def _look(self, before: Condemned) -> None:

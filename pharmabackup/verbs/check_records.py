@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from pharmabackup import ids
@@ -23,18 +22,22 @@ PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
     ("execute", Kind.EXECUTE, Execute),
     ("done", Kind.DONE, Done),
 )
-RECORD = re.compile(rf"audit/[0-9a-f]{{32}}/({ids.NUMBER.pattern})")
 Find = Callable[[str, Severity, str, str, str], None]
 
 
-def check_records(unlocked: Unlocked, find: Find, look: Look) -> None:
-    """The repository's own record, keyrings, intents, collections and audit records. StorageFailed."""
+def check_records(unlocked: Unlocked, find: Find, look: Look, share: float) -> None:
+    """The repository's own record, keyrings, intents, collections and audit records. StorageFailed.
+
+    `share`: of the audit records that this machine has verified before.
+    """
     _repository(unlocked, find)
     for finding in damaged_keyrings(unlocked):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
-    for finding in Chains(unlocked, look).findings("warning"):
+    chains = Chains(unlocked, look, share=share)
+    for finding in chains.findings("warning"):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
-    _strangers(unlocked, find)
+    for name in chains.strangers:
+        find("object-unknown", "info", name, f"{name} is not part of a repository.", "Find out who put it there.")
     for own in list_intents(unlocked).values():
         look()
         for name in own.names:
@@ -66,14 +69,6 @@ def _repository(unlocked: Unlocked, find: Find) -> None:
         what, opens = "; ".join(problems), said.lower() == own
         severity: Severity = "warning" if opens else "critical"
         find("repository-damaged", severity, REPOSITORY, f"{REPOSITORY} is not what was written: {what}.", remedy)
-
-
-def _strangers(unlocked: Unlocked, find: Find) -> None:
-    """What lies among the audit records, and is none by its name."""
-    for info in unlocked.storage.list("audit"):
-        if not RECORD.fullmatch(info.name):
-            message = f"{info.name} is not part of a repository."
-            find("object-unknown", "info", info.name, message, "Find out who put it there.")
 
 
 def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:

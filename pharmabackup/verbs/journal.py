@@ -9,6 +9,7 @@ import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TypeVar
 
 from pharmabackup.engine import auditlocal
@@ -24,11 +25,13 @@ from pharmabackup.errors import (
     WrongCredential,
 )
 from pharmabackup.events import Finding, worst
+from pharmabackup.format.transaction import FACTS_DEPTH
+from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.ids import audit_name
 from pharmabackup.results import Report
 
 SNAPSHOTS_NAMED = 100
-TEXT_MAX = 4000  # characters, as the format has it
+PATH_SHOWN = 200  # characters
 EVENTS = frozenset(
     {
         *("open", "create", "backup", "restore", "read", "check", "copy", "forget", "prune", "repair", "reseal"),
@@ -137,6 +140,7 @@ class Journal:
 
     def record(self, event: str, facts: Mapping[str, object]) -> None:
         """What a program says. InvalidInput, StorageFailed."""
+        _check_plain(facts)
         if event in EVENTS:
             raise InvalidInput(
                 f"{event!r} is what the library itself records.", remedy="Give what you record another name."
@@ -213,7 +217,7 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 code="audit-queued",
                 severity="warning" if unlocked.keyring.signing else "info",  # there is nothing that he could do
                 subject="audit",
-                message=f"Audit records that wait on this machine, since storage did not take them: "
+                message=f"Audit records that wait on this machine, and are not in storage yet: "
                 f"{written.waiting}. {written.why}".rstrip(),
                 remedy="They go there with the next record that it takes. Do not delete the state folder until then.",
                 location=location,
@@ -233,6 +237,37 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
             )
         )
     return found
+
+
+def _check_plain(facts: Mapping[str, object]) -> None:
+    """InvalidInput where JSON has no such value: it would come back as another, or not be exported.
+
+    It names the key and never the value, which may be a patient's.
+    """
+    level: list[tuple[str, object]] = [("", facts)]
+    for _ in range(FACTS_DEPTH + 1):  # what lies deeper, the format refuses
+        inside: list[tuple[str, object]] = []
+        for path, value in level:
+            if isinstance(value, Mapping):
+                inside += [(f"{path}.{key}" if path else f"{key}", item) for key, item in value.items()]
+            elif isinstance(value, list | tuple) and path:
+                inside += [(f"{path}.{place}", item) for place, item in enumerate(value)]
+            elif not path or not _is_plain(value):
+                raise InvalidInput(
+                    f"The fact {path[:PATH_SHOWN]!r} is no JSON: it is a {type(value).__name__}, or out of range."
+                    if path
+                    else "Facts are a mapping.",
+                    remedy="Give text, numbers, true, false, none, and lists or mappings of these; a time as text.",
+                )
+        level = inside
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, int):  # true and false too
+        return -(1 << 63) <= value < 1 << 64
+    return value is None or (isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value))
 
 
 def _cut(text: object) -> str:

@@ -16,7 +16,7 @@ from pharmabackup.crypto.shares import split
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
 from pharmabackup.engine.history import History, load_history
-from pharmabackup.engine.keyrings import Opener, Way
+from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.format.keys import Revoked, Role, Roster
@@ -277,9 +277,10 @@ def rotate(unlocked: Unlocked, *, reason: str) -> None:
     enrolment.learn(unlocked)
     number, keys = len(unlocked.roster.generations), enrolment.NextGeneration.make()
     present = enrolment.present(unlocked.roster)
-    ways = [(slot, enrolment.way_to(unlocked, slot)) for slot in present]  # all, before anything is written
+    listed = keyring_numbers(unlocked.storage)
+    ways = [(slot, enrolment.way_to(unlocked, slot, listed)) for slot in present]  # all, before anything is written
     for slot, way in ways:
-        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), way)
+        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), way, listed)
 
     def change(roster: Roster) -> Roster:
         if len(roster.generations) != number or enrolment.present(roster) != present:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,11 @@ def told(repo: pb.Repository) -> list[tuple[str, str]]:
 
 def last(repo: pb.Repository) -> AuditRecord:
     return list(repo.audit())[-1]
+
+
+@dataclasses.dataclass
+class Dressed:
+    name: str
 
 
 @pytest.fixture
@@ -265,10 +273,6 @@ def test_words_that_cannot_be_recorded_are_refused_before_anything_is_done(place
 @pytest.mark.parametrize(
     "facts",
     [
-        {"when": datetime(2027, 1, 1, tzinfo=UTC)},
-        {"what": object()},
-        {"number": 1 << 70},
-        {"text": "\ud800"},
         {"deep": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]},
         {1: "x"},
         {"large": "x" * (2 << 20)},
@@ -281,9 +285,47 @@ def test_facts_that_cannot_be_recorded_are_refused_and_do_not_wait(repo: pb.Repo
     with pytest.raises(pb.InvalidInput):
         repo.record("drill", facts)
     assert told(repo) == before
-    repo.record("drill", {"dataset": "pmr", "rows": 7, "of": [1.5, None, True, b"x"], "more": {"a": 1}})
-    assert last(repo).facts == {"dataset": "pmr", "rows": 7, "of": [1.5, None, True, b"x"], "more": {"a": 1}}
-    assert json.loads(json.dumps(last(repo).to_dict()))["facts"]["of"] == [1.5, None, True, "78"]
+    facts = {"dataset": "pmr", "rows": 7, "of": [1.5, None, True, "ü", -(1 << 63)], "more": {"a": (1 << 64) - 1}}
+    repo.record("drill", facts)
+    assert last(repo).facts == facts == json.loads(json.dumps(last(repo).to_dict()))["facts"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2027, 1, 1, tzinfo=UTC),
+        timedelta(days=1),
+        math.nan,
+        -math.inf,
+        b"x",
+        {"Jaya"},
+        Decimal("1.5"),
+        Path("x"),
+        Dressed("Jaya"),
+        1 << 64,
+        -(1 << 63) - 1,
+        "\ud800",
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fact_that_is_no_json_is_refused_by_its_key(repo: pb.Repository, value: Any) -> None:
+    """Or it would come back as text, a list or a mapping, or make an export that nobody can read."""
+    before = told(repo)
+    for facts in ({"rows": 1, "of": [{"found": value}]}, {"of": [{"found": (1, value)}]}, {"of": value}):
+        with pytest.raises(pb.InvalidInput) as caught:
+            repo.record("drill", facts)
+        assert "'of" in caught.value.message and caught.value.remedy
+        assert "Jaya" not in str(caught.value) and "2027" not in str(caught.value)
+    assert told(repo) == before
+    with pytest.raises(pb.InvalidInput, match=r"'of\.0\.found'"):
+        repo.record("drill", {"rows": 1, "of": [{"found": value}]})
+
+
+@pytest.mark.parametrize("facts", [None, [("a", 1)], "a", 7])
+def test_facts_are_a_mapping(repo: pb.Repository, facts: Any) -> None:
+    with pytest.raises(pb.InvalidInput, match="mapping"):
+        repo.record("drill", facts)
 
 
 def test_a_program_does_not_speak_for_the_library(repo: pb.Repository) -> None:
@@ -334,7 +376,9 @@ def test_since(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     real = audit_module._shown
     monkeypatch.setattr(
-        audit_module, "_shown", lambda of, chain, number: [read.append(number), real(of, chain, number)][1]
+        audit_module,
+        "_shown",
+        lambda of, chain, number, stored: [read.append(number), real(of, chain, number, stored)][1],
     )
     for number in range(30):
         hours = 0 if number == 22 else number  # it was set back, once

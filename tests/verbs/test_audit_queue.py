@@ -433,10 +433,37 @@ def test_what_waits_is_delivered_once_by_two_processes(
         repo = open_at(monkeypatch, busy, folder)
         busy.interrupt(at)
         repo.record("one", {})
-        numbers = [record.facts["number"] for record in repo.audit() if record.event == "queued"]
-        assert numbers == [0, 1, 2]
+        events = [(record.event, record.facts.get("number")) for record in repo.audit()]
+        assert events[1:4] == [("queued", 0), ("queued", 1), ("queued", 2)], at  # whatever is newer comes after them
+        assert sorted(event for event, _ in events[4:]) == ["one", "other"][: len(events) - 4]
         assert auditlocal.queued(repo._unlocked) == []
         assert repo.audit_verify().findings == ()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends meanwhile"])
+def test_while_another_process_delivers_what_is_newer_waits_behind(
+    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Not for long, since it may have been stopped: the next record of anybody takes it along."""
+    storage.refuses = True
+    with _open(tmp_path) as repo:
+        repo.record("older", {})
+        storage.refuses = False
+        with auditlocal.delivering(repo._unlocked) as may, monkeypatch.context() as patch:
+            assert may
+            if ends:
+                turns = iter([False, True])
+                patch.setattr(auditlocal, "try_lock", lambda _: next(turns))
+            report = repo.check()
+        if ends:
+            assert codes(report) == set() and report.audit_id == list(repo.audit())[-1].id
+        else:
+            assert codes(report) == {"audit-queued"} and report.audit_id is None
+            assert "Another process" in report.findings[0].message
+            assert told(repo) == [("create", "done")]
+        repo.record("newer", {})
+        assert [event for event, _ in told(repo)] == ["create", "older", "check", "newer"]
+        assert auditlocal.queued(repo._unlocked) == [] and repo.audit_verify().findings == ()
 
 
 def test_json_of_a_report_says_which_record(tmp_path: Path, storage: Refusing) -> None:
@@ -501,7 +528,7 @@ def test_a_queue_that_cannot_be_emptied_is_not_delivered_again_and_again(
     with _open(tmp_path) as repo:
         repo.record("queued", {})
         storage.refuses = False
-        monkeypatch.setattr(auditlocal, "delivering", lambda _: nullcontext(False))
+        monkeypatch.setattr(auditlocal, "delivering", lambda _: nullcontext(None))
         for _ in range(3):
             report = repo.check()
             assert codes(report) == {"audit-queued"} and report.audit_id is not None

@@ -422,6 +422,20 @@ def test_another_owner_does_something_between_any_two_calls(place: Place, site: 
     pytest.fail("it never ends")
 
 
+def test_keyrings_are_listed_as_often_for_many_slots_as_for_two(place: Place) -> None:
+    """Each listing is a request to the storage, and there may be four thousand slots."""
+    listings = []
+    for more in (0, 5):
+        storage = DyingStorage(place.twin())
+        with place.open(storage, FIRST) as repo:
+            for number in range(more):
+                repo.enrol("owner", pb.Passphrase(f"a horse battery of {number}"), name=f"owner {number}")
+            storage.log.clear()
+            repo.rotate(reason="a laptop was lost")
+            listings.append(storage.log.count("list keys"))
+    assert listings[0] == listings[1] > 0
+
+
 def test_nobody_is_sealed_to_on_the_word_of_a_keyring(place: Place, site: Site) -> None:
     """Who may write to storage could put a keyring of his own there: the owner goes by the signed list."""
     storage = place.twin()
