@@ -240,10 +240,13 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> b
     return True
 
 
-def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, Proved] | None = None) -> set[bytes]:
+def finish(
+    unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, Proved] | None = None
+) -> set[bytes] | None:
     """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
 
     One that a revoked slot began, or came to execute, ends without deleting: what it names may be a thief's choice.
+    Then it gives None, and what was to be deleted has to begin anew.
     `proved`: what packs hold that this collector has just written and read back; others are read when it matters.
     NotFound when another collection goes on, Damaged, StorageFailed.
     """
@@ -258,7 +261,8 @@ def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, P
     except NotFound:
         execute, signer = _execute(unlocked, begun, now, look, proved or {})
     if _any_revoked(unlocked, begun.slot, signer):
-        return _end(unlocked, number, set())
+        _end(unlocked, number)
+        return None
     packs, segments = split(execute.packs, 32, "collection"), split(execute.segments, 32, "collection")
     if not set(packs) <= set(split(begun.record.packs, 32, "collection")):
         raise malformed("collection", f"number {number} deletes what it has not condemned")
@@ -270,13 +274,13 @@ def finish(unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, P
         [name for who, own in list_intents(unlocked).items() if who in listed for name in own.names],
         look,
     )
-    return _end(unlocked, number, set(packs))
+    _end(unlocked, number)
+    return set(packs)
 
 
-def _end(unlocked: Unlocked, number: int, deleted: set[bytes]) -> set[bytes]:
+def _end(unlocked: Unlocked, number: int) -> None:
     with suppress(Conflict):  # another collector has finished it too
         unlocked.put(Kind.DONE, ids.collection_name(number, "done"), Done(number))
-    return deleted
 
 
 def _any_revoked(unlocked: Unlocked, *signers: Slot) -> bool:

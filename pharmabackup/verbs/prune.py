@@ -112,7 +112,7 @@ class _Pruning:
         )
 
     def attempt(self) -> bool:
-        """One collection from its look to its end. False: another one was faster. Conflict, NotFound."""
+        """One collection, from look to end. False: another was faster, or a thief spoilt it. Conflict, NotFound."""
         unlocked, look = self._unlocked, self.reporter.look
         now = storage_now(unlocked)
         finish(unlocked, now, look)
@@ -126,6 +126,8 @@ class _Pruning:
         if moved is None:
             return False
         deleted = finish(unlocked, now, look, proved=moved.proved)
+        if deleted is None:
+            return False
         self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved.bytes)
         return True
 

@@ -62,7 +62,7 @@ class _Repairing:
         self._wish = wish
 
     def attempt(self) -> bool:
-        """From the look to the end. False: a collection was faster. Conflict, NotFound."""
+        """From the look to the end. False: another was faster, or a thief spoilt it. Conflict, NotFound."""
         unlocked, wish = self._unlocked, self._wish
         if wish.objects:
             self._copy_keys()
@@ -81,9 +81,7 @@ class _Repairing:
             goes_on = self._mend(look)
         finally:
             look.close()
-        if goes_on:
-            finish(unlocked, now, self.reporter.look)
-        return goes_on
+        return goes_on and finish(unlocked, now, self.reporter.look) is not None
 
     def _copy_keys(self) -> None:
         """The very bytes: keyrings are sealed, rosters are signed, and neither is ever written anew."""

@@ -99,7 +99,7 @@ class _Resealing:
         self._damaged: dict[bytes, Damaged] = {}
 
     def batch(self) -> bool:
-        """One collection. False: another one was faster. Conflict, NotFound."""
+        """One collection. False: another was faster, or a thief spoilt it. Conflict, NotFound."""
         unlocked, reporter = self._unlocked, self.reporter
         now = storage_now(unlocked)
         finish(unlocked, now, reporter.look)
@@ -124,7 +124,8 @@ class _Resealing:
         finally:
             garbage.index.close()
         self._damaged |= moved.damaged
-        finish(unlocked, now, reporter.look, proved=moved.proved)
+        if finish(unlocked, now, reporter.look, proved=moved.proved) is None:
+            return False
         reporter.bytes += moved.bytes
         self.left.difference_update(chosen)
         return True

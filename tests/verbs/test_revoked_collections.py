@@ -86,13 +86,29 @@ def test_nobody_obeys_what_a_thief_executes(
     _before(monkeypatch, prune_verb, come_back)
     _meanwhile(monkeypatch, Kind.EXECUTE, steal)
     before = set(stored(staff.repo._unlocked.storage, "packs"))
-    prune(staff.repo)
+    with pytest.raises(pb.Conflict) as caught:  # it begins anew, and finds what was called back
+        prune(staff.repo)
+    assert caught.value.kind == "proposal-stale"
     assert before <= set(stored(staff.repo._unlocked.storage, "packs"))
     assert "collections/1/done" in stored(staff.repo._unlocked.storage, "collections")
     site.all_restore(staff.repo, tmp_path / "out")
     prune(staff.repo)  # what is needed by nobody goes by a collection of his own
     assert not before <= set(stored(staff.repo._unlocked.storage, "packs"))
     site.all_restore(staff.repo, tmp_path / "again")
+
+
+def test_what_a_thief_spoilt_is_done_all_the_same(staff: Staff, site: Site, time: Time) -> None:
+    """Nobody is told that a prune is done which has deleted nothing."""
+    thief = Thief(staff)
+    site.change()
+    site.back_up(staff.repo)
+    forget_all_but(staff.repo, 1, time)
+    staff.repo.revoke("the supplier", reason="stolen")
+    with pytest.MonkeyPatch.context() as patch:
+        _meanwhile(patch, Kind.EXECUTE, lambda record: thief.put(Execute(record.number, record.packs, b"")))
+        assert prune(staff.repo).bytes > 0
+    done = stored(staff.repo._unlocked.storage, "collections")
+    assert {"collections/1/done", "collections/2/done"} <= set(done)
 
 
 @pytest.mark.parametrize("executed", [False, True])
