@@ -252,11 +252,31 @@ class Shares(Credential):
         self._shares = tuple(" ".join(share.lower().split()) for share in shares)
         check(self._shares)
 
-    def reveal(self) -> bytes:
-        """The seed of the recovery key: for key derivation alone."""
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Which of those that were printed these are: 1 is the first."""
+        from pharmabackup.crypto.shares import facts_of
+
+        return tuple(facts_of(share).number for share in self._shares)
+
+    @property
+    def threshold(self) -> int:
+        """So many of them open."""
+        from pharmabackup.crypto.shares import facts_of
+
+        return facts_of(self._shares[0]).threshold
+
+    def odd(self) -> tuple[int, ...]:
+        """The numbers of those that do not belong to the others though they look so. InvalidInput: none fit."""
         from pharmabackup.crypto.shares import join
 
-        return join(self._shares)
+        return join(self._shares).odd
+
+    def reveal(self) -> bytes:
+        """The seed of the recovery key: for key derivation alone. InvalidInput when they do not fit together."""
+        from pharmabackup.crypto.shares import join
+
+        return join(self._shares).secret
 
     def __repr__(self) -> str:
         return f"<{len(self._shares)} shares>"

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipient, fingerprint_of
-from pharmabackup.crypto.shares import split
+from pharmabackup.crypto.shares import check_numbers, set_of, split
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
 from pharmabackup.engine.history import History, load_history
@@ -186,13 +186,15 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
             kind="own-slot",
             remedy="Enrol an owner, open with that credential, and split again.",
         )
-    seed = os.urandom(SEED_SIZE)
-    made = split(seed, threshold=threshold, shares=shares)
+    check_numbers(threshold, shares)
     enrolment.learn(unlocked)
     known = unlocked.roster
-    old = [slot for slot in enrolment.present(known) if slot.credential == "shares"]
-    way = Way("shares", Opener.of_seed(seed).recipient)
-    number = 1 + sum(slot.credential == "shares" for slot in known.slots)
+    ever = [slot for slot in known.slots if slot.credential == "shares"]
+    old = [slot for slot in enrolment.present(known) if slot in ever]
+    seed, recipient = _recovery_key(ever)
+    made = split(seed, recipient, threshold=threshold, shares=shares)
+    way = Way("shares", recipient)
+    number = 1 + len(ever)
     name = next(
         name
         for name in (f"recovery {number + more}" if number + more > 1 else "recovery" for more in count())
@@ -217,6 +219,16 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
         again = "Then split again: nobody has seen the new shares."
         _rotate_after(unlocked, "The older shares are revoked", "the recovery key was split anew", again)
     return made
+
+
+def _recovery_key(ever: Sequence[RosterSlot]) -> tuple[bytes, bytes]:
+    """A seed and its public half, whose shares can be told from those of all before."""
+    before = {set_of(slot.recipient) for slot in ever if slot.recipient}
+    while True:
+        seed = os.urandom(SEED_SIZE)
+        recipient = Opener.of_seed(seed).recipient
+        if set_of(recipient) not in before:  # there are far fewer slots than sets
+            return seed, recipient
 
 
 def _check_name(name: str, what: str) -> None:

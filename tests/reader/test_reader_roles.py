@@ -20,6 +20,7 @@ from msgspec.structs import replace
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import shares as library
+from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.history import load_history
 from pharmabackup.engine.keyrings import seal_keyring
@@ -31,6 +32,7 @@ from tests.reader import shares, texts, wire
 from tests.reader.reader import Reader
 from tests.reader.test_reader import GOLDEN, expected_form
 from tests.reader.wire import Refused
+from tests.verbs.forged import forged
 
 ROLES: dict[str, Any] = json.loads((GOLDEN / "v1-roles.json").read_text("utf-8"))
 OWNER = "correct horse battery staple"
@@ -130,7 +132,8 @@ def _splits(draw: st.DrawFn) -> tuple[bytes, tuple[str, ...], int, list[int]]:
     needed = draw(st.integers(2, min(number, 6)))
     seed = draw(st.binary(min_size=32, max_size=32))
     order = draw(st.permutations(range(number)))
-    return seed, library.split(seed, threshold=needed, shares=number), needed, order
+    public = PrivateKey.from_seed(seed).public.raw
+    return seed, library.split(seed, public, threshold=needed, shares=number), needed, order
 
 
 @settings(max_examples=25)
@@ -154,6 +157,25 @@ def test_any_so_many_shares_give_the_seed_and_fewer_do_not(
     if needed > 2:
         with pytest.raises(Refused, match="do not fit"):  # what they would give as another threshold's
             shares._recover(needed - 1, fewer)
+
+
+@settings(max_examples=25)
+@given(_splits(), st.data())
+def test_shares_that_lie_on_another_curve_are_named(
+    made: tuple[bytes, tuple[str, ...], int, list[int]], data: st.DataObject
+) -> None:
+    """The others open as long as they are enough, and each of those is told."""
+    seed, written, needed, order = made
+    most = min(2, len(order) - needed)
+    false = set(data.draw(st.lists(st.sampled_from(order), unique=True, max_size=most)))
+    joined = pb.Shares(*(forged(written[place]) if place in false else written[place] for place in order))
+    assert joined.reveal() == seed and joined.numbers == tuple(place + 1 for place in order)
+    assert joined.odd() == tuple(sorted(place + 1 for place in false))
+    few = order[: needed + 1]
+    with pytest.raises(pb.InvalidInput, match="do not fit together"):
+        pb.Shares(
+            *(forged(written[place]) if place in few[needed - 1 :] else written[place] for place in few)
+        ).reveal()
 
 
 @settings(max_examples=25)

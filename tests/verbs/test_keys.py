@@ -85,7 +85,7 @@ def test_names_and_passphrases_are_checked(repo: pb.Repository) -> None:
     with pytest.raises(pb.InvalidInput, match="of every domain"):
         repo.enrol("restorer", THIRD, name="till-1", domain="second")
     with pytest.raises(pb.InvalidInput, match="made by split_recovery"):
-        repo.enrol("owner", pb.Shares(*split(bytes(32), threshold=2, shares=2)), name="till-1")  # type: ignore[arg-type]
+        repo.enrol("owner", pb.Shares(*split(bytes(32), bytes(1216), threshold=2, shares=2)), name="till-1")  # type: ignore[arg-type]
     with pytest.raises(pb.InvalidInput):
         repo.rotate(reason=" ")
     assert stored(repo._unlocked.storage, "keys") == before
