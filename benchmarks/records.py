@@ -53,7 +53,7 @@ def measure(work: Path, folder: Path, rounds: int) -> dict[str, tuple[int, list[
             repo.restore(work / "out")
 
         verbs: dict[str, Callable[[], object]] = {
-            "record": lambda: repo.record("drill", {"rows": 1}),
+            "record": lambda: repo.record("trial", {"rows": 1}),
             "backup": lambda: repo.backup([pb.Files(folder)]),
             "restore": restore,
             "check": repo.check,

@@ -21,7 +21,7 @@ def audit(shop: Path) -> None:
     with pb.Repository.open(place, who, actor="Sam Okafor", reason="the monthly trial") as repo:
         report = repo.restore(out, only=["pmr"], overwrite=True)
         print(f"Restored; recorded as audit {report.audit_id}.")
-        repo.record("drill", {"datasets": len(report.datasets), "seconds": report.duration.total_seconds()})
+        repo.record("trial", {"datasets": len(report.datasets), "seconds": report.duration.total_seconds()})
         kept.write_text(json.dumps(repo.audit_anchor().to_dict()), "utf-8")
     shutil.rmtree(out)
     with pb.Repository.open(place, who) as repo:

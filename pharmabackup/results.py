@@ -110,6 +110,70 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryDrill(Report):
+    """What shares of the recovery key were proved to bring back. `bytes`: of names and data that were opened.
+
+    `slot`, `fingerprint` and `split`: which recovery key, as in `Slot`, and when it was made. `shares`: the numbers
+    of those that were given, as they were printed; any `threshold` of them open.
+    """
+
+    slot: str
+    fingerprint: str
+    split: datetime
+    threshold: int
+    shares: tuple[int, ...]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.shares))
+        lines = [
+            f"drill of the recovery key: {self.state}, shares {numbers} of {self.fingerprint}, of which any "
+            f"{self.threshold} open; {sized(self.bytes)} opened in {self.duration.total_seconds():.1f} s"
+        ]
+        for result in self.datasets.values():
+            whole = "proved" if result.complete else "NOT PROVED"
+            lines.append(f"  {result.name}: {whole}, {result.facts['blocks']} blocks, {sized(result.bytes)}")
+        return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
+
+    def to_dict(self) -> dict[str, object]:
+        return Report.to_dict(self) | {
+            "slot": self.slot,
+            "fingerprint": self.fingerprint,
+            "split": iso(self.split),
+            "threshold": self.threshold,
+            "shares": list(self.shares),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareCheck:
+    """One share, looked at alone: it is as it was printed, and is `current` or of a recovery key that was replaced.
+
+    `repository`, `fingerprint` and `split` are those of the place that was asked, and of the recovery key there:
+    compare them with the recovery kit. `of`: when the key that the share is of was made; None: it is not known there.
+    """
+
+    state: State
+    repository: str
+    number: int
+    threshold: int
+    current: bool
+    fingerprint: str
+    split: datetime
+    of: datetime | None
+
+    def __str__(self) -> str:
+        key = f"the recovery key {self.fingerprint} of {iso(self.split)}"
+        if self.current:
+            return f"Share {self.number} is as it was printed, and of {key}. {self.threshold} of these open."
+        other = f"that of {iso(self.of)}, which was replaced" if self.of else "one that this repository never had"
+        return f"Share {self.number} is as it was printed, but not of {key}: it is of {other}."
+
+    def to_dict(self) -> dict[str, object]:
+        facts: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return facts | {"split": iso(self.split), "of": iso(self.of) if self.of else None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The owner's. `keep` by what it is for, in the order in which rules are tried; what none fits is kept."""
 

@@ -39,6 +39,7 @@ from pharmabackup.storage.base import Capabilities, Storage
 from pharmabackup.storage.probe import probe
 
 if TYPE_CHECKING:
+    from pharmabackup.engine.roster import Rosters
     from pharmabackup.engine.unlocked import Unlocked
 
 REPOSITORY = "repository"
@@ -135,6 +136,11 @@ def open_repository(
 
     NotFound when there is none, WrongCredential, Unsupported, Damaged, StorageFailed.
     """
+    storage, record = _connected(url, storage_options)
+    return _unlock(storage, record, credential, state_dir, meanwhile)
+
+
+def _connected(url: StrPath, storage_options: Mapping[str, object] | None) -> tuple[Storage, RepositoryRecord]:
     storage = connect(url, storage_options=storage_options)
     root = storage.local_root()
     if root is not None and not os.path.isdir(root):
@@ -149,7 +155,29 @@ def open_repository(
                 remedy="Run check on another location and copy that object from there.",
             ) from None
         raise _no_repository(storage) from None
-    return _unlock(storage, decode_repository(raw), credential, state_dir, meanwhile)
+    return storage, decode_repository(raw)
+
+
+def open_also(of: Unlocked, credential: Credential, *, state_dir: StrPath) -> Unlocked:
+    """What is open already, with another credential, over the same connection: only one of them closes it.
+
+    WrongCredential, Damaged, StorageFailed.
+    """
+    return _unlock(of.storage, of.record, credential, state_dir, lambda: None)
+
+
+def read_lists(url: StrPath, storage_options: Mapping[str, object] | None) -> tuple[str, Rosters]:
+    """A repository's id, and who may do what in it: what anybody can read who reaches it, without a key.
+
+    NotFound, Damaged, Unsupported, StorageFailed.
+    """
+    from pharmabackup.engine.roster import read_rosters
+
+    storage, record = _connected(url, storage_options)
+    try:
+        return record.id, read_rosters(storage, bytes.fromhex(record.id))
+    finally:
+        storage.close()
 
 
 def _no_repository(storage: Storage) -> NotFound:

@@ -96,23 +96,24 @@ class BlockReader:
                 self._cache.popitem(last=False)
         return result
 
-    def fetch(self, wanted: bytes, domain: bytes) -> bytes:
-        """As `block`, the content alone, and it is not kept."""
+    def fetch(self, wanted: bytes, domain: bytes, *, names: bool = False) -> bytes:
+        """As `block`, the content alone, and it is not kept. `names`: of its chunks they are computed again."""
         try:
-            return self._fetch(wanted, domain)
+            return self._fetch(wanted, domain, names)
         except Damaged:
             for other in self._others:
                 with suppress(Damaged):
-                    return other.fetch(wanted, domain)
+                    return other.fetch(wanted, domain, names=names)
             raise
 
-    def _fetch(self, wanted: bytes, domain: bytes) -> bytes:
+    def _fetch(self, wanted: bytes, domain: bytes, names: bool) -> bytes:
         damaged: Damaged | None = None
         while True:
             index, missing = self.index, False
             for number in index.blocks.instances(wanted):
                 try:
-                    return self.open(index.blocks, number, self._sealed(index.blocks, number), domain)
+                    sealed = self._sealed(index.blocks, number)
+                    return self.open(index.blocks, number, sealed, domain, names=names)
                 except Damaged as error:
                     damaged = error
                 except NotFound:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pharmabackup.credentials import KeyFile, Passphrase, Recipient, Vault
+from pharmabackup.credentials import KeyFile, Passphrase, Recipient, Shares, StrPath, Vault
+from pharmabackup.events import Progress
 from pharmabackup.repository.opened import Opened
-from pharmabackup.results import Proposal, Rules, Slot
+from pharmabackup.results import Proposal, RecoveryDrill, Rules, ShareCheck, Slot
 from pharmabackup.retention import Keep
 
 if TYPE_CHECKING:
@@ -77,6 +79,38 @@ class Keys(Opened):
             lambda: split_recovery(self._unlocked, threshold=threshold, shares=shares),
             noted=True,
         )
+
+    def drill_recovery_key(
+        self, shares: Shares, *, progress: Progress | None = None, cancel: threading.Event | None = None
+    ) -> RecoveryDrill:
+        """Prove that any k of these shares bring everything back. Whoever opened it; a holder opens with the shares.
+
+        They are of the newest split and belong together; what they open has every key that is in use; of every
+        dataset, names and data are opened with it and verified, also from before keys were replaced. Nothing is
+        handed out, nothing stays on this machine, and what came of it is recorded.
+        Incomplete, InvalidInput, WrongCredential, Damaged, StorageFailed, Cancelled.
+        """
+        from pharmabackup.verbs.drill import drill_recovery_key
+
+        facts: dict[str, object] = {"kind": "recovery-key"}
+
+        def run() -> RecoveryDrill:
+            return drill_recovery_key(
+                self._unlocked, shares, facts=facts, shower=self._shower, progress=progress, cancel=cancel
+            )
+
+        return self._journal.run("drill", run, facts=facts)
+
+    @staticmethod
+    def check_share(url: StrPath, share: str, *, storage_options: Mapping[str, object] | None = None) -> ShareCheck:
+        """Whether one share is as it was printed and of the newest recovery key: without another, or any credential.
+
+        InvalidInput when it was mistyped; NotFound when there is no repository, or no recovery key; Damaged,
+        StorageFailed. Nothing is recorded: who holds one share cannot sign.
+        """
+        from pharmabackup.verbs.check_share import check_share
+
+        return check_share(url, share, storage_options=storage_options)
 
     def change_passphrase(self, new: Passphrase) -> None:
         """From now on this slot opens with `new`. NotPermitted, InvalidInput, Conflict, StorageFailed."""

@@ -25,7 +25,7 @@ class AuditLog(Opened):
         return records(self._unlocked, None if since is None else to_ns(since))
 
     def record(self, event: str, facts: Mapping[str, object]) -> None:
-        """Your own entry, such as a drill's. No patient data: everybody who can open this repository can read it.
+        """Your own entry, such as a trial's. No patient data: everybody who can open this repository can read it.
 
         `facts`: what JSON has: text, numbers, true, false, none, and lists and mappings of these; a time as text.
         InvalidInput, which names the key of what is none of these; StorageFailed when neither storage nor this

@@ -46,12 +46,14 @@ EVENTS = frozenset(
             "split-recovery",
             "configure",
             "audit-verify",
+            "drill",
         ),
     }
 )
 """What the library itself says was done."""
 
 R = TypeVar("R")
+Reported = TypeVar("Reported", bound=Report)
 
 
 class Journal:
@@ -104,7 +106,7 @@ class Journal:
         if noted:
             self._told = True
         elif isinstance(result, Report):
-            return self._reported(result, tell("done", _counted(result)))  # type: ignore[return-value]
+            return self._reported(result, tell("done", _counted(result)))
         else:
             tell("done", {})
         return result
@@ -182,7 +184,7 @@ class Journal:
                 remedy="Open it with reason=… and say in a few words why.",
             )
 
-    def _reported(self, report: Report, written: Written) -> Report:
+    def _reported(self, report: Reported, written: Written) -> Reported:
         unlocked = self._unlocked
         known = {(finding.code, finding.subject) for finding in report.findings}
         more = told(written, unlocked)

@@ -13,6 +13,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.format.wire import Kind
+from pharmabackup.results import RecoveryDrill
 from tests.verbs.ailing import QUIET, pages
 from tests.verbs.crew import MARKER, ROLES, Crew, unchecked
 
@@ -228,6 +229,11 @@ def _split(crew: Crew, shares: tuple[str, ...]) -> None:
     _same(crew, crew.ward.root / "there")
 
 
+def _drilled(crew: Crew, result: RecoveryDrill) -> None:
+    assert (result.state, result.shares, len(result.datasets)) == ("ok", (2, 3), 2)
+    assert [record.outcome for record in crew.owner().audit() if record.event == "drill"] == ["done"]
+
+
 def _with_passphrase(crew: Crew, role: str) -> pb.Repository:
     """In a slot whose passphrase can be changed."""
     given = pb.Passphrase(f"a {role} that has a passphrase")
@@ -276,7 +282,7 @@ def _is(expected: Callable[[Crew], object]) -> Shown:
 
 
 def _recorded(crew: Crew) -> None:
-    assert [record.facts for record in crew.ward.repo.audit() if record.event == "drill"] == [{"rows": 1}]
+    assert [record.facts for record in crew.ward.repo.audit() if record.event == "trial"] == [{"rows": 1}]
 
 
 ROWS = (
@@ -313,7 +319,7 @@ ROWS = (
         ), looks=True,
     ),
     Row(
-        "record", "record", EVERYBODY, lambda _, repo: repo.record("drill", {"rows": 1}),
+        "record", "record", EVERYBODY, lambda _, repo: repo.record("trial", {"rows": 1}),
         lambda crew, _: _recorded(crew),
     ),
     Row("restore", "restore", READERS, _restore, _same),
@@ -355,6 +361,15 @@ ROWS = (
     Row(
         "change the passphrase", "change_passphrase", OWNERS, lambda _, repo: repo.change_passphrase(NEW), _changed,
         open=_with_passphrase,
+    ),
+    Row(
+        "drill the recovery key", "drill_recovery_key", EVERYBODY,  # what is opened the shares open
+        lambda crew, repo: repo.drill_recovery_key(pb.Shares(*crew.shares[1:])), _drilled,
+    ),
+    Row(
+        "look at one share", "check_share", EVERYBODY,  # and who has no key at all
+        lambda crew, repo: pb.Repository.check_share(crew.ward.path, crew.shares[0]).current, _is(lambda _: True),
+        looks=True,
     ),
     Row("rotate", "rotate", OWNERS, lambda _, repo: repo.rotate(reason="somebody left"), _rotated),
     Row(

@@ -79,11 +79,11 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
     repo.enrol("owner", SECOND, name="Jaya Patel")
     repo.change_passphrase(pb.Passphrase("a third horse battery staple"))
     repo.apply(repo.propose_repair())
-    repo.record("drill", {"found": 3})
+    repo.record("trial", {"found": 3})
     repo.close()
     with pb.Repository.open(repo.url, SECOND) as other:
         expected = ["create", "backup", "backup", "restore", "restore", "check", "hold", "release", "forget", "prune"]
-        expected += ["configure", "rotate", "reseal", "enrol", "change-passphrase", "repair", "drill"]
+        expected += ["configure", "rotate", "reseal", "enrol", "change-passphrase", "repair", "trial"]
         records = list(other.audit())
     assert [record.event for record in records] == expected
     assert [record.outcome for record in records] == ["done"] * 3 + ["begun"] + ["done"] * 13
@@ -93,7 +93,7 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
     assert by["check"].facts["read_data"] == 1.0 and by["check"].facts["state"] == "ok"
     assert (by["hold"].subject, by["hold"].reason) == (first.id, "a dispute")
     assert (by["rotate"].reason, by["enrol"].subject) == ("a laptop was lost", "Jaya Patel")
-    assert by["forget"].facts["proposed"] == 1 and by["drill"].facts == {"found": 3}
+    assert by["forget"].facts["proposed"] == 1 and by["trial"].facts == {"found": 3}
     assert {record.slot for record in records} == {"owner"}
 
 
@@ -283,10 +283,10 @@ def test_words_that_cannot_be_recorded_are_refused_before_anything_is_done(place
 def test_facts_that_cannot_be_recorded_are_refused_and_do_not_wait(repo: pb.Repository, facts: Any) -> None:
     before = told(repo)
     with pytest.raises(pb.InvalidInput):
-        repo.record("drill", facts)
+        repo.record("trial", facts)
     assert told(repo) == before
     facts = {"dataset": "pmr", "rows": 7, "of": [1.5, None, True, "ü", -(1 << 63)], "more": {"a": (1 << 64) - 1}}
-    repo.record("drill", facts)
+    repo.record("trial", facts)
     assert last(repo).facts == facts == json.loads(json.dumps(last(repo).to_dict()))["facts"]
 
 
@@ -314,22 +314,22 @@ def test_a_fact_that_is_no_json_is_refused_by_its_key(repo: pb.Repository, value
     before = told(repo)
     for facts in ({"rows": 1, "of": [{"found": value}]}, {"of": [{"found": (1, value)}]}, {"of": value}):
         with pytest.raises(pb.InvalidInput) as caught:
-            repo.record("drill", facts)
+            repo.record("trial", facts)
         assert "'of" in caught.value.message and caught.value.remedy
         assert "Jaya" not in str(caught.value) and "2027" not in str(caught.value)
     assert told(repo) == before
     with pytest.raises(pb.InvalidInput, match=r"'of\.0\.found'"):
-        repo.record("drill", {"rows": 1, "of": [{"found": value}]})
+        repo.record("trial", {"rows": 1, "of": [{"found": value}]})
 
 
 @pytest.mark.parametrize("facts", [None, [("a", 1)], "a", 7])
 def test_facts_are_a_mapping(repo: pb.Repository, facts: Any) -> None:
     with pytest.raises(pb.InvalidInput, match="mapping"):
-        repo.record("drill", facts)
+        repo.record("trial", facts)
 
 
 def test_a_program_does_not_speak_for_the_library(repo: pb.Repository) -> None:
-    for event in ("restore", "backup", "open"):
+    for event in ("restore", "backup", "open", "drill"):
         with pytest.raises(pb.InvalidInput, match="itself records"):
             repo.record(event, {})
     with pytest.raises(pb.InvalidInput):

@@ -94,7 +94,7 @@ def test_what_storage_does_not_take_waits_and_goes_before_the_next(
         report = repo.restore(tmp_path / "out")
         (finding,) = report.findings
         assert finding.severity == "warning" and ": 3. It is full." in finding.message and finding.remedy
-        repo.record("drill", {"rows": 1})  # it waits as well, without an error
+        repo.record("trial", {"rows": 1})  # it waits as well, without an error
         assert told(repo) == [("create", "done")]
     storage.refuses = False
     with _open(tmp_path) as repo:
@@ -105,7 +105,7 @@ def test_what_storage_does_not_take_waits_and_goes_before_the_next(
             ("backup", "done"),
             ("restore", "begun"),
             ("restore", "done"),
-            ("drill", "done"),
+            ("trial", "done"),
         ]
         assert told(repo) == [*expected, ("check", "done")]
         records = list(repo.audit())
@@ -117,7 +117,7 @@ def test_what_storage_does_not_take_waits_and_goes_before_the_next(
 def test_what_waits_can_be_read_by_nobody_else(tmp_path: Path, storage: Refusing) -> None:
     storage.refuses = True
     with _open(tmp_path, actor="Sam Okafor") as repo:
-        repo.record("drill", {"a": "a clear word"})
+        repo.record("trial", {"a": "a clear word"})
     files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
     assert any(auditlocal.QUEUE in path.parts for path in files)
     for path in files:
@@ -190,7 +190,7 @@ def test_neither_storage_nor_this_machine_keeps_it(tmp_path: Path, storage: Refu
         report = repo.restore(tmp_path / "out")
         assert codes(report) == {"audit-lost"} and (tmp_path / "out" / "documents" / "file").exists()
         with pytest.raises(pb.StorageFailed) as caught:
-            repo.record("drill", {})
+            repo.record("trial", {})
         assert caught.value.kind == "audit-lost" and caught.value.remedy
         (repo._unlocked.state / auditlocal.QUEUE).unlink()
 
