@@ -7,7 +7,7 @@
 
 What you construct, call, catch or write in an annotation is here. What you are only handed is in
 `pharmabackup.results`; what you implement is in `pharmabackup.sources` and `pharmabackup.storage`, with
-conformance suites in `pharmabackup.testing`. Nothing else is public.
+conformance suites in `pharmabackup.testing`; pages for people are in `pharmabackup.report`. Nothing else is public.
 """
 
 from importlib import import_module

@@ -1,5 +1,5 @@
 #!/bin/sh
-# File systems that the storage tests mount, and a vault for keys, where this machine lets us install them. Without them those tests
+# File systems that the storage tests mount, a vault for keys, and a browser that prints pages, where this machine lets us install them. Without them those tests
 # are skipped, and the summary says which and why.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     missing=""
@@ -9,6 +9,10 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"
     command -v gnome-keyring-daemon >/dev/null 2>&1 || missing="$missing gnome-keyring"
     command -v dbus-run-session >/dev/null 2>&1 || missing="$missing dbus dbus-daemon"
+    for browser in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable none; do
+        command -v "$browser" >/dev/null 2>&1 && break
+        [ "$browser" = none ] && missing="$missing chromium-headless-shell"
+    done
     command -v setfattr >/dev/null 2>&1 || missing="$missing attr"
     if [ -n "$missing" ]; then
         echo "Installing$missing for the tests."

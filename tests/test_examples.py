@@ -45,6 +45,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "09_keys.py",
         "10_roles.py",
         "11_audit.py",
+        "12_recovery.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -61,6 +62,8 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("10_roles.py", "The till: This credential was revoked (stolen)"),
         ("11_audit.py", "(Sam Okafor)  restore  done: the monthly trial"),
         ("11_audit.py", "The log is whole."),
+        ("12_recovery.py", "Share 3 is as it was printed"),
+        ("12_recovery.py", "drill of the recovery key: ok, shares 1, 3"),
     ):
         done = run(name, shop)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"

@@ -19,7 +19,7 @@ from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Proposal, Report, sized
 
 TIER = 3
-T = TypeVar("T", Report, Proposal)
+T = TypeVar("T")
 
 
 @pharmabackup.command()

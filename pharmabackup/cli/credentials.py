@@ -44,7 +44,7 @@ def credential(
         service, _, name = rest.partition("/")
         return pb.Vault(service, name)
     if way == "shares" and not rest:
-        return pb.Shares(*_shares())
+        return shares()
     # What was given is not repeated: it may be the passphrase itself.
     raise pb.InvalidInput(f"{option} names a place, and this is none.", remedy=f"Give {WAYS}.")
 
@@ -118,11 +118,19 @@ def _look_at(path: str, warn: Callable[[str], None]) -> None:
         warn(f"Warning: others on this machine can read {path}. Better: chmod 600 {path}.")
 
 
-def _shares() -> list[str]:
-    """One after another, as many as there are: typed unseen, or a line each."""
+def shares() -> pb.Shares:
+    """One after another, as many as there are: typed unseen, or a line each. InvalidInput, WrongCredential."""
     if not sys.stdin.isatty():
-        return [line for line in sys.stdin if line.strip()]
+        return pb.Shares(*(line for line in sys.stdin if line.strip()))
     given: list[str] = []
     while share := getpass.getpass(f"Share {len(given) + 1}, all its words; none when there are no more: "):
         given.append(share)
-    return given
+    return pb.Shares(*given)
+
+
+def one_share() -> str:
+    """Typed unseen, or the first line. WrongCredential."""
+    share = getpass.getpass("Share, all its words: ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not share.strip():
+        raise _missing("No share was given.", "Run it again and type it.")
+    return share

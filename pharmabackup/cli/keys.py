@@ -173,6 +173,7 @@ def split_recovery(settings: Settings, threshold: int, shares: int) -> None:
             output.line("  " + " ".join(words[start : start + WORDS]))
         output.line("")
     output.say("Write each down, and give each to another person. They are not shown again.")
+    output.say("Recovery kits that were printed before are outdated: print one with recovery-kit.")
 
 
 @pharmabackup.command()

@@ -20,6 +20,8 @@ HERE = {
     "pass overwrite=True": "add --overwrite",
     "List what there is with snapshots()": "List what there is with the command snapshots",
     "List what there is with glob()": "List what there is with the command ls",
+    "Split one first: split_recovery()": "Make one with the command split-recovery",
+    "An owner makes one: split_recovery": "An owner makes one with the command split-recovery",
     "Use open() or restore()": "Use the command cat or restore",
     "Open it with reason=… and say": "Add --reason TEXT: say",
     "Give one of them another name=": "Give one of them another name (NAME=PATH)",

@@ -8,6 +8,7 @@ findings, which may name files, and `shown` with what Python shows and pickles o
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -22,9 +23,11 @@ from unittest import mock
 
 import pharmabackup as pb
 from pharmabackup.engine import hunting
+from pharmabackup.report import recovery_kit
 from pharmabackup.sources import sqlite_copy
 from tests.canaries import search as c
 from tests.damage.shop import two_weeks_later
+from tests.verbs.forged import forged
 
 Deed = Callable[["Teller"], object]
 ENOUGH = 12  # events, until a process is killed or cancelled
@@ -70,6 +73,13 @@ class Teller:
         self._write("said", f"{error}\n{error!r}\n{''.join(lines)}\n{facts}")
         logging.getLogger("caller").error("it failed", exc_info=error)
         self.show(error)
+
+    def keep(self, *shares: tuple[str, ...]) -> None:
+        """Beside all that is searched: what holders wrote down."""
+        (self.folder.parent / "shares").write_text(json.dumps(shares))
+
+    def kept(self) -> list[tuple[str, ...]]:
+        return [tuple(some) for some in json.loads((self.folder.parent / "shares").read_text())]
 
     def out(self) -> Path:
         self.outs += 1
@@ -122,6 +132,9 @@ def everything(teller: Teller) -> None:
         repo.configure(keep={"*": pb.Keep(last=3)})
         teller.show(repo.rules())
         repo.enrol("owner", pb.Passphrase(c.NEW_PASSPHRASE + " of another"), name="second")
+        replaced = repo.split_recovery()
+        shares = repo.split_recovery(threshold=2, shares=3)
+        teller.keep(shares, replaced)
         repo.rotate(reason=c.REASON)
         with pb.Repository.create(
             teller.replica, pb.Passphrase(c.PASSPHRASE), state_dir=teller.state, replica_of=repo
@@ -136,10 +149,22 @@ def everything(teller: Teller) -> None:
             teller.show(repo.apply(teller.show(proposal), progress=hear))
         with two_weeks_later():
             teller.show(repo.apply(teller.show(repo.propose_prune()), progress=hear))
+        drill(teller, shares)
         repo.change_passphrase(pb.Passphrase(c.NEW_PASSPHRASE))
         teller.show(repo._unlocked)
         teller.show(repo._unlocked.keyring)
         teller.show(repo._unlocked.opener)
+
+
+def drill(teller: Teller, shares: tuple[str, ...]) -> None:
+    """As holders do it who have nothing else, each with a share alone; and the page that lies with none of them."""
+    given = pb.Shares(*shares)
+    teller.show(given)
+    with pb.Repository.open(teller.repository, given, state_dir=teller.state) as repo:
+        teller.show(repo.drill_recovery_key(given, progress=teller.hear))
+        recovery_kit(teller.folder / "kit.html", repo, holders=["first", "second", "third"])
+    for share in shares:
+        teller.show(pb.Repository.check_share(teller.repository, share))
 
 
 def failing(teller: Teller) -> None:
@@ -152,6 +177,7 @@ def failing(teller: Teller) -> None:
     teller.fails(lambda: create(teller.repository, pb.Passphrase(c.WRONG_PASSPHRASE)), pb.Conflict)
     teller.fails(lambda: pb.Repository.open("s3://x", pb.Passphrase(c.WRONG_PASSPHRASE)), pb.Unsupported)
     with teller.open(c.NEW_PASSPHRASE) as repo:
+        failing_drills(teller, repo)
         locked = teller.folder / "data" / c.DATASET / c.FOLDER / c.FILE
         real = os.open
 
@@ -179,6 +205,24 @@ def failing(teller: Teller) -> None:
         out = teller.out()
         repo.restore(out)
         teller.fails(lambda: repo.restore(out), pb.Conflict)
+
+
+def failing_drills(teller: Teller, repo: pb.Repository) -> None:
+    """Shares that were replaced, too few, mistyped, of two keys, that do not fit, and one of them odd."""
+    shares, replaced = teller.kept()
+    drill, cancelled = repo.drill_recovery_key, threading.Event()
+    cancelled.set()
+    teller.fails(lambda: drill(pb.Shares(*replaced[:2])), pb.WrongCredential)
+    teller.fails(lambda: drill(pb.Shares(*shares), cancel=cancelled), pb.Cancelled)
+    teller.fails(lambda: pb.Shares(shares[0]), pb.WrongCredential)
+    teller.fails(lambda: pb.Shares(shares[0], replaced[1]), pb.InvalidInput)
+    mistyped = shares[1].replace(shares[1].split()[9], "academic")
+    teller.fails(lambda: pb.Shares(shares[0], mistyped), pb.InvalidInput)
+    teller.fails(lambda: pb.Repository.check_share(teller.repository, mistyped), pb.InvalidInput)
+    teller.show(pb.Repository.check_share(teller.repository, replaced[0]))
+    odd = forged(shares[1])
+    teller.fails(lambda: drill(pb.Shares(shares[0], odd)), pb.WrongCredential)
+    teller.fails(lambda: drill(pb.Shares(shares[0], odd, shares[2])), pb.Incomplete)
 
 
 def full(teller: Teller) -> None:

@@ -29,6 +29,16 @@ def texts(canaries: Mapping[str, str]) -> dict[str, list[bytes]]:
     return {what: [text.encode(), text.encode("utf-16-le")] for what, text in canaries.items()}
 
 
+def shares(given: Mapping[str, str]) -> dict[str, list[bytes]]:
+    """Any three words together of those that say something of the secret; the first four say which share it is."""
+    words = {what: text.split()[4:] for what, text in given.items()}
+    windows = {what: [" ".join(own[i : i + 3]) for i in range(len(own) - 2)] for what, own in words.items()}
+    return {
+        what: [form for text in some for form in (text.encode(), text.encode("utf-16-le"))]
+        for what, some in windows.items()
+    }
+
+
 def keys(given: Mapping[str, bytes]) -> dict[str, list[bytes]]:
     """As bytes, in hexadecimal, in base64, and as Python shows bytes."""
     return {

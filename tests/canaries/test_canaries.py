@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from shamir_mnemonic import Share
 
 import pharmabackup as pb
 from pharmabackup.crypto import hashing
@@ -47,7 +49,12 @@ class Aviary:
             db.executemany("INSERT INTO patient (name) VALUES (?)", [(f"{c.CELL} {i}",) for i in range(3000)])
 
     def do(self, deed: str) -> None:
-        given = {"PATH": os.environ["PATH"], "TMPDIR": str(self.temporary), "HOME": str(self.folder.parent / "home")}
+        given = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "TMPDIR": str(self.temporary),
+            "HOME": str(self.folder.parent / "home"),
+        }
         process = subprocess.run(
             [sys.executable, "-X", "dev", "-m", "tests.canaries.deeds", deed, self.folder],
             cwd=ROOT,
@@ -108,9 +115,18 @@ def aviary(tmp_path_factory: pytest.TempPathFactory) -> Aviary:
 
 @pytest.fixture(scope="module")
 def keys(aviary: Aviary) -> dict[str, list[bytes]]:
+    """Keys, and shares of the recovery key: those that are in use, and those of before."""
+    written = [text for some in json.loads((aviary.folder.parent / "shares").read_text()) for text in some]
+    assert len(written) == 6
+    shares = {f"share {place}": text for place, text in enumerate(written)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PHARMABACKUP_STATE", str(aviary.folder.parent / "looking"))
-        return c.keys(aviary.keys())
+        found = aviary.keys() | {f"value of {what}": Share.from_mnemonic(text).value for what, text in shares.items()}
+        for what, some in (("newer", written[:3]), ("older", written[3:])):
+            found[f"{what} recovery key"] = pb.Shares(*some).reveal()
+            pair = PrivateKey.from_seed(found[f"{what} recovery key"]).raw
+            found[f"{what} pair, ML-KEM"], found[f"{what} pair, X25519"] = pair[:64], pair[64:]
+        return c.keys(found) | c.shares(shares)
 
 
 PASSPHRASES = c.texts(c.PASSPHRASES)
@@ -189,9 +205,14 @@ def test_what_python_shows_of_results_has_no_secret(aviary: Aviary, keys: dict[s
     assert c.found((aviary.folder / "shown").read_bytes(), NAMES) != set()
 
 
+def test_the_recovery_kit_has_no_secret(aviary: Aviary, keys: dict[str, list[bytes]]) -> None:
+    data = (aviary.folder / "kit.html").read_bytes()
+    assert c.found(data, PASSPHRASES | DATA | keys) == set() and c.found(data, EVERYTHING) == {"dataset's name"}
+
+
 def test_what_is_searched_would_be_found(aviary: Aviary, tmp_path: Path, keys: dict[str, list[bytes]]) -> None:
     """A key and a cell, left in the midst of a cache."""
     cache = next(path for path in (aviary.folder / "state").rglob("*") if path.is_file()).read_bytes()
-    for what in ("naming key 0", "K"):
+    for what in ("naming key 0", "K", "share 0", "value of share 4", "newer recovery key"):
         (tmp_path / "cache").write_bytes(cache[:50] + zstandard.compress(b"x" + keys[what][0] + b"y") + cache[50:])
         assert c.found_below(tmp_path, EVERYTHING | keys) == {(what, "cache")}

@@ -242,5 +242,5 @@ def test_version_and_help(call: Call) -> None:
 
 
 def test_commands_whose_verbs_do_not_exist_are_not_there(call: Call) -> None:
-    for name in ("run", "status", "forget", "prune", "copy", "enrol", "drill"):
+    for name in ("run", "status", "forget", "prune", "copy", "enrol", "document"):
         assert call(name).code == 64
