@@ -16,11 +16,13 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.creating import create
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.historycache import remember
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import READERS, Unlocked, create, turned_back
+from pharmabackup.engine.unlocked import Unlocked, turned_back
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot

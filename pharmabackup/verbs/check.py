@@ -14,7 +14,8 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.collections import Condemned, read_condemned
-from pharmabackup.engine.history import Committed, load_history
+from pharmabackup.engine.history import Committed
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader

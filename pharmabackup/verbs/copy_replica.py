@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.engine.carrying import Carrier, StoredRecords, copy_keys
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.grants import COLLECTORS
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.transaction import Overtaken
-from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Carried

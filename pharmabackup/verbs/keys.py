@@ -15,7 +15,8 @@ from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipien
 from pharmabackup.crypto.shares import split
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.history import History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned, shunned_packs
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.hunting import Hunt, Sought, naming_key
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory

@@ -21,8 +21,9 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine import collection, enrolment
+from pharmabackup.engine.grants import SELF_NAMED
 from pharmabackup.engine.packs import directory_range
-from pharmabackup.engine.unlocked import SELF_NAMED, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import keys, pack, wire
 from pharmabackup.format.transaction import Fate, Mark
 from pharmabackup.format.wire import Kind

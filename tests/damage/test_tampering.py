@@ -19,8 +19,8 @@ from msgspec import structs
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto.signatures import SigningKey
+from pharmabackup.engine.grants import GRANTS
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import GRANTS
 from pharmabackup.format import keys, wire
 from pharmabackup.format.wire import Kind
 from tests.damage import shop as s

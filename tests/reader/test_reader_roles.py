@@ -21,7 +21,7 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import shares as library
 from pharmabackup.engine import enrolment
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import seal_keyring
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.keys import NamingKey, Roster
