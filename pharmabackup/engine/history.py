@@ -23,6 +23,20 @@ MARK_GRANTS: Mapping[str, frozenset[Role]] = {
 }
 
 
+CONTESTED_REMEDY = (
+    "One of them signed what is not his: find out whose key was stolen, and revoke that. Then delete the object of "
+    "that name by hand; what a copy brought stays."
+)
+
+
+def told_contested(name: str, own: Slot, brought: Slot) -> str:
+    """What is said of a name that two records have."""
+    return (
+        f"Two different records have the name {name}: one that {own.name!r} signed, and one of {brought.name!r} that "
+        "a copy brought. Until somebody says which is genuine nothing is let go."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
     """One committed snapshot: its transaction, what was signed, and by whom."""
@@ -41,6 +55,7 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    hash: bytes = b""  # SHA-256 of the stored object
     transactions: frozenset[bytes] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,8 +79,10 @@ class History:
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
     void: dict[str, Damaged] = field(default_factory=dict)  # what can be read and does not count
+    contested: dict[str, tuple[Slot, Slot]] = field(default_factory=dict)  # two have this name: whose lies here, came
     refused: set[bytes] = field(default_factory=set)  # what a revoked slot committed afterwards, or aborted
-    vanished: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)  # what was there, or somebody signed that it was
+    unlisted: dict[str, tuple[str, Slot]] = field(default_factory=dict)  # records: the list each cites, its signer
 
     @property
     def decided(self) -> set[bytes]:

@@ -12,15 +12,24 @@ from dataclasses import dataclass, replace
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
+from pharmabackup.engine.citations import Citations
 from pharmabackup.engine.grants import COLLECTORS, WRITERS
-from pharmabackup.engine.history import MARK_GRANTS, Committed, History, Said
-from pharmabackup.engine.historycache import SHAPES, Remembered, read_record, recalled, shape_of
+from pharmabackup.engine.history import (
+    CONTESTED_REMEDY,
+    MARK_GRANTS,
+    Committed,
+    History,
+    Said,
+    told_contested,
+)
+from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, read_record, recalled, shape_of
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fate, Mark
 from pharmabackup.format.wire import malformed, split
 
+HASH_SIZE = 32
 NEVER = Remembered()
 CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 
@@ -68,7 +77,7 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
     if any(name.startswith("roster/") for name in history.vanished):
         unlocked.renewed()  # another process of this machine may have seen a newer one; then all is read again
     fresh = {name: roster for name, roster in rosters.items() if name not in seen}
-    carries: list[tuple[int, str, Carry]] = []
+    carries: list[tuple[int, str, Carry, Slot]] = []
     for name in names:
         known = seen.get(name)
         try:
@@ -80,18 +89,19 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
             record, slot = recalled(unlocked, name, known)
             if isinstance(record, Carry):
                 _take_carry(history, name, record, known.hash)
-                carries.append((listed[name], name, record))
+                carries.append((listed[name], name, record, slot))
             else:
                 _take(history, name, record, slot, known.hash, listed[name])
         except Damaged as error:
             history.damaged[name] = error
             fresh.pop(name, None)
-    for time, name, carry in sorted(carries, key=lambda item: item[:2]):
-        _take_carried(unlocked, history, name, carry, time, {} if anew else seen, fresh)
+    for time, name, carry, slot in sorted(carries, key=lambda item: item[:2]):
+        _take_carried(unlocked, history, _Carrier(name, carry, slot, time), {} if anew else seen, fresh)
     _refuse(history)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
+    _look_for_lists(unlocked, history)
     history.said.sort(key=lambda item: item.time)
     if fresh != {name: seen.get(name) for name in fresh}:
         historycache.save(unlocked, seen | fresh)
@@ -104,7 +114,7 @@ def _take(
     if isinstance(record, Fate):
         _take_fate(history, name, record, slot, digest)
     elif isinstance(record, Mark):
-        _take_mark(history, name, record, slot, time)
+        _take_mark(history, name, record, slot, digest, time)
     else:
         history.shunned.update(split(record.packs, 32, "collection"))
     if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
@@ -130,7 +140,20 @@ def sound_history(unlocked: Unlocked) -> History:
             kind="history-forked" if history.vanished else "snapshot",
             remedy="Run check, and restore that object from another location.",
         )
+    if history.contested:
+        name, (own, brought) = min(history.contested.items())
+        raise Damaged(told_contested(name, own, brought), kind="record-contested", remedy=CONTESTED_REMEDY)
     return history
+
+
+def _look_for_lists(unlocked: Unlocked, history: History) -> None:
+    """Lists of keys that are not here though records cite them: a new machine, too, can tell that they were."""
+    citations = Citations(unlocked)
+    for name in filter(is_record, history.damaged):
+        found = citations.unlisted(name)
+        if found is not None and found[0] not in history.vanished:
+            history.unlisted[name] = found
+    history.vanished += sorted({roster for roster, _ in history.unlisted.values()})
 
 
 def _missing_heads(history: History) -> list[str]:
@@ -147,19 +170,21 @@ def _missing_heads(history: History) -> list[str]:
 def _refuse(history: History) -> None:
     """Let nothing count that a revoked slot committed, but what an owner accepted and what came before that.
 
-    A thief can cite an old roster, so neither time nor citation says when something was signed (§7.2).
+    A thief can cite an old roster, so neither time nor citation says when something was signed (§7.2). He can sign
+    another snapshot under a number that was accepted: so hashes were.
     """
     reached: set[bytes] = set()
     revoked = {item.slot.id: item.slot.revoked for item in history.committed.values() if item.slot.revoked}
+    by_hash = {item.hash: item for item in history.committed.values() if item.slot.revoked}
     for slot, said in revoked.items():
-        ahead = list(split(said.accepted, ids.ID_SIZE, "roster"))
+        ahead = list(split(said.accepted, HASH_SIZE, "roster"))
         while ahead:
-            item = history.committed.get(who := ahead.pop())
-            if item is not None and item.slot.id == slot and who not in reached:
-                reached.add(who)
-                ahead += [head.transaction for head in item.snapshot.heads if head.slot == slot]
+            item = by_hash.get(digest := ahead.pop())
+            if item is not None and item.slot.id == slot and digest not in reached:
+                reached.add(digest)
+                ahead += [head.hash for head in item.snapshot.heads if head.slot == slot]
     for who, item in list(history.committed.items()):
-        if item.slot.revoked is not None and who not in reached:
+        if item.slot.revoked is not None and item.hash not in reached:
             del history.committed[who]
             history.refused.add(who)
             name = ids.fate_name(who)
@@ -170,7 +195,7 @@ def _refuse(history: History) -> None:
             )
 
 
-def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:
+def _take_mark(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> None:
     mark_id = ids.id_of(name)
     if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
         history.void[name] = Damaged(
@@ -179,7 +204,7 @@ def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -
             remedy="It does not count. Find out who wrote it.",
         )
         return
-    history.said.append(Said(mark_id, mark, slot, time))
+    history.said.append(Said(mark_id, mark, slot, time, digest))
 
 
 def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
@@ -208,20 +233,28 @@ def _take_carry(history: History, name: str, carry: Carry, digest: bytes) -> Non
     history.carriers[carry.transaction] = digest
 
 
+@dataclass(frozen=True, slots=True)
+class _Carrier:
+    """A carry: its object's name, who signed it, and when it came here."""
+
+    name: str
+    carry: Carry
+    slot: Slot
+    time: int
+
+
 def _take_carried(
     unlocked: Unlocked,
     history: History,
-    carrier: str,
-    carry: Carry,
-    time: int,
+    carrier: _Carrier,
     seen: Mapping[str, Remembered],
     fresh: dict[str, Remembered],
 ) -> None:
     """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
-    said = {item.id for item in history.said}
+    said = {item.id: item for item in history.said}
 
-    def recall(item: Carried) -> tuple[Remembered, Slot, Fate | Mark]:
-        name = f"{carrier}{CARRIED}{item.name}"
+    def recall(item: Carried) -> tuple[bytes, Slot, Fate | Mark]:
+        name = f"{carrier.name}{CARRIED}{item.name}"
         known = seen.get(name)
         if known is None or not known.signed:
             kind, shape = shape_of(item.name)
@@ -229,41 +262,93 @@ def _take_carried(
             known = fresh[name] = Remembered(hashlib.sha256(item.stored).digest(), signed, kind)
         record, slot = recalled(unlocked, item.name, known)
         assert isinstance(record, Fate | Mark)
-        return known, slot, record
+        return known.hash, slot, record
 
-    for place, item in enumerate(carry.items):
+    for place, item in enumerate(carrier.carry.items):
         try:
             if item.name.startswith("snapshots/"):
                 _take_carried_fate(history, carrier, item, recall)
-            elif not item.name.startswith("marks/"):
+            elif item.name.startswith("marks/"):
+                _take_carried_mark(history, carrier, item, said, carrier.time + place, recall)
+            else:
                 raise malformed("carry", "it brings what is neither a snapshot nor a mark")
-            elif ids.hex_tail(item.name) not in said:
-                known, slot, record = recall(item)
-                if isinstance(record, Mark) and record.kind == "verified":
-                    continue  # what was read there says nothing about what lies here
-                history.damaged.pop(item.name, None)
-                history.brought[item.name] = carrier
-                _take(history, item.name, record, slot, known.hash, time + place)
         except Damaged as error:
-            history.damaged.setdefault(f"{carrier} ({item.name})", error)
+            history.damaged.setdefault(f"{carrier.name} ({item.name})", error)
+
+
+def _take_carried_mark(
+    history: History,
+    carrier: _Carrier,
+    item: Carried,
+    said: dict[bytes, Said],
+    time: int,
+    recall: Callable[[Carried], tuple[bytes, Slot, Fate | Mark]],
+) -> None:
+    before = said.get(ids.hex_tail(item.name) or b"")
+    if before is not None and before.hash == hashlib.sha256(item.stored).digest():
+        return
+    digest, slot, record = recall(item)
+    if isinstance(record, Mark) and record.kind == "verified":
+        return  # what was read there says nothing about what lies here
+    if before is not None:
+        if not _displaces(history, carrier, item.name, before, slot, digest):
+            return
+        history.said.remove(before)
+    history.damaged.pop(item.name, None)
+    history.brought[item.name] = carrier.name
+    _take(history, item.name, record, slot, digest, time)
+    said.update((one.id, one) for one in history.said[-1:])
 
 
 def _take_carried_fate(
-    history: History, carrier: str, item: Carried, recall: Callable[[Carried], tuple[Remembered, Slot, Fate | Mark]]
+    history: History,
+    carrier: _Carrier,
+    item: Carried,
+    recall: Callable[[Carried], tuple[bytes, Slot, Fate | Mark]],
 ) -> None:
     transaction = ids.hex_tail(item.name) or b""
     if transaction in history.aborted or transaction in history.carriers:
         raise malformed("carry", "it brings what was decided otherwise here")
     before = history.committed.get(transaction)
-    if before is None or before.slot.revoked is not None:
-        known, slot, record = recall(item)
-    if before is not None and (before.slot.revoked is None or slot.revoked is not None):
+    if before is not None and before.hash == hashlib.sha256(item.stored).digest():
         if not item.gone:
             history.absent.discard(transaction)
-        return  # else a thief put another before it
-    _take(history, item.name, record, slot, known.hash, 0)
+        return
+    digest, slot, record = recall(item)
+    if before is not None and not _displaces(history, carrier, item.name, before, slot, digest):
+        return
+    _take(history, item.name, record, slot, digest, 0)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
-    history.brought[item.name] = carrier
+    history.brought[item.name] = carrier.name
     if history.damaged.pop(item.name, None) is None and item.gone:
         history.absent.add(transaction)
+
+
+def _displaces(
+    history: History, carrier: _Carrier, name: str, before: Committed | Said, slot: Slot, digest: bytes
+) -> bool:
+    """Whether what a carry brings counts instead of another record that is here under its name (§13.4).
+
+    Nobody signs two records of one name. Where a snapshot or mark lies in a carry alone, its name is free, and who
+    stole any device could put a record of his own there, so that what it stands for would be deleted. What came by
+    copy was found in another replica by a maintainer; it is only told where the roster does not say who is the thief.
+    """
+    own = before.slot
+    if own.revoked is not None:
+        if slot.revoked is None:
+            return True
+        return not _accepts(own, before.hash) and (_accepts(slot, digest) or _vouched(history, carrier, name))
+    if slot.revoked is None or _accepts(slot, digest):
+        history.contested[name] = own, slot
+    return slot.revoked is None and _vouched(history, carrier, name)
+
+
+def _accepts(slot: Slot, digest: bytes) -> bool:
+    """Whether the owner has accepted a fate of a slot that is revoked."""
+    return slot.revoked is not None and digest in split(slot.revoked.accepted, HASH_SIZE, "roster")
+
+
+def _vouched(history: History, carrier: _Carrier, name: str) -> bool:
+    """Whether somebody who may copy vouches for what an object of that name contradicts."""
+    return name not in history.brought and carrier.slot.revoked is None

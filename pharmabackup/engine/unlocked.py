@@ -236,18 +236,20 @@ class Unlocked:
             self._verified.add(known)
         return Statement(wire.decode(signed.content, shape), encoded, slot)
 
-    def unseal(self, kind: Kind, data: bytes) -> bytes:
-        """The record in a sealed object, encoded. Damaged."""
-        body = wire.unpad(self.open_body(kind, data), kind.name)
+    def unseal(self, kind: Kind, data: bytes, more: Mapping[bytes, SealingKey] | None = None) -> bytes:
+        """The record in a sealed object, encoded. `more`: other catalogue keys, by their ids. Damaged."""
+        body = wire.unpad(self.open_body(kind, data, more), kind.name)
         return compression.decompress(body, limit=LIMITS.get(kind, RECORD_MAX))
 
-    def open_body(self, kind: Kind, data: bytes) -> bytes:
+    def open_body(self, kind: Kind, data: bytes, more: Mapping[bytes, SealingKey] | None = None) -> bytes:
         """What `seal_body` sealed. Damaged."""
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
         if key is None and self.renewed():
             key = self._catalogue.get(key_id)
+        if key is None and more is not None:
+            key = more.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
         try:
@@ -344,10 +346,10 @@ class Unlocked:
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
 
 
-def turned_back(name: str) -> Damaged:
+def turned_back(name: str, seen_by: str = "this machine") -> Damaged:
     """What is said where a list of who may do what is gone, or is another one."""
     return Damaged(
-        f"The list of who may do what is another one than this machine has seen: {name} is gone or was replaced.",
+        f"The list of who may do what is another one than {seen_by} has seen: {name} is gone or was replaced.",
         kind="history-forked",
         remedy="Somebody turned the storage back: find out who. Then copy that object from another location.",
     )

@@ -42,7 +42,8 @@ def compare(
 
 
 def _only(plan: Plan) -> list[Committed]:
-    return sorted(plan.whole + plan.refused, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
+    refused = [item for item, _ in plan.refused]
+    return sorted(plan.whole + refused, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
 
 
 def _bytes(blocks: BlockReader, target: Unlocked, wanted: list[Committed]) -> int:

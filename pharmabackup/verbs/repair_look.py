@@ -39,7 +39,7 @@ class Look:
             state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents
         )
         garbage.gone = set(history.deleted)  # what is only forgotten can be called back
-        self.sound_history = not history.damaged and not history.vanished
+        self.sound_history = not (history.damaged or history.vanished or history.contested)
         self.found: dict[bytes, PackFound] = {}  # damaged packs
         self.blind: set[bytes] = set()  # snapshots whose lists of blocks cannot be read anywhere
         self.needed: set[Block] = set()
