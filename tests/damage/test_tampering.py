@@ -262,7 +262,6 @@ WAYS: dict[str, Way] = {
 # What nobody says anything of, since it is nothing; why.
 NOTHING: dict[tuple[str, str], str] = {
     ("repository", "without the last byte"): "the end of its last line",
-    ("keyring", "from another repository"): "of a slot that the roster does not have (yet): passed over, §8",
 }
 ONE = ("of the same kind", "twice", "from another repository")  # there is one `repository`
 CASES = [(exhibit, way) for exhibit in EXHIBITS for way in WAYS if exhibit != "repository" or way not in ONE]
