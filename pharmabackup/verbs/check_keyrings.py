@@ -35,6 +35,7 @@ class _Check:
         storage = self.unlocked.storage
         slots = {slot.id.hex(): slot for slot in self.rosters.newest.slots}
         there = Counter[str]()  # by slot: those that its credential opens now
+        older = set[str]()  # slots with others
         for name in [info.name for info in storage.list("keys") if KEYRING.fullmatch(info.name)]:
             folder = name.split("/")[1]
             slot = slots.get(folder)
@@ -50,15 +51,18 @@ class _Check:
             elif not self._fits(slot, sealed):
                 yield self._unused(name, "warning", f"it is sealed to somebody else than {slot.name!r}")
             else:
-                there[folder] += self._is_current(slot, sealed)
+                if self._is_current(slot, sealed):
+                    there[folder] += 1
+                else:
+                    older.add(folder)
                 if slot.id == self.unlocked.keyring.slot and self.unlocked.opener.may_open(sealed):
                     yield from self._opened(name, slot, sealed)
         for slot in present(self.rosters.newest):
-            yield from self._missing(slot, there[slot.id.hex()])
+            yield from self._missing(slot, there[slot.id.hex()], before=slot.id.hex() in older)
 
     # ------------------------------------------------------------ what is missing
 
-    def _missing(self, slot: Slot, there: int) -> Iterator[Finding]:
+    def _missing(self, slot: Slot, there: int, *, before: bool) -> Iterator[Finding]:
         """Each change of keys gave every slot one more keyring (docs/format.md, §8)."""
         newest, given = self.rosters.newest, self.rosters.given[slot.id]
         due = 1 + len(newest.generations) - given.generations
@@ -71,10 +75,17 @@ class _Check:
             lacking = self._lacking()
             due += len(lacking)
             problem = f"No keyring of {slot.name!r} has the keys of generation {', '.join(map(str, lacking))}"
+        severity: Severity = "critical"
+        if slot.credential == "passphrase" and not there and before:
+            severity = "warning"
+            problem = (
+                f"No keyring of {slot.name!r} is sealed to its new passphrase, and one is to that of before: its "
+                "change was interrupted, or somebody deleted it"
+            )
         if there < due:
             yield Finding(
                 code="keyring-missing",
-                severity="critical",
+                severity=severity,
                 subject=f"keys/{slot.id.hex()}",
                 message=f"{problem}: that credential does not open all that is here, or nothing.",
                 remedy="Copy from a place that has them, or let an owner enrol that credential once more.",
@@ -116,9 +127,8 @@ class _Check:
         numbers |= {key.generation for key in keyring.readers if PrivateKey(key.key).public.raw not in readers}
         domains = {domain.id for domain in newest.domains}
         if numbers:
-            severity: Severity = "warning" if max(numbers) >= len(newest.generations) else "info"
             told = ", ".join(map(str, sorted(numbers)))
-            yield self._unused(name, severity, f"no list has its keys of generation {told}: {INTERRUPTED}")
+            yield self._unused(name, "info", f"no list has its keys of generation {told}: {INTERRUPTED}")
         elif any(key.domain not in domains for key in keyring.naming):
             yield self._unused(name, "info", f"it has the key of a domain that no list has: {INTERRUPTED}")
 

@@ -276,6 +276,8 @@ def test_what_was_damaged_when_it_was_revoked_counts_where_it_is_whole(pair: Two
     pair.repo.snapshots()
     pair.repo.copy(pair.two)
     (Path(pair.repo.url) / ids.fate_name(made)).write_bytes(b"x" * 2000)
+    pair.enrol("auditor", "the auditor")
+    assert pair.repo.snapshots() == []  # all was read once more
     pair.repo.revoke("till", reason="stolen")
     with pytest.raises(pb.Incomplete, match="not all of it can be read here"):
         pair.repo.copy(pair.two)
