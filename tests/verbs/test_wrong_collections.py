@@ -14,6 +14,7 @@ from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
+from pharmabackup.verbs.marks import say
 from tests.verbs.site import Site, Time, forget_all_but, prune, stored
 from tests.verbs.test_enrol import Staff
 
@@ -112,6 +113,9 @@ def test_nothing_is_said_of_what_rules_allowed(staff: Staff, site: Site, time: T
     staff.repo.configure(forget_quorum=2, forget_delay=timedelta(days=90))
     with pytest.raises(pb.Conflict):
         staff.repo.recall(staff.repo.snapshots()[-1], reason="needed")
+    gone = load_history(staff.repo._unlocked).deleted
+    for first in {first for first, _ in load_history(staff.repo._unlocked).standing_forgets()}:
+        say(staff.repo._unlocked, "undo", gone, about=first)  # by a clock that went back since
     staff.enrol("maintainer", "another supplier")
     assert _wrong(staff.repo) == []
     site.all_restore(staff.repo, tmp_path / "later")
