@@ -1,7 +1,6 @@
 """One collection, step by step as docs/format.md, §21, has it. Any number of writers go on meanwhile.
 
-Whoever finds one unfinished finishes it. What decides is created exclusively: of two collectors one goes on, and the
-other begins anew.
+Whoever finds one unfinished finishes it. What decides is created exclusively: of two collectors one begins anew.
 """
 
 from __future__ import annotations
