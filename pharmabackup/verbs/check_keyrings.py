@@ -115,7 +115,15 @@ class _Check:
         try:
             keyring = self.unlocked.opener.open(self.unlocked.repository, sealed)
         except Damaged:
-            yield self._unused(name, "warning", f"it says that it is sealed to {slot.name!r}, and does not open")
+            yield Finding(
+                code="keyring-damaged",
+                severity="warning",
+                subject=name,
+                message=f"The keyring {name} says that it is sealed to {slot.name!r}, and does not open: it was "
+                "damaged, or somebody put it there.",
+                remedy="If another location has it, put that one in its place by hand; if none has, delete it.",
+                location=self.unlocked.storage.location,
+            )
             return
         if self._is_foreign(keyring, slot):
             yield self._unused(name, "warning", "it has keys that are not those of this repository")

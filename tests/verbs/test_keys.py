@@ -519,7 +519,9 @@ def test_who_has_rotated_needs_no_older_keyring(tmp_path: Path, repo: pb.Reposit
     with pb.Repository.open(tmp_path / "repository-0", FIRST, state_dir=tmp_path / "fresh") as again:
         site.change()
         site.back_up(again)
-        site.all_restore(again, tmp_path / "out")
+        again.restore(tmp_path / "out")
+        told = {(finding.code, finding.subject.rpartition("/")[2]) for finding in again.check().findings}
+        assert told == {("keyring-damaged", "0")}
 
 
 def test_what_another_owner_gave_a_slot_is_not_enough_for_it(tmp_path: Path, repo: pb.Repository, site: Site) -> None:
