@@ -18,7 +18,8 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine import auditlocal
 from pharmabackup.engine.auditlocal import Entry, Pin
-from pharmabackup.engine.unlocked import Unlocked, create
+from pharmabackup.engine.creating import create
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound
 from pharmabackup.format import wire
 from pharmabackup.format.transaction import RECORD_MAX, Audit

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.engine.collection import read_whole, transplant
+from pharmabackup.engine.creating import create, read_back
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
@@ -21,7 +22,7 @@ from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
-from pharmabackup.engine.unlocked import Unlocked, create, read_back
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import keys
 from pharmabackup.format.index import PackEntry

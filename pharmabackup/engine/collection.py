@@ -1,7 +1,6 @@
 """One collection, step by step as docs/format.md, §21, has it. Any number of writers go on meanwhile.
 
-Whoever finds one unfinished finishes it. What decides is created exclusively: of two collectors one goes on, and the
-other begins anew.
+Whoever finds one unfinished finishes it. What decides is created exclusively: of two collectors one begins anew.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.creating import lost_write
 from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
-from pharmabackup.engine.history import sound_history
+from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import known_segments
 from pharmabackup.engine.packs import PackBytes, PackWriter, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import CHANGED, read_segment, write_segment
-from pharmabackup.engine.unlocked import Statement, Unlocked, lost_write
+from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry

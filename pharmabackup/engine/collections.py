@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.errors import Damaged
 from pharmabackup.format.transaction import Condemn, Execute
-from pharmabackup.format.wire import Kind, malformed, split
+from pharmabackup.format.wire import Kind, malformed, or_planted, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 PARTS = {"condemn", "execute", "done"}
 FINISHED = {"execute", "done"}  # `done`, which nobody opens, ends nothing that is not decided: it may be a thief's
+R = TypeVar("R", Condemn, Execute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,15 @@ def parse_name(name: str) -> tuple[int, str]:
     """The collection's number, and which of its records. Damaged."""
     pieces = name.split("/")
     if len(pieces) != 3 or not NUMBER.fullmatch(pieces[1]) or pieces[2] not in PARTS:
-        raise malformed("collection", f"{name} is no name of a collection's record")
+        raise or_planted(malformed("collection", f"{name} is no name of a collection's record"), name)
     return int(pieces[1]), pieces[2]
+
+
+def _read(unlocked: Unlocked, kind: Kind, name: str, shape: type[R]) -> R:
+    try:
+        return unlocked.get(kind, name, shape).record
+    except Damaged as error:
+        raise or_planted(error, name) from None
 
 
 def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
@@ -58,9 +68,12 @@ def _named_by(unlocked: Unlocked, parts: Collection[str]) -> frozenset[bytes]:
     for info in unlocked.storage.list("collections"):
         if parse_name(info.name)[1] in parts:
             known = seen.get(info.name)
-            if known is None or not known.signed:
-                known = historycache.read_record(unlocked, info.name)
-            record, _ = historycache.recalled(unlocked, info.name, known)
+            try:
+                if known is None or not known.signed:
+                    known = historycache.read_record(unlocked, info.name)
+                record, _ = historycache.recalled(unlocked, info.name, known)
+            except Damaged as error:
+                raise or_planted(error, info.name) from None
             assert isinstance(record, Condemn | Execute)
             found.update(split(record.packs, 32, "collection"))
     return frozenset(found)
@@ -74,7 +87,9 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
         parts.setdefault(number, set()).add(part)
     highest = max(parts, default=0)
     if highest != len(parts):
-        raise malformed("collection", "the records of one are missing")
+        first = next(number for number in range(1, highest) if number not in parts)
+        error = malformed("collection", f"there are records of number {highest}, and none of number {first}")
+        raise or_planted(error, f"collections/{highest}")
     unfinished = [number for number in range(1, highest + 1) if not parts.get(number, set()) >= FINISHED]
     first = min(unfinished, default=highest + 1) if since is None else since
     packs: set[bytes] = set()
@@ -82,12 +97,13 @@ def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
     for number in range(first, highest + 1):
         have = parts.get(number, set())
         if "execute" in have:
-            record = unlocked.get(Kind.EXECUTE, ids.collection_name(number, "execute"), Execute).record
+            record = _read(unlocked, Kind.EXECUTE, ids.collection_name(number, "execute"), Execute)
             packs.update(split(record.packs, 32, "collection"))
             segments.update(split(record.segments, 32, "collection"))
         elif "condemn" in have:
-            condemn = unlocked.get(Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn).record
+            condemn = _read(unlocked, Kind.CONDEMN, ids.collection_name(number, "condemn"), Condemn)
             packs.update(split(condemn.packs, 32, "collection"))
         else:
-            raise malformed("collection", f"the records of collection {number} are missing")
+            name = ids.collection_name(number, "done")
+            raise or_planted(malformed("collection", f"{name} has no records before it"), name)
     return Condemned(frozenset(packs), frozenset(segments), first, bool(unfinished), highest)

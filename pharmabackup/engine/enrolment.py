@@ -16,11 +16,13 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.creating import create
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.historycache import remember
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import READERS, Unlocked, create, turned_back
+from pharmabackup.engine.unlocked import Unlocked, turned_back
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
@@ -46,19 +48,31 @@ def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None
         )
 
 
-def learn(unlocked: Unlocked) -> None:
-    """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back."""
+def learn(unlocked: Unlocked, *, against: str | None = None) -> None:
+    """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back.
+
+    `against`: the slot that is being revoked. What it alone says of lists stops nobody, or a thief could stop that.
+    """
     unlocked.renew()
-    if gone := [name for name in load_history(unlocked).vanished if name.startswith("roster/")]:
-        raise turned_back(gone[0])
+    history = load_history(unlocked)
+    cited = {roster for roster, _ in history.unlisted.values()}
+    remembered = [name for name in history.vanished if name.startswith("roster/") and name not in cited]
+    if remembered:
+        raise turned_back(remembered[0])
+    for record, (roster, slot) in sorted(history.unlisted.items()):
+        if slot.name != against:
+            raise turned_back(roster, f"{slot.name!r}, which signed {record},")
 
 
-def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster]) -> None:
-    """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed."""
+def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, against: str | None = None) -> None:
+    """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed.
+
+    `against`: see `learn`.
+    """
     signing = unlocked.keyring.signing
     assert signing is not None
     for left in reversed(range(ATTEMPTS)):
-        learn(unlocked)
+        learn(unlocked, against=against)
         before = unlocked.roster
         after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
         content, slot = wire.encode(after), unlocked.keyring.slot

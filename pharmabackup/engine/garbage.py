@@ -15,11 +15,13 @@ from itertools import pairwise
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.history import History, sound_history
+from pharmabackup.engine.grants import COLLECTORS, WRITERS
+from pharmabackup.engine.history import History
+from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PACK_TARGET, PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.unlocked import COLLECTORS, WRITERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split

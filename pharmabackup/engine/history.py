@@ -1,28 +1,19 @@
-"""What was committed, and what was said about it since: fates and marks, verified, remembered on this machine.
-
-Fates, marks and rosters are never changed or deleted. If storage lacks one that this machine has seen, or has other
-bytes under its name, somebody has turned the storage back.
-"""
+"""What was committed, and what was said about it since: which snapshots there are, and which of them may be gone."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine import historycache
-from pharmabackup.engine.historycache import SHAPES, Remembered, read_record, recalled, shape_of
-from pharmabackup.engine.unlocked import COLLECTORS, EVERYBODY, WRITERS, Unlocked
+from pharmabackup.engine.grants import COLLECTORS, EVERYBODY
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Role, Slot
-from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fate, Head, Mark, Snapshot
-from pharmabackup.format.wire import malformed, split
+from pharmabackup.format.transaction import Head, Mark, Snapshot
+from pharmabackup.format.wire import split
 
 ENDLESS = 1 << 64
-NEVER = Remembered()
-CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
     "undo": COLLECTORS,
@@ -30,6 +21,20 @@ MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "release": COLLECTORS,
     "verified": EVERYBODY,
 }
+
+
+CONTESTED_REMEDY = (
+    "One of them signed what is not his: find out whose key was stolen, and revoke that. Then delete the object of "
+    "that name by hand; what a copy brought stays."
+)
+
+
+def told_contested(name: str, own: Slot, brought: Slot) -> str:
+    """What is said of a name that two records have."""
+    return (
+        f"Two different records have the name {name}: one that {own.name!r} signed, and one of {brought.name!r} that "
+        "a copy brought. Until somebody says which is genuine nothing is let go."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Said:
     mark: Mark
     slot: Slot
     time: int
+    hash: bytes = b""  # SHA-256 of the stored object
     transactions: frozenset[bytes] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,8 +79,10 @@ class History:
     delay: int = 0  # nanoseconds until it counts
     damaged: dict[str, Damaged] = field(default_factory=dict)
     void: dict[str, Damaged] = field(default_factory=dict)  # what can be read and does not count
+    contested: dict[str, tuple[Slot, Slot]] = field(default_factory=dict)  # two have this name: whose lies here, came
     refused: set[bytes] = field(default_factory=set)  # what a revoked slot committed afterwards, or aborted
-    vanished: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)  # what was there, or somebody signed that it was
+    unlisted: dict[str, tuple[str, Slot]] = field(default_factory=dict)  # records: the list each cites, its signer
 
     @property
     def decided(self) -> set[bytes]:
@@ -195,247 +203,3 @@ class History:
         return sorted(
             self.committed.values(), key=lambda item: (item.snapshot.time, item.snapshot.sequence), reverse=True
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """A history and what it was read of: objects and when each was made, what this machine remembered, and keys."""
-
-    of: tuple[object, ...]
-    history: History
-
-
-def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
-    """Read what storage lists and this machine has not seen, or `anew` all of it.
-
-    What cannot be read is told, not raised. Where storage lists what it did, the last history is given again.
-    """
-    listed: dict[str, int] = {}  # when each was made
-    for folder in SHAPES:
-        for info in unlocked.storage.list(folder):
-            if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
-                listed[info.name] = info.modified
-    counting = {name: time for name, time in listed.items() if _is_said(name, listed)}
-    roster, looked = unlocked.roster_hash, unlocked.looked
-    basis = counting, historycache.state_of(unlocked), roster  # before it is read: it may change meanwhile
-    if not anew and looked is not None and looked.of == basis:
-        history = looked.history
-    else:
-        history = _read(unlocked, listed, sorted(counting), anew=anew)
-        if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
-            return load_history(unlocked, anew=anew)
-        if not history.damaged:
-            unlocked.looked = Looked(basis, history)
-    return replace(history, committed=dict(history.committed))  # which writers add to
-
-
-def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *, anew: bool) -> History:
-    seen = historycache.load(unlocked)
-    policy = unlocked.roster.policy
-    history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
-    rosters = {ids.roster_name(number): Remembered(digest) for number, digest in unlocked.rosters.items()}
-    history.vanished = [name for name in set(seen) - set(listed) - set(rosters) if CARRIED not in name]
-    history.vanished += [name for name, roster in rosters.items() if name in seen and seen[name] != roster]
-    history.vanished.sort()
-    if any(name.startswith("roster/") for name in history.vanished):
-        unlocked.renewed()  # another process of this machine may have seen a newer one; then all is read again
-    fresh = {name: roster for name, roster in rosters.items() if name not in seen}
-    carries: list[tuple[int, str, Carry]] = []
-    for name in names:
-        known = seen.get(name)
-        try:
-            if known is None or not known.signed or anew:
-                known = fresh[name] = read_record(unlocked, name)
-            if name in fresh and seen.get(name, NEVER).hash not in (b"", known.hash):
-                history.vanished.append(name)  # another record lies in its place
-                del fresh[name]
-            record, slot = recalled(unlocked, name, known)
-            if isinstance(record, Carry):
-                _take_carry(history, name, record, known.hash)
-                carries.append((listed[name], name, record))
-            else:
-                _take(history, name, record, slot, known.hash, listed[name])
-        except Damaged as error:
-            history.damaged[name] = error
-            fresh.pop(name, None)
-    for time, name, carry in sorted(carries, key=lambda item: item[:2]):
-        _take_carried(unlocked, history, name, carry, time, {} if anew else seen, fresh)
-    _refuse(history)
-    history.deleted |= history.absent
-    history.vanished = [name for name in history.vanished if name not in history.brought]
-    history.vanished += _missing_heads(history)
-    history.said.sort(key=lambda item: item.time)
-    if fresh != {name: seen.get(name) for name in fresh}:
-        historycache.save(unlocked, seen | fresh)
-    return history
-
-
-def _take(
-    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
-) -> None:
-    if isinstance(record, Fate):
-        _take_fate(history, name, record, slot, digest)
-    elif isinstance(record, Mark):
-        _take_mark(history, name, record, slot, time)
-    else:
-        history.shunned.update(split(record.packs, 32, "collection"))
-    if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
-        history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
-
-
-def _is_said(name: str, listed: Mapping[str, int]) -> bool:
-    """Whether a record counts: of a collection only once it has come to delete."""
-    if not name.startswith("collections/"):
-        return True
-    number, _, part = name.removeprefix("collections/").partition("/")
-    return part in ("condemn", "execute") and f"collections/{number}/execute" in listed
-
-
-def sound_history(unlocked: Unlocked) -> History:
-    """By the newest roster. Damaged when something committed or said is damaged or gone: it might be a hold."""
-    unlocked.renewed()
-    history = load_history(unlocked)
-    if history.damaged or history.vanished:
-        what = [*history.damaged, *history.vanished][0]
-        raise Damaged(
-            f"Not all that was committed or said about snapshots can be read ({what}), so nothing can be let go.",
-            kind="history-forked" if history.vanished else "snapshot",
-            remedy="Run check, and restore that object from another location.",
-        )
-    return history
-
-
-def _missing_heads(history: History) -> list[str]:
-    """Transactions that others name as what came before them, and that are not there as they name them."""
-    named = {(head.transaction, head.hash) for item in history.committed.values() for head in item.snapshot.heads}
-    there = {(item.transaction, item.hash) for item in history.committed.values()}
-    heads = {ids.fate_name(transaction) for transaction, _ in named}
-    if any(name.startswith("snapshots/") for name in set(history.damaged) - heads):
-        return []  # it may be a carry that brought them: they are not missing but damaged
-    names = {ids.fate_name(transaction) for transaction, _ in named - there}
-    return sorted(names - set(history.damaged) - set(history.vanished))
-
-
-def _refuse(history: History) -> None:
-    """Let nothing count that a revoked slot committed, but what an owner accepted and what came before that.
-
-    A thief can cite an old roster, so neither time nor citation says when something was signed (§7.2).
-    """
-    reached: set[bytes] = set()
-    revoked = {item.slot.id: item.slot.revoked for item in history.committed.values() if item.slot.revoked}
-    for slot, said in revoked.items():
-        ahead = list(split(said.accepted, ids.ID_SIZE, "roster"))
-        while ahead:
-            item = history.committed.get(who := ahead.pop())
-            if item is not None and item.slot.id == slot and who not in reached:
-                reached.add(who)
-                ahead += [head.transaction for head in item.snapshot.heads if head.slot == slot]
-    for who, item in list(history.committed.items()):
-        if item.slot.revoked is not None and who not in reached:
-            del history.committed[who]
-            history.refused.add(who)
-            name = ids.fate_name(who)
-            history.void[name] = Damaged(
-                f"A snapshot was made as {item.slot.name!r} after that was revoked. Object: {name}.",
-                kind="snapshot-revoked",
-                remedy="It does not count. Find out who still uses that credential.",
-            )
-
-
-def _take_mark(history: History, name: str, mark: Mark, slot: Slot, time: int) -> None:
-    mark_id = ids.id_of(name)
-    if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
-        history.void[name] = Damaged(
-            f"A mark was made by somebody who may not make it. Object: {name}.",
-            kind="mark",
-            remedy="It does not count. Find out who wrote it.",
-        )
-        return
-    history.said.append(Said(mark_id, mark, slot, time))
-
-
-def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
-    committed = fate.outcome == "commit"
-    if (
-        ids.fate_name(fate.transaction) != name
-        or committed != (fate.snapshot is not None)
-        or (committed and fate.intent is None)
-        or slot.role not in (WRITERS if committed else COLLECTORS)
-        or (fate.snapshot is not None and slot.domain not in (None, fate.snapshot.domain))
-    ):
-        raise Damaged(
-            f"A snapshot's record contradicts itself. Object: {name}.",
-            kind="snapshot-forged",
-            remedy="Restore from another location, then run check.",
-        )
-    if fate.snapshot is None:
-        (history.aborted if slot.revoked is None else history.refused).add(fate.transaction)
-        return
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
-
-
-def _take_carry(history: History, name: str, carry: Carry, digest: bytes) -> None:
-    if ids.fate_name(carry.transaction) != name:
-        raise malformed("carry", f"{name} is another transaction's")
-    history.carriers[carry.transaction] = digest
-
-
-def _take_carried(
-    unlocked: Unlocked,
-    history: History,
-    carrier: str,
-    carry: Carry,
-    time: int,
-    seen: Mapping[str, Remembered],
-    fresh: dict[str, Remembered],
-) -> None:
-    """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
-    said = {item.id for item in history.said}
-
-    def recall(item: Carried) -> tuple[Remembered, Slot, Fate | Mark]:
-        name = f"{carrier}{CARRIED}{item.name}"
-        known = seen.get(name)
-        if known is None or not known.signed:
-            kind, shape = shape_of(item.name)
-            signed = unlocked.open(kind, item.name, item.stored, shape).signed
-            known = fresh[name] = Remembered(hashlib.sha256(item.stored).digest(), signed, kind)
-        record, slot = recalled(unlocked, item.name, known)
-        assert isinstance(record, Fate | Mark)
-        return known, slot, record
-
-    for place, item in enumerate(carry.items):
-        try:
-            if item.name.startswith("snapshots/"):
-                _take_carried_fate(history, carrier, item, recall)
-            elif not item.name.startswith("marks/"):
-                raise malformed("carry", "it brings what is neither a snapshot nor a mark")
-            elif ids.hex_tail(item.name) not in said:
-                known, slot, record = recall(item)
-                if isinstance(record, Mark) and record.kind == "verified":
-                    continue  # what was read there says nothing about what lies here
-                history.damaged.pop(item.name, None)
-                history.brought[item.name] = carrier
-                _take(history, item.name, record, slot, known.hash, time + place)
-        except Damaged as error:
-            history.damaged.setdefault(f"{carrier} ({item.name})", error)
-
-
-def _take_carried_fate(
-    history: History, carrier: str, item: Carried, recall: Callable[[Carried], tuple[Remembered, Slot, Fate | Mark]]
-) -> None:
-    transaction = ids.hex_tail(item.name) or b""
-    if transaction in history.aborted or transaction in history.carriers:
-        raise malformed("carry", "it brings what was decided otherwise here")
-    before = history.committed.get(transaction)
-    if before is None or before.slot.revoked is not None:
-        known, slot, record = recall(item)
-    if before is not None and (before.slot.revoked is None or slot.revoked is not None):
-        if not item.gone:
-            history.absent.discard(transaction)
-        return  # else a thief put another before it
-    _take(history, item.name, record, slot, known.hash, 0)
-    if transaction not in history.committed:
-        raise malformed("carry", "it brings what was not committed")
-    history.brought[item.name] = carrier
-    if history.damaged.pop(item.name, None) is None and item.gone:
-        history.absent.add(transaction)

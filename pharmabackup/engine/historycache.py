@@ -92,6 +92,11 @@ def read_record(unlocked: Unlocked, name: str) -> Remembered:
     return Remembered(hashlib.sha256(data).digest(), unlocked.open(kind, name, data, shape).signed, kind)
 
 
+def is_record(name: str) -> bool:
+    """Whether an object of that name is one of these, and not one that a carry brings."""
+    return name.partition("/")[0] in SHAPES and " " not in name
+
+
 def shape_of(name: str) -> tuple[Kind, type[Fate | Mark | Condemn | Execute]]:
     """What an object of that name has to be."""
     return EXECUTE if name.endswith("/execute") else SHAPES[name.partition("/")[0]]

@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import burnt_names, read_condemned
+from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error
 from pharmabackup.format.transaction import Fate, Intent
 from pharmabackup.format.wire import Kind

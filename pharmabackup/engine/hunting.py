@@ -24,13 +24,14 @@ from pharmabackup.engine.content_files import FileContents
 from pharmabackup.engine.content_pages import PageContents
 from pharmabackup.engine.contents import Contents
 from pharmabackup.engine.dataset import folder_frames
+from pharmabackup.engine.grants import WRITERS
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import block_id
 from pharmabackup.engine.pieces import ManifestWriter
 from pharmabackup.engine.reading import NAME_KEYS, chunk_names
 from pharmabackup.engine.taking import Taken
 from pharmabackup.engine.transaction import cutter
-from pharmabackup.engine.unlocked import WRITERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import SourceFailed
 from pharmabackup.format import block as layout
 from pharmabackup.format import wire

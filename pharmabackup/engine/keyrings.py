@@ -188,7 +188,8 @@ def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for info in storage.list("keys"):
         if not KEYRING.fullmatch(info.name):
-            raise wire.malformed("object name", f"{info.name} is no name of a keyring")
+            error = wire.malformed("object name", f"{info.name} is no name of a keyring")
+            raise wire.or_planted(error, info.name)
         found.setdefault(info.name.split("/")[1], []).append(numbered(info.name))
     return {slot: sorted(numbers) for slot, numbers in found.items()}
 
@@ -358,5 +359,5 @@ def numbered(name: str) -> int:
     """The number that an object's name ends with. Damaged when it ends with none, or with zeros before it."""
     last = name.rpartition("/")[2]
     if not ids.NUMBER.fullmatch(last):
-        raise wire.malformed("object name", f"{name} does not end with a number")
+        raise wire.or_planted(wire.malformed("object name", f"{name} does not end with a number"), name)
     return int(last)

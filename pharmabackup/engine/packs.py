@@ -12,7 +12,8 @@ from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
-from pharmabackup.engine.unlocked import Unlocked, read_back
+from pharmabackup.engine.creating import read_back
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import pack, wire
 from pharmabackup.format.index import PackEntry

@@ -12,9 +12,10 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.garbage import Garbage
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.packs import block_id
 from pharmabackup.engine.reading import chunk_names
-from pharmabackup.engine.unlocked import READERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.format.pack import Block, Directory, WrappedKey
 from pharmabackup.format.wire import Kind

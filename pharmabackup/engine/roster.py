@@ -80,26 +80,51 @@ def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes,
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What a slot's first keyring for the recipient that it has now was of, and whom it was sealed to before."""
+
+    recipient: bytes | None
+    generations: int
+    domains: int
+    recipients: frozenset[bytes]  # key ids of all that it ever had
+    unnamed: bool  # it had none at first, so that older keyrings may be sealed to a passphrase that no list names
+
+
+@dataclass(frozen=True, slots=True)
 class Rosters:
-    """The newest roster, its hash, the hash of every roster by number, and in which each slot was revoked."""
+    """The newest roster, its hash, the hash of every roster by number, and in which each slot was revoked.
+
+    `given`: by slot. `policies`: by the roster's number.
+    """
 
     newest: Roster
     newest_hash: bytes
     hashes: dict[int, bytes]
     revoked_in: dict[bytes, int]
+    given: dict[bytes, Given]
+    policies: dict[int, keys.Policy]
 
 
 def read_rosters(storage: Storage, repository: bytes) -> Rosters:
     """All rosters, each signed by an owner of the one before it. Damaged, Unsupported, StorageFailed."""
     numbers = sorted(numbered(info.name) for info in storage.list("roster"))
-    if not numbers or numbers != list(range(len(numbers))):
+    if not numbers:
         raise Damaged(
             "The list of who may do what is incomplete: an object in roster/ is missing.",
             kind="roster-missing",
             remedy="Restore from another location.",
         )
+    if numbers != list(range(len(numbers))):
+        first = ids.roster_name(next(number for number in range(numbers[-1]) if number not in numbers))
+        last = ids.roster_name(numbers[-1])
+        why = f"The list of who may do what is incomplete: {first} is missing, though there is {last}."
+        error = wire.or_planted(Damaged(why, kind="roster-missing"), last)
+        error.remedy = f"If another location has {first}, copy it from there. {error.remedy}"
+        raise error
     hashes: dict[int, bytes] = {}
     revoked_in: dict[bytes, int] = {}
+    given: dict[bytes, Given] = {}
+    policies: dict[int, keys.Policy] = {}
     before: Roster | None = None
     for number in numbers:
         try:
@@ -114,16 +139,27 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
             roster = _check_roster(data, number, repository, before, hashes)
         except Damaged as error:
             name = ids.roster_name(number)
-            raise Damaged(
-                f"{error.message} Object: {name}.", kind=error.kind, remedy=f"Copy {name} from another location."
-            ) from None
+            told = Damaged(f"{error.message} Object: {name}.", kind=error.kind)
+            raise wire.or_planted(told, name) from None
         hashes[number] = hashlib.sha256(data).digest()
         for slot in roster.slots:
             if slot.revoked is not None:
                 revoked_in.setdefault(slot.id, number)
+            given[slot.id] = _given(given.get(slot.id), slot, roster)
+        policies[number] = roster.policy
         before = roster
     assert before is not None
-    return Rosters(before, hashes[numbers[-1]], hashes, revoked_in)
+    return Rosters(before, hashes[numbers[-1]], hashes, revoked_in, given, policies)
+
+
+def _given(before: Given | None, slot: keys.Slot, roster: Roster) -> Given:
+    if before is not None and before.recipient == slot.recipient:
+        return before
+    recipients = frozenset() if before is None else before.recipients
+    if slot.recipient is not None:
+        recipients |= {hashing.key_id(slot.recipient)}
+    unnamed = slot.recipient is None or (before is not None and before.unnamed)
+    return Given(slot.recipient, len(roster.generations), len(roster.domains), recipients, unnamed)
 
 
 def _check_roster(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from pharmabackup import ids
-from pharmabackup.engine.unlocked import Statement, Unlocked, create
+from pharmabackup.engine.creating import create
+from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.wire import Kind

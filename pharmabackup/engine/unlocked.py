@@ -8,15 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, get_args
-from zlib import crc32
 
 from pharmabackup import compression, ids
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.creating import create
+from pharmabackup.engine.grants import GRANTS, JUDGED_LATER, READERS, SELF_NAMED, WRITERS
 from pharmabackup.engine.keyrings import Opener, check_not_revoked, joined, keyring_numbers, read_whole
 from pharmabackup.engine.roster import read_rosters
-from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotPermitted, StorageFailed, WrongCredential
+from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, Slot
@@ -27,32 +28,12 @@ from pharmabackup.format.wire import Kind, Record, Signed
 from pharmabackup.storage.base import ObjectInfo, Storage
 
 if TYPE_CHECKING:
-    from pharmabackup.engine.history import Looked
+    from pharmabackup.engine.historyreader import Looked
 
 RECORD_LEVEL = 3  # zstd: records are small, and written once
 BODY_MAX = 1 << 28
 LIMITS = {Kind.INDEX: SEGMENT_MAX, Kind.DIRECTORY: DIRECTORY_MAX}  # bytes, decompressed; of others RECORD_MAX
 HEADER_SIZE = wire.HEADER.size + wire.KEY_ID_SIZE
-
-# Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md).
-READERS: frozenset[Role] = frozenset({"restorer", "owner"})
-WRITERS: frozenset[Role] = frozenset({"device", "owner"})
-COLLECTORS: frozenset[Role] = frozenset({"maintainer", "owner"})
-EVERYBODY: frozenset[Role] = frozenset({"device", "restorer", "auditor", "maintainer", "owner"})
-GRANTS: Mapping[Kind, frozenset[Role]] = {
-    Kind.DIRECTORY: WRITERS | COLLECTORS,
-    Kind.INDEX: WRITERS | COLLECTORS,
-    Kind.INTENT: EVERYBODY,
-    Kind.FATE: WRITERS | COLLECTORS,
-    Kind.CARRY: COLLECTORS,
-    Kind.CONDEMN: COLLECTORS,
-    Kind.EXECUTE: COLLECTORS,
-    Kind.DONE: COLLECTORS,
-    Kind.MARK: EVERYBODY,
-    Kind.AUDIT: EVERYBODY,
-}
-JUDGED_LATER = frozenset((Kind.FATE, Kind.DIRECTORY, Kind.INDEX))  # what a slot committed before it was revoked stays
-SELF_NAMED: Mapping[Kind, str] = {Kind.DIRECTORY: "packs/", Kind.INDEX: "index/"}
 
 R = TypeVar("R", bound=Record)
 
@@ -255,18 +236,20 @@ class Unlocked:
             self._verified.add(known)
         return Statement(wire.decode(signed.content, shape), encoded, slot)
 
-    def unseal(self, kind: Kind, data: bytes) -> bytes:
-        """The record in a sealed object, encoded. Damaged."""
-        body = wire.unpad(self.open_body(kind, data), kind.name)
+    def unseal(self, kind: Kind, data: bytes, more: Mapping[bytes, SealingKey] | None = None) -> bytes:
+        """The record in a sealed object, encoded. `more`: other catalogue keys, by their ids. Damaged."""
+        body = wire.unpad(self.open_body(kind, data, more), kind.name)
         return compression.decompress(body, limit=LIMITS.get(kind, RECORD_MAX))
 
-    def open_body(self, kind: Kind, data: bytes) -> bytes:
+    def open_body(self, kind: Kind, data: bytes, more: Mapping[bytes, SealingKey] | None = None) -> bytes:
         """What `seal_body` sealed. Damaged."""
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
         if key is None and self.renewed():
             key = self._catalogue.get(key_id)
+        if key is None and more is not None:
+            key = more.get(key_id)
         if key is None:
             raise wire.malformed(kind.name, "it is sealed with a key that this credential does not hold")
         try:
@@ -363,10 +346,10 @@ class Unlocked:
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
 
 
-def turned_back(name: str) -> Damaged:
+def turned_back(name: str, seen_by: str = "this machine") -> Damaged:
     """What is said where a list of who may do what is gone, or is another one."""
     return Damaged(
-        f"The list of who may do what is another one than this machine has seen: {name} is gone or was replaced.",
+        f"The list of who may do what is another one than {seen_by} has seen: {name} is gone or was replaced.",
         kind="history-forked",
         remedy="Somebody turned the storage back: find out who. Then copy that object from another location.",
     )
@@ -374,38 +357,3 @@ def turned_back(name: str) -> Damaged:
 
 def _an(roles: str) -> str:
     return f"an {roles}" if roles[0] in "ao" else f"a {roles}"
-
-
-def create(storage: Storage, name: str, data: bytes) -> ObjectInfo:
-    """Create an object and read it back. Conflict when it exists and is not this very one; StorageFailed.
-
-    A storage whose answer was lost is asked again, and says of what it has just created that it exists.
-    """
-    try:
-        info = storage.put_new(name, data)
-    except Conflict:
-        info = storage.info(name)
-        if info.size != len(data) or storage.get(name, limit=len(data)) != data:
-            raise
-    read_back(storage, name, len(data), crc32(data))
-    return info
-
-
-def read_back(storage: Storage, name: str, size: int, checksum: int) -> None:
-    """Ask storage what it holds now; nothing depends on an object before this. StorageFailed("lost-write"), NotFound.
-
-    This finds writes that were lost or torn. What proves an object later is its name, seal or signature.
-    """
-    if storage.checksum(name) != (size, checksum):
-        raise lost_write(storage, name)
-
-
-def lost_write(storage: Storage, name: str) -> StorageFailed:
-    """What is said of an object that is not there as it was written, where no collection can have deleted it."""
-    return StorageFailed(
-        f"The storage did not keep {name} as it was written.",
-        kind="lost-write",
-        retryable=True,
-        location=storage.location,
-        remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
-    )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from pharmabackup.format.wire import Count, Hash, Id, Ids, Name, Nanoseconds, Record, Text, decoder
+from pharmabackup.format.wire import Count, Hash, Hashes, Id, Name, Nanoseconds, Record, Text, decoder
 
 ROSTER_MAX = 1 << 24
 KEYRING_MAX = 1 << 20
@@ -21,7 +21,7 @@ Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 class Revoked(Record, frozen=True):
     time: Nanoseconds
     reason: Text
-    accepted: Ids  # the slot's last transactions that still count
+    accepted: Hashes  # SHA-256 of the stored fates of the slot's last transactions that still count
 
 
 class Slot(Record, frozen=True):

@@ -109,6 +109,15 @@ def malformed(what: str, why: str) -> Damaged:
     )
 
 
+def or_planted(error: Damaged, name: str) -> Damaged:
+    """The same error of a record that stops whoever needs it: a torn one looks like one that was never genuine."""
+    remedy = (
+        f"If another location has {name}, copy it from there. If none has, somebody put it here: take it away by "
+        "hand, and find out who."
+    )
+    return Damaged(error.message, kind=error.kind, remedy=remedy)
+
+
 def split(column: bytes, size: int, what: str) -> list[bytes]:
     """A column of fixed-size values as a list. Damaged when it does not divide."""
     if len(column) % size:

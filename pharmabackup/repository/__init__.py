@@ -126,7 +126,7 @@ class Repository(Keys, Keeping, AuditLog):
 
     def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
         """All snapshots, newest first. Damaged, StorageFailed."""
-        from pharmabackup.engine.history import load_history
+        from pharmabackup.engine.historyreader import load_history
 
         history = load_history(self._unlocked)
         limit = None if before is None else to_ns(before)
@@ -171,7 +171,7 @@ class Repository(Keys, Keeping, AuditLog):
         cancel: threading.Event | None = None,
     ) -> Report:
         """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound."""
-        from pharmabackup.engine.history import load_history
+        from pharmabackup.engine.historyreader import load_history
         from pharmabackup.verbs.restore import restore
 
         def run() -> Report:
@@ -233,7 +233,7 @@ class Repository(Keys, Keeping, AuditLog):
         To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there. To
         another repository all is read here and sealed anew there. Incomplete, Conflict, NotPermitted, StorageFailed.
         """
-        from pharmabackup.engine.history import load_history
+        from pharmabackup.engine.historyreader import load_history
         from pharmabackup.verbs.copy import copy
 
         def run() -> Report:

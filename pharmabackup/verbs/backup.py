@@ -14,11 +14,13 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns, steady_ns
 from pharmabackup.engine.dataset import DatasetSink, open_cache
 from pharmabackup.engine.filecache import Remembered
-from pharmabackup.engine.history import Committed, load_history
+from pharmabackup.engine.grants import WRITERS
+from pharmabackup.engine.history import Committed
 from pharmabackup.engine.historycache import remember
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
-from pharmabackup.engine.unlocked import WRITERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.format.transaction import Head, Snapshot

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from operator import add, gt
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.collections import Condemned, read_condemned
-from pharmabackup.engine.history import Committed, load_history
+from pharmabackup.engine.history import Committed
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
@@ -27,15 +26,16 @@ from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.results import Report, sized
 from pharmabackup.storage.base import UNREADABLE
+from pharmabackup.verbs.check_collections import wrong_collections
 from pharmabackup.verbs.check_names import NamesCheck
 from pharmabackup.verbs.check_packs import PackReading
 from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import Readings, verified
+from pharmabackup.verbs.check_state import ABSENT, Numbers, State
 from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
-ABSENT = -1  # the number of a block that no usable pack has
 LOOKS = 5  # while collections move what is looked at
 SEGMENT_REMEDIES = {
     CHANGED: "Run propose_repair: the index can be rebuilt from the packs.",
@@ -61,40 +61,12 @@ def check(
     return reporter.report({})
 
 
-class _Numbers(dict[bytes, int]):
-    """Which of a table's blocks each id means to one domain, looked for once: many snapshots ask for the same."""
-
-    def __init__(self, table: BlockTable, domain: bytes) -> None:
-        self._table = table
-        self._domain = domain
-
-    def __missing__(self, block_id: bytes) -> int:
-        number = self._table.find(block_id, self._domain)
-        self[block_id] = ABSENT if number is None else number
-        return self[block_id]
-
-
-@dataclass(slots=True)
-class _State:
-    """Which packs are damaged, and which snapshots need which packs."""
-
-    packs_of: dict[bytes, set[int]] = field(default_factory=dict)  # by transaction
-    fitting: dict[tuple[object, ...], set[int]] = field(default_factory=dict)  # the same, by what was looked through
-    numbers: dict[bytes, _Numbers] = field(default_factory=dict)  # by domain
-    hurt: set[bytes] = field(default_factory=set)  # transactions with a finding
-    missing_packs: list[bytes] = field(default_factory=list)
-    missing_blocks: set[bytes] = field(default_factory=set)  # that snapshots need
-    unindexed: list[bytes] = field(default_factory=list)
-    replaced: bool = False  # a segment that was listed was gone: what takes its place may not have been listed
-    findings: list[Finding] = field(default_factory=list)
-
-
 class _Checker:
     def __init__(self, unlocked: Unlocked, reporter: Reporter) -> None:
         self.index = Index(unlocked, chunks=False)
         self._unlocked = unlocked
         self._reporter = reporter
-        self._state = _State()
+        self._state = State()
         self._location = unlocked.storage.location
         self._since = 0  # the first collection that may have gone on meanwhile
         self._readings = Readings(unlocked)
@@ -142,13 +114,15 @@ class _Checker:
             self._reporter.find(finding)
         for finding in clock_findings(self._history, now_ns(), self._location):
             self._reporter.find(finding)
+        for finding in wrong_collections(self._unlocked, self._history, self._state.gone, self._state.since):
+            self._reporter.find(finding)
         check_records(self._unlocked, self._find, self._reporter.look, share)
         self._tell()
 
     def _look(self, before: Condemned) -> None:
         """Fates, then the index, then packs: in this order nothing seems lost that is not."""
         self.index.close()
-        self.index, self._state, self._since = Index(self._unlocked, chunks=False), _State(), before.first
+        self.index, self._state, self._since = Index(self._unlocked, chunks=False), State(), before.first
         self._history = load_history(self._unlocked, anew=True)
         self._segments()
         listed = self._packs()
@@ -266,6 +240,7 @@ class _Checker:
             for block, pack in zip(table.ids, table.pack, strict=True)
             if block in state.missing_blocks and table.packs[pack] in missing
         }
+        state.gone = needed
         for pack in state.missing_packs:
             name = ids.pack_name(pack)
             if pack in needed:
@@ -299,7 +274,7 @@ class _Checker:
             self._state.packs_of[committed.transaction] = self._state.fitting[lists]
             return
         reader = SnapshotReader(blocks, record)
-        numbers = self._state.numbers.setdefault(record.domain, _Numbers(table, record.domain))
+        numbers = self._state.numbers.setdefault(record.domain, Numbers(table, record.domain))
         needed = {ref.block for refs in (record.table, record.recipe, record.manifest) for ref in refs}
         problems: list[str] = []
         try:
@@ -321,6 +296,8 @@ class _Checker:
             problems.append(error.message.rstrip("."))
         missing = {block_id for block_id in needed if numbers[block_id] == ABSENT}
         self._state.missing_blocks |= missing
+        if any(not table.instances(block_id) for block_id in missing):
+            self._state.since = min(record.time, self._state.since or record.time)
         packs = {table.pack[number] for number in map(numbers.__getitem__, needed) if number != ABSENT}
         self._state.packs_of[committed.transaction] = packs
         if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from pharmabackup import ids
 from pharmabackup.engine.collections import parse_name
@@ -15,6 +16,7 @@ from pharmabackup.format.repository import REPOSITORY_MAX, decode_repository, od
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record
 from pharmabackup.verbs.audit_chains import Chains
+from pharmabackup.verbs.check_keyrings import keyring_findings
 from pharmabackup.verbs.findings import damaged_keyrings
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
@@ -31,6 +33,9 @@ def check_records(unlocked: Unlocked, find: Find, look: Look, share: float) -> N
     `share`: of the audit records that this machine has verified before.
     """
     _repository(unlocked, find)
+    with suppress(Damaged):  # of a list that was damaged just now; it is read whenever something is opened
+        for finding in keyring_findings(unlocked):
+            find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     for finding in damaged_keyrings(unlocked):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     chains = Chains(unlocked, look, share=share)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
@@ -41,7 +42,8 @@ def compare(
 
 
 def _only(plan: Plan) -> list[Committed]:
-    return sorted(plan.whole + plan.refused, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
+    refused = [item for item, _ in plan.refused]
+    return sorted(plan.whole + refused, key=lambda item: (item.snapshot.time, item.snapshot.sequence))
 
 
 def _bytes(blocks: BlockReader, target: Unlocked, wanted: list[Committed]) -> int:

@@ -8,11 +8,13 @@ import struct
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.dataset import DatasetSink, open_cache
 from pharmabackup.engine.filecache import Remembered
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.grants import READERS, WRITERS
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
-from pharmabackup.engine.unlocked import READERS, WRITERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, NotFound
 from pharmabackup.format.manifest import (
     Entry,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
-from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.history import Committed, History, Said
 from pharmabackup.errors import Error
+from pharmabackup.format.keys import Slot
 
 
 @dataclass(slots=True)
@@ -21,12 +23,14 @@ class Outcome:
 class Plan:
     """`records`: oldest first, and whether the content comes too. `marks`: names of objects, holds first.
 
-    `refused`: what can never count there, since its transaction was aborted there.
+    `refused`: what cannot count there, since its transaction was aborted there, or since another record has its name
+    there: that one. `contested`: marks whose names others have there.
     """
 
     records: list[tuple[Committed, bool]]
     marks: list[str]
-    refused: list[Committed] = field(default_factory=list)
+    refused: list[tuple[Committed, Committed | None]] = field(default_factory=list)
+    contested: list[tuple[Said, Said]] = field(default_factory=list)
 
     @property
     def whole(self) -> list[Committed]:
@@ -42,10 +46,13 @@ def plan_copy(
 
     The records of those that are not wanted come all the same where others name them as what came before: a history
     with holes looks as if somebody had deleted from it. What was there and vanished comes with its content, or that
-    would be given up there, too. While a mark cannot be read here, what lets go does not come: it might be a hold.
+    would be given up there, too. While a mark cannot be read here, or another has its name there, what lets go does
+    not come: it might be a hold.
     """
     forgotten = here.forgotten()
-    present = (set(there.committed) - there.absent) | there.aborted
+    others = {who: there.committed[who] for who, item in here.committed.items() if _is_another(item, there)}
+    lost = {who for who, other in others.items() if _gives_way(other.slot, here.committed[who].slot)}
+    present = (set(there.committed) - there.absent - lost) | there.aborted | (others.keys() - lost)
     lacking = {who: item for who, item in here.committed.items() if who not in present}
     vanished = {ids.id_of(name) for name in there.vanished}
     wanted = {who for who in lacking if who not in forgotten and (chosen is None or who in chosen or who in vanished)}
@@ -57,17 +64,38 @@ def plan_copy(
                 left.append(head.transaction)
     if chosen is None:
         needed = set(lacking)
-    records = [(lacking[who], who in wanted) for who in needed if who in wanted or who not in there.committed]
+    known = there.committed.keys() - lost
+    records = [(lacking[who], who in wanted) for who in needed if who in wanted or who not in known]
     records.sort(key=lambda pair: (pair[0].snapshot.time, pair[0].snapshot.sequence))
-    said_there = {said.id for said in there.said}
+    said_there = {said.id: said for said in there.said}
+    contested = [(said, said_there[said.id]) for said in here.said if _is_another_mark(said, said_there)]
     kinds = {"hold", "undo", "forget", "release"}
-    if only_marks is None and any("marks/" in name for name in (*here.damaged, *here.vanished)):
+    if only_marks is None and (contested or any("marks/" in name for name in (*here.damaged, *here.vanished))):
         kinds -= {"forget", "release"}
     marks = [said for said in here.said if said.mark.kind in kinds and said.id not in said_there]
     if only_marks is not None:
         marks = [said for said in marks if ids.mark_name(said.id) in only_marks]
     marks.sort(key=lambda said: said.mark.kind != "hold")  # what keeps comes before what lets go
-    refused = [here.committed[who] for who in here.committed.keys() & there.aborted if who not in forgotten]
-    if chosen is not None:
-        refused = [item for item in refused if item.transaction in chosen]
-    return Plan(records, [ids.mark_name(said.id) for said in marks], refused)
+    refused: list[tuple[Committed, Committed | None]] = [
+        *((here.committed[who], None) for who in here.committed.keys() & there.aborted),
+        *((here.committed[who], other) for who, other in others.items() if who not in lost),
+    ]
+    asked = set(here.committed) - forgotten if chosen is None else chosen - forgotten
+    refused = [pair for pair in refused if pair[0].transaction in asked]
+    return Plan(records, [ids.mark_name(said.id) for said in marks], refused, contested)
+
+
+def _is_another(item: Committed, there: History) -> bool:
+    """Whether another record has its name there: somebody has put it there before a copy came."""
+    other = there.committed.get(item.transaction)
+    return other is not None and other.hash != item.hash
+
+
+def _is_another_mark(said: Said, there: Mapping[bytes, Said]) -> bool:
+    other = there.get(said.id)
+    return other is not None and other.hash != said.hash
+
+
+def _gives_way(other: Slot, own: Slot) -> bool:
+    """Whether what a copy brings counts there all the same (docs/format.md, §7.2)."""
+    return other.revoked is not None and own.revoked is None

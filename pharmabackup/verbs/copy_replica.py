@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.engine.carrying import Carrier, StoredRecords, copy_keys
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.grants import COLLECTORS
+from pharmabackup.engine.history import Committed, History, Said
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.transaction import Overtaken
-from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Carried
@@ -23,6 +25,10 @@ GROUP_BYTES = 256 << 20  # of packs: so much is sent at most before it is made t
 GROUP_RECORDS = 1000
 GROUP_RECORD_BYTES = 8 << 20
 ATTEMPTS = 3  # when collections here or there are faster
+TAKEN_REMEDY = (
+    "Find out who put it there: one of the two keys was stolen. Revoke that slot, or delete that one object there by "
+    "hand, and copy again."
+)
 
 
 class ReplicaCopy:
@@ -97,7 +103,9 @@ class ReplicaCopy:
             self._forgotten_there(here, there)
         self._blocks.refresh()
         plan = plan_copy(here, there, self._chosen, self._only_marks)
-        self._outcome.failed = [(item, _refused()) for item in plan.refused]
+        self._outcome.failed = [(item, _refused(other)) for item, other in plan.refused]
+        for said, other in plan.contested:
+            self._contested(said, other)
         while plan.records or plan.marks:
             plan = self._group(index, there, plan)
 
@@ -113,6 +121,20 @@ class ReplicaCopy:
                     subject="snapshots",
                     message=f"{count} snapshots that are kept here are forgotten there.",
                     remedy="They stay here. Call snapshots back in both places.",
+                    location=self._target.storage.location,
+                )
+            )
+
+    def _contested(self, said: Said, other: Said) -> None:
+        if not any(finding.subject == ids.mark_name(said.id) for finding in self._reporter.findings):
+            self._reporter.find(
+                Finding(
+                    code="mark-not-copied",
+                    severity="critical",
+                    subject=ids.mark_name(said.id),
+                    message=f"What {said.slot.name!r} said here ({said.mark.kind}) was not copied: there another "
+                    f"record has its name, which {other.slot.name!r} signed. No forgets and releases were copied.",
+                    remedy=TAKEN_REMEDY,
                     location=self._target.storage.location,
                 )
             )
@@ -171,7 +193,8 @@ class ReplicaCopy:
                     return  # its content may be there, and a record without content would give it up
             else:
                 group.outcome.done.append((item, carrier.bytes_sent - before))
-        if content or item.transaction not in there.committed:
+        known = there.committed.get(item.transaction)
+        if content or known is None or known.hash != item.hash:
             name = ids.fate_name(item.transaction)
             group.add(name, self._stored(name), gone=not content)
 
@@ -184,7 +207,14 @@ class _Spoilt(Exception):
         self.error = error
 
 
-def _refused() -> Damaged:
+def _refused(other: Committed | None) -> Damaged:
+    """Why a snapshot cannot count there. `other`: what has its name there; None: an abort."""
+    if other is not None:
+        return Damaged(
+            f"There another record has its name, which {other.slot.name!r} signed.",
+            kind="record-contested",
+            remedy=TAKEN_REMEDY,
+        )
     return Damaged(
         "There its transaction was given up, as happens where a folder was copied while a backup ran.",
         kind="history-forked",

@@ -20,7 +20,8 @@ from pharmabackup.credentials import Shares, fingerprint_of
 from pharmabackup.crypto.hashing import key_id
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine import enrolment
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import Opener
 from pharmabackup.engine.opening import open_also

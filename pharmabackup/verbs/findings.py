@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pharmabackup.clock import from_ns, iso
-from pharmabackup.engine.history import History
+from pharmabackup.engine.history import CONTESTED_REMEDY, History, told_contested
 from pharmabackup.engine.keyrings import keyring_problem
 from pharmabackup.engine.target_layout import Layout
 from pharmabackup.engine.unlocked import Unlocked
@@ -41,14 +41,30 @@ def history_findings(history: History, location: str) -> list[Finding]:
                 location=location,
             )
         )
+    for name, (own, brought) in sorted(history.contested.items()):
+        found.append(
+            Finding(
+                code="record-contested",
+                severity="critical",
+                subject=name,
+                message=told_contested(name, own, brought),
+                remedy=CONTESTED_REMEDY,
+                location=location,
+            )
+        )
     if history.vanished:
+        message = f"{len(history.vanished)} snapshots, marks or lists of keys that were there are gone."
+        remedy = "Somebody deleted them or turned the storage back: find out who, and why."
+        for record, (roster, slot) in sorted(history.unlisted.items())[:1]:
+            message += f" {slot.name!r}, which signed {record}, has seen {roster}."
+            remedy += f" If it is {slot.name!r} that was stolen, revoke it: then nobody heeds what it says of lists."
         found.append(
             Finding(
                 code="history-forked",
                 severity="critical",
                 subject=history.vanished[0],
-                message=f"{len(history.vanished)} snapshots, marks or lists of keys that were there are gone.",
-                remedy="Somebody deleted them or turned the storage back: find out who, and why.",
+                message=message,
+                remedy=remedy,
                 location=location,
             )
         )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
-from pharmabackup.engine.history import ENDLESS, Committed, History, sound_history
+from pharmabackup.engine.history import ENDLESS, Committed, History
+from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.reading import BlockReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound

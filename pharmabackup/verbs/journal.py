@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from pharmabackup.engine import auditlocal
 from pharmabackup.engine.audit import Written, write
-from pharmabackup.engine.unlocked import READERS, Unlocked
+from pharmabackup.engine.grants import READERS
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import (
     Cancelled,
     Error,

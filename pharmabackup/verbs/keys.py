@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import get_args
@@ -13,9 +12,9 @@ from msgspec.structs import replace
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipient, fingerprint_of
 from pharmabackup.crypto.shares import check_numbers, set_of, split
-from pharmabackup.engine import enrolment
+from pharmabackup.engine import enrolment, historycache
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
@@ -27,7 +26,6 @@ NAME_MAX = 200
 REASON_MAX = 1000
 ACCEPTED_NEWEST = 1000  # of a revoked slot's snapshots
 ACCEPTED_EVERY = 100  # and of the older ones
-TRANSACTION = re.compile("snapshots/([0-9a-f]{32})")
 
 
 def slots(unlocked: Unlocked) -> list[Slot]:
@@ -97,7 +95,7 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
     """
     _check_reason(reason)
     enrolment.permit_owner(unlocked)
-    enrolment.learn(unlocked)
+    enrolment.learn(unlocked, against=name)
     slot = _named(unlocked.roster, name)
     if slot.id == unlocked.keyring.slot:
         raise Conflict(
@@ -107,30 +105,33 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
         )
     if any(one.repository != unlocked.repository for one in elsewhere):
         raise InvalidInput("One of the replicas is another repository.", remedy="Give replicas of this one.")
-    accepted = _accepted([load_history(one) for one in (unlocked, *elsewhere)], slot.id)
+    accepted = _accepted((unlocked, *elsewhere), slot.id)
 
     def change(roster: Roster) -> Roster:
         _named(roster, name)
         return _without(roster, {slot.id: accepted}, reason)
 
-    enrolment.change_roster(unlocked, change)
+    enrolment.change_roster(unlocked, change, against=name)
     note(unlocked, "revoke", name, reason=reason)
     _rotate_after(unlocked, f"{name} is revoked", f"{name} was revoked", "Then rotate.")
 
 
-def _accepted(histories: Sequence[History], slot: bytes) -> bytes:
-    """The transactions of a slot that still count, with all that they name as before them.
+def _accepted(places: Sequence[Unlocked], slot: bytes) -> bytes:
+    """The hashes of a slot's fates that still count, with all that they name as before them.
 
-    Not the last alone: a replica may lag behind, and one of them may be damaged later. What cannot be read now may be
-    the slot's.
+    Not the last alone: a replica may lag behind, and one of them may be damaged later. What is damaged or gone now
+    may be the slot's: its hash counts where this machine has seen it.
     """
     found: set[bytes] = set()
-    for history in histories:
-        found.update(head.transaction for head in history.heads(slot))
-        own = [item.transaction for item in history.newest() if item.slot.id == slot]
+    for unlocked in places:
+        history = load_history(unlocked)
+        found.update(head.hash for head in history.heads(slot))
+        own = [item.hash for item in history.newest() if item.slot.id == slot]
         found.update((*own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY]))
+        seen = historycache.load(unlocked)
         for name in (*history.damaged, *history.vanished):
-            found.update(map(bytes.fromhex, TRANSACTION.findall(name)))
+            if (known := seen.get(name)) is not None and name.startswith("snapshots/") and known.hash:
+                found.add(known.hash)
     return b"".join(sorted(found))
 
 
@@ -202,8 +203,7 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
     )
     slot, keyring = enrolment.new_slot(unlocked, name, "owner", None, way)
     enrolment.put_keyring(unlocked, keyring, way)
-    history = load_history(unlocked)
-    accepted = {one.id: _accepted([history], one.id) for one in old}
+    accepted = {one.id: _accepted((unlocked,), one.id) for one in old}
 
     def change(roster: Roster) -> Roster:
         if (roster.generations, roster.domains) != (known.generations, known.domains):

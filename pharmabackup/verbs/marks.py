@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.history import MARK_GRANTS, Committed, History, load_history
+from pharmabackup.engine.creating import lost_write
+from pharmabackup.engine.history import MARK_GRANTS, Committed, History
 from pharmabackup.engine.historycache import remember
-from pharmabackup.engine.unlocked import Unlocked, lost_write
+from pharmabackup.engine.historyreader import load_history
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterator
 
 from pharmabackup.engine.collection import condemn, finish, publish, storage_now
+from pharmabackup.engine.creating import create
 from pharmabackup.engine.elsewhere import keys_elsewhere
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Taken, put_away
-from pharmabackup.engine.unlocked import Unlocked, create
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, NotFound
 from pharmabackup.events import Progress
 from pharmabackup.results import Proposal, Report

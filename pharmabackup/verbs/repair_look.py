@@ -8,7 +8,7 @@ from contextlib import suppress
 from pharmabackup import ids
 from pharmabackup.engine.collections import read_condemned, shunned_packs
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.hunting import Hunt, Sought, naming_key
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
@@ -39,7 +39,7 @@ class Look:
             state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents
         )
         garbage.gone = set(history.deleted)  # what is only forgotten can be called back
-        self.sound_history = not history.damaged and not history.vanished
+        self.sound_history = not (history.damaged or history.vanished or history.contested)
         self.found: dict[bytes, PackFound] = {}  # damaged packs
         self.blind: set[bytes] = set()  # snapshots whose lists of blocks cannot be read anywhere
         self.needed: set[Block] = set()

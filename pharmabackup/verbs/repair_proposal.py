@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.engine.elsewhere import keys_elsewhere, records_elsewhere
-from pharmabackup.engine.history import Committed, History, load_history
+from pharmabackup.engine.grants import WRITERS
+from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.reading import SnapshotReader
-from pharmabackup.engine.unlocked import WRITERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress, Severity
 from pharmabackup.results import Proposal

@@ -8,8 +8,9 @@ from typing import Any
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
+from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import History
-from pharmabackup.engine.unlocked import COLLECTORS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.events import Finding
 from pharmabackup.results import Proposal
 from pharmabackup.sources.base import Source

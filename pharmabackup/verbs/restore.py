@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.hold import held
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.target import Target
-from pharmabackup.engine.unlocked import READERS, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Incomplete, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import DatasetResult, Report

@@ -23,9 +23,10 @@ from pharmabackup.credentials import Passphrase
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import SealingKey
+from pharmabackup.engine.grants import GRANTS, SELF_NAMED
 from pharmabackup.engine.keyrings import Opener, Way, seal_keyring
 from pharmabackup.engine.roster import CHUNKER, NO_REPOSITORY, read_rosters, roster_message
-from pharmabackup.engine.unlocked import GRANTS, SELF_NAMED, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import block, keys, pack, wire
 from pharmabackup.format.keys import Argon2id, Keyring
 from pharmabackup.format.repository import RepositoryRecord

@@ -21,8 +21,9 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine import collection, enrolment
+from pharmabackup.engine.grants import SELF_NAMED
 from pharmabackup.engine.packs import directory_range
-from pharmabackup.engine.unlocked import SELF_NAMED, Unlocked
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import keys, pack, wire
 from pharmabackup.format.transaction import Fate, Mark
 from pharmabackup.format.wire import Kind
@@ -158,6 +159,10 @@ def _enrol_roles(unlocked: Unlocked) -> dict[str, Signer]:
     assert own.signing is not None
     signers |= {"owner": Signer(own.slot, own.signing), "nobody": Signer(own.slot, os.urandom(32))}
     made = [_slot(name, signers[name], unlocked.domain) for name in (*ROLES[:4], "revoked")]
+    for slot in made:  # what nobody opens, so that none is missed
+        sealed = keys.SealedKeyring(slot.id, 0, keys.Argon2id(os.urandom(16), 8, 1, 1), os.urandom(32), b"sealed")
+        stored = wire.header(Kind.KEYRING) + wire.encode(sealed)
+        unlocked.storage.put_new(ids.keyring_name(slot.id, 0), stored)
     enrolment.change_roster(unlocked, lambda old: replace(old, slots=(*old.slots, *made)))
     revoked = keys.Revoked(clock.now_ns(), "stolen", b"")
     ended = [*made[:-1], replace(made[-1], revoked=revoked)]

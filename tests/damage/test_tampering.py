@@ -19,8 +19,8 @@ from msgspec import structs
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto.signatures import SigningKey
+from pharmabackup.engine.grants import GRANTS
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import GRANTS
 from pharmabackup.format import keys, wire
 from pharmabackup.format.wire import Kind
 from tests.damage import shop as s
@@ -262,7 +262,6 @@ WAYS: dict[str, Way] = {
 # What nobody says anything of, since it is nothing; why.
 NOTHING: dict[tuple[str, str], str] = {
     ("repository", "without the last byte"): "the end of its last line",
-    ("keyring", "from another repository"): "of a slot that the roster does not have (yet): passed over, §8",
 }
 ONE = ("of the same kind", "twice", "from another repository")  # there is one `repository`
 CASES = [(exhibit, way) for exhibit in EXHIBITS for way in WAYS if exhibit != "repository" or way not in ONE]

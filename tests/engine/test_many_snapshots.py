@@ -11,7 +11,8 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.engine import history, historycache, index
-from pharmabackup.engine.history import History, Said, load_history, sound_history
+from pharmabackup.engine.history import History, Said
+from pharmabackup.engine.historyreader import load_history, sound_history
 from pharmabackup.engine.reading import SnapshotReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged

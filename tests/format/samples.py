@@ -13,7 +13,7 @@ ID, HASH, KEY = b"\x11" * 16, b"\x22" * 32, b"\x33" * 32
 PUBLIC, SIGNATURE = b"\x44" * 1216, b"\x55" * 64
 NOW = 1_700_000_000_000_000_000
 
-REVOKED = keys.Revoked(NOW, "stolen", ID * 2)
+REVOKED = keys.Revoked(NOW, "stolen", HASH * 2)
 SLOT = keys.Slot(ID, "till 1", "device", ID, "recipient", KEY, PUBLIC, NOW, REVOKED)
 DOMAIN = keys.Domain(ID, "shop")
 GENERATION = keys.Generation(0, HASH, PUBLIC)

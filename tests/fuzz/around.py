@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pharmabackup import ids
-from pharmabackup.engine import history, keyrings, roster
+from pharmabackup.engine import historyreader, keyrings, roster
 from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.history import History
 from pharmabackup.engine.packs import directory_range
 from pharmabackup.engine.target_names import distinct_name, folded, original_name, portable_name
 from pharmabackup.errors import Damaged, InvalidInput
@@ -77,8 +78,9 @@ def carry(data: bytes) -> object:
     """A carry with what it brings, of which all counts whose bytes are those of a record: seals are left out here."""
     found = wire.decode(data, Carry)
     assert wire.encode(wire.decode(wire.encode(found), Carry)) == wire.encode(found)
-    known = history.History()
-    history._take_carried(cast("Any", Unsealed()), known, CARRIER, found, 0, {}, {})
+    known = History()
+    carrier = historyreader._Carrier(CARRIER, found, cast("Any", Unsealed.slot), 0)
+    historyreader._take_carried(cast("Any", Unsealed()), known, carrier, {}, {})
     assert known.absent <= known.committed.keys()
     assert all(name.startswith(("snapshots/", "marks/")) for name in known.brought)
     assert len(known.brought) + len(known.damaged) <= len(found.items)

@@ -148,7 +148,8 @@ def test_the_roles_repository_holds_what_it_is_for(roles: Path) -> None:
     with pb.Repository.open(roles, pb.Shares(*ROLES["shares"][:2])) as repo:
         unlocked = repo._unlocked
         assert [domain.name for domain in unlocked.roster.domains] == ["main", "branch"]
-        assert len(unlocked.keyring.naming) == len(unlocked.keyring.catalogue) == len(unlocked.keyring.readers) == 2
+        assert [len(keys) for keys in (unlocked.keyring.naming, unlocked.keyring.catalogue)] == [2, 3]
+        assert len(unlocked.keyring.readers) == 3
         index = Index(unlocked, chunks=False)
         index.load()
         by_name = {slot.id: slot.name for slot in unlocked.roster.slots}

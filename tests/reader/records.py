@@ -16,12 +16,20 @@ EVERYBODY = WRITERS | {"restorer", "auditor"}
 
 
 class Stored(NamedTuple):
-    """A fate or mark that is whole, where it was found, and when that came by the storage's clock (ns)."""
+    """A fate or mark that is whole, when it came by the storage's clock (ns), and who vouches for it."""
 
     record: Any
     slot: Any
     hash: bytes
     time: int
+    vouched: bool  # by a carry of a slot that is not revoked
+
+    @property
+    def rank(self) -> int:
+        """0: of a slot that is not revoked; 1: of one that is, and the owner accepted it; 2: any other."""
+        if not self.slot.revoked:
+            return 0
+        return 1 if self.hash in _split(self.slot.revoked.accepted) else 2
 
 
 class Records(Keys):
@@ -36,6 +44,7 @@ class Records(Keys):
         self.ignored.clear()
         self.replaced: list[str] = []  # damaged here, and brought whole by a carry
         self.spoilt: list[str] = []  # damaged in a carry
+        self.contested: list[str] = []  # names that two records have
         self._load_collections()
         self._load_fates_and_marks()
         self.fates = self._committed()
@@ -90,15 +99,15 @@ class Records(Keys):
 
     def _load_fates_and_marks(self) -> None:
         own: dict[str, Stored] = {}
-        carries: dict[str, tuple[Any, int]] = {}
+        carries: dict[str, tuple[Any, int, bool]] = {}
         damaged: dict[str, Refused] = {}
         for match in [*self._list("snapshots", HEX16), *self._list("marks", HEX16)]:
             try:
                 data, moment = self._get(match[0]), (self.folder / match[0]).stat().st_mtime_ns
                 if data[:6] == b"PHBK\1" + bytes([wire.CARRY]):
-                    carry, *_ = self._open(data, wire.CARRY, match[0])
+                    carry, slot, _ = self._open(data, wire.CARRY, match[0])
                     require(carry.transaction.hex() == match[1], f"{match[0]} is another transaction's")
-                    carries[match[0]] = carry.items, moment
+                    carries[match[0]] = carry.items, moment, not slot.revoked
                 else:
                     own[match[0]] = self._whole(data, match[0], moment)
             except Newer:
@@ -107,8 +116,10 @@ class Records(Keys):
                 damaged[match[0]] = error
         self.stored, self.absent = dict(own), set[str]()
         for name, brought in self._brought(own, carries).items():
-            stolen = {one.slot.id for one, _ in brought if one.slot.revoked and hasattr(one.record, "outcome")}
-            best = min((one for one, _ in brought), key=lambda one: (one.slot.id in stolen, one.time))
+            best = min((one for one, _ in brought), key=lambda one: (one.rank, one.time))
+            rivals = {one.hash for one in (*(one for one, _ in brought), own.get(name, best)) if one.rank < 2}
+            if len(rivals) > 1 and own.get(name, best).rank == 0:
+                self.contested.append(name)
             if name not in own or _gives_way(own[name], best):
                 self.stored[name] = best
                 if name not in damaged and all(gone for _, gone in brought):
@@ -118,7 +129,7 @@ class Records(Keys):
                 raise error
             self.replaced.append(name)
 
-    def _whole(self, data: bytes, name: str, moment: int) -> Stored:
+    def _whole(self, data: bytes, name: str, moment: int, vouched: bool = False) -> Stored:
         """A fate or mark, wherever it lies, by its name."""
         folder, _, id_ = name.partition("/")
         record, slot, _ = self._open(data, wire.FATE if folder == "snapshots" else wire.MARK, name)
@@ -126,17 +137,17 @@ class Records(Keys):
             require(record.transaction.hex() == id_, f"{name} is another transaction's")
             parts = {record.intent is not None, record.snapshot is not None}
             require(parts == {record.outcome == "commit"}, f"{name}: what a fate has must be what its outcome says")
-        return Stored(record, slot, sha256(data), moment)
+        return Stored(record, slot, sha256(data), moment, vouched)
 
     def _brought(self, own: dict[str, Stored], carries: dict[str, Any]) -> dict[str, list[tuple[Stored, bool]]]:
         """What carries bring, and whether without content. Of a carry, items that are damaged do not count."""
         brought: dict[str, list[tuple[Stored, bool]]] = {}
-        for carry, (items, moment) in carries.items():
+        for carry, (items, moment, vouched) in carries.items():
             for position, item in enumerate(items):
                 try:
                     require(re.fullmatch("(snapshots|marks)/" + HEX16, item.name, re.ASCII), "no name of these")
                     require(item.name not in carries, "it is that of a carry here")
-                    one = self._whole(item.stored, item.name, moment + position)
+                    one = self._whole(item.stored, item.name, moment + position, vouched)
                     if item.name.startswith("snapshots/"):
                         require(one.record.outcome == "commit", "an abort is not carried")
                         here = own.get(item.name)
@@ -156,16 +167,17 @@ class Records(Keys):
         committed = {}
         there = {name.partition("/")[2]: one for name, one in self.stored.items() if name.startswith("snapshots/")}
         fates = {transaction: (one.record, one.slot) for transaction, one in there.items()}
-        reached: set[str] = set()
+        by_hash = {one.hash: (one.record, one.slot) for one in there.values()}
+        reached: set[bytes] = set()
         for revoked in (slot for slot in self.slots.values() if slot.revoked):
-            accepted = _split(revoked.revoked.accepted, 16)
+            accepted = _split(revoked.revoked.accepted)
             while accepted:
-                fate, slot = fates.get((transaction := accepted.pop()).hex(), (None, None))
-                if fate and fate.snapshot and slot == revoked and transaction.hex() not in reached:
-                    reached.add(transaction.hex())
-                    accepted += [head.transaction for head in fate.snapshot.heads if head.slot == slot.id]
+                fate, slot = by_hash.get((digest := accepted.pop()), (None, None))
+                if fate and fate.snapshot and slot == revoked and digest not in reached:
+                    reached.add(digest)
+                    accepted += [head.hash for head in fate.snapshot.heads if head.slot == slot.id]
         for transaction, (fate, slot) in fates.items():
-            if fate.snapshot and (transaction in reached or not slot.revoked):
+            if fate.snapshot and (there[transaction].hash in reached or not slot.revoked):
                 committed[transaction] = fate.snapshot
         self.revoked = {transaction for transaction, (fate, _) in fates.items() if fate.snapshot} - committed.keys()
         for transaction, snapshot in committed.items():
@@ -222,11 +234,15 @@ class Records(Keys):
             require(event.previous == before, f"{match[0]} does not follow the one before")
 
 
-def _gives_way(own: Any, carried: Stored) -> bool:
-    """Whether a thief may have put this fate before one that a carry brings (§7.2)."""
-    if not own.slot.revoked or not hasattr(own.record, "outcome"):
+def _gives_way(own: Stored, carried: Stored) -> bool:
+    """Whether a thief may have put this record before another that a carry brings (§7.2, §13.4)."""
+    if own.hash == carried.hash:
         return False
-    return own.record.outcome == "abort" or not carried.slot.revoked
+    if not own.slot.revoked:
+        return carried.rank == 0 and carried.vouched and getattr(own.record, "outcome", "commit") == "commit"
+    if carried.rank == 0 or getattr(own.record, "outcome", "commit") == "abort":
+        return True
+    return own.rank == 2 and (carried.rank == 1 or carried.vouched)
 
 
 def _split(hashes: bytes, size: int = 32) -> list[bytes]:

@@ -164,7 +164,7 @@ Signed = record(
     "Signed", content=binary(0, 2**28), slot=id_, roster=count, roster_hash=hash_, signature=binary(64, 64)
 )
 SignedRoster = record("SignedRoster", content=binary(0, 2**24), slot=id_, signature=binary(64, 64))
-Revoked = record("Revoked", time=when_, reason=text_, accepted=ids)
+Revoked = record("Revoked", time=when_, reason=text_, accepted=hashes)
 Slot = record("Slot", id=id_, name=name_, role=role_, domain=maybe(id_),
               credential=one_of("passphrase", "recipient", "shares"), signing=key_, recipient=maybe(public_key),
               created=when_, revoked=maybe(Revoked))  # fmt: skip

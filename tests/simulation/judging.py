@@ -11,7 +11,7 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.collections import shunned_packs
 from pharmabackup.engine.garbage import look_for_garbage
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader

@@ -16,7 +16,8 @@ import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import opening
 from pharmabackup.engine.garbage import pinned_in
-from pharmabackup.engine.history import History, load_history
+from pharmabackup.engine.history import History
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Carried, Carry, Fate
@@ -504,7 +505,7 @@ def test_a_copy_looks_at_the_history_a_few_times(
         loads.append(repo)
         return real(*args, **options)
 
-    for module in ("engine.history", "verbs.copy_replica"):
+    for module in ("engine.historyreader", "verbs.copy_replica"):
         monkeypatch.setattr(f"pharmabackup.{module}.load_history", load)
     monkeypatch.setattr(copy_replica, "GROUP_RECORDS", 2)
     repo.copy(there)

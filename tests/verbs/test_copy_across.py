@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import opening
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage

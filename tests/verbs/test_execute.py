@@ -8,7 +8,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import StorageFailed
 from pharmabackup.format.transaction import Execute

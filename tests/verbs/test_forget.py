@@ -15,7 +15,8 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import clock
 from pharmabackup.engine import history as history_module
-from pharmabackup.engine.history import History, Said, sound_history
+from pharmabackup.engine.history import History, Said
+from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Mark

@@ -15,7 +15,7 @@ import pharmabackup as pb
 from pharmabackup.compression import CHANGED_PAGES_LEVEL, PAGES_LEVEL
 from pharmabackup.engine import blocks, content_pages, index
 from pharmabackup.engine.blocks import BlockWriter, Buffer
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.format.wire import Kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import history
+from pharmabackup.engine.historyreader import load_history
 from tests.verbs.site import Site
 
 MakeRepo = Callable[[], pb.Repository]
@@ -46,7 +46,7 @@ def test_what_stands_in_clear(make_repo: MakeRepo, site: Site, tmp_path: Path) -
     assert {word: where(word) for word in CLEAR} == {word: {folder} for word, folder in CLEAR.items()}
     assert {word: where(word) for word in SEALED} == {word: set() for word in SEALED}
     count = sum(name.startswith("snapshots/") for name in objects)
-    assert count == len(history.load_history(repo._unlocked).decided)  # anybody can count them
+    assert count == len(load_history(repo._unlocked).decided)  # anybody can count them
 
 
 @pytest.mark.parametrize("extra", [1, 900, 20_000])

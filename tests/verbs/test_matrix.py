@@ -22,7 +22,7 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine import garbage
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.format import wire
 from pharmabackup.format.wire import Kind

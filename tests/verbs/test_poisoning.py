@@ -30,7 +30,7 @@ from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import CatalogueKey, NamingKey
 from pharmabackup.format.transaction import Audit, Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
-from tests.verbs.site import Site, stored
+from tests.verbs.site import PASSPHRASE, Site, stored
 from tests.verbs.test_enrol import Staff
 
 MakeRepo = Callable[[], pb.Repository]
@@ -198,6 +198,40 @@ def test_a_collection_that_condemns_everything(staff: Staff, site: Site, tmp_pat
     assert set(stored(thief.storage, "packs")) >= before
     assert not any(thief.storage.delete(planted).values())
     site.back_up(till)
+    _all_is_there(staff, site, tmp_path / "out")
+
+
+PLANTED = ["roster/7", "roster/99", "roster/x", "keys/x", "keys/00/0"]
+PLANTED += [f"collections/{name}" for name in ("1/condemn", "1/execute", "1/done", "3/condemn", "x")]
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_junk_that_stops_everybody_is_named_with_what_to_do(
+    staff: Staff, site: Site, tmp_path: Path, name: str
+) -> None:
+    """Anybody who may write can do that. A torn record, without which a thief would be in again, looks the same."""
+    number = sum(1 for _ in staff.repo._unlocked.storage.list("roster"))
+    name = name.replace("roster/7", f"roster/{number}")
+    planted = Path(staff.repo.url) / name
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_bytes(os.urandom(2000))
+    told: list[pb.Damaged] = []
+    for deed in (
+        lambda: staff.open("till").snapshots(),
+        lambda: site.back_up(staff.open("till")),
+        lambda: staff.open("owner", key=PASSPHRASE).propose_prune(),
+    ):
+        try:
+            deed()
+        except pb.Damaged as error:
+            told.append(error)
+    assert len(told) >= (1 if name.startswith("collections") else 3)
+    for error in told:
+        known = name if not name.startswith("collections/3") else "collections/3"
+        assert known in error.remedy and "by hand" in error.remedy, (str(error), error.remedy)
+        assert known in error.message or "number 3" in error.message
+    planted.unlink()
+    site.back_up(staff.open("till"))
     _all_is_there(staff, site, tmp_path / "out")
 
 

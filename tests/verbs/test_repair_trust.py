@@ -12,7 +12,7 @@ from pharmabackup import compression, ids
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.collection import publish
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
 from pharmabackup.engine.keyrings_taken import NUMBER_FAR, NUMBER_LAST

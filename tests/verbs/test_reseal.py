@@ -18,7 +18,7 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import opening
 from pharmabackup.engine.garbage import look_for_garbage
-from pharmabackup.engine.history import load_history
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.resealing import Resealing
 from pharmabackup.engine.segments import read_segment

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
+from pharmabackup.engine.historyreader import load_history
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Fate
 from pharmabackup.format.wire import Kind
 from tests.verbs.site import PASSPHRASE, Site, stored
@@ -174,15 +178,109 @@ def test_a_list_of_keys_that_is_turned_back_is_told(staff: Staff, site: Site, tm
     assert staff.open("till").role == "device"  # it has seen no newer list: a till that was off cannot know
 
 
-def test_a_list_that_others_cite_is_missed_by_anybody(staff: Staff, site: Site) -> None:
-    before = set(stored(staff.repo._unlocked.storage, "roster"))
-    staff.repo.rotate(reason="somebody left")
-    cites = ids.fate_name(bytes.fromhex(site.back_up(staff.repo)))
+@pytest.mark.parametrize("change", ["new keys", "a device more", "other rules"])
+def test_a_list_that_others_cite_is_missed_by_anybody(staff: Staff, site: Site, tmp_path: Path, change: str) -> None:
+    """Though what cites it may be sealed under keys that no list has which is here."""
     storage = staff.repo._unlocked.storage
-    storage.delete(sorted(set(stored(storage, "roster")) - before))
+    staff.enrol("device", "other till")
+    before = set(stored(storage, "roster"))
+    if change == "new keys":
+        staff.repo.rotate(reason="somebody left")
+    elif change == "a device more":
+        staff.enrol("device", "till-2")
+    else:
+        staff.repo.configure(forget_delay=timedelta(days=20))
+    cites = ids.fate_name(bytes.fromhex(site.back_up(staff.open("till"))))
+    gone = set(stored(storage, "roster")) - before
+    storage.delete(sorted(gone))
+    keys = stored(storage, "keys")
     with _new_machine(staff) as repo:
-        found = {finding.subject for finding in repo.check().findings if finding.severity == "critical"}
-    assert cites in found
+        _stops(repo, tmp_path / "out")
+        report = repo.check()
+        assert _subjects(report) == {max(gone)} and cites in {finding.subject for finding in report.findings}
+        told = next(finding for finding in report.findings if finding.code == FORKED)
+        assert f"'till', which signed {cites}, has seen {max(gone)}" in told.message
+        site.change()
+        report = repo.backup([pb.Files(site.root)])
+        assert report.datasets["documents"].complete and _subjects(report) == {max(gone)}
+        _changes_nothing(repo, tmp_path)
+        repo.restore(tmp_path / "out", snapshots=[repo.snapshot()])  # somebody has said which
+    assert (set(stored(storage, "roster")), stored(storage, "keys")) == (before, keys)
+
+
+def _changes_nothing(repo: pb.Repository, folder: Path) -> None:
+    key = pb.KeyFile.create(folder / "one more").recipient
+    for deed in (
+        lambda: repo.enrol("device", key, name="one more"),
+        lambda: repo.enrol("device", key, name="one more", domain="another"),
+        lambda: repo.revoke("other till", reason="stolen"),
+        lambda: repo.rotate(reason="to see"),
+        repo.split_recovery,
+        lambda: repo.configure(forget_delay=timedelta(days=30)),
+        lambda: repo.change_passphrase(pb.Passphrase("another horse battery staple")),
+    ):
+        with pytest.raises(pb.Damaged, match="list of who may do what") as caught:
+            deed()
+        assert caught.value.kind == FORKED
+
+
+def _cite(unlocked: Unlocked, *, number: int = 99) -> str:
+    """A snapshot of nothing that cites a list of its signer's own making."""
+    transaction = ids.new_id()
+    genuine = next(iter(load_history(unlocked).committed.values())).snapshot
+    unlocked.roster = replace(unlocked.roster, number=number)
+    unlocked.rosters = {**unlocked.rosters, number: b"x" * 32}
+    fate = Fate(transaction, "commit", bytes(32), replace(genuine, heads=(), domain=unlocked.domain))
+    unlocked.put(Kind.FATE, ids.fate_name(transaction), fate)
+    return ids.fate_name(transaction)
+
+
+@pytest.mark.parametrize("number", [1, 99])
+def test_who_cites_a_list_of_his_own_making_is_told_and_can_be_revoked(
+    staff: Staff, site: Site, tmp_path: Path, number: int
+) -> None:
+    """A device that was stolen can stop restores, as it can by naming a head that there never was; no longer than
+    until it is revoked, which its word does not stop."""
+    staff.enrol("device", "other till")
+    name = _cite(staff.open("till")._unlocked, number=number)
+    repo = _reopened(staff)
+    _stops(repo, tmp_path / "out")
+    _changes_nothing(repo, tmp_path)
+    assert _subjects(repo.check()) == {ids.roster_name(number)}
+    repo.revoke("till", reason="stolen")
+    assert len(repo._unlocked.roster.generations) == 2
+    report = repo.check()
+    assert _subjects(report) == set() and {finding.subject for finding in report.findings} == {name}
+    repo.restore(tmp_path / "out")
+
+
+@pytest.mark.parametrize("who", ["nobody", "an auditor", "revoked", "another's name", "no slot", "not its seal"])
+def test_what_anybody_could_put_there_stops_no_restore(staff: Staff, site: Site, tmp_path: Path, who: str) -> None:
+    till, auditor = staff.open("till")._unlocked, staff.enrol("auditor", "the auditor")._unlocked
+    name = ids.fate_name(ids.new_id())
+    if who == "an auditor":
+        auditor.keyring = replace(auditor.keyring, naming=till.keyring.naming)
+        name = _cite(auditor)
+    elif who == "nobody":
+        staff.repo._unlocked.storage.put_new(name, b"x" * 2000)
+    elif who == "revoked":
+        staff.repo.revoke("till", reason="stolen")
+        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False):
+            name = _cite(till)
+    else:
+        if who == "no slot":
+            till.keyring = replace(till.keyring, slot=ids.new_id())
+        planted = Path(staff.repo.url) / _cite(till)
+        data = planted.read_bytes()
+        planted.unlink()
+        if who == "not its seal":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+            name = ids.fate_name(ids.hex_tail(planted.name) or b"")
+        (Path(staff.repo.url) / name).write_bytes(data)
+    repo = _reopened(staff)
+    assert name in {finding.subject for finding in repo.check().findings}
+    repo.restore(tmp_path / "out")
+    repo.rotate(reason="to see")
 
 
 def test_two_processes_of_one_machine_tell_nothing_of_each_others_lists(staff: Staff, site: Site) -> None:

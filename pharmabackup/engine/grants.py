@@ -1,0 +1,27 @@
+"""Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md, §5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pharmabackup.format.keys import Role
+from pharmabackup.format.wire import Kind
+
+READERS: frozenset[Role] = frozenset({"restorer", "owner"})
+WRITERS: frozenset[Role] = frozenset({"device", "owner"})
+COLLECTORS: frozenset[Role] = frozenset({"maintainer", "owner"})
+EVERYBODY: frozenset[Role] = frozenset({"device", "restorer", "auditor", "maintainer", "owner"})
+GRANTS: Mapping[Kind, frozenset[Role]] = {
+    Kind.DIRECTORY: WRITERS | COLLECTORS,
+    Kind.INDEX: WRITERS | COLLECTORS,
+    Kind.INTENT: EVERYBODY,
+    Kind.FATE: WRITERS | COLLECTORS,
+    Kind.CARRY: COLLECTORS,
+    Kind.CONDEMN: COLLECTORS,
+    Kind.EXECUTE: COLLECTORS,
+    Kind.DONE: COLLECTORS,
+    Kind.MARK: EVERYBODY,
+    Kind.AUDIT: EVERYBODY,
+}
+JUDGED_LATER = frozenset((Kind.FATE, Kind.DIRECTORY, Kind.INDEX))  # what a slot committed before it was revoked stays
+SELF_NAMED: Mapping[Kind, str] = {Kind.DIRECTORY: "packs/", Kind.INDEX: "index/"}
