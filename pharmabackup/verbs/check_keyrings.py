@@ -23,7 +23,9 @@ NOT_USED = "Nobody uses it. Unless a change of keys was interrupted, find out wh
 
 def keyring_findings(unlocked: Unlocked) -> Iterator[Finding]:
     """What is damaged is told elsewhere. Damaged, StorageFailed."""
-    yield from _Check(unlocked, read_rosters(unlocked.storage, unlocked.repository)).findings()
+    rosters = read_rosters(unlocked.storage, unlocked.repository)
+    unlocked.renewed()  # after that: what has its keys by then lacks nothing that these lists want
+    yield from _Check(unlocked, rosters).findings()
 
 
 @dataclass(frozen=True, slots=True)

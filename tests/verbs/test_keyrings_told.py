@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,6 +20,7 @@ from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.keyrings import Way, domain_of
 from pharmabackup.format.keys import CatalogueKey, NamingKey, ReaderKey
+from pharmabackup.verbs import check_keyrings
 from tests.verbs.site import PASSPHRASE, stored
 from tests.verbs.test_enrol import Staff
 
@@ -204,3 +206,20 @@ def test_a_change_of_keys_that_was_interrupted_is_told(staff: Staff) -> None:
         staff.repo.rotate(reason="to see")
     for repo in (staff.repo, staff.open("the desk")):
         assert [severity for severity, _ in _told(repo, MISSING, UNUSED).values()] == ["info"]
+
+
+def test_beside_a_change_of_keys_nothing_is_told(staff: Staff, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are replaced just before a check, which knows the older ones, reads the lists of keys."""
+    other = pb.Repository.open(staff.repo.url, CHANGED)
+    real, done = check_keyrings.read_rosters, list[bool]()
+
+    def read(*given: Any) -> Any:
+        if not done:
+            done.append(True)
+            other.rotate(reason="at the same time")
+        return real(*given)
+
+    monkeypatch.setattr(check_keyrings, "read_rosters", read)
+    assert not _told(staff.repo, MISSING, UNUSED)
+    assert done
+    other.close()
