@@ -17,7 +17,7 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine.creating import create
-from pharmabackup.engine.grants import READERS
+from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
@@ -29,7 +29,6 @@ from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRos
 from pharmabackup.format.wire import Kind
 
 ATTEMPTS = 3  # when other owners are faster
-NAMERS: frozenset[Role] = frozenset({"restorer", "owner"})  # who holds every domain's naming key
 GAP_BYTES = 5  # of the random gap between the numbers of a slot's keyrings
 
 Listed = Mapping[str, list[int]]

@@ -23,5 +23,14 @@ GRANTS: Mapping[Kind, frozenset[Role]] = {
     Kind.MARK: EVERYBODY,
     Kind.AUDIT: EVERYBODY,
 }
+MARK_GRANTS: Mapping[str, frozenset[Role]] = {
+    "forget": COLLECTORS,
+    "undo": COLLECTORS,
+    "hold": EVERYBODY - {"auditor"},
+    "release": COLLECTORS,
+    "verified": EVERYBODY,
+}
+JUDGED_MARKS = frozenset(("forget", "undo", "release"))  # of a revoked slot they count if an owner accepted them
+NAMERS: frozenset[Role] = frozenset({"restorer", "owner"})  # who holds every domain's naming key
 JUDGED_LATER = frozenset((Kind.FATE, Kind.DIRECTORY, Kind.INDEX))  # what a slot committed before it was revoked stays
 SELF_NAMED: Mapping[Kind, str] = {Kind.DIRECTORY: "packs/", Kind.INDEX: "index/"}

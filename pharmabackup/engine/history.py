@@ -7,22 +7,12 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.grants import COLLECTORS, EVERYBODY
 from pharmabackup.errors import Damaged
-from pharmabackup.format.keys import Role, Slot
+from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Head, Mark, Snapshot
 from pharmabackup.format.wire import split
 
 ENDLESS = 1 << 64
-MARK_GRANTS: Mapping[str, frozenset[Role]] = {
-    "forget": COLLECTORS,
-    "undo": COLLECTORS,
-    "hold": EVERYBODY - {"auditor"},
-    "release": COLLECTORS,
-    "verified": EVERYBODY,
-}
-
-
 CONTESTED_REMEDY = (
     "One of them signed what is not his: find out whose key was stolen, and revoke that. Then delete the object of "
     "that name by hand; what a copy brought stays."
@@ -61,6 +51,11 @@ class Said:
     def __post_init__(self) -> None:
         found = frozenset(split(self.mark.transactions, ids.ID_SIZE, "mark"))  # once: it is asked for each of them
         object.__setattr__(self, "transactions", found)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether snapshots stay by it."""
+        return self.mark.kind in ("hold", "undo")
 
 
 @dataclass(slots=True)

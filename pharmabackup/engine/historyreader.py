@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
 from pharmabackup.engine.citations import Citations
-from pharmabackup.engine.grants import COLLECTORS, WRITERS
+from pharmabackup.engine.grants import COLLECTORS, JUDGED_MARKS, MARK_GRANTS, WRITERS
 from pharmabackup.engine.history import (
     CONTESTED_REMEDY,
-    MARK_GRANTS,
     Committed,
     History,
     Said,
@@ -114,7 +114,8 @@ def _take(
     if isinstance(record, Fate):
         _take_fate(history, name, record, slot, digest)
     elif isinstance(record, Mark):
-        _take_mark(history, name, record, slot, digest, time)
+        if (said := _said(history, name, record, slot, digest, time)) is not None:
+            history.said.append(said)
     else:
         history.shunned.update(split(record.packs, 32, "collection"))
     if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
@@ -195,7 +196,11 @@ def _refuse(history: History) -> None:
             )
 
 
-def _take_mark(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> None:
+def _said(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> Said | None:
+    """What a mark says, if it counts.
+
+    A revoked slot's holds do, as what is kept too long is not lost. The rest needs that an owner saw it (§7.2).
+    """
     mark_id = ids.id_of(name)
     if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
         history.void[name] = Damaged(
@@ -203,8 +208,15 @@ def _take_mark(history: History, name: str, mark: Mark, slot: Slot, digest: byte
             kind="mark",
             remedy="It does not count. Find out who wrote it.",
         )
-        return
-    history.said.append(Said(mark_id, mark, slot, time, digest))
+        return None
+    if mark.kind in JUDGED_MARKS and slot.revoked is not None and not _accepts(slot, digest):
+        history.void[name] = Damaged(
+            f"A mark ({mark.kind}) was made as {slot.name!r}, which is revoked: no owner saw it. Object: {name}.",
+            kind="mark",
+            remedy="It does not count. Find out who still uses that credential. If it was genuine, say it anew.",
+        )
+        return None
+    return Said(mark_id, mark, slot, time, digest)
 
 
 def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
@@ -288,16 +300,28 @@ def _take_carried_mark(
     if before is not None and before.hash == hashlib.sha256(item.stored).digest():
         return
     digest, slot, record = recall(item)
-    if isinstance(record, Mark) and record.kind == "verified":
+    if not isinstance(record, Mark) or record.kind == "verified":
         return  # what was read there says nothing about what lies here
+    one = _said(history, item.name, record, slot, digest, time)
+    if one is None:
+        return
     if before is not None:
-        if not _displaces(history, carrier, item.name, before, slot, digest):
+        if any(other.id == one.id and other.hash == digest for other in history.said):
             return
-        history.said.remove(before)
+        first = _displaces(history, carrier, item.name, before, slot, digest, counts=True)
+        left = slot.revoked is not None or before.slot.revoked is not None
+        both = left and one.keeps and before.keeps
+        if left and one.keeps != before.keeps:
+            first = one.keeps  # who is revoked since was not always: no other record of that name ends what he kept
+        if not first:
+            history.said += [one] if both else []
+            return
+        if not both:
+            history.said.remove(before)
     history.damaged.pop(item.name, None)
     history.brought[item.name] = carrier.name
-    _take(history, item.name, record, slot, digest, time)
-    said.update((one.id, one) for one in history.said[-1:])
+    history.said.append(one)
+    said[one.id] = one
 
 
 def _take_carried_fate(
@@ -315,8 +339,10 @@ def _take_carried_fate(
             history.absent.discard(transaction)
         return
     digest, slot, record = recall(item)
-    if before is not None and not _displaces(history, carrier, item.name, before, slot, digest):
-        return
+    if before is not None:
+        counts = _accepts(slot, digest)
+        if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
+            return
     _take(history, item.name, record, slot, digest, 0)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
@@ -326,27 +352,41 @@ def _take_carried_fate(
 
 
 def _displaces(
-    history: History, carrier: _Carrier, name: str, before: Committed | Said, slot: Slot, digest: bytes
+    history: History,
+    carrier: _Carrier,
+    name: str,
+    before: Committed | Said,
+    slot: Slot,
+    digest: bytes,
+    *,
+    counts: bool,
 ) -> bool:
     """Whether what a carry brings counts instead of another record that is here under its name (§13.4).
 
     Nobody signs two records of one name. Where a snapshot or mark lies in a carry alone, its name is free, and who
     stole any device could put a record of his own there, so that what it stands for would be deleted. What came by
     copy was found in another replica by a maintainer; it is only told where the roster does not say who is the thief.
+
+    `counts`: whether what is brought would count by itself though its signer is revoked.
     """
     own = before.slot
     if own.revoked is not None:
         if slot.revoked is None:
             return True
         return not _accepts(own, before.hash) and (_accepts(slot, digest) or _vouched(history, carrier, name))
-    if slot.revoked is None or _accepts(slot, digest):
+    if slot.revoked is None or counts:
         history.contested[name] = own, slot
     return slot.revoked is None and _vouched(history, carrier, name)
 
 
 def _accepts(slot: Slot, digest: bytes) -> bool:
-    """Whether the owner has accepted a fate of a slot that is revoked."""
-    return slot.revoked is not None and digest in split(slot.revoked.accepted, HASH_SIZE, "roster")
+    """Whether the owner has accepted a fate or mark of a slot that is revoked."""
+    return slot.revoked is not None and digest in _hashes(slot.revoked.accepted)
+
+
+@lru_cache(maxsize=64)
+def _hashes(accepted: bytes) -> frozenset[bytes]:
+    return frozenset(split(accepted, HASH_SIZE, "roster"))  # once: it is asked for each mark
 
 
 def _vouched(history: History, carrier: _Carrier, name: str) -> bool:

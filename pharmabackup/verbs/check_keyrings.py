@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.enrolment import NAMERS, present
+from pharmabackup.engine.enrolment import present
+from pharmabackup.engine.grants import NAMERS
 from pharmabackup.engine.keyrings import KEYRING, domain_of, numbered, read_sealed
 from pharmabackup.engine.roster import Rosters, read_rosters
 from pharmabackup.engine.unlocked import Unlocked

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from pharmabackup.clock import now_ns
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.history import ENDLESS, MARK_GRANTS, History
+from pharmabackup.engine.grants import MARK_GRANTS
+from pharmabackup.engine.history import ENDLESS, History
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Error, InvalidInput

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
@@ -68,7 +67,10 @@ def plan_copy(
     records = [(lacking[who], who in wanted) for who in needed if who in wanted or who not in known]
     records.sort(key=lambda pair: (pair[0].snapshot.time, pair[0].snapshot.sequence))
     said_there = {said.id: said for said in there.said}
-    contested = [(said, said_there[said.id]) for said in here.said if _is_another_mark(said, said_there)]
+    hashes = {said.hash for said in there.said}
+    contested = [
+        (said, said_there[said.id]) for said in here.said if said.id in said_there and said.hash not in hashes
+    ]
     kinds = {"hold", "undo", "forget", "release"}
     if only_marks is None and (contested or any("marks/" in name for name in (*here.damaged, *here.vanished))):
         kinds -= {"forget", "release"}
@@ -82,18 +84,13 @@ def plan_copy(
     ]
     asked = set(here.committed) - forgotten if chosen is None else chosen - forgotten
     refused = [pair for pair in refused if pair[0].transaction in asked]
-    return Plan(records, [ids.mark_name(said.id) for said in marks], refused, contested)
+    return Plan(records, list(dict.fromkeys(ids.mark_name(said.id) for said in marks)), refused, contested)
 
 
 def _is_another(item: Committed, there: History) -> bool:
     """Whether another record has its name there: somebody has put it there before a copy came."""
     other = there.committed.get(item.transaction)
     return other is not None and other.hash != item.hash
-
-
-def _is_another_mark(said: Said, there: Mapping[bytes, Said]) -> bool:
-    other = there.get(said.id)
-    return other is not None and other.hash != said.hash
 
 
 def _gives_way(other: Slot, own: Slot) -> bool:

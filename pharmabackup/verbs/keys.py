@@ -14,6 +14,7 @@ from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipien
 from pharmabackup.crypto.shares import check_numbers, set_of, split
 from pharmabackup.engine import enrolment, historycache
 from pharmabackup.engine.audit import note
+from pharmabackup.engine.grants import JUDGED_MARKS
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers
 from pharmabackup.engine.unlocked import Unlocked
@@ -117,10 +118,10 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
 
 
 def _accepted(places: Sequence[Unlocked], slot: bytes) -> bytes:
-    """The hashes of a slot's fates that still count, with all that they name as before them.
+    """The hashes of a slot's fates and marks that still count; fates do with all that they name as before them.
 
-    Not the last alone: a replica may lag behind, and one of them may be damaged later. What is damaged or gone now
-    may be the slot's: its hash counts where this machine has seen it.
+    So the last fate is not enough: a replica may lag behind, and one of them may be damaged later. What is damaged or
+    gone now may be the slot's: its hash counts where this machine has seen it.
     """
     found: set[bytes] = set()
     for unlocked in places:
@@ -128,9 +129,10 @@ def _accepted(places: Sequence[Unlocked], slot: bytes) -> bytes:
         found.update(head.hash for head in history.heads(slot))
         own = [item.hash for item in history.newest() if item.slot.id == slot]
         found.update((*own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY]))
+        found.update(said.hash for said in history.said if said.slot.id == slot and said.mark.kind in JUDGED_MARKS)
         seen = historycache.load(unlocked)
         for name in (*history.damaged, *history.vanished):
-            if (known := seen.get(name)) is not None and name.startswith("snapshots/") and known.hash:
+            if (known := seen.get(name)) is not None and name.startswith(("snapshots/", "marks/")) and known.hash:
                 found.add(known.hash)
     return b"".join(sorted(found))
 

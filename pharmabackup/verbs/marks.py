@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.creating import lost_write
-from pharmabackup.engine.history import MARK_GRANTS, Committed, History
+from pharmabackup.engine.grants import MARK_GRANTS
+from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked

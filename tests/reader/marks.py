@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,18 @@ class Said:
         return [self.mark.transactions[at : at + 16] for at in range(0, len(self.mark.transactions), 16)]
 
 
-def gone(marks: dict[bytes, Said], policy: Any, now: int) -> set[bytes]:
-    """Transactions whose forget counts and which nothing holds, now or at a moment since it has counted."""
-    holds = _holds(marks)
+Named = tuple[bytes, Said]
+
+
+def gone(marks: dict[bytes, Said], policy: Any, now: int, beside: Sequence[Named] = ()) -> set[bytes]:
+    """Transactions whose forget counts and which nothing holds, now or at a moment since it has counted.
+
+    `beside`: further holds and undos, which have the name of another mark.
+    """
+    every = [*marks.items(), *beside]
+    holds = _holds(every)
     found = set()
-    for transaction, since in _forgets(marks, policy):
+    for transaction, since in _forgets(marks, every, policy):
         until = since
         for start, end in sorted(holds[transaction]):
             if start < until or start < since:
@@ -34,15 +42,15 @@ def gone(marks: dict[bytes, Said], policy: Any, now: int) -> set[bytes]:
     return found
 
 
-def _holds(marks: dict[bytes, Said]) -> dict[bytes, list[tuple[int, float]]]:
+def _holds(marks: Sequence[Named]) -> dict[bytes, list[tuple[int, float]]]:
     """When each transaction was held: from when, and until when."""
     released: dict[tuple[bytes, bytes], int] = {}
-    for said in marks.values():
+    for _, said in marks:
         if said.mark.kind == "release":
             for key in ((said.mark.about, transaction) for transaction in said.transactions):
                 released[key] = min(said.time, released.get(key, said.time))
     holds: dict[bytes, list[tuple[int, float]]] = defaultdict(list)
-    for name, said in marks.items():
+    for name, said in marks:
         if said.mark.kind == "hold":
             until = float("inf") if said.mark.until is None else said.mark.until
             for transaction in said.transactions:
@@ -50,10 +58,10 @@ def _holds(marks: dict[bytes, Said]) -> dict[bytes, list[tuple[int, float]]]:
     return holds
 
 
-def _forgets(marks: dict[bytes, Said], policy: Any) -> list[tuple[bytes, int]]:
+def _forgets(marks: dict[bytes, Said], every: Sequence[Named], policy: Any) -> list[tuple[bytes, int]]:
     """Of each first forget and each of its transactions: from when it counts."""
     found = []
-    undos = sorted((said for said in marks.values() if said.mark.kind == "undo"), key=lambda said: said.time)
+    undos = sorted((said for _, said in every if said.mark.kind == "undo"), key=lambda said: said.time)
     for first, said in marks.items():
         if said.mark.kind != "forget" or said.mark.about is not None:
             continue

@@ -31,6 +31,10 @@ class Stored(NamedTuple):
             return 0
         return 1 if self.hash in _split(self.slot.revoked.accepted) else 2
 
+    @property
+    def keeps(self) -> bool:
+        return getattr(self.record, "kind", "") in ("hold", "undo")
+
 
 class Records(Keys):
     """A repository that was opened: everything but packs and their index."""
@@ -45,6 +49,8 @@ class Records(Keys):
         self.replaced: list[str] = []  # damaged here, and brought whole by a carry
         self.spoilt: list[str] = []  # damaged in a carry
         self.contested: list[str] = []  # names that two records have
+        self.beside: list[tuple[str, Stored]] = []  # marks that count as well as others of their names
+        self.void: list[str] = []  # names of marks that do not count, since their signers are revoked
         self._load_collections()
         self._load_fates_and_marks()
         self.fates = self._committed()
@@ -108,8 +114,8 @@ class Records(Keys):
                     carry, slot, _ = self._open(data, wire.CARRY, match[0])
                     require(carry.transaction.hex() == match[1], f"{match[0]} is another transaction's")
                     carries[match[0]] = carry.items, moment, not slot.revoked
-                else:
-                    own[match[0]] = self._whole(data, match[0], moment)
+                elif self._counts(one := self._whole(data, match[0], moment), match[0]):
+                    own[match[0]] = one
             except Newer:
                 raise
             except Refused as error:
@@ -117,10 +123,15 @@ class Records(Keys):
         self.stored, self.absent = dict(own), set[str]()
         for name, brought in self._brought(own, carries).items():
             best = min((one for one, _ in brought), key=lambda one: (one.rank, one.time))
-            rivals = {one.hash for one in (*(one for one, _ in brought), own.get(name, best)) if one.rank < 2}
+            every = [*(one for one, _ in brought), own.get(name, best)]
+            rivals = {one.hash for one in every if one.rank < 2 or name.startswith("marks/")}
             if len(rivals) > 1 and own.get(name, best).rank == 0:
                 self.contested.append(name)
-            if name not in own or _gives_way(own[name], best):
+            keeping = [one for one in every if one.keeps and any(other.slot.revoked for other in every)]
+            self.beside += [(name, one) for one in keeping]  # none of them ends what another one keeps
+            if keeping and best not in keeping:
+                best = min(keeping, key=lambda one: (one.rank, one.time))
+            if name not in own or (best in keeping and own[name] not in keeping) or _gives_way(own[name], best):
                 self.stored[name] = best
                 if name not in damaged and all(gone for _, gone in brought):
                     self.absent.add(name)
@@ -139,6 +150,13 @@ class Records(Keys):
             require(parts == {record.outcome == "commit"}, f"{name}: what a fate has must be what its outcome says")
         return Stored(record, slot, sha256(data), moment, vouched)
 
+    def _counts(self, one: Stored, name: str) -> bool:
+        """Whether a mark of a revoked slot does: all else is judged later."""
+        if one.rank == 2 and getattr(one.record, "kind", "hold") in ("forget", "undo", "release"):
+            self.void.append(name)
+            return False
+        return True
+
     def _brought(self, own: dict[str, Stored], carries: dict[str, Any]) -> dict[str, list[tuple[Stored, bool]]]:
         """What carries bring, and whether without content. Of a carry, items that are damaged do not count."""
         brought: dict[str, list[tuple[Stored, bool]]] = {}
@@ -153,7 +171,7 @@ class Records(Keys):
                         here = own.get(item.name)
                         aborted = here and here.record.outcome == "abort"
                         require(not aborted or _gives_way(here, one), "it was aborted here")
-                    elif one.record.kind == "verified":
+                    elif one.record.kind == "verified" or not self._counts(one, item.name):
                         continue
                     brought.setdefault(item.name, []).append((one, item.gone))
                 except Newer:
@@ -196,9 +214,11 @@ class Records(Keys):
 
     def _gone(self) -> set[str]:
         """Transactions that may be deleted, or are (§15)."""
-        said = {bytes.fromhex(name.partition("/")[2]): marks.Said(one.record, one.slot.id, one.time)
-                for name, one in self.stored.items() if name.startswith("marks/")}  # fmt: skip
-        forgotten = marks.gone(said, self.rosters[-1].policy, time.time_ns())
+        said, beside = ([(bytes.fromhex(name.partition("/")[2]), marks.Said(one.record, one.slot.id, one.time))
+                         for name, one in found if name.startswith("marks/")]
+                        for found in (self.stored.items(), self.beside))  # fmt: skip
+        self.said = [one for _, one in (*said, *beside)]
+        forgotten = marks.gone(dict(said), self.rosters[-1].policy, time.time_ns(), beside)
         return {one.hex() for one in forgotten | self.collected} | {name.partition("/")[2] for name in self.absent}
 
     # ------------------------------------------------------------ collections, the rest (§14, §16)

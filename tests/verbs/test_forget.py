@@ -14,6 +14,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import clock
+from pharmabackup.engine import grants
 from pharmabackup.engine import history as history_module
 from pharmabackup.engine.history import History, Said
 from pharmabackup.engine.historyreader import sound_history
@@ -239,7 +240,7 @@ def test_a_mark_of_somebody_who_may_not_make_it_does_not_count(
 ) -> None:
     """Nor does it stop anything: every device can sign marks."""
     repo.hold(_at(repo, "documents", 3), reason="incident 7")
-    monkeypatch.setitem(history_module.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
+    monkeypatch.setitem(grants.MARK_GRANTS, "hold", frozenset({"maintainer"}))  # type: ignore[arg-type]
     repo._unlocked.renew()  # what was read before is judged anew
     assert _at(repo, "documents", 3).held is None
     assert 3 in _days(repo.propose_forget({"documents": pb.Keep(last=1)}).snapshots)
