@@ -15,7 +15,7 @@ from itertools import pairwise
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
 from pharmabackup.engine.collections import read_condemned
-from pharmabackup.engine.grants import COLLECTORS, WRITERS
+from pharmabackup.engine.grants import INTENT_GRANTS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
@@ -112,7 +112,7 @@ def pinned_in(unlocked: Unlocked, name: str) -> list[bytes]:
     record = opened.record
     if ids.intent_name(record.transaction, record.number) != name:
         raise malformed("intent", f"{name} is not its name")
-    if record.kind == "write" and opened.slot.role not in WRITERS | COLLECTORS:
+    if opened.slot.role not in INTENT_GRANTS[record.kind]:
         raise malformed("intent", f"the signer of {name} may only hold what is there")
     return split(record.packs, 32, "intent")
 

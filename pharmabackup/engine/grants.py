@@ -1,4 +1,4 @@
-"""Which roles may sign which kinds: a signature counts only if the roster grants it (docs/format.md, §5.1)."""
+"""Which roles may sign what: a signature counts only if the roster grants it (docs/format.md, §5.1 and §7.2)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ GRANTS: Mapping[Kind, frozenset[Role]] = {
     Kind.MARK: EVERYBODY,
     Kind.AUDIT: EVERYBODY,
 }
+FATE_GRANTS: Mapping[str, frozenset[Role]] = {"commit": WRITERS, "abort": COLLECTORS}
+INTENT_GRANTS: Mapping[str, frozenset[Role]] = {"write": WRITERS | COLLECTORS, "hold": EVERYBODY}
 MARK_GRANTS: Mapping[str, frozenset[Role]] = {
     "forget": COLLECTORS,
     "undo": COLLECTORS,

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pharmabackup import ids
 from pharmabackup.engine import historycache
 from pharmabackup.engine.citations import Citations
-from pharmabackup.engine.grants import COLLECTORS, JUDGED_MARKS, MARK_GRANTS, WRITERS
+from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
 from pharmabackup.engine.history import (
     CONTESTED_REMEDY,
     Committed,
@@ -225,7 +225,7 @@ def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: byte
         ids.fate_name(fate.transaction) != name
         or committed != (fate.snapshot is not None)
         or (committed and fate.intent is None)
-        or slot.role not in (WRITERS if committed else COLLECTORS)
+        or slot.role not in FATE_GRANTS[fate.outcome]
         or (fate.snapshot is not None and slot.domain not in (None, fate.snapshot.domain))
     ):
         raise Damaged(

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pharmabackup.clock import now_ns
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.history import History
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import Snapshot
-
-READERS = ("restorer", "owner")  # those who can read content: others verify bytes alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ def standings(history: History) -> Mapping[bytes, Standing]:
     holds, forgets, gone = history.holds(now), history.forgets(), history.gone(now)
     verified: dict[bytes, int] = {}
     for said in history.said:  # in the order of their times
-        if said.mark.kind == "verified" and said.slot.role in READERS:
+        if said.mark.kind == "verified" and said.slot.role in READERS:  # others verify bytes alone
             verified.update(dict.fromkeys(said.transactions, said.time))
     return {
         transaction: Standing(

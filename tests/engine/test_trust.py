@@ -19,6 +19,7 @@ from pharmabackup import compression, ids
 from pharmabackup.crypto import signatures
 from pharmabackup.engine import keyrings, roster
 from pharmabackup.engine.blocks import open_block
+from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.segments import read_segment
 from pharmabackup.engine.transaction import Transaction
@@ -28,7 +29,6 @@ from pharmabackup.format import pack as layout
 from pharmabackup.format.transaction import Fate, Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
-from pharmabackup.verbs.standing import READERS
 
 MakeRepo = Callable[[], pb.Repository]
 
