@@ -136,22 +136,20 @@ def enrol(
 
 
 @pharmabackup.command()
-@click.argument("name", metavar="NAME")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it is kept.")
 @click.option("--replica", "urls", metavar="URL", multiple=True, help="Where it has backed up to directly.")
 @click.pass_obj
-def revoke(settings: Settings, name: str, reason: str, urls: tuple[str, ...]) -> None:
-    """Shut a slot out: it opens nothing any more, and what it signs does not count. New keys are made."""
+def revoke(settings: Settings, names: tuple[str, ...], reason: str, urls: tuple[str, ...]) -> None:
+    """Shut slots out: they open nothing any more, and what they sign does not count. New keys are made."""
     with ExitStack() as opened:
         repository = opened.enter_context(settings.open())
         who = settings.who() if urls else None
         replicas = [opened.enter_context(settings.open_at(url, who)) for url in urls if who is not None]
-        repository.revoke(name, reason=reason, replicas=replicas)
-    _done(
-        settings,
-        {"slot": name},
-        f"{name} is revoked; what it has backed up stays. Take its access to the storage away, too.",
-    )
+        repository.revoke(*names, reason=reason, replicas=replicas)
+    told = " ".join(f"{name} is revoked; what it has backed up stays." for name in names)
+    facts = {"slot": names[0]} if len(names) == 1 else {"slots": list(names)}
+    _done(settings, facts, f"{told} Take access to the storage away, too.")
 
 
 @pharmabackup.command("split-recovery")

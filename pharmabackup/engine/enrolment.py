@@ -6,7 +6,7 @@ In this order a crash leaves keys that nobody uses yet, and never a key that is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.engine.roster import roster_message
-from pharmabackup.engine.unlocked import Unlocked, turned_back
+from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
@@ -47,10 +47,10 @@ def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None
         )
 
 
-def learn(unlocked: Unlocked, *, against: str | None = None) -> None:
+def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
     """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back.
 
-    `against`: the slot that is being revoked. What it alone says of lists stops nobody, or a thief could stop that.
+    `against`: the slots that are being revoked. What they alone say of lists stops nobody, or they could stop that.
     """
     unlocked.renew()
     history = load_history(unlocked)
@@ -58,12 +58,12 @@ def learn(unlocked: Unlocked, *, against: str | None = None) -> None:
     remembered = [name for name in history.vanished if name.startswith("roster/") and name not in cited]
     if remembered:
         raise turned_back(remembered[0])
-    for record, (roster, slot) in sorted(history.unlisted.items()):
-        if slot.name != against:
-            raise turned_back(roster, f"{slot.name!r}, which signed {record},")
+    said = {slot.name: roster for roster, slot in history.unlisted.values() if slot.name not in against}
+    if said:
+        raise turned_back_by_word(max(said.values()), sorted(said))
 
 
-def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, against: str | None = None) -> None:
+def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, against: Collection[str] = ()) -> None:
     """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed.
 
     `against`: see `learn`.

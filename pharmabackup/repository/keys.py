@@ -49,10 +49,11 @@ class Keys(Opened):
             noted=True,
         )
 
-    def revoke(self, name: str, *, reason: str, replicas: Sequence[Repository] = ()) -> None:
+    def revoke(self, name: str, *others: str, reason: str, replicas: Sequence[Repository] = ()) -> None:
         """A slot opens nothing any more, and what it signs does not count; what it has backed up stays.
 
-        New keys are made, since it knows those that are in use.
+        New keys are made, since it knows those that are in use. `others`: all that were stolen along with it, in one
+        list of keys, since each could stop the others' being revoked.
         `replicas`: where it has backed up to directly, so that this stays too.
         NotFound, Conflict, InvalidInput, NotPermitted, StorageFailed.
         """
@@ -61,8 +62,8 @@ class Keys(Opened):
         elsewhere = [other._unlocked for other in replicas]
         self._journal.run(
             "revoke",
-            lambda: revoke(self._unlocked, name, reason=reason, elsewhere=elsewhere),
-            subject=name,
+            lambda: revoke(self._unlocked, (name, *others), reason=reason, elsewhere=elsewhere),
+            subject=", ".join((name, *others)),
             reason=reason,
             noted=True,
         )

@@ -57,7 +57,11 @@ def history_findings(history: History, location: str) -> list[Finding]:
         remedy = "Somebody deleted them or turned the storage back: find out who, and why."
         for record, (roster, slot) in sorted(history.unlisted.items())[:1]:
             message += f" {slot.name!r}, which signed {record}, has seen {roster}."
+            others = sorted({other.name for _, other in history.unlisted.values()} - {slot.name})
+            if others:
+                message += f" Others cite such lists, too: {', '.join(map(repr, others))}."
             remedy += f" If it is {slot.name!r} that was stolen, revoke it: then nobody heeds what it says of lists."
+            remedy += " Revoke all that were stolen in one call, or one stops the other's." if others else ""
         found.append(
             Finding(
                 code="history-forked",

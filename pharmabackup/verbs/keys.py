@@ -87,18 +87,19 @@ def enrol(
     note(unlocked, "enrol", name, reason=None)
 
 
-def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Unlocked] = ()) -> None:
-    """What a slot has backed up stays; nothing that it signs from now on counts, and it cannot read what comes.
+def revoke(unlocked: Unlocked, names: Sequence[str], *, reason: str, elsewhere: Sequence[Unlocked] = ()) -> None:
+    """What these slots have backed up stays; nothing that they sign from now on counts, nor can they read what comes.
 
-    `elsewhere`: replicas into which it backs up itself, so that what it did there counts too. Interrupted, it is
-    revoked or it is not; then new keys may be missing, which `rotate` makes.
+    `elsewhere`: replicas into which they back up themselves, so that what they did there counts too. Interrupted, all
+    are revoked or none is; then new keys may be missing, which `rotate` makes.
     Conflict, InvalidInput, NotFound, NotPermitted, StorageFailed.
     """
     _check_reason(reason)
     enrolment.permit_owner(unlocked)
-    enrolment.learn(unlocked, against=name)
-    slot = _named(unlocked.roster, name)
-    if slot.id == unlocked.keyring.slot:
+    names = list(dict.fromkeys(names))
+    enrolment.learn(unlocked, against=names)
+    slots = {_named(unlocked.roster, name).id for name in names}
+    if unlocked.keyring.slot in slots:
         raise Conflict(
             "Nobody revokes the credential that he has opened with.",
             kind="own-slot",
@@ -106,15 +107,19 @@ def revoke(unlocked: Unlocked, name: str, *, reason: str, elsewhere: Sequence[Un
         )
     if any(one.repository != unlocked.repository for one in elsewhere):
         raise InvalidInput("One of the replicas is another repository.", remedy="Give replicas of this one.")
-    accepted = _accepted((unlocked, *elsewhere), slot.id)
+    accepted = {slot: _accepted((unlocked, *elsewhere), slot) for slot in slots}
 
     def change(roster: Roster) -> Roster:
-        _named(roster, name)
-        return _without(roster, {slot.id: accepted}, reason)
+        for name in names:
+            _named(roster, name)
+        return _without(roster, accepted, reason)
 
-    enrolment.change_roster(unlocked, change, against=name)
-    note(unlocked, "revoke", name, reason=reason)
-    _rotate_after(unlocked, f"{name} is revoked", f"{name} was revoked", "Then rotate.")
+    enrolment.change_roster(unlocked, change, against=names)
+    for name in names:
+        note(unlocked, "revoke", name, reason=reason)
+    told, many = " and ".join(names), len(names) > 1
+    done, why = f"{told} {'are' if many else 'is'} revoked", f"{told} {'were' if many else 'was'} revoked"
+    _rotate_after(unlocked, done, why[-REASON_MAX:], "Then rotate.")
 
 
 def _accepted(places: Sequence[Unlocked], slot: bytes) -> bytes:

@@ -104,6 +104,16 @@ def test_a_slot_that_is_revoked(place: Any, call: Call, second: None) -> None:
     assert call("revoke", "owner", "--reason", "x").code == 73
 
 
+def test_slots_that_are_revoked_together(call: Call, place: Any, second: None) -> None:
+    for name in ("till-1", "till-2"):
+        key = place.root / f"{name}.key"
+        assert call("key", "new", str(key)).code == 0
+        assert call("enrol", "device", name, "--new", f"keyfile:{key}").code == 0
+    done = call("revoke", "till-1", "till-2", "--reason", "stolen", "--json")
+    assert done.code == 0 and done.json == {"slots": ["till-1", "till-2"]}
+    assert call("slots").out.count("revoked 20") == 2
+
+
 def test_shares_that_different_people_keep(place: Any, call: Call, spawn: Call, second: None) -> None:
     shares = call("split-recovery", "--json").json["shares"]
     shown = call("split-recovery", "--threshold", "2", "--shares", "2")

@@ -254,6 +254,29 @@ def test_who_cites_a_list_of_his_own_making_is_told_and_can_be_revoked(
     repo.restore(tmp_path / "out")
 
 
+def test_thieves_who_vouch_for_each_other_are_revoked_in_one_call(staff: Staff, tmp_path: Path) -> None:
+    """One by one, the word of each would stop the other's revocation. The word of who is not named still stops it."""
+    for name in ("desk", "other till"):
+        staff.enrol("device", name)
+    for number, name in enumerate(("till", "desk"), 98):
+        _cite(staff.open(name)._unlocked, number=number)
+    repo = _reopened(staff)
+    told = next(finding for finding in repo.check().findings if finding.code == FORKED)
+    assert "'till'" in told.message and "'desk'" in told.message and "in one call" in told.remedy
+    before = stored(repo._unlocked.storage, "roster")
+    for name in ("till", "desk", "other till"):
+        with pytest.raises(pb.Damaged, match="say that they have seen") as caught:
+            repo.revoke(name, reason="stolen")
+        for thief in {"till", "desk"} - {name}:
+            assert repr(thief) in caught.value.message
+        assert "in one call" in caught.value.remedy and stored(repo._unlocked.storage, "roster") == before
+    repo.revoke("till", "desk", reason="stolen")
+    assert {slot.name for slot in repo.slots() if slot.revoked} == {"till", "desk"}
+    assert len(stored(repo._unlocked.storage, "roster")) == len(before) + 2  # both in one list, and new keys
+    assert [record.subject for record in repo.audit() if record.event == "revoke"][-2:] == ["till", "desk"]
+    repo.restore(tmp_path / "out")
+
+
 @pytest.mark.parametrize("who", ["nobody", "an auditor", "revoked", "another's name", "no slot", "not its seal"])
 def test_what_anybody_could_put_there_stops_no_restore(staff: Staff, site: Site, tmp_path: Path, who: str) -> None:
     till, auditor = staff.open("till")._unlocked, staff.enrol("auditor", "the auditor")._unlocked
