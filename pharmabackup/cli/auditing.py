@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -104,7 +106,12 @@ def _anchor(path: str) -> AuditAnchor:
 @click.argument("file", required=False, type=click.Path(dir_okay=False))
 @click.pass_obj
 def anchor(settings: Settings, file: str | None) -> None:
-    """Write the last record's number and hash of each slot, to be kept elsewhere: to FILE, or for an e-mail."""
+    """Write the last record's number and hash of each slot, to be kept elsewhere: to FILE, or for an e-mail.
+
+    FILE is a new one: an older anchor says what a newer one cannot.
+    """
+    if file is not None and os.path.lexists(file):
+        raise pb.Conflict(f"{file} exists.", kind="exists", remedy="Give another file, and keep the older anchor.")
     with settings.open() as repository:
         found = repository.audit_anchor()
     text = json.dumps(jsonable(found.to_dict()), indent=1)
@@ -161,15 +168,23 @@ def _row(facts: Mapping[str, object]) -> str:
 
 
 def _written(path: str, lines: Iterable[str]) -> int:
-    """How many. SourceFailed."""
-    count = 0
+    """How many; whole, or what was there stays. SourceFailed."""
+    target, fresh, count = Path(path), None, 0
     try:
-        with open(path, "w", encoding="utf-8", errors="replace", newline="") as file:
+        descriptor, fresh = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
             for line in lines:
                 file.write(line)
                 count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, target)
+        fresh = None
     except OSError as error:
         raise pb.SourceFailed(
             f"{path} cannot be written: {error.strerror}.", remedy="Free some space, or give another file."
         ) from None
+    finally:
+        if fresh is not None:
+            Path(fresh).unlink(missing_ok=True)
     return count

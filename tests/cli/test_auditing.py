@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +150,31 @@ def test_a_reason_is_required(backed_up: Any, call: Call) -> None:
 def test_each_command_has_its_reason_once(call: Call) -> None:
     for command in ("backup", "hold", "rotate", "restore", "audit"):
         assert call(command, "--help").out.count("--reason ") == 1
+
+
+def test_an_export_is_whole_or_what_was_there_stays(
+    backed_up: Any, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage fails amid the records."""
+    target = backed_up.root / "log.csv"
+    target.write_text("the older one")
+    genuine = pb.Repository.audit
+
+    def fails(self: pb.Repository, **more: Any) -> Iterator[Any]:
+        yield next(iter(genuine(self, **more)))
+        raise pb.StorageFailed("The line is cut.", kind="storage-unreachable")
+
+    files = sorted(path.name for path in backed_up.root.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(pb.Repository, "audit", fails)
+        assert call("audit", "export", str(target)).code != 0
+    assert target.read_text() == "the older one"
+    assert sorted(path.name for path in backed_up.root.iterdir()) == files
+    assert call("audit", "export", str(target)).code == 0 and target.read_text() != "the older one"
+
+
+def test_an_anchor_takes_no_older_ones_place(backed_up: Any, call: Call) -> None:
+    target = backed_up.root / "anchor.json"
+    assert call("audit", "anchor", str(target)).code == 0
+    before = target.read_text()
+    assert call("audit", "anchor", str(target)).code == 73 and target.read_text() == before
