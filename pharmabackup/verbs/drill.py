@@ -68,7 +68,7 @@ def drill_recovery_key(
     facts.update({"shares": sorted(shares.numbers), "threshold": shares.threshold})
     reporter = Reporter("drill", progress, cancel)
     enrolment.learn(unlocked)
-    opened = _opened_with(unlocked, shares)
+    opened = _opened_with(unlocked, shares, facts)
     drill = _Drill(opened, reporter)
     drill.shares(shares)
     drill.keys()
@@ -83,7 +83,6 @@ def drill_recovery_key(
         threshold=shares.threshold,
         shares=tuple(sorted(shares.numbers)),
     )
-    facts["fingerprint"] = result.fingerprint
     wrong = [finding for finding in result.findings if finding.severity == "critical"]
     if wrong:
         raise Incomplete(
@@ -95,7 +94,7 @@ def drill_recovery_key(
     return result
 
 
-def _opened_with(unlocked: Unlocked, shares: Shares) -> Unlocked:
+def _opened_with(unlocked: Unlocked, shares: Shares, facts: MutableMapping[str, object]) -> Unlocked:
     """The same repository as a machine sees it that has nothing but the shares. WrongCredential, Damaged."""
     try:
         recipient = Opener.of_seed(shares.reveal()).recipient
@@ -107,6 +106,7 @@ def _opened_with(unlocked: Unlocked, shares: Shares) -> Unlocked:
         raise WrongCredential(
             "These shares are not of this repository.", remedy="Look at the recovery kit: whose shares are they?"
         )
+    facts["fingerprint"] = fingerprint_of(recipient)
     if slot.revoked is not None:
         raise WrongCredential(
             f"These shares are of the recovery key of {_day(slot.created)}, which was revoked "
