@@ -38,7 +38,7 @@ def wrong_collections(unlocked: Unlocked, history: History, gone: set[bytes], si
     suspects: list[str] = []
     for number, (begun, executed, time) in _collections(unlocked).items():
         packs = set(split(executed.record.packs, 32, "collection"))
-        if told := unasked & _let_go(history, rosters, begun, time):
+        if unasked and (told := unasked & _let_go(history, rosters, begun, time)):
             message = f"It says that {len(told)} snapshots are gone, which too few have said to forget, or nobody."
             yield _finding(unlocked, number, f"{_who(number, begun)} {message}")
         if told := gone & packs:

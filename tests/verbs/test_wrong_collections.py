@@ -14,6 +14,7 @@ from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
+from pharmabackup.verbs import check_collections
 from pharmabackup.verbs.marks import say
 from tests.verbs.site import Site, Time, forget_all_but, prune, stored
 from tests.verbs.test_enrol import Staff
@@ -97,6 +98,14 @@ def test_packs_that_snapshots_need(staff: Staff, segments: bool) -> None:
     else:
         assert (severity, subject) == ("critical", "collections/1")
         assert f"'the supplier'. It deleted {count} packs" in message
+
+
+def test_what_is_not_in_question_is_not_worked_out(staff: Staff, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which forgets a collection obeyed takes all that was ever said, for each of them."""
+    asked: list[object] = []
+    monkeypatch.setattr(check_collections, "_let_go", lambda *given: asked.append(given) or set())
+    _collect(staff.open("the supplier")._unlocked, packs=True)
+    assert _wrong(staff.repo) and asked == []
 
 
 def test_nothing_is_said_of_what_rules_allowed(staff: Staff, site: Site, time: Time, tmp_path: Path) -> None:
