@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from pharmabackup import ids
-from pharmabackup.engine.collection import read_whole, transplant
 from pharmabackup.engine.creating import create, read_back
 from pharmabackup.engine.garbage import is_whole
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, keyring_problem
 from pharmabackup.engine.keyrings_taken import keyrings_to_take
+from pharmabackup.engine.moving import read_whole, transplant
 from pharmabackup.engine.packs import PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import write_segment

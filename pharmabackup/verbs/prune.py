@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso
-from pharmabackup.engine.collection import Moved, condemn, finish, move, require_exclusive, storage_now
+from pharmabackup.engine.collection import condemn, finish, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.moving import Moved, move
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from pharmabackup.engine.collection import condemn, finish, publish, storage_now
+from pharmabackup.engine.collection import condemn, finish, storage_now
 from pharmabackup.engine.creating import create
 from pharmabackup.engine.elsewhere import keys_elsewhere
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.moving import publish
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Taken, put_away
 from pharmabackup.engine.unlocked import Unlocked

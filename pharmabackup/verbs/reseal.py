@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pharmabackup.clock import from_ns
-from pharmabackup.engine.collection import condemn, finish, move, require_exclusive, storage_now
+from pharmabackup.engine.collection import condemn, finish, require_exclusive, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.moving import move
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.resealing import Resealing, packs_with_old_keys
 from pharmabackup.engine.unlocked import Unlocked

@@ -11,9 +11,9 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine.collection import move
 from pharmabackup.engine.garbage import look_for_garbage
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.moving import move
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.errors import NotFound

@@ -14,7 +14,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import compression
-from pharmabackup.engine import blocks, collection, readahead
+from pharmabackup.engine import blocks, moving, readahead
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.transaction import Transaction, survey
 
@@ -204,14 +204,14 @@ def test_threads_that_seal_give_way_and_no_other_does(
 def test_what_a_collection_moves_gives_way_to_writers(
     documents: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, found = collection.transplant, set[int]()
+    real, found = moving.transplant, set[int]()
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     def transplant(*arguments: Any, **named: Any) -> None:
         found.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         real(*arguments, **named)
 
-    monkeypatch.setattr(collection, "transplant", transplant)
+    monkeypatch.setattr(moving, "transplant", transplant)
     repo = make_repo()
     repo.backup([pb.Files(documents)])
     repo.rotate(reason="so that there is something to move")

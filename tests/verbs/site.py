@@ -11,7 +11,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import clock
-from pharmabackup.engine import collection, garbage, opening
+from pharmabackup.engine import collection, garbage, moving, opening
 from pharmabackup.errors import StorageFailed
 from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.memory import MemoryStorage
@@ -127,4 +127,4 @@ def double(repo: pb.Repository) -> None:
         pack: [number for number, place in enumerate(table.pack) if table.packs[place] == pack]
         for pack in found.sizes
     }
-    collection.move(repo._unlocked, found, list(found.sizes), lambda: None)
+    moving.move(repo._unlocked, found, list(found.sizes), lambda: None)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine import collection, garbage
+from pharmabackup.engine import collection, garbage, moving
 from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.errors import StorageFailed
@@ -511,16 +511,16 @@ def test_a_storage_that_keeps_nothing_is_said_to(repo: pb.Repository, monkeypatc
 def test_small_packs_are_read_together() -> None:
     """In their order, so that neighbours stay neighbours; few enough for whoever looks on to be heard."""
     sizes = {number.to_bytes(32, "big"): 1 << number % 24 for number in range(500)}
-    found = [*collection.groups(sizes, sizes)]
+    found = [*moving.groups(sizes, sizes)]
     assert [pack for group in found for pack in group] == [*sizes]
     assert max(map(len, found)) > 5
     assert all(
         len(group) == 1
-        or (len(group) <= collection.PACKS_TOGETHER and sum(map(sizes.get, group)) <= collection.READ_TOGETHER)
+        or (len(group) <= moving.PACKS_TOGETHER and sum(map(sizes.get, group)) <= moving.READ_TOGETHER)
         for group in found
     )
     tiny = dict.fromkeys(sizes, 1)
-    assert max(map(len, collection.groups(tiny, tiny))) == collection.PACKS_TOGETHER
+    assert max(map(len, moving.groups(tiny, tiny))) == moving.PACKS_TOGETHER
 
 
 def test_a_damaged_pack_among_sound_ones_that_are_read_with_it(

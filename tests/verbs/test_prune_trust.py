@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine import collection, garbage
+from pharmabackup.engine import garbage, moving
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.engine.unlocked import Unlocked
@@ -78,7 +78,7 @@ def test_packs_and_segments_stay_within_what_readers_take(
     """Of moved blocks each may be tiny and have a key of its own."""
     for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
         monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
-    monkeypatch.setattr(collection, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(moving, "SEGMENT_BYTES", 1)
     monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
     forget_all_but(repo, 3, time)
     before = set(stored(repo._unlocked.storage, "packs"))

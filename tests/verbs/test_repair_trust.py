@@ -11,11 +11,11 @@ import pharmabackup as pb
 from pharmabackup import compression, ids
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import enrolment
-from pharmabackup.engine.collection import publish
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
 from pharmabackup.engine.keyrings_taken import NUMBER_FAR, NUMBER_LAST
+from pharmabackup.engine.moving import publish
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.unlocked import Unlocked
