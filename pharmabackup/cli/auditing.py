@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -22,6 +21,7 @@ from pharmabackup.cli.output import document, jsonable
 from pharmabackup.cli.reports import counted, lasted, local
 from pharmabackup.cli.settings import Settings, Time, Verbs
 from pharmabackup.results import AuditAnchor, AuditRecord
+from pharmabackup.wholefile import write_whole
 
 COLUMNS = ("id", "time", "slot", "actor", "event", "outcome", "subject", "reason", "facts")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -122,7 +122,7 @@ def anchor(settings: Settings, file: str | None) -> None:
     if file is None:
         output.write(text + "\n")
         return
-    _written(file, [text + "\n"])
+    write_whole(file, [text + "\n"])
     if not output.people:
         output.result({"file": file, "heads": len(found.heads)})
     elif not output.quiet:
@@ -146,7 +146,7 @@ def export(settings: Settings, file: str | None, since: datetime | None, as_csv:
             for line in lines:
                 output.raw(line.encode("utf-8", "replace"))
             return
-        count = _written(file, lines) - as_csv
+        count = write_whole(file, lines) - as_csv
     if not output.people:
         output.result({"file": file, "records": count})
     elif not output.quiet:
@@ -165,26 +165,3 @@ def _row(facts: Mapping[str, object]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow([f"'{c}" if c.startswith(FORMULAS) else c for c in cells])
     return line.getvalue()
-
-
-def _written(path: str, lines: Iterable[str]) -> int:
-    """How many; whole, or what was there stays. SourceFailed."""
-    target, fresh, count = Path(path), None, 0
-    try:
-        descriptor, fresh = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            for line in lines:
-                file.write(line)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, target)
-        fresh = None
-    except OSError as error:
-        raise pb.SourceFailed(
-            f"{path} cannot be written: {error.strerror}.", remedy="Free some space, or give another file."
-        ) from None
-    finally:
-        if fresh is not None:
-            Path(fresh).unlink(missing_ok=True)
-    return count

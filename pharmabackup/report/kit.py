@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pharmabackup as pb
-from pharmabackup.report.pages import rendered, write_page
+from pharmabackup.report.pages import rendered
 from pharmabackup.results import Slot, sized
+from pharmabackup.wholefile import write_whole
 
 DATASETS_MAX = 12  # on the page; of more the first tiers are
 PLACES_MAX = 6
@@ -57,14 +58,15 @@ def recovery_kit(
 ) -> Path:
     """Write the page, as HTML that is printed on one sheet of A4. It replaces an older one.
 
-    `holders`: who has share 1, 2 and so on; `threshold`: so many of them open, as it was said to `split_recovery`:
-    the repository does not know it. `places`: all of them, the one to try first at the front; else where it was
-    opened. `name`: whose it is; `contact`: whom to ring.
+    `holders`: who has share 1, 2 and so on; `threshold`: so many of them open, as it was said to `split_recovery`. If
+    the audit log says otherwise, nothing is written. `places`: all of them, the one to try first at the front; else
+    where it was opened. `name`: whose it is; `contact`: whom to ring.
     InvalidInput, NotFound when there is no recovery key, SourceFailed, Unsupported without the extra; and as
     `Repository.slots` and `snapshots`.
     """
     _check(holders, threshold, places, [name, contact])
     slot = _recovery(repository)
+    _check_split(repository, slot, f"{threshold} of {len(holders)}")
     found = [_place(place) for place in places or [Place(url=repository.url)]]
     newest: dict[str, pb.Snapshot] = {}
     for snapshot in repository.snapshots():
@@ -100,7 +102,8 @@ def recovery_kit(
         "fingerprint": slot.fingerprint,
         "split": _day(slot.created),
     }
-    return write_page(path, rendered("recovery_kit.html", facts))
+    write_whole(path, [rendered("recovery_kit.html", facts)])
+    return Path(path)
 
 
 def _points(datasets: Sequence[str], places: Sequence[dict[str, object]], holders: Sequence[str]) -> float:
@@ -139,6 +142,18 @@ def _recovery(repository: pb.Repository) -> Slot:
             remedy="Split one first: split_recovery().",
         )
     return slots[-1]
+
+
+def _check_split(repository: pb.Repository, slot: Slot, given: str) -> None:
+    """After a fire the right number of people has to come. InvalidInput when the key was split in another way."""
+    records = repository.audit(since=slot.created)
+    split = [record.subject for record in records if record.event == "split-recovery" and record.outcome == "done"]
+    if split and split[-1] != given:
+        raise pb.InvalidInput(
+            f"The recovery key was not split {given}: {split[-1]} shares open.",
+            kind="holders",
+            remedy="Name the holder of each share, and give that threshold.",
+        )
 
 
 def _place(place: Place) -> dict[str, object]:

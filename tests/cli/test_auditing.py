@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,17 @@ def test_json_lines(backed_up: Any, call: Call) -> None:
     assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["create", "backup", "open"]
     assert call("audit", "export", backed_up.root / "no" / "such").code == 74
     assert call("audit", "export", "--json").code == 64
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+def test_a_pipe_is_written_to_as_it_is(backed_up: Any, call: Call) -> None:
+    pipe = backed_up.root / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        assert call("audit", "export", pipe).code == 0
+        assert [json.loads(line)["event"] for line in read.result(60).splitlines()] == ["create", "backup"]
+    assert stat.S_ISFIFO(os.stat(pipe).st_mode)
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"])

@@ -221,6 +221,19 @@ def test_what_cannot_be_is_refused(repo: pb.Repository, tmp_path: Path, wrong: d
     assert "geheim" not in str(caught.value) and not (tmp_path / "kit.html").exists()
 
 
+@pytest.mark.parametrize(("threshold", "holders"), [(3, HOLDERS), (2, HOLDERS[:2]), (2, [*HOLDERS, "Ann Dee"])])
+def test_no_other_number_than_it_takes_is_printed(
+    repo: pb.Repository, tmp_path: Path, threshold: int, holders: list[str]
+) -> None:
+    """After a fire nobody can look it up; the audit log knows how the newest key was split."""
+    repo.split_recovery(threshold=3, shares=4)
+    repo.split_recovery(threshold=2, shares=3)
+    with pytest.raises(pb.InvalidInput) as caught:
+        write(repo, tmp_path / "kit.html", threshold=threshold, holders=holders)
+    assert "2 of 3" in str(caught.value) and not (tmp_path / "kit.html").exists()
+    assert "any 2 of these 3" in Text(write(repo, tmp_path / "kit.html")).text
+
+
 def test_it_is_written_whole_or_not_at_all(
     repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
