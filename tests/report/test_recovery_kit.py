@@ -18,6 +18,7 @@ import pharmabackup as pb
 
 pytest.importorskip("jinja2", reason="the extra reports is not installed")
 
+from pharmabackup.engine.audit import note
 from pharmabackup.report import Place, recovery_kit
 from pharmabackup.report.kit import DATASETS_MAX, printed
 
@@ -231,6 +232,16 @@ def test_no_other_number_than_it_takes_is_printed(
     with pytest.raises(pb.InvalidInput) as caught:
         write(repo, tmp_path / "kit.html", threshold=threshold, holders=holders)
     assert "2 of 3" in str(caught.value) and not (tmp_path / "kit.html").exists()
+    assert "any 2 of these 3" in Text(write(repo, tmp_path / "kit.html")).text
+
+
+def test_what_a_device_writes_of_splits_counts_for_nothing(repo: pb.Repository, tmp_path: Path) -> None:
+    repo.split_recovery()
+    key = pb.KeyFile.create(tmp_path / "till.key")
+    repo.enrol("device", key, name="till")
+    with pb.Repository.open(repo.url, key, state_dir=tmp_path / "till") as till:
+        note(till._unlocked, "split-recovery", "3 of 3", reason=None)
+    assert [record.subject for record in repo.audit() if record.slot == "till"][:1] == ["3 of 3"]
     assert "any 2 of these 3" in Text(write(repo, tmp_path / "kit.html")).text
 
 
