@@ -324,11 +324,12 @@ WHO: dict[str, dict[str, Any]] = {
 }
 READ_ALL_THE_SAME = ("pack", "index")  # of a revoked slot: §7.2
 DECIDES = ("abort",)  # whatever it cites: §7.2
+ACCEPTED = ("fate", "audit", "forget")  # only what an owner saw before: §7.2
 
 
 def _counts(exhibit: str, who: str) -> bool:
     if who.startswith("revoked"):
-        return exhibit in READ_ALL_THE_SAME + DECIDES or (who != "revoked" and exhibit not in ("fate", "audit"))
+        return exhibit in READ_ALL_THE_SAME + DECIDES or (who != "revoked" and exhibit not in ACCEPTED)
     return who in MAY[exhibit] or (who == "for another name" and exhibit in READ_ALL_THE_SAME)  # it has none
 
 
