@@ -1,4 +1,4 @@
-"""Commands about other places: copy, compare."""
+"""Commands about places: copy, compare, eject."""
 
 from __future__ import annotations
 
@@ -99,3 +99,16 @@ def compare(settings: Settings, to: str, to_credential: str | None) -> None:
     else:
         count = counted(len(found.only_here), "snapshot")
         output.line(f"A copy from here to there would bring {count}, {sized(found.bytes_to_copy)}.")
+
+
+@pharmabackup.command()
+@click.pass_obj
+def eject(settings: Settings) -> None:
+    """Make the disk with the repository safe to unplug."""
+    url = settings.url()
+    settings.open().close(eject=True)
+    output = settings.output
+    if not output.people:
+        output.result({"url": url, "ejected": True})
+    elif not output.quiet:
+        output.line(f"{url} can be unplugged now.")

@@ -37,13 +37,18 @@ class Opened:
         self.slot = unlocked.slot.name
         self.capabilities: Mapping[str, bool] = dict(unlocked.record.capabilities)
 
-    def close(self) -> None:
-        """Let go of files and connections. What was looked at, or that nothing was, is recorded."""
+    def close(self, *, eject: bool = False) -> None:
+        """Let go of files and connections. What was looked at, or that nothing was, is recorded.
+
+        `eject` makes a removable disk safe to unplug: StorageFailed("in-use"), Unsupported when it is none.
+        """
         self._journal.close()
         if self._blocks is not None:
             self._blocks.index.close()
             self._blocks = None
         self._unlocked.storage.close()
+        if eject:
+            self._unlocked.storage.eject()
 
     def _shower(self, history: History) -> Callable[[Committed], Snapshot]:
         """What makes snapshots of what was committed, with what was said about them."""

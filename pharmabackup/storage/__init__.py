@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 from pharmabackup.errors import InvalidInput, Unsupported
+from pharmabackup.storage import volume
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
@@ -18,8 +19,9 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")  # two letters at least: `
 def connect(
     url: str | os.PathLike[str], *, storage_options: Mapping[str, object] | None = None, create: bool = False
 ) -> Storage:
-    """The storage at `url`: a path, `file://` or `memory://`. `create` makes its folder. StorageFailed, Unsupported.
+    """The storage at `url`: a path, `file://`, `volume://LABEL/folder` or `memory://`. `create` makes its folder.
 
+    StorageFailed, Unsupported, NotFound("volume") when no disk with that label is connected.
     It says nothing about whether a repository is there.
     """
     place = os.fspath(url)
@@ -27,7 +29,7 @@ def connect(
         raise InvalidInput("The storage's URL is empty.", remedy="Give a folder or a URL.")
     found = SCHEME.match(place) if isinstance(url, str) else None
     scheme = found[1].lower() if found else "file"
-    if scheme not in ("file", "memory"):
+    if scheme not in ("file", "memory", "volume"):
         raise Unsupported(
             f"This version cannot store at {scheme}:// URLs.",
             kind="capability",
@@ -40,6 +42,8 @@ def connect(
         )
     if scheme == "memory":
         return MemoryStorage.named(place.partition("://")[2])
+    if scheme == "volume":
+        return volume.connect(place, create=create)
     path = _path(place) if found else place
     return LocalStorage.create(path) if create else LocalStorage(path)
 

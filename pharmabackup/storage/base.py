@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 from zlib import crc32
 
-from pharmabackup.errors import Error, InvalidInput
+from pharmabackup.errors import Error, InvalidInput, Unsupported
 
 Buffer = bytes | bytearray | memoryview
 
@@ -131,6 +131,14 @@ class Storage(ABC):
     def local_root(self) -> str | None:
         """The folder on this machine that holds the objects, if there is one: for warnings alone."""
         return None
+
+    def eject(self) -> None:
+        """Make the disk safe to unplug; after `close`. StorageFailed("in-use"), Unsupported where there is none."""
+        raise Unsupported(
+            f"{self.location} is no disk that can be unplugged.",
+            kind="capability",
+            remedy="Leave eject out; there is nothing to wait for.",
+        )
 
     def close(self) -> None:  # noqa: B027  (most adapters hold nothing open)
         """Let go of connections and files. The storage may be used again afterwards."""

@@ -22,6 +22,7 @@ from typing import Self
 from zlib import crc32
 
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound, StorageFailed
+from pharmabackup.storage import disks
 from pharmabackup.storage.base import (
     NAME,
     NAME_MAX,
@@ -82,6 +83,9 @@ class LocalStorage(Storage):
 
     def local_root(self) -> str:
         return self._root
+
+    def eject(self) -> None:
+        disks.eject(self._root)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -50,13 +50,21 @@ TRANSIENT = codes(
 NOT_OFFERED = codes("EPERM", "EACCES", "EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOTTY", "EMLINK")
 NO_LOCKS = codes("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")
 NO_FOLDER_SYNC = codes("EINVAL", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")
+MUCH = 256 << 20  # bytes free: it is not for want of them that an object finds no place
 LOCK_HELD = codes("EAGAIN", "EWOULDBLOCK", "EACCES", "EDEADLK")
 
 
 def failed(error: OSError, location: str, *, writing: bool = False) -> StorageFailed:
     """`error` in words that say what to do. `writing`: to a file that may be written to for certain."""
     busy = getattr(error, "winerror", None) in SHARING_VIOLATIONS
-    if error.errno in FULL or (writing and _is_full(location)):
+    if error.errno == errno.ENOSPC and _free(location) > MUCH:
+        return StorageFailed(
+            f"{location} has space left and takes no more files.",
+            kind="full",
+            remedy="FAT32 ends at some 10,000 objects in a folder: copy the repository to a disk with exFAT or NTFS.",
+            location=location,
+        )
+    if error.errno in FULL or (writing and _free(location) == 0):
         return StorageFailed(
             f"{location} is full.",
             kind="full",
@@ -86,12 +94,12 @@ def failed(error: OSError, location: str, *, writing: bool = False) -> StorageFa
     )
 
 
-def _is_full(path: str) -> bool:
-    """For drivers that say something else then: one for FAT says "not permitted"."""
+def _free(path: str) -> int:
+    """Bytes; 1 where it cannot be told. Some drivers say something else when full: one for FAT "not permitted"."""
     try:
-        return shutil.disk_usage(path).free == 0
+        return shutil.disk_usage(path).free
     except OSError:
-        return False
+        return 1
 
 
 def is_disk(path: str) -> bool:

@@ -27,6 +27,7 @@ from pharmabackup.format.transaction import Head, Snapshot
 from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
+from pharmabackup.storage.disks import on_one_disk
 from pharmabackup.verbs.findings import clock_findings, history_findings
 from pharmabackup.verbs.reporter import Reporter
 
@@ -365,11 +366,11 @@ class _Run:
 
 
 def on_same_device(unlocked: Unlocked, source: Source) -> bool:
-    """Whether the repository lies on the file system that holds the source."""
+    """Whether the repository lies on the disk that holds the source, or on another part of it."""
     root, location = unlocked.storage.local_root(), source.location()
     if root is None or location is None:
         return False
     try:
-        return os.stat(root).st_dev == os.stat(location).st_dev
+        return on_one_disk(root, location)
     except OSError:
         return False

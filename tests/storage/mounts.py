@@ -22,6 +22,7 @@ MAKERS = {
     "vfat": (["mkfs.vfat"], "dosfstools"),
     "exfat": (["mkfs.exfat"], "exfatprogs"),
 }
+LABEL = {"ext4": "-L", "vfat": "-n", "exfat": "-L"}
 UNMOUNT_TRIES = 20
 
 
@@ -38,17 +39,20 @@ def tmpfs(size: str) -> Iterator[Path]:
 
 
 @contextmanager
-def image(fs: str, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes in a file: "ext4", "vfat" or "exfat", by the kernel's driver or by FUSE's."""
+def image(fs: str, size: int, *, label: str | None = None, on: Path | None = None) -> Iterator[Path]:
+    """A file system of `size` bytes in a file: "ext4", "vfat" or "exfat", by the kernel's driver or by FUSE's.
+
+    The file is where temporary files are, or in the folder `on`.
+    """
     _need_root()
     make, package = MAKERS[fs]
     _need_tool(make[0], package)
     with ExitStack() as stack:
         where = stack.enter_context(_folder())
-        disk = stack.enter_context(_folder()) / "disk"
+        disk = (on or stack.enter_context(_folder())) / "disk"
         with disk.open("wb") as file:
             file.truncate(size)
-        _run([*make, str(disk)])
+        _run([*make, *([LABEL[fs], label] if label else []), str(disk)])
         device = _run(["losetup", "--find", "--show", str(disk)]).strip()
         stack.callback(subprocess.run, ["losetup", "--detach", device], check=False)
         _mount(fs, device, where)

@@ -422,3 +422,12 @@ def test_many_are_not_deleted_from_a_disk_that_is_gone(tmp_path: Path) -> None:
     results = storage.delete(names)
     assert {getattr(problem, "kind", None) for problem in results.values()} == {"unreachable"}
     assert len(results) == len(names)
+
+
+def test_a_disk_that_takes_no_more_files_is_told_from_a_full_one(tmp_path: Path) -> None:
+    """As a folder of FAT32 does at 65,536 entries (Microsoft, FAT32 File System Specification, 6.5)."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert shutil.disk_usage(tmp_path).free > local_os.MUCH
+    assert "has space left and takes no more files" in str(local_os.failed(error, str(tmp_path)))
+    with tmpfs("2m") as small:
+        assert str(local_os.failed(error, str(small))).startswith(f"{small} is full.")
