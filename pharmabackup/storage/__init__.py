@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from pharmabackup.errors import InvalidInput, Unsupported
@@ -14,26 +16,47 @@ from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]+)://")  # two letters at least: `C:\` is a disk
+PASSWORD = re.compile(r"[^/]*://[^/@]*:[^/]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Where a scheme's adapter is, and the extra that brings its client. It is imported when it is used.
+
+    The class has `at(url, options, *, create)`, which checks both and makes no connection.
+    """
+
+    module: str
+    name: str
+    extra: str
+
+
+ADAPTERS = {
+    "s3": Adapter("pharmabackup.storage.s3", "S3Storage", "s3"),
+}
 
 
 def connect(
     url: str | os.PathLike[str], *, storage_options: Mapping[str, object] | None = None, create: bool = False
 ) -> Storage:
-    """The storage at `url`: a path, `file://`, `volume://LABEL/folder` or `memory://`. `create` makes its folder.
+    """The storage at `url`: a path, `file://`, `volume://LABEL/folder`, `memory://`, or a URL of one of ADAPTERS.
 
-    StorageFailed, Unsupported, NotFound("volume") when no disk with that label is connected.
-    It says nothing about whether a repository is there.
+    `create` makes its folder. `storage_options` are the adapter's own. It says nothing about whether a repository is
+    there, and a networked storage is first spoken to when it is used. InvalidInput, StorageFailed, Unsupported,
+    NotFound("volume") when no disk with that label is connected.
     """
     place = os.fspath(url)
     if not place:
         raise InvalidInput("The storage's URL is empty.", remedy="Give a folder or a URL.")
     found = SCHEME.match(place) if isinstance(url, str) else None
     scheme = found[1].lower() if found else "file"
+    if adapter := ADAPTERS.get(scheme):
+        return _remote(adapter, scheme, place, storage_options or {}, create)
     if scheme not in ("file", "memory", "volume"):
         raise Unsupported(
             f"This version cannot store at {scheme}:// URLs.",
             kind="capability",
-            remedy="Give a folder: a local disk, a removable one or a mounted share.",
+            remedy=f"Give a folder, or a URL of {', '.join(f'{known}://' for known in ADAPTERS)}.",
         )
     if storage_options:
         raise InvalidInput(
@@ -46,6 +69,26 @@ def connect(
         return volume.connect(place, create=create)
     path = _path(place) if found else place
     return LocalStorage.create(path) if create else LocalStorage(path)
+
+
+def _remote(adapter: Adapter, scheme: str, url: str, options: Mapping[str, object], create: bool) -> Storage:
+    if PASSWORD.match(url):
+        raise InvalidInput(
+            f"The {scheme} URL holds a password, which logs and lists of processes would show.",
+            remedy="Take it out of the URL, and give it in storage_options.",
+        )
+    try:
+        module = importlib.import_module(adapter.module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pharmabackup"):
+            raise
+        raise Unsupported(
+            f"The client for {scheme}:// URLs is not installed.",
+            kind="capability",
+            remedy=f'pip install "pharmabackup[{adapter.extra}]".',
+        ) from error
+    storage: Storage = getattr(module, adapter.name).at(url, options, create=create)
+    return storage
 
 
 def _path(url: str) -> str:

@@ -81,6 +81,7 @@ class Storage(ABC):
     """One place that holds objects. Methods may be called from any thread at once."""
 
     location: str  # for messages: the URL without anything secret
+    lanes: int = 1  # how many requests at once help; 1 where the storage is a local disk
 
     @property
     @abstractmethod

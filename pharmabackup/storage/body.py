@@ -1,0 +1,56 @@
+"""The bytes of one upload: kept so that every try can send them from the start.
+
+Small ones stay in memory, larger ones go to a temporary file without a name. Only sealed bytes come through here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import IO
+from zlib import crc32
+
+from pharmabackup.storage.base import Buffer
+
+IN_MEMORY = 8 << 20  # bytes; eight uploads at once keep at most 64 MiB
+
+
+class Body:
+    """Bytes that are written once and read as often as needed: a file, as far as clients want one.
+
+    One thread uses it at a time. `moved_at` (monotonic seconds) is when a client last took bytes: a try during which
+    they flow does not use its call's patience up. A bandwidth limit belongs in `read`.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed by `close`)
+        self.size = 0
+        self.crc32 = 0
+        self.moved_at = 0.0
+
+    def write(self, data: Buffer) -> None:
+        """Append. OSError when the temporary file cannot take it."""
+        piece = memoryview(data).cast("B")
+        self._file.write(piece)
+        self.size += len(piece)
+        self.crc32 = crc32(piece, self.crc32)
+
+    def read(self, length: int | None = -1) -> bytes:
+        self.moved_at = time.monotonic()
+        return self._file.read(-1 if length is None else length)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True  # clients take an empty body for none otherwise
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,52 @@
+"""A server of its own for the tests: a process on a free port of this machine, ended by its process id."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_S = 60
+
+
+def free_port(*, below: int = 65536) -> int:
+    """A port on which nothing listens now; `below` it, for servers that use others counted from it."""
+    while True:
+        with socket.socket() as trial:
+            trial.bind(("127.0.0.1", 0))
+            port: int = trial.getsockname()[1]
+        if port < below:
+            return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.settimeout(1)
+        return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, folder: Path, *, ready: Callable[[], bool] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The server that `command` starts, once it listens on `port` and `ready` says so. Its output: `folder`/log."""
+    with open(folder / "log", "ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + START_S
+        while not (listens(port) and (ready is None or ready())):
+            said = (folder / "log").read_text(errors="replace")[-2000:]
+            assert process.poll() is None, f"{command[0]} ended:\n{said}"
+            assert time.monotonic() < end, f"{command[0]} did not start:\n{said}"
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

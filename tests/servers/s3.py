@@ -1,0 +1,96 @@
+"""S3 on this machine: SeaweedFS, which checks credentials, and moto, which takes any."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+
+from tests.servers.process import free_port, running
+
+BUCKET = "pharmacy"
+KEY, SECRET = "test-key", "test-secret"
+READER, READER_SECRET = "reader-key", "reader-secret"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    port: int
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {"endpoint_url": f"http://127.0.0.1:{self.port}", "key": KEY, "secret": SECRET, "region": "us-east-1"}
+
+    def client(self):
+        return Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+        )
+
+    def has_bucket(self) -> bool:
+        client = self.client()
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"x")  # SeaweedFS listens before it can store
+        except (BotoCoreError, ClientError):
+            return False
+        finally:
+            client.close()
+        return True
+
+
+def program(name: str) -> str:
+    """The path of a server's program, beside this Python or in PATH; the test is skipped when it is in neither."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@contextmanager
+def moto(folder: Path) -> Iterator[S3Server]:
+    server = S3Server(free_port())
+    command = [program("moto_server"), "-H", "127.0.0.1", "-p", str(server.port)]
+    with running(command, server.port, folder, ready=server.has_bucket):
+        yield server
+
+
+@contextmanager
+def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+    """`folder` keeps what is stored: a server that is started there again has it."""
+    identities = [
+        {
+            "name": "writer",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "Write", "List"],
+        },
+        {
+            "name": "reader",
+            "credentials": [{"accessKey": READER, "secretKey": READER_SECRET}],
+            "actions": ["Read", "List"],
+        },
+    ]
+    (folder / "ids.json").write_text(json.dumps({"identities": identities}))
+    server = S3Server(port or free_port(below=55000))
+    command = [
+        program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+        "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3", f"-s3.port={server.port}",
+        "-s3.config=ids.json",
+        *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
+    ]  # fmt: skip
+    with running(command, server.port, folder, ready=server.has_bucket):
+        yield server
