@@ -175,7 +175,7 @@ def failing(teller: Teller) -> None:
     create = pb.Repository.create
     teller.fails(lambda: create(teller.folder / "new", pb.Passphrase("canary-too")), pb.InvalidInput)
     teller.fails(lambda: create(teller.repository, pb.Passphrase(c.WRONG_PASSPHRASE)), pb.Conflict)
-    teller.fails(lambda: pb.Repository.open("s3://x", pb.Passphrase(c.WRONG_PASSPHRASE)), pb.Unsupported)
+    teller.fails(lambda: pb.Repository.open("nosuch://x", pb.Passphrase(c.WRONG_PASSPHRASE)), pb.Unsupported)
     with teller.open(c.NEW_PASSPHRASE) as repo:
         failing_drills(teller, repo)
         locked = teller.folder / "data" / c.DATASET / c.FOLDER / c.FILE

@@ -156,8 +156,8 @@ def test_a_damaged_repository(place: Any, call: Call) -> None:
 
 
 def test_a_storage_that_this_version_does_not_know(place: Any, call: Call) -> None:
-    assert call("snapshots", "-r", "s3://bucket/x").code == 69
-    assert call("check", "-r", "s3://bucket/x").code == 3
+    assert call("snapshots", "-r", "nosuch://bucket/x").code == 69
+    assert call("check", "-r", "nosuch://bucket/x").code == 3
 
 
 def test_incomplete(place: Any, call: Call) -> None:
