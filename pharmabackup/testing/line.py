@@ -29,7 +29,8 @@ class FaultyLine:
 
     `latency`: seconds that bytes take, each way. `refusing`: new connections end at once, old ones are ended.
     `silent`: nothing is passed on any more, and nothing closed. `lossy`: the part of connections' pieces at which
-    they break, 0.01 for one in a hundred. `connections`, `up`, `down`: what there was so far, bytes.
+    they break, 0.01 for one in a hundred. `resetting`: a broken connection ends with a reset; otherwise it just ends,
+    which clients more easily take for an answer's end. `connections`, `up`, `down`: what there was so far, bytes.
     """
 
     def __init__(self, host: str, port: int, *, seed: int = 0) -> None:
@@ -45,6 +46,7 @@ class FaultyLine:
         self.latency = 0.0
         self.refusing = False
         self.silent = False
+        self.resetting = True
         self.lossy = 0.0
         self.connections = self.up = self.down = self.cuts = 0
 
@@ -119,7 +121,10 @@ class FaultyLine:
             pass  # one of them went: so does the other
         finally:
             _reset(far)
-            _reset(near) if open_ends else near.close()
+            if self.resetting or self.refusing:
+                _reset(near)
+            else:
+                near.close()
 
     def _let_through(self, piece: bytes, *, up: bool) -> int:
         """How many bytes of this piece pass before the connection breaks: all of them, if it does not."""
