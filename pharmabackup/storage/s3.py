@@ -16,6 +16,7 @@ from typing import Any, Self
 import botocore
 import botocore.exceptions as raised
 from botocore.config import Config
+from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
@@ -27,7 +28,6 @@ from pharmabackup.storage.options import Options
 from pharmabackup.storage.remote import Page, RemoteStorage, Stored
 
 PIECE = 1 << 20  # bytes read from an answer at a time
-SMALL = 256 << 10  # bytes; larger bodies are sent when the server has said that it wants them ("100-continue")
 POOL = 32  # connections kept open
 MARK = "pharmabackup-upload"  # the metadata that tells whose an object is
 
@@ -94,7 +94,7 @@ class S3Storage(RemoteStorage[Any]):
             s3={"payload_signing_enabled": True} | ({"addressing_style": "path"} if text.get("endpoint_url") else {}),
         )
         region = text.get("region") or session.get_config_variable("region") or "us-east-1"
-        return session.create_client(
+        client = session.create_client(
             "s3",
             region_name=region,
             endpoint_url=text.get("endpoint_url"),
@@ -104,6 +104,9 @@ class S3Storage(RemoteStorage[Any]):
             aws_session_token=text.get("token"),
             config=config,
         )
+        # botocore waits for ever where a line ends within the answer "100-continue".
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        return client
 
     def _disconnect(self, client: Any) -> None:
         client.close()
@@ -112,7 +115,7 @@ class S3Storage(RemoteStorage[Any]):
         try:
             answer = client.put_object(
                 **self._object(name),
-                Body=body.read() if body.size <= SMALL else body,
+                Body=body,
                 ContentLength=body.size,
                 ChecksumCRC32=base64.b64encode(body.crc32.to_bytes(4, "big")).decode(),
                 IfNoneMatch="*",
