@@ -25,34 +25,58 @@ from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Done, Execute, Fate, Intent
 from pharmabackup.format.wire import Kind, Signed, decode, is_kind, malformed, split
+from pharmabackup.storage.probe import one_wins
 
 DELETE_AT_ONCE = 1000
+TRIED = 3  # objects of one name, to see that one is created
+NOT_EXCLUSIVE = "cannot create an object exclusively, so that two collections could not be told apart"
 
 
-def require_exclusive(unlocked: Unlocked) -> None:
-    """Unsupported where two collectors could not be told apart, or do not see what was written before they looked."""
-    for capability, problem in (
-        ("exclusive-create", "cannot create an object exclusively, so that two collections could not be told apart"),
-        ("fresh-listing", "may list what was there some time ago, so that what is needed could be missed"),
+def _require(unlocked: Unlocked) -> None:
+    """Unsupported where two collectors could not be told apart, or do not see what was written before they looked.
+
+    What `repository` says is of where it was made. Its objects may have been copied to a storage that can do less.
+    """
+    claimed = unlocked.storage.capabilities
+    for capability, problem, holds in (
+        ("exclusive-create", NOT_EXCLUSIVE, claimed.exclusive_create),
+        (
+            "fresh-listing",
+            "may list what was there some time ago, so that what is needed could be missed",
+            claimed.fresh_listing,
+        ),
     ):
-        if not unlocked.record.capabilities.get(capability, False):
-            raise Unsupported(
-                f"This storage {problem}.",
-                kind="capability",
-                remedy="Copy the repository to a storage that can.",
-            )
+        if not holds or not unlocked.record.capabilities.get(capability, False):
+            raise _unable(problem)
+
+
+def _unable(problem: str) -> Unsupported:
+    return Unsupported(
+        f"This storage {problem}.", kind="capability", remedy="Copy the repository to a storage that can."
+    )
 
 
 def storage_now(unlocked: Unlocked) -> int:
-    """The storage's time: that of an object made for it, which pins nothing and is taken away. StorageFailed."""
+    """The storage's time: that of an object made for it, which pins nothing and is taken away.
+
+    Two create it at once, and one after them: Unsupported where more than one succeeds. StorageFailed.
+    """
+    _require(unlocked)
     transaction = ids.new_id()
     name = ids.intent_name(transaction, 0)
+    hold = Intent(transaction, 0, "hold", b"", now_ns())
+    contents = [unlocked.seal(Kind.INTENT, name, hold) for _ in range(TRIED)]  # each has a nonce of its own
     try:
-        info, _ = unlocked.put(Kind.INTENT, name, Intent(transaction, 0, "hold", b"", now_ns()))
+        stored = one_wins(unlocked.storage, name, contents)
+        if stored is None:
+            raise _unable(NOT_EXCLUSIVE)
+        if stored not in contents:
+            raise lost_write(unlocked.storage, name)
+        return unlocked.storage.info(name).modified
     except NotFound:
         raise lost_write(unlocked.storage, name) from None
-    unlocked.storage.delete([name])
-    return info.modified
+    finally:
+        unlocked.storage.delete([name])  # what stays is taken for the intent of somebody who died
 
 
 def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pharmabackup.errors import Conflict
@@ -22,7 +23,7 @@ def probe(storage: Storage) -> Capabilities:
     names = [f"probe-{secrets.token_hex(8)}" for _ in range(ROUNDS)]
     try:
         _lists(storage, names[0])  # so that a cache that may come between has something stale to tell
-        exclusive = all([_one_wins(storage, name) for name in names])
+        exclusive = all([_is_exclusive(storage, name) for name in names])
         fresh = all(_lists(storage, name) for name in names)
     finally:
         results = storage.delete(names)
@@ -36,26 +37,40 @@ def probe(storage: Storage) -> Capabilities:
     )
 
 
-def _one_wins(storage: Storage, name: str) -> bool:
-    """Whether of several that create `name` at once, and one that comes later, exactly one succeeds."""
-    start = threading.Barrier(WRITERS)
+def _is_exclusive(storage: Storage, name: str) -> bool:
+    contents = [f"{name} {writer}".encode() for writer in range(WRITERS)]
+    contents.append(f"{name} late".encode())
+    return one_wins(storage, name, contents) in contents
 
-    def write(writer: int) -> bytes | None:
-        data = f"{name} {writer}".encode()
+
+def one_wins(storage: Storage, name: str, contents: Sequence[bytes]) -> bytes | None:
+    """What is stored of these different contents, of which all but the last are put at once, and that one later.
+
+    None when more than one was told that it had created the object, or another's than that one's is stored. Nobody
+    may have been told: an answer was lost, and the storage asked again. What is none of `contents` was torn.
+    NotFound, StorageFailed.
+    """
+    *early, late = contents
+    start = threading.Barrier(len(early))
+
+    def write(data: bytes) -> bool:
         start.wait()
-        try:
-            storage.put_new(name, data)
-        except Conflict:
-            return None
-        return data
+        return _put(storage, name, data)
 
-    with ThreadPoolExecutor(WRITERS) as pool:
-        won = [data for data in pool.map(write, range(WRITERS)) if data is not None]
+    with ThreadPoolExecutor(len(early)) as pool:
+        won = [data for data, first in zip(early, pool.map(write, early), strict=True) if first]
+    twice = _put(storage, name, late)
+    stored = storage.get(name, limit=max(map(len, contents)))  # nothing: none of them was kept
+    replaced = stored in contents and won not in ([], [stored])
+    return None if twice or replaced else stored
+
+
+def _put(storage: Storage, name: str, data: bytes) -> bool:
     try:
-        storage.put_new(name, b"late")
+        storage.put_new(name, data)
     except Conflict:
-        return len(won) == 1 and storage.get(name, limit=1000) == won[0]
-    return False
+        return False
+    return True
 
 
 def _lists(storage: Storage, name: str) -> bool:

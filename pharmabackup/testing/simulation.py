@@ -67,6 +67,7 @@ class Simulation:
     def __enter__(self) -> Self:
         turns = SimpleNamespace(Queue=TurnQueue, SimpleQueue=queue.SimpleQueue)
         all_turns = SimpleNamespace(Queue=TurnQueue, SimpleQueue=TurnQueue)
+        no_race = SimpleNamespace(Barrier=lambda _: SimpleNamespace(wait=lambda: 0))
         time = SimpleNamespace(time_ns=lambda: self.clock.now, monotonic_ns=lambda: self.clock.now)
         for place, stand_in in {
             "clock.time": time,
@@ -76,6 +77,8 @@ class Simulation:
             "engine.opening.ThreadPoolExecutor": TurnExecutor,
             "engine.background.ThreadPoolExecutor": TurnExecutor,
             "engine.packs.ThreadPoolExecutor": TurnExecutor,
+            "storage.probe.ThreadPoolExecutor": TurnExecutor,
+            "storage.probe.threading": no_race,
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso
-from pharmabackup.engine.collection import condemn, finish, require_exclusive, storage_now
+from pharmabackup.engine.collection import condemn, finish, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import Committed, History
@@ -187,4 +187,3 @@ def _spared(snapshots: Iterable[Committed], location: str) -> Iterator[Finding]:
 def _permit(unlocked: Unlocked) -> None:
     if unlocked.keyring.role not in COLLECTORS:
         raise unlocked.not_permitted("prune", who=COLLECTORS)
-    require_exclusive(unlocked)

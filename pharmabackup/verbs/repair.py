@@ -18,7 +18,7 @@ from pharmabackup.engine.moving import publish
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.taking import Taken, put_away
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, NotFound
+from pharmabackup.errors import Conflict, NotFound, Unsupported
 from pharmabackup.events import Progress
 from pharmabackup.results import Proposal, Report
 from pharmabackup.verbs.copy_replica import ReplicaCopy
@@ -73,8 +73,9 @@ class _Repairing:
         if wish.records:
             self._carry_records()
             return True
-        now = storage_now(unlocked)
-        finish(unlocked, now, self.reporter.look)
+        now = self._now()
+        if now is not None:
+            finish(unlocked, now, self.reporter.look)
         look = Look(unlocked, wish.replicas, self.reporter)
         try:
             if look.garbage.unfinished:
@@ -83,7 +84,16 @@ class _Repairing:
             goes_on = self._mend(look)
         finally:
             look.close()
-        return goes_on and finish(unlocked, now, self.reporter.look) is not None
+        return goes_on and (now is None or finish(unlocked, now, self.reporter.look) is not None)
+
+    def _now(self) -> int | None:
+        """The storage's time; None where nothing can be let go, and nothing is to be. Unsupported, StorageFailed."""
+        try:
+            return storage_now(self._unlocked)
+        except Unsupported:
+            if self._wish.going or self._wish.segments:
+                raise
+            return None
 
     def _copy_keys(self) -> None:
         """The very bytes: keyrings are sealed, rosters are signed, and neither is ever written anew."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, now_ns
+from pharmabackup.engine.collection import storage_now
 from pharmabackup.engine.elsewhere import keys_elsewhere, records_elsewhere
 from pharmabackup.engine.grants import WRITERS
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import InvalidInput, NotFound
+from pharmabackup.errors import InvalidInput, NotFound, Unsupported
 from pharmabackup.events import Finding, Progress, Severity
 from pharmabackup.results import Proposal
 from pharmabackup.sources.base import Source
@@ -110,9 +111,9 @@ class _Proposing:
         lost = homeless - moved - set(copied)
         made = self._made(lost)
         lost -= made
-        may_collect = _may_collect(self._unlocked)
-        going = look.condemnable(lost) if may_collect else set()
-        segments = set(garbage.index.changed) if may_collect else set()
+        going, segments = look.condemnable(lost), set(garbage.index.changed)
+        if (going or segments) and not _may_collect(self._unlocked):
+            going, segments = set(), set()
         wish = replace(
             self._given,
             segments=frozenset(segments),
@@ -262,4 +263,8 @@ def _by_domain(blocks: set[Block]) -> dict[bytes, set[bytes]]:
 
 def _may_collect(unlocked: Unlocked) -> bool:
     """Where two collectors could not be told apart, nothing is deleted: what was mended is there all the same."""
-    return all(unlocked.record.capabilities.get(name, False) for name in ("exclusive-create", "fresh-listing"))
+    try:
+        storage_now(unlocked)
+    except Unsupported:
+        return False
+    return True

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pharmabackup.clock import from_ns
-from pharmabackup.engine.collection import condemn, finish, require_exclusive, storage_now
+from pharmabackup.engine.collection import condemn, finish, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
@@ -220,4 +220,3 @@ def _some(garbage: Garbage, packs: Iterable[bytes]) -> list[bytes]:
 def _permit(unlocked: Unlocked) -> None:
     if unlocked.keyring.role != "owner":
         raise unlocked.not_permitted("seal with new keys")
-    require_exclusive(unlocked)

@@ -25,7 +25,7 @@ class Racing(MemoryStorage):
     """Looks first and writes later, as many servers do."""
 
     def _publish(self, name: str, data: bytes):
-        if name in self._objects and data == b"late":
+        if name in self._objects and data.endswith(b"late"):
             return super()._publish(name, data)
         self.delete([name])
         return super()._publish(name, data)
@@ -35,7 +35,7 @@ class Pretending(MemoryStorage):
     """Tells everyone who came at once that they had won."""
 
     def _publish(self, name: str, data: bytes):
-        if data != b"late" and not data.endswith(b" 0") and name in self._objects:
+        if not data.endswith(b"late") and not data.endswith(b" 0") and name in self._objects:
             return self.info(name)
         if data.endswith(b" 0"):
             self.delete([name])
@@ -59,6 +59,21 @@ class Refusing(MemoryStorage):
     capabilities = Capabilities(exclusive_create=False, fresh_listing=True, object_lock=True)
 
 
+class Brief(MemoryStorage):
+    """Tells those apart who come at once, and tells who comes later that he was the first."""
+
+    def _publish(self, name: str, data: bytes):
+        return self.info(name) if data.endswith(b"late") else super()._publish(name, data)
+
+
+class Asking(MemoryStorage):
+    """An answer is lost, and it is asked again: then it says of what it has just created that it exists."""
+
+    def _publish(self, name: str, data: bytes):
+        super()._publish(name, data)
+        return super()._publish(name, data)
+
+
 class Undeleting(MemoryStorage):
     def delete(self, names):
         return dict.fromkeys(names, StorageFailed("No.", kind="storage-denied"))
@@ -73,6 +88,8 @@ class Undeleting(MemoryStorage):
         (Pretending, Capabilities(exclusive_create=False, fresh_listing=True)),
         (Stale, Capabilities(exclusive_create=True, fresh_listing=False)),
         (Refusing, Refusing.capabilities),
+        (Asking, ALL),
+        (Brief, Capabilities(exclusive_create=False, fresh_listing=True)),
     ],
 )
 def test_what_it_finds(make: Callable[[], MemoryStorage], found: Capabilities):

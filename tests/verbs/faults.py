@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pharmabackup.errors import Error, StorageFailed
@@ -26,6 +27,7 @@ class DyingStorage(Storage):
         self.log: list[str] = []
         self._dies_at = -1
         self._after = False
+        self._lock = threading.RLock()
 
     def arm(self, dies_at: int, *, after: bool) -> None:
         """Count from here on."""
@@ -33,13 +35,14 @@ class DyingStorage(Storage):
 
     def _live(self, what: str) -> bool:
         """Whether the call may have its effect; raises when the storage died before it."""
-        self.calls += 1
-        self.log.append(what)
-        if 0 <= self._dies_at < self.calls:
-            if self.calls == self._dies_at + 1 and self._after:
-                return False
-            raise Dead
-        return True
+        with self._lock:
+            self.calls += 1
+            self.log.append(what)
+            if 0 <= self._dies_at < self.calls:
+                if self.calls == self._dies_at + 1 and self._after:
+                    return False
+                raise Dead
+            return True
 
     def _done(self, live: bool) -> None:
         if not live:
@@ -124,7 +127,8 @@ class BusyStorage(DyingStorage):
         self.calls, self._at, self.interrupted = 0, at, False
 
     def _live(self, what: str) -> bool:
-        if self.calls == self._at and not self.interrupted:
-            self.interrupted = True
-            self._meanwhile()
-        return super()._live(what)
+        with self._lock:  # or a call of another thread would be counted before this one
+            if self.calls == self._at and not self.interrupted:
+                self.interrupted = True
+                self._meanwhile()
+            return super()._live(what)
