@@ -18,12 +18,16 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
+from shamir_mnemonic import decode_mnemonics, recover_ems
 
-from pharmabackup.crypto import hashing, passphrases, signatures
+from pharmabackup.crypto import hashing, passphrases, shares, signatures
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.sealing import OVERHEAD, NotAuthentic, SealingKey
+from pharmabackup.errors import InvalidInput, WrongCredential
 from tests.crypto.known import Case, cases, decapsulated, scheduled, vectors
+from tests.reader import shares as reader_shares
 from tests.reader import wire as reader
+from tests.reader.wire import Refused
 
 NIGHTLY = os.environ.get("PHARMABACKUP_PROFILE") == "nightly"
 XAES = vectors("xaes-256-gcm")
@@ -251,3 +255,42 @@ def test_blake3(case: Case) -> None:
     assert hashing.keyed(given_["key"].encode(), data) == case["keyed_hash"][:32]
     derived = blake3(data, derive_key_context=given_["context"])
     assert derived.digest(length=len(case["derive_key"])) == case["derive_key"]
+
+
+# ------------------------------------------------------------ SLIP-39
+
+GROUPS = (17, 18, 19, 36, 37, 38)  # of several groups, which we neither make nor take
+SHARES = cases("slip-39")
+
+
+@pytest.mark.parametrize("case", SHARES, ids=lambda case: case["number"])
+def test_slip_39(case: Case) -> None:
+    """The published secrets have a passphrase, and ours have none: the scheme opens these shares with any."""
+    texts, secret = case["shares"], case["secret"]
+    if secret:
+        whole = recover_ems(decode_mnemonics(texts))
+        assert whole.decrypt(b"TREZOR") == reader_shares.join(texts, b"TREZOR") == secret
+    else:
+        with pytest.raises(Refused):
+            reader_shares.join(texts, b"TREZOR")
+    if secret and case["number"] not in GROUPS:
+        joined = shares.join(texts)
+        assert joined.secret == whole.decrypt(b"") == reader_shares.join(texts) and not joined.odd
+        return
+    with pytest.raises((InvalidInput, WrongCredential)) as caught:
+        shares.join(texts)
+    assert caught.value.kind in ("shares", "too-few-shares") and caught.value.remedy
+    told = set(f"{caught.value.message} {caught.value.remedy}".lower().split())
+    assert not {word for text in texts for word in text.split()} & told - {"for", "share"}
+
+
+def test_all_slip_39_vectors_are_there() -> None:
+    assert [case["number"] for case in SHARES] == [*range(1, 46)]
+    assert [case["number"] for case in SHARES if case["secret"]] == [
+        1,
+        4,
+        *range(17, 21),
+        23,
+        *range(36, 39),
+        *range(41, 46),
+    ]
