@@ -253,9 +253,16 @@ class Repository(Keys, Keeping, AuditLog):
         """What one of two replicas holds and the other lacks. InvalidInput, Damaged, StorageFailed."""
         from pharmabackup.verbs.compare import compare
 
-        return compare(
-            self._unlocked, self._block_reader(), other._unlocked, show_here=self._shower, show_there=other._shower
-        )
+        def run() -> Comparison:
+            return compare(
+                self._unlocked,
+                self._block_reader(),
+                other._unlocked,
+                show_here=self._shower,
+                show_there=other._shower,
+            )
+
+        return self._journal.compare(other._journal, run)
 
 
 def _import_verbs() -> None:

@@ -33,13 +33,15 @@ class Keeping(Opened):
 
         names = tuple(snapshot.id for snapshot in snapshots)
         wish = Wish(None if keep is None else dict(keep), names, time_zone)
-        return propose_forget(self._unlocked, wish, blocks=self._fresh_blocks, shower=self._shower)
+        return self._journal.unless_refused(
+            "forget", lambda: propose_forget(self._unlocked, wish, blocks=self._fresh_blocks, shower=self._shower)
+        )
 
     def propose_prune(self) -> Proposal:
         """What could be deleted since nothing needs it, and what that frees. NotPermitted, Unsupported, Damaged."""
         from pharmabackup.verbs.prune import propose_prune
 
-        return propose_prune(self._unlocked, shower=self._shower)
+        return self._journal.unless_refused("prune", lambda: propose_prune(self._unlocked, shower=self._shower))
 
     def propose_repair(
         self,
@@ -57,7 +59,12 @@ class Keeping(Opened):
         from pharmabackup.verbs.repair_proposal import propose_repair
 
         others = [replica._unlocked for replica in replicas]
-        return propose_repair(self._unlocked, others, sources, shower=self._shower, progress=progress, cancel=cancel)
+        return self._journal.unless_refused(
+            "repair",
+            lambda: propose_repair(
+                self._unlocked, others, sources, shower=self._shower, progress=progress, cancel=cancel
+            ),
+        )
 
     def apply(
         self, proposal: Proposal, *, progress: Progress | None = None, cancel: threading.Event | None = None

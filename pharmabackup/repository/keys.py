@@ -153,4 +153,4 @@ class Keys(Opened):
         """What is sealed for older keys, and would be sealed for the newest. NotPermitted, Unsupported, Damaged."""
         from pharmabackup.verbs.reseal import propose_reseal
 
-        return propose_reseal(self._unlocked)
+        return self._journal.unless_refused("reseal", lambda: propose_reseal(self._unlocked))

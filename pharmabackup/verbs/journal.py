@@ -29,29 +29,16 @@ from pharmabackup.events import Finding, worst
 from pharmabackup.format.transaction import FACTS_DEPTH
 from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.ids import audit_name
-from pharmabackup.results import Report
+from pharmabackup.results import Comparison, Report
 
 SNAPSHOTS_NAMED = 100
 PATH_SHOWN = 200  # characters
-EVENTS = frozenset(
-    {
-        *("open", "create", "backup", "restore", "read", "check", "copy", "forget", "prune", "repair", "reseal"),
-        *(
-            "hold",
-            "release",
-            "recall",
-            "enrol",
-            "change-passphrase",
-            "revoke",
-            "rotate",
-            "split-recovery",
-            "configure",
-            "audit-verify",
-            "drill",
-        ),
-    }
-)
-"""What the library itself says was done."""
+EVENTS = frozenset({
+    "open", "create", "backup", "restore", "read", "check", "copy", "compare", "forget", "prune", "repair", "reseal",
+    "hold", "release", "recall", "enrol", "change-passphrase", "revoke", "rotate", "split-recovery", "configure",
+    "audit-verify", "drill",
+})  # fmt: skip
+"""What the library itself says was done; docs/audit.md has the same."""
 
 R = TypeVar("R")
 Reported = TypeVar("Reported", bound=Report)
@@ -112,13 +99,17 @@ class Journal:
             tell("done", {})
         return result
 
+    def unless_refused(self, event: str, asked: Callable[[], R], *, subject: str = "") -> R:
+        """Do what changes nothing, such as a proposal: all that is recorded is that this role may not."""
+        try:
+            return asked()
+        except NotPermitted as error:
+            self._write(event, _outcome(error), subject=subject, facts={"error": error.kind})
+            raise
+
     def look(self, transaction: bytes, what: str) -> None:
         """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
-        try:
-            self._permit()
-        except NotPermitted as error:
-            self._write("read", _outcome(error), subject=transaction.hex(), facts={"error": error.kind})
-            raise
+        self.unless_refused("read", self._permit, subject=transaction.hex())
         with self._lock:  # held while it is written: nobody else looks before it is
             self._looks[what] += 1
             if transaction not in self._seen:
@@ -140,6 +131,19 @@ class Journal:
                     facts["head"] = {"slot": slot, "number": pins[-1].number, "hash": pins[-1].hash.hex()}
 
         return other.run("copy", run, facts=facts)
+
+    def compare(self, other: Journal, verb: Callable[[], Comparison]) -> Comparison:
+        """Recorded in both places, each with what it has and the other lacks, in numbers."""
+        here: dict[str, object] = {}
+        there: dict[str, object] = {}
+
+        def run() -> Comparison:
+            found = verb()
+            here.update(only_here=len(found.only_here), only_there=len(found.only_there))
+            there.update(only_here=len(found.only_there), only_there=len(found.only_here))
+            return found
+
+        return other.run("compare", lambda: self.run("compare", run, facts=here), facts=there)
 
     def record(self, event: str, facts: Mapping[str, object]) -> None:
         """What a program says. InvalidInput, StorageFailed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import clock
 from pharmabackup.engine import opening
 from pharmabackup.results import AuditRecord
 from pharmabackup.verbs import audit as audit_module
+from pharmabackup.verbs.journal import EVENTS
 from tests.verbs.faults import DyingStorage
-from tests.verbs.site import PASSPHRASE, Site, forget_all_but
+from tests.verbs.site import PASSPHRASE, Site, forget_all_but, stops
 from tests.verbs.site import Time as StorageTime
 from tests.verbs.test_roles import Becomes, become  # noqa: F401  (a fixture)
 
@@ -215,6 +218,42 @@ def test_each_place_of_a_copy_vouches_for_the_other(place: Path, tmp_path: Path,
         own = next(one for one in repo.audit_anchor().heads if one.slot_id == head["slot"])
         assert (head["number"], head["hash"]) == (own.number, own.hash)
         assert told(replica)[0] == ("create", "done")  # a place's log says what was done there
+
+
+@pytest.mark.parametrize("propose", ["forget", "prune", "repair", "reseal"])
+def test_a_proposal_for_which_the_role_is_not_enough(
+    repo: pb.Repository, monkeypatch: pytest.MonkeyPatch, propose: str
+) -> None:
+    before = told(repo)
+    getattr(repo, f"propose_{propose}")()
+    assert told(repo) == before  # nothing was done
+    monkeypatch.setattr(repo._unlocked, "keyring", replace(repo._unlocked.keyring, role="auditor"))
+    with pytest.raises(pb.NotPermitted):
+        getattr(repo, f"propose_{propose}")()
+    assert told(repo) == [*before, (propose, "refused")]
+    assert last(repo).facts == {"error": "role"}
+    repo.close()
+    assert told(repo) == [*before, (propose, "refused")]  # and no open beside it
+
+
+def test_a_comparison_is_in_both_places(tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pb.Repository.create(tmp_path / "replica", PASSPHRASE, replica_of=repo) as replica:
+        repo.compare(replica)
+        repo.copy(replica)
+        replica.compare(repo)
+        for at, first in ((repo, (1, 0)), (replica, (0, 1))):
+            facts = [record.facts for record in at.audit() if record.event == "compare"]
+            assert [(item["only_here"], item["only_there"]) for item in facts] == [first, (0, 0)]
+        with monkeypatch.context() as patch, pytest.raises(pb.StorageFailed):
+            patch.setattr(replica._unlocked.storage, "list", stops)
+            repo.compare(replica)
+        assert told(repo)[-1] == told(replica)[-1] == ("compare", "failed")
+
+
+def test_the_page_names_what_the_library_records() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`[^|]*)\|", page.partition("## What is recorded")[2].partition("**One record")[0], re.M)
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(rows))) == EVENTS
 
 
 def test_what_goes_wrong_is_recorded(repo: pb.Repository, tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ def test_who_may_not_is_told_who_may(crew: Crew, time: Time, role: str, row: Row
     after = crew.listing()
     told = [name for name in after if name not in before]
     assert {name: data for name, data in after.items() if name not in told} == before
-    assert {name.removeprefix("replica/").partition("/")[0] for name in told} <= {"audit"}  # that it was refused
+    assert {name.removeprefix("replica/").partition("/")[0] for name in told} == {"audit"}
+    here = [record for record in crew.owner().audit() if record.slot == repo.slot]
+    assert (here[-1].outcome, here[-1].facts["error"]) == ("refused", caught.value.kind)
     assert not (crew.ward.root / "out").exists()
 
 
