@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,16 +60,3 @@ def test_sizes_are_padded(make_repo: MakeRepo, tmp_path: Path, extra: int) -> No
     for size in sizes:  # Nikitin et al., Reducing Metadata Leakage from Encrypted Files (2019), algorithm 1
         exponent = size.bit_length() - 1
         assert size % (1 << exponent - exponent.bit_length()) == 0
-
-
-def test_every_test_that_the_page_names_exists() -> None:
-    root = Path(__file__).parents[2]
-    page = (root / "docs" / "security.md").read_text("utf-8").replace("`M::", "`tests/verbs/test_matrix.py::")
-    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", page))
-    assert len(named) > 30
-    missing = {
-        (path, name)
-        for path, name in named
-        if not (root / path).exists() or f"\ndef {name}(" not in (root / path).read_text("utf-8")
-    }
-    assert missing == set()

@@ -84,6 +84,17 @@ def test_what_too_few_have_forgotten(staff: Staff) -> None:
     assert (severity, subject) == ("critical", "collections/1") and "1 snapshots are gone" in message
 
 
+def test_that_he_did_not_wait_and_that_it_was_held_is_not_told(staff: Staff) -> None:
+    """docs/security.md says so: a storage's times prove nothing, and he could have released it."""
+    supplier, last = staff.open("the supplier"), staff.repo.snapshots()[-1]
+    supplier.apply(supplier.propose_forget(snapshots=[supplier.snapshot(id=last.id)]))
+    staff.repo.hold(last, reason="a dispute")
+    assert staff.repo.snapshot(id=last.id).forget_at is not None
+    _collect(supplier._unlocked, bytes.fromhex(last.id))
+    assert staff.repo.snapshots()[-1].forgotten
+    assert _wrong(staff.repo) == []
+
+
 @pytest.mark.parametrize("segments", [False, True])
 def test_packs_that_snapshots_need(staff: Staff, segments: bool) -> None:
     """Where he has deleted the index too nothing says which pack held what: then it is said who may have."""
