@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.creating import lost_write
 from pharmabackup.engine.garbage import Garbage, Look, list_intents, pinned_by, still_needed
 from pharmabackup.engine.historyreader import sound_history

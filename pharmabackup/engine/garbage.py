@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.grants import INTENT_GRANTS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.historyreader import sound_history

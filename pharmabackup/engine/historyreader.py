@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
+from pharmabackup.engine.accepted import accepts, refuse
 from pharmabackup.engine.citations import Citations
 from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
 from pharmabackup.engine.history import (
@@ -29,7 +29,6 @@ from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fate, Mark
 from pharmabackup.format.wire import malformed, split
 
-HASH_SIZE = 32
 NEVER = Remembered()
 CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 
@@ -97,7 +96,7 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
             fresh.pop(name, None)
     for time, name, carry, slot in sorted(carries, key=lambda item: item[:2]):
         _take_carried(unlocked, history, _Carrier(name, carry, slot, time), {} if anew else seen, fresh)
-    _refuse(history)
+    refuse(history)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
     history.vanished += _missing_heads(history)
@@ -168,34 +167,6 @@ def _missing_heads(history: History) -> list[str]:
     return sorted(names - set(history.damaged) - set(history.vanished))
 
 
-def _refuse(history: History) -> None:
-    """Let nothing count that a revoked slot committed, but what an owner accepted and what came before that.
-
-    A thief can cite an old roster, so neither time nor citation says when something was signed (§7.2). He can sign
-    another snapshot under a number that was accepted: so hashes were.
-    """
-    reached: set[bytes] = set()
-    revoked = {item.slot.id: item.slot.revoked for item in history.committed.values() if item.slot.revoked}
-    by_hash = {item.hash: item for item in history.committed.values() if item.slot.revoked}
-    for slot, said in revoked.items():
-        ahead = list(split(said.accepted, HASH_SIZE, "roster"))
-        while ahead:
-            item = by_hash.get(digest := ahead.pop())
-            if item is not None and item.slot.id == slot and digest not in reached:
-                reached.add(digest)
-                ahead += [head.hash for head in item.snapshot.heads if head.slot == slot]
-    for who, item in list(history.committed.items()):
-        if item.slot.revoked is not None and item.hash not in reached:
-            del history.committed[who]
-            history.refused.add(who)
-            name = ids.fate_name(who)
-            history.void[name] = Damaged(
-                f"A snapshot was made as {item.slot.name!r} after that was revoked. Object: {name}.",
-                kind="snapshot-revoked",
-                remedy="It does not count. Find out who still uses that credential.",
-            )
-
-
 def _said(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> Said | None:
     """What a mark says, if it counts.
 
@@ -209,7 +180,7 @@ def _said(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, ti
             remedy="It does not count. Find out who wrote it.",
         )
         return None
-    if mark.kind in JUDGED_MARKS and slot.revoked is not None and not _accepts(slot, digest):
+    if mark.kind in JUDGED_MARKS and slot.revoked is not None and not accepts(slot, digest):
         history.void[name] = Damaged(
             f"A mark ({mark.kind}) was made as {slot.name!r}, which is revoked: no owner saw it. Object: {name}.",
             kind="mark",
@@ -340,7 +311,7 @@ def _take_carried_fate(
         return
     digest, slot, record = recall(item)
     if before is not None:
-        counts = _accepts(slot, digest)
+        counts = accepts(slot, digest)
         if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
             return
     _take(history, item.name, record, slot, digest, 0)
@@ -373,20 +344,10 @@ def _displaces(
     if own.revoked is not None:
         if slot.revoked is None:
             return True
-        return not _accepts(own, before.hash) and (_accepts(slot, digest) or _vouched(history, carrier, name))
+        return not accepts(own, before.hash) and (accepts(slot, digest) or _vouched(history, carrier, name))
     if slot.revoked is None or counts:
         history.contested[name] = own, slot
     return slot.revoked is None and _vouched(history, carrier, name)
-
-
-def _accepts(slot: Slot, digest: bytes) -> bool:
-    """Whether the owner has accepted a fate or mark of a slot that is revoked."""
-    return slot.revoked is not None and digest in _hashes(slot.revoked.accepted)
-
-
-@lru_cache(maxsize=64)
-def _hashes(accepted: bytes) -> frozenset[bytes]:
-    return frozenset(split(accepted, HASH_SIZE, "roster"))  # once: it is asked for each mark
 
 
 def _vouched(history: History, carrier: _Carrier, name: str) -> bool:

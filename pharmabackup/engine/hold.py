@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import burnt_names, read_condemned
+from pharmabackup.engine.condemned import burnt_names, read_condemned
 from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked

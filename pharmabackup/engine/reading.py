@@ -17,7 +17,7 @@ from pharmabackup import ids
 from pharmabackup.crypto.hashing import derive
 from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.blocktable import BlockTable
-from pharmabackup.engine.collections import Condemned, read_condemned
+from pharmabackup.engine.condemned import Condemned, read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import block_id, read_directory

@@ -16,7 +16,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
-from pharmabackup.engine.collections import Condemned, read_condemned, shunned_packs
+from pharmabackup.engine.condemned import Condemned, read_condemned, shunned_packs
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.segments import write_segment

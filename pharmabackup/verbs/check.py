@@ -11,7 +11,7 @@ from operator import add, gt
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import Condemned, read_condemned
+from pharmabackup.engine.condemned import Condemned, read_condemned
 from pharmabackup.engine.history import Committed
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index

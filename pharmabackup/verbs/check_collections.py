@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import parse_name
+from pharmabackup.engine.condemned import parse_name
 from pharmabackup.engine.history import History
 from pharmabackup.engine.roster import Rosters, read_rosters
 from pharmabackup.engine.unlocked import Statement, Unlocked

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import parse_name
+from pharmabackup.engine.condemned import parse_name
 from pharmabackup.engine.garbage import Look, list_intents, pinned_in
 from pharmabackup.engine.opening import REPOSITORY
 from pharmabackup.engine.unlocked import Unlocked

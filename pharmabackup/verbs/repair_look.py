@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import read_condemned, shunned_packs
+from pharmabackup.engine.condemned import read_condemned, shunned_packs
 from pharmabackup.engine.garbage import Garbage, alive, instances, is_whole, list_intents, read_packs
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.hunting import Hunt, Sought, naming_key

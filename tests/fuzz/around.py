@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pharmabackup import ids
 from pharmabackup.engine import historyreader, keyrings, roster
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.history import History
 from pharmabackup.engine.packs import directory_range
 from pharmabackup.engine.target_names import distinct_name, folded, original_name, portable_name

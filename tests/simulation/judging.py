@@ -9,7 +9,7 @@ from collections.abc import Collection
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
-from pharmabackup.engine.collections import shunned_packs
+from pharmabackup.engine.condemned import shunned_packs
 from pharmabackup.engine.garbage import look_for_garbage
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index

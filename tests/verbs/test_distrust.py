@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pharmabackup import ids
-from pharmabackup.engine.collections import burnt_names, shunned_packs
+from pharmabackup.engine.condemned import burnt_names, shunned_packs
 from pharmabackup.format.wire import Kind
 from tests.verbs.ailing import Ward
 

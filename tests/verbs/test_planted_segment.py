@@ -12,7 +12,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.segments import read_segment, write_segment
 from pharmabackup.format import wire

@@ -12,7 +12,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import garbage
-from pharmabackup.engine.collections import read_condemned
+from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine.collections import burnt_names, shunned_packs
+from pharmabackup.engine.condemned import burnt_names, shunned_packs
 from pharmabackup.engine.packs import PackWriter
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.verbs import prune as prune_verb
