@@ -61,6 +61,32 @@ def test_of_two_packs_the_one_stays_that_no_revoked_device_wrote(staff: Staff, s
     found.index.close()
 
 
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+def test_what_leads_to_an_accepted_snapshot_and_is_not_there_is_told(
+    staff: Staff, site: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Of a chain the owner accepted the end: without that, nobody can say that the others came before."""
+    till = staff.enrol("device", "till-1")
+    site.change()
+    first = site.back_up(till)
+    last = site.back_up(till)
+    monkeypatch.setattr("pharmabackup.verbs.keys.ACCEPTED_NEWEST", 0)  # as if there were many in between
+    staff.repo.revoke("till-1", reason="stolen")
+    assert {snapshot.id for snapshot in staff.repo.snapshots()} == {first, last}
+    record = Path(staff.repo.url, "snapshots", last)
+    whole = record.read_bytes()
+    record.unlink()
+    if how == "damaged":
+        record.write_bytes(whole[:-1])
+    auditor = staff.enrol("auditor", "a new machine")
+    assert auditor.snapshots() == []
+    (told,) = [found for found in auditor.check().findings if found.code == "snapshot-revoked"]
+    assert told.severity == "warning" and told.subject == f"snapshots/{first}"
+    assert "leads to it through a record that is damaged or gone" in told.message and "propose_repair" in told.remedy
+    record.write_bytes(whole)
+    assert {snapshot.id for snapshot in auditor.snapshots()} == {first, last}
+
+
 @pytest.mark.parametrize("role", ["owner", "maintainer"])
 def test_a_wrong_block_of_a_revoked_device_gets_no_new_name(
     staff: Staff, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, role: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -84,6 +85,35 @@ def test_what_too_few_have_forgotten(staff: Staff) -> None:
     assert (severity, subject) == ("critical", "collections/1") and "1 snapshots are gone" in message
 
 
+def test_what_somebody_had_called_back(staff: Staff) -> None:
+    """That the recall came first the storage's times say, and nothing else does."""
+    supplier, last = staff.open("the supplier"), staff.repo.snapshots()[-1]
+    supplier.apply(supplier.propose_forget(snapshots=[supplier.snapshot(id=last.id)]))
+    staff.repo.recall(staff.repo.snapshot(id=last.id), reason="a dispute")
+    _collect(supplier._unlocked, bytes.fromhex(last.id))
+    ((severity, subject, message),) = _wrong(staff.repo)
+    assert (severity, subject) == ("warning", "collections/1")
+    assert "'the supplier'" in message and "1 snapshots are gone, which somebody had called back before" in message
+
+
+def test_nobody_is_accused_for_times_that_a_copy_of_the_storage_has_changed(
+    staff: Staff, site: Site, time: Time
+) -> None:
+    """An honest prune, and a recall that came too late; then all objects have the time of the copying."""
+    for _ in range(4):
+        site.change()
+        site.back_up(staff.repo)
+    forget_all_but(staff.repo, 1, time)
+    prune(staff.repo)
+    gone = load_history(staff.repo._unlocked).deleted
+    for first in {first for first, _ in load_history(staff.repo._unlocked).standing_forgets()}:
+        say(staff.repo._unlocked, "undo", gone, about=first)
+    assert len(gone) == 6 and _wrong(staff.repo) == []
+    for path in Path(staff.repo.url, "collections").rglob("*"):
+        os.utime(path)
+    assert [severity for severity, *_ in _wrong(staff.open("the auditor"))] == ["warning"]
+
+
 def test_that_he_did_not_wait_and_that_it_was_held_is_not_told(staff: Staff) -> None:
     """docs/security.md says so: a storage's times prove nothing, and he could have released it."""
     supplier, last = staff.open("the supplier"), staff.repo.snapshots()[-1]
@@ -114,7 +144,7 @@ def test_packs_that_snapshots_need(staff: Staff, segments: bool) -> None:
 def test_what_is_not_in_question_is_not_worked_out(staff: Staff, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which forgets a collection obeyed takes all that was ever said, for each of them."""
     asked: list[object] = []
-    monkeypatch.setattr(check_collections, "_let_go", lambda *given: asked.append(given) or set())
+    monkeypatch.setattr(check_collections, "_let_go", lambda *given: asked.append(given) or (set(), set()))
     _collect(staff.open("the supplier")._unlocked, packs=True)
     assert _wrong(staff.repo) and asked == []
 
