@@ -78,7 +78,7 @@ def drill_recovery_key(
     result = RecoveryDrill(
         **{name: getattr(report, name) for name in type(report).__slots__},
         slot=slot.name,
-        fingerprint=fingerprint_of(slot.recipient or b""),
+        fingerprint=fingerprint_of(slot.recipient),
         split=from_ns(slot.created),
         threshold=shares.threshold,
         shares=tuple(sorted(shares.numbers)),

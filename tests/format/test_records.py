@@ -181,10 +181,8 @@ def test_a_limit_is_where_the_format_has_it(
 
 
 OPTIONAL = [
-    *((s.SLOT, "domain"), (s.SLOT, "recipient"), (s.SLOT, "revoked"), (s.ROSTER, "previous"), (s.ROSTER, "recovery")),
+    *((s.SLOT, "domain"), (s.SLOT, "revoked"), (s.SLOT, "argon2id"), (s.ROSTER, "previous"), (s.ROSTER, "recovery")),
     *(
-        (s.SEALED_KEYRING, "argon2id"),
-        (s.SEALED_KEYRING, "key_id"),
         (s.KEYRING, "signing"),
         (s.SNAPSHOT, "reason"),
         (s.FATE, "intent"),

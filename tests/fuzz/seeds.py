@@ -112,7 +112,7 @@ PACK_ENDS = (bytes(40) + pack.TRAILER.pack(20, pack.TRAILER_MAGIC), pack.TRAILER
 
 def _first_roster() -> bytes:
     key = signatures.SigningKey(s.KEY)
-    owner = keys.Slot(s.ID, "owner", "owner", None, "passphrase", key.public, None, s.NOW, None)
+    owner = keys.Slot(s.ID, "owner", "owner", None, "passphrase", key.public, s.PUBLIC, s.NOW, None, s.ARGON)
     content = wire.encode(msgspec.structs.replace(s.ROSTER, number=0, previous=None, features=(), slots=(owner,)))
     signature = key.sign(roster.roster_message(bytes(32), 0, s.ID, bytes(32), content))
     return wire.header(Kind.ROSTER) + wire.encode(keys.SignedRoster(content, s.ID, signature))
