@@ -228,6 +228,18 @@ def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: 
     return found
 
 
+def without_newest(slot: Slot, sealed: Iterable[SealedKeyring]) -> Damaged:
+    """What the right credential is told if its keyrings, which are whole, lack the keys that are in use."""
+    own, folder = hashing.key_id(slot.recipient), f"keys/{slot.id.hex()}"
+    others = [f"{folder}/{item.number}" for item in sealed if item.key_id != own]
+    why = f" It is sealed to somebody else: {', '.join(others[:3])}." if others else ""
+    return Damaged(
+        f"A keyring of {slot.name!r} with the newest keys is damaged, gone, or was swapped.{why}",
+        kind="keys",
+        remedy=f"Copy {folder} from another location, or let an owner enrol this credential once more.",
+    )
+
+
 def _of(slot: str, number: int, error: Damaged) -> Damaged:
     """The same error, saying in which object: who cannot open the repository cannot run a check either."""
     name = f"keys/{slot}/{number}"

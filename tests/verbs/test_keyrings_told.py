@@ -136,8 +136,9 @@ def test_one_in_the_place_of_another_is_told_to_whose_it_is(staff: Staff) -> Non
     name = _swap(staff, names[-1], replace(held, signing=None, naming=(), catalogue=held.catalogue[:1]))
     assert _told(staff.repo, *ALL) == {}
     number = len(owner.roster.generations) - 1
-    with pytest.raises(pb.WrongCredential):
+    with pytest.raises(pb.Damaged) as caught:
         staff.open("till")
+    assert caught.value.kind == "keys" and "'till'" in caught.value.message
     ((subject, (severity, message)),) = _told(till, *ALL).items()  # which was open before
     assert (subject, severity) == (name, "critical")
     assert f"No other keyring of 'till' has the keys of generation {number}" in message
