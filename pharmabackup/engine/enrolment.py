@@ -20,7 +20,7 @@ from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
-from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, seal_keyring
+from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
@@ -63,10 +63,16 @@ def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
         raise turned_back_by_word(max(said.values()), sorted(said))
 
 
-def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, against: Collection[str] = ()) -> None:
+def change_roster(
+    unlocked: Unlocked,
+    change: Callable[[Roster], Roster],
+    *,
+    against: Collection[str] = (),
+    opener: Opener | None = None,
+) -> None:
     """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed.
 
-    `against`: see `learn`.
+    `against`: see `learn`. `opener`: what this slot's keyrings are sealed to once that roster is there.
     """
     signing = unlocked.keyring.signing
     assert signing is not None
@@ -85,6 +91,8 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, aga
             if not left:
                 raise
             continue
+        if opener is not None:
+            unlocked.opener = opener
         unlocked.renew()
         remember(unlocked, {name: unlocked.rosters[after.number]})
         return

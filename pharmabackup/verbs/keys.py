@@ -305,8 +305,7 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
         )
         return replace(roster, slots=tuple(changed))
 
-    enrolment.change_roster(unlocked, change)
-    unlocked.opener = opener
+    enrolment.change_roster(unlocked, change, opener=opener)
     note(unlocked, "change-passphrase", unlocked.slot.name, reason=None)
 
 

@@ -135,7 +135,7 @@ ROSTERS = (_first_roster(),)
 FEATURES = (wire.encode(s.ROSTER), wire.encode(msgspec.structs.replace(s.ROSTER, features=())))
 KEYRINGS = tuple(
     wire.header(Kind.KEYRING) + wire.encode(item)
-    for item in (s.SEALED_KEYRING, keys.SealedKeyring(s.ID, 0, None, None, b"sealed"))
+    for item in (s.SEALED_KEYRING, keys.SealedKeyring(s.ID, 0, s.HASH, b""))
 )
 _hex = hashlib.sha256(b"").hexdigest()
 OBJECT_NAMES = (

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.crypto import hashing
-from pharmabackup.engine import passphrase_tries
+from pharmabackup.crypto import hashing, recipients
+from pharmabackup.engine import enrolment, passphrase_tries
 from pharmabackup.engine.keyrings import Opener, keyring_numbers
 from pharmabackup.format import wire
-from pharmabackup.format.keys import Argon2id, Slot
+from pharmabackup.format.keys import Argon2id, ReaderKey, Slot
 from pharmabackup.format.wire import Kind
 from tests.verbs.site import Site
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
@@ -150,3 +151,25 @@ def test_what_is_open_does_not_change_a_passphrase_that_was_changed(repo: pb.Rep
         with pytest.raises(pb.Conflict) as caught:
             other.change_passphrase(pb.Passphrase("a fourth passphrase"))
     assert caught.value.kind == "already-running"
+
+
+def test_of_a_thousand_readers_keys_one_a_generation_is_tried(
+    repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compute a public half takes a thousand times as long as to read that there is one."""
+    unlocked = repo._unlocked
+    false = tuple(ReaderKey(0, os.urandom(96)) for _ in range(1000))
+    enrolment.put_keyring(
+        unlocked, replace(unlocked.keyring, signing=None, naming=(), readers=false), unlocked.slot.recipient
+    )
+    made = list[bytes]()
+    real = recipients.PrivateKey.__init__
+
+    def noted(self: recipients.PrivateKey, raw: bytes) -> None:
+        made.append(raw)
+        real(self, raw)
+
+    monkeypatch.setattr(recipients.PrivateKey, "__init__", noted)
+    unlocked.renew()
+    assert len(set(made) & {key.key for key in false}) == 1
+    assert len(unlocked.keyring.readers) == 1
