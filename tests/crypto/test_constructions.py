@@ -223,8 +223,7 @@ def second(tmp_path: Path) -> Reader:
     for name, data in {
         "repository": json.dumps({"pharmabackup": 1, "id": REPOSITORY.hex()}).encode(),
         "roster/0": V["roster"],
-        f"keys/{slot}/0": V["keyring_first_form"],
-        f"keys/{slot}/7": V["keyring_to_public_key"],
+        f"keys/{slot}/7": V["sealed_keyring"],
         V["pack_name"]: V["pack"],
     }.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
