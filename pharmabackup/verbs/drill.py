@@ -116,7 +116,9 @@ def _opened_with(unlocked: Unlocked, shares: Shares, facts: MutableMapping[str, 
         )
     try:
         return open_also(unlocked, shares, state_dir=NOWHERE)
-    except WrongCredential:
+    except Damaged as error:
+        if error.kind not in ("keys", "keys-missing"):
+            raise
         raise Damaged(
             "The shares are right, and the newest keys that were sealed to them are gone.",
             kind="keys",
