@@ -21,10 +21,16 @@ from pharmabackup.format.wire import Kind
 from tests.verbs.site import Site
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
 
-FALSE = [b"s" * 16, 64, 1, 4]  # a setting, as a keyring named one before the roster did
+FALSE = [64, 1, 4]  # of a setting, as a keyring named one before the roster did
 Form = Callable[[bytes, int, bytes], list[object]]
 FORMS: dict[str, Form] = {
-    "that name a setting": lambda slot, number, key_id: [slot, number, FALSE, key_id, os.urandom(2000)],
+    "that name a setting": lambda slot, number, key_id: [
+        slot,
+        number,
+        [os.urandom(16), *FALSE],
+        key_id,
+        os.urandom(2000),
+    ],
     "that name the recipient": lambda slot, number, key_id: [slot, number, key_id, os.urandom(2000)],
 }
 
@@ -40,7 +46,8 @@ def repo(make_repo: MakeRepo, site: Site) -> pb.Repository:
 
 def _plant(repo: pb.Repository, slot: bytes, recipient: bytes, form: Form) -> Path:
     numbers = keyring_numbers(repo._unlocked.storage).get(slot.hex(), [])
-    number = max(numbers, default=0) + 1
+    number = min(numbers, default=1) - 1  # the oldest with a slot's recipient was asked for its setting
+    number = number if number >= 0 else max(numbers) + 1
     path = Path(repo.url) / ids.keyring_name(slot, number)
     path.parent.mkdir(exist_ok=True)
     record = form(slot, number, hashing.key_id(recipient))
@@ -66,7 +73,7 @@ def _opens(repo: pb.Repository, site: Site, out: Path, *passphrases: pb.Passphra
 def test_planted_before_each_of_three_rotations(
     repo: pb.Repository, site: Site, tmp_path: Path, form: str, removed: bool
 ) -> None:
-    """A setting was taken from the newest keyring of a slot, and three were tried: also when they were gone again."""
+    """A setting was taken from a keyring of the slot, and three were tried: also when they were gone again."""
     planted = []
     for number in range(3):
         planted += [_plant(repo, slot.id, slot.recipient, FORMS[form]) for slot in _slots(repo)]
