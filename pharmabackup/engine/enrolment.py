@@ -20,8 +20,8 @@ from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
-from pharmabackup.engine.keyrings import Way, domain_of, keyring_numbers, read_whole, seal_keyring
-from pharmabackup.engine.roster import roster_message
+from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
+from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
 from pharmabackup.format import keys, wire
@@ -63,10 +63,16 @@ def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
         raise turned_back_by_word(max(said.values()), sorted(said))
 
 
-def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, against: Collection[str] = ()) -> None:
+def change_roster(
+    unlocked: Unlocked,
+    change: Callable[[Roster], Roster],
+    *,
+    against: Collection[str] = (),
+    opener: Opener | None = None,
+) -> None:
     """Write the next roster; `change` gives it from the newest, and may be asked again. Conflict, StorageFailed.
 
-    `against`: see `learn`.
+    `against`: see `learn`. `opener`: what this slot's keyrings are sealed to once that roster is there.
     """
     signing = unlocked.keyring.signing
     assert signing is not None
@@ -85,6 +91,8 @@ def change_roster(unlocked: Unlocked, change: Callable[[Roster], Roster], *, aga
             if not left:
                 raise
             continue
+        if opener is not None:
+            unlocked.opener = opener
         unlocked.renew()
         remember(unlocked, {name: unlocked.rosters[after.number]})
         return
@@ -101,8 +109,8 @@ def _check_whole(content: bytes, shape: type[wire.Record]) -> None:
         ) from None
 
 
-def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way, listed: Listed | None = None) -> None:
-    """Give a slot one more keyring. Conflict, also when no number is left; StorageFailed.
+def put_keyring(unlocked: Unlocked, keyring: Keyring, recipient: bytes, listed: Listed | None = None) -> None:
+    """Give a slot one more keyring, sealed to what the list says. Conflict when no number is left; StorageFailed.
 
     Its number is not the next one: it may have been used in a replica, for a keyring that would be in the way there.
     `listed`: where several slots are given one each, which keyrings there were before.
@@ -117,7 +125,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, way: Way, listed: Listed |
             remedy="Find out who, take that object away by hand, and do this again.",
         )
     _check_whole(wire.encode(keyring), Keyring)
-    stored = seal_keyring(keyring, number, way)
+    stored = seal_keyring(keyring, number, recipient)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
 
@@ -126,14 +134,14 @@ def present(roster: Roster) -> list[Slot]:
     return [slot for slot in roster.slots if slot.revoked is None]
 
 
-def new_slot(unlocked: Unlocked, name: str, role: Role, naming: NamingKey | None, way: Way) -> tuple[Slot, Keyring]:
+def newcomer(unlocked: Unlocked, name: str, role: Role, naming: NamingKey | None, way: Way) -> tuple[Slot, Keyring]:
     """A slot, with exactly the keys of this role and a signing key of its own. Writes nothing.
 
     `naming`: the key of the domain that a device is of.
     """
     signing, own = SigningKey.generate(), unlocked.keyring
     domain = naming.domain if naming else None
-    slot = Slot(ids.new_id(), name, role, domain, way.credential, signing.public, way.recipient, now_ns(), None)
+    slot = new_slot(ids.new_id(), name, role, domain, way, signing.public)
     names = (naming,) if naming else own.naming if role in NAMERS else ()
     readers = own.readers if role in READERS else ()
     return slot, replace(own, slot=slot.id, role=role, signing=signing.seed, naming=names, readers=readers)
@@ -166,14 +174,13 @@ def give_naming(unlocked: Unlocked, naming: NamingKey) -> None:
     """
     own = unlocked.keyring
     listed = keyring_numbers(unlocked.storage)
-    ways = [(slot, way_to(unlocked, slot, listed)) for slot in present(unlocked.roster) if slot.role in NAMERS]
-    for slot, way in ways:
+    for slot in (slot for slot in present(unlocked.roster) if slot.role in NAMERS):
         if slot.id == own.slot:
             given = replace(own, naming=(*own.naming, naming))
         else:
             readers = own.readers[-1:] if slot.role in READERS else ()
             given = _addition(unlocked, slot, own.catalogue[-1:], readers, (naming,))
-        put_keyring(unlocked, given, way, listed)
+        put_keyring(unlocked, given, slot.recipient, listed)
 
 
 def _addition(
@@ -221,24 +228,3 @@ class NextGeneration:
         if slot.id == own.slot:
             return replace(own, catalogue=(*own.catalogue, *catalogue), readers=(*own.readers, *readers))
         return _addition(unlocked, slot, catalogue, readers)
-
-
-def way_to(unlocked: Unlocked, slot: Slot, listed: Listed | None = None) -> Way:
-    """How to seal a keyring to a slot without its credential. Conflict where that cannot be.
-
-    The roster says whom to seal to, since an owner signed it; a keyring that is sealed to the same says how the
-    passphrase is stretched. Nobody is sealed to on the word of a keyring alone, which is not signed.
-    """
-    if slot.recipient is not None:
-        if slot.credential != "passphrase":
-            return Way(slot.credential, slot.recipient)
-        recipient = hashing.key_id(slot.recipient)
-        numbers = (listed or keyring_numbers(unlocked.storage)).get(slot.id.hex(), [])
-        for sealed in reversed(read_whole(unlocked.storage, slot.id.hex(), numbers, [])):
-            if sealed.key_id == recipient and sealed.argon2id is not None:
-                return Way("passphrase", slot.recipient, sealed.argon2id)
-    raise Conflict(
-        f"The slot {slot.name!r} cannot be given new keys: a change of its passphrase was not finished.",
-        kind="slot-left-out",
-        remedy="Open with that passphrase and change it, then do this again.",
-    )

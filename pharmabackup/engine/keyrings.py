@@ -1,6 +1,6 @@
-"""A credential's sealed keyrings: sealing them, and finding those that a credential opens.
+"""A slot's sealed keyrings: sealing them, and what a credential opens of them.
 
-Opening begins here, with the one step that takes time on purpose; everything else is imported while that runs.
+Nobody signs a keyring, so none says how its credential is made to open it: the roster does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Shares, Vault
 from pharmabackup.crypto import hashing, passphrases
-from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.crypto.sealing import NotAuthentic
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring, Slot
+from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, ReaderKey, Roster, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -27,29 +27,21 @@ if TYPE_CHECKING:  # imported while the passphrase is stretched
     from pharmabackup.crypto.recipients import PrivateKey
 
 KEYRING = re.compile(r"keys/[0-9a-f]{32}/[0-9]+")
-SETTINGS_TRIED = 3  # of a slot: its passphrase may have been changed while somebody gave it new keys
+STORED_MAX = keys.KEYRING_MAX + 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """What opens the keyrings of one slot: a key pair.
-
-    A passphrase's comes from the key that it was stretched to, which older keyrings are sealed under.
-    """
+    """What opens the keyrings of one slot: a key pair."""
 
     secret: bytes = field(repr=False)  # the pair's private half
-    setting: Argon2id | None = None  # how a passphrase was stretched
-    key: bytes | None = field(default=None, repr=False)  # to what
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Keys are not pickled.")
 
     @classmethod
-    def of_passphrase(cls, credential: Passphrase, setting: Argon2id | None = None) -> Opener:
-        """With a new salt when there is no setting yet."""
-        if setting is None:
-            salt = os.urandom(passphrases.SALT_SIZE)
-            setting = Argon2id(salt, passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES)
+    def of_passphrase(cls, credential: Passphrase, setting: Argon2id) -> Opener:
+        """The pair that this passphrase comes to. It takes time on purpose; Unsupported without the memory for it."""
         key = passphrases.stretch(
             credential.reveal(),
             salt=setting.salt,
@@ -59,7 +51,7 @@ class Opener:
         )
         from pharmabackup.crypto.recipients import SECRET_SIZE
 
-        return cls(hashing.derive("recipient", key, SECRET_SIZE), setting, key)
+        return cls(hashing.derive("recipient", key, SECRET_SIZE))
 
     @classmethod
     def of_seed(cls, seed: bytes) -> Opener:
@@ -79,27 +71,15 @@ class Opener:
         """The public half."""
         return self.private.public.raw
 
-    @property
-    def key_ids(self) -> frozenset[bytes]:
-        """What is sealed under either of these it opens."""
-        keys = [self.recipient] if self.key is None else [self.recipient, self.key]
-        return frozenset(map(hashing.key_id, keys))
-
     def may_open(self, sealed: SealedKeyring) -> bool:
-        """Whether a keyring says that it was sealed to this, or, of a recipient's slot, to its recipient."""
-        if self.setting is None:
-            return sealed.argon2id is None and sealed.key_id is None
-        return sealed.key_id in self.key_ids
+        """Whether a keyring says that it was sealed to this."""
+        return sealed.key_id == hashing.key_id(self.recipient)
 
     def open(self, repository: bytes, sealed: SealedKeyring) -> Keyring:
         """What was sealed to it. Damaged."""
-        key_id = sealed.key_id or hashing.key_id(self.recipient)
-        context = wire.keyring_context(repository, key_id, sealed.slot, sealed.number)
+        context = wire.keyring_context(repository, sealed.key_id, sealed.slot, sealed.number)
         try:
-            if self.key is not None and key_id == hashing.key_id(self.key):
-                opened = SealingKey(self.key).open(sealed.sealed, context)
-            else:
-                opened = self.private.open(sealed.sealed, context)
+            opened = self.private.open(sealed.sealed, context)
         except NotAuthentic:
             raise wire.malformed("keyring", "it was changed after it was written") from None
         keyring = wire.decode(wire.unpad(opened, "keyring"), Keyring)
@@ -111,9 +91,9 @@ class Opener:
         self, repository: bytes, sealed: Iterable[SealedKeyring], unreadable: list[Damaged]
     ) -> list[Keyring]:
         """Those of these that were sealed to it; what is damaged is told in `unreadable`."""
-        opened = list[Keyring]()
+        opened, own = list[Keyring](), hashing.key_id(self.recipient)
         for item in sealed:
-            if self.may_open(item):
+            if item.key_id == own:
                 try:
                     opened.append(self.open(repository, item))
                 except Damaged as error:
@@ -122,7 +102,7 @@ class Opener:
 
 
 def key_of(credential: Credential) -> Passphrase | Opener:
-    """What a credential comes to: only a passphrase's key depends on the keyring that it is tried on.
+    """What a credential comes to: only a passphrase's key depends on the slot that it is tried on.
 
     NotFound, InvalidInput, StorageFailed, Unsupported.
     """
@@ -141,11 +121,11 @@ def key_of(credential: Credential) -> Passphrase | Opener:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a slot's keyrings are sealed, so that only its credential opens them."""
+    """Whom a slot's keyrings are sealed to, so that only its credential opens them: what its owner signs of that."""
 
     credential: Literal["passphrase", "recipient", "shares"]
     recipient: bytes
-    setting: Argon2id | None = None  # how its passphrase is stretched
+    argon2id: Argon2id | None = None  # how its passphrase is stretched
 
     @classmethod
     def of(cls, who: Credential | Recipient) -> Way:
@@ -158,29 +138,24 @@ class Way:
         if isinstance(key, Opener):
             return cls("recipient", key.recipient)
         key.check_enrollable()
-        opener = Opener.of_passphrase(key)
-        return cls("passphrase", opener.recipient, opener.setting)
+        setting = new_setting()
+        return cls("passphrase", Opener.of_passphrase(key, setting).recipient, setting)
 
 
-def seal_keyring(keyring: Keyring, number: int, way: Way) -> bytes:
-    """The stored bytes of a keyring that whoever holds the private half of `way.recipient` opens."""
+def new_setting() -> Argon2id:
+    """How a passphrase is stretched from now on: with a salt of its own."""
+    salt = os.urandom(passphrases.SALT_SIZE)
+    return Argon2id(salt, passphrases.MEMORY_KIB, passphrases.ITERATIONS, passphrases.LANES)
+
+
+def seal_keyring(keyring: Keyring, number: int, recipient: bytes) -> bytes:
+    """The stored bytes of a keyring that whoever holds the private half of `recipient` opens."""
     from pharmabackup.crypto.recipients import PublicKey
 
-    key_id = hashing.key_id(way.recipient)
+    key_id = hashing.key_id(recipient)
     context = wire.keyring_context(keyring.repository, key_id, keyring.slot, number)
-    sealed = PublicKey(way.recipient).seal(wire.pad(wire.encode(keyring)), context)
-    told = None if way.setting is None else key_id
-    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, way.setting, told, sealed))
-
-
-@dataclass(frozen=True, slots=True)
-class FoundKeys:
-    """A slot's keyrings that a credential opens, and under which key ids there are keyrings of this slot."""
-
-    slot: bytes
-    opened: list[Keyring]
-    opener: Opener
-    sealed_to: frozenset[bytes]
+    sealed = PublicKey(recipient).seal(wire.pad(wire.encode(keyring)), context)
+    return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, key_id, sealed))
 
 
 def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
@@ -192,77 +167,6 @@ def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
             raise wire.or_planted(error, info.name)
         found.setdefault(info.name.split("/")[1], []).append(numbered(info.name))
     return {slot: sorted(numbers) for slot, numbers in found.items()}
-
-
-def find_keyrings(
-    storage: Storage, repository: bytes, credential: Passphrase, *, but: frozenset[bytes] = frozenset()
-) -> FoundKeys:
-    """Those of the first slot of which this passphrase opens one, `but` these slots.
-
-    What is damaged is passed over: others may hold the same keys. WrongCredential, Damaged, StorageFailed.
-    """
-    unreadable: list[Damaged] = []
-    tried = 0
-    for slot, numbers in sorted(_slots(storage).items()):
-        if bytes.fromhex(slot) in but:
-            continue
-        sealed = read_whole(storage, slot, numbers, unreadable)
-        settings = list(dict.fromkeys(item.argon2id for item in sealed if item.argon2id is not None))
-        for setting in settings[:SETTINGS_TRIED]:
-            if tried == keys.PASSPHRASE_SLOTS_MAX:
-                break
-            tried += 1
-            opener = Opener.of_passphrase(credential, setting)
-            opened = opener.open_all(repository, sealed, unreadable)
-            if opened:
-                found = frozenset(item.key_id for item in sealed if item.key_id is not None)
-                return FoundKeys(bytes.fromhex(slot), opened, opener, found)
-    if unreadable:
-        raise unreadable[-1]
-    raise wrong_passphrase()
-
-
-def keyrings_of(
-    storage: Storage, repository: bytes, opener: Opener, roster: Roster, *, but: frozenset[bytes] = frozenset()
-) -> FoundKeys:
-    """Those of the first slot, `but` these, that the roster says are sealed to this key.
-
-    WrongCredential, Damaged, StorageFailed.
-    """
-    unreadable: list[Damaged] = []
-    numbers, recipient = _slots(storage), opener.recipient
-    for slot in roster.slots:
-        if slot.id in but or slot.credential == "passphrase" or slot.recipient != recipient:
-            continue
-        sealed = read_whole(storage, slot.id.hex(), numbers.get(slot.id.hex(), []), unreadable)
-        opened = opener.open_all(repository, sealed, unreadable)
-        if opened:
-            return FoundKeys(slot.id, opened, opener, opener.key_ids)
-    if unreadable:
-        raise unreadable[-1]
-    raise WrongCredential(
-        "This key does not open this repository.",
-        remedy="Ask the owner to enrol it; he needs its public half, the file with .pub at its end.",
-    )
-
-
-def _slots(storage: Storage) -> dict[str, list[int]]:
-    """As `keyring_numbers`. Damaged when there are none."""
-    slots = keyring_numbers(storage)
-    if not slots:
-        raise Damaged(
-            "This repository holds no keys: its folder keys/ is empty.",
-            kind="keys-missing",
-            remedy="Restore from another location; without keys nothing here can be read.",
-        )
-    return slots
-
-
-def wrong_passphrase() -> WrongCredential:
-    return WrongCredential(
-        "This passphrase does not open this repository.",
-        remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
-    )
 
 
 def check_not_revoked(slot: Slot) -> None:
@@ -286,10 +190,15 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
 
     known = {slot.signing for slot in roster.slots if slot.id == opened[0].slot}
     own = next((item for item in opened if item.signing and SigningKey(item.signing).public in known), opened[-1])
-    generations = {generation.catalogue for generation in roster.generations}
+    catalogues = {generation.catalogue for generation in roster.generations}
     catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
-    recipients = {generation.reader for generation in roster.generations}
-    readers = {key.key: key for item in reversed(opened) for key in item.readers}
+    readers: dict[bytes, ReaderKey] = {}
+    for item in reversed(opened):
+        given = {key.generation: key for key in item.readers}  # somebody may have put a thousand of one there
+        for generation in roster.generations:
+            held = given.get(generation.number)
+            if held and held.key not in readers and PrivateKey(held.key).public.raw == generation.reader:
+                readers[held.key] = held
     proved = [key for item in opened for key in item.naming if domain_of(key.key) == key.domain]
     naming: dict[bytes, NamingKey] = {}
     for key in (*own.naming, *proved):  # in this order: in the first one's domain an owner writes
@@ -298,8 +207,8 @@ def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
     return replace(
         own,
         naming=tuple(key for key in naming.values() if key.domain in domains),
-        catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in generations),
-        readers=tuple(key for key in readers.values() if PrivateKey(key.key).public.raw in recipients),
+        catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in catalogues),
+        readers=tuple(readers.values()),
     )
 
 
@@ -319,6 +228,18 @@ def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: 
     return found
 
 
+def without_newest(slot: Slot, sealed: Iterable[SealedKeyring]) -> Damaged:
+    """What the right credential is told if its keyrings, which are whole, lack the keys that are in use."""
+    own, folder = hashing.key_id(slot.recipient), f"keys/{slot.id.hex()}"
+    others = [f"{folder}/{item.number}" for item in sealed if item.key_id != own]
+    why = f" It is sealed to somebody else: {', '.join(others[:3])}." if others else ""
+    return Damaged(
+        f"A keyring of {slot.name!r} with the newest keys is damaged, gone, or was swapped.{why}",
+        kind="keys",
+        remedy=f"Copy {folder} from another location, or let an owner enrol this credential once more.",
+    )
+
+
 def _of(slot: str, number: int, error: Damaged) -> Damaged:
     """The same error, saying in which object: who cannot open the repository cannot run a check either."""
     name = f"keys/{slot}/{number}"
@@ -327,27 +248,23 @@ def _of(slot: str, number: int, error: Damaged) -> Damaged:
 
 def read_sealed(storage: Storage, slot: str, number: int) -> SealedKeyring:
     """One stored keyring. Damaged, NotFound, StorageFailed."""
-    name = f"keys/{slot}/{number}"
-    data = storage.get(name, limit=keys.KEYRING_MAX + 4096)
+    return decode_sealed(storage.get(f"keys/{slot}/{number}", limit=STORED_MAX), slot, number)
+
+
+def decode_sealed(data: bytes, slot: str, number: int) -> SealedKeyring:
+    """The keyring that was stored under this name. Damaged."""
     wire.check_header(data, Kind.KEYRING)
     sealed = wire.decode(memoryview(data)[wire.HEADER.size :], SealedKeyring)
     if sealed.slot.hex() != slot or sealed.number != number:
         raise wire.malformed("keyring", "it lies under another name than its own")
-    if sealed.argon2id is not None and sealed.argon2id.memory_kib < 8 * sealed.argon2id.lanes:
-        raise wire.malformed("keyring", "its Argon2id setting is impossible")
     return sealed
 
 
-def keyring_problem(storage: Storage, name: str, opener: Opener | None = None) -> Damaged | None:
-    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed.
-
-    `opener`: its passphrase may have been stretched in another way than it says, which nobody else can tell.
-    """
+def keyring_problem(storage: Storage, name: str) -> Damaged | None:
+    """What is wrong with the object of that name, as far as can be told without its keys. NotFound, StorageFailed."""
     try:
         _, slot, _ = name.split("/")
-        sealed = read_sealed(storage, slot, numbered(name))
-        if opener and sealed.key_id in opener.key_ids and sealed.argon2id != opener.setting:
-            raise wire.malformed("keyring", "the way to stretch its passphrase was changed")
+        read_sealed(storage, slot, numbered(name))
     except Damaged as error:
         return error
     except ValueError:

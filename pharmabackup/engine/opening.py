@@ -9,25 +9,24 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
 from pharmabackup.credentials import Credential, Passphrase
-from pharmabackup.crypto.hashing import key_id
 from pharmabackup.engine.keyrings import (
-    FoundKeys,
     Opener,
     Way,
     check_not_revoked,
-    find_keyrings,
     joined,
     key_of,
-    keyrings_of,
-    wrong_passphrase,
+    keyring_numbers,
+    read_whole,
 )
+from pharmabackup.engine.passphrase_tries import tries
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
-from pharmabackup.format.keys import Roster, Slot
+from pharmabackup.format.keys import Keyring, Roster, Slot
 from pharmabackup.format.repository import (
     REPOSITORY_MAX,
     RepositoryRecord,
@@ -197,27 +196,20 @@ def _unlock(
 ) -> Unlocked:
     repository = bytes.fromhex(record.id)
     key = key_of(credential)
-    with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
-        finding = pool.submit(find_keyrings, storage, repository, key) if isinstance(key, Passphrase) else None
+
+    def find() -> tuple[Rosters, FoundKeys]:
         from pharmabackup.engine.roster import read_rosters
+
+        rosters = read_rosters(storage, repository)
+        return rosters, _find(storage, repository, key, rosters.newest)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
+        finding = pool.submit(find)  # stretching takes time on purpose; everything else is imported while that runs
         from pharmabackup.engine.unlocked import Unlocked, check_keyring
 
         meanwhile()
-        rosters = read_rosters(storage, repository)
-        found = finding.result() if finding else _find(storage, repository, key, rosters.newest)
-    passed: set[bytes] = set()
-    while True:
-        try:
-            slot = _admitted(found, rosters.newest)
-            break
-        except (
-            WrongCredential
-        ) as refused:  # it may open another slot too: an enrolment was interrupted, and done again
-            passed.add(found.slot)
-            try:
-                found = _find(storage, repository, key, rosters.newest, but=frozenset(passed))
-            except (WrongCredential, Damaged):
-                raise refused from None
+        rosters, found = finding.result()
+    slot = found.slot
     keyring = joined(found.opened, rosters.newest)
     check_keyring(keyring, slot)
     unlocked = Unlocked(
@@ -237,32 +229,56 @@ def _unlock(
     return unlocked
 
 
-def _find(
-    storage: Storage,
-    repository: bytes,
-    key: Passphrase | Opener,
-    roster: Roster,
-    *,
-    but: frozenset[bytes] = frozenset(),
-) -> FoundKeys:
-    """WrongCredential, Damaged, StorageFailed."""
+@dataclass(frozen=True, slots=True)
+class FoundKeys:
+    """A credential's slot, and those of its keyrings that open."""
+
+    slot: Slot
+    opened: list[Keyring]
+    opener: Opener
+
+
+def _find(storage: Storage, repository: bytes, key: Passphrase | Opener, roster: Roster) -> FoundKeys:
+    """Those of the first slot that the roster says this opens. What is damaged is passed over: others may hold the
+    same keys.
+
+    WrongCredential, Damaged, StorageFailed.
+    """
+    numbers, unreadable = keyring_numbers(storage), list[Damaged]()
+    empty: Slot | None = None
+    for slot, opener in tries(key, roster) if isinstance(key, Passphrase) else _sealed_to(key, roster):
+        if empty is not None and slot.revoked is not None:
+            break  # what is in use is damaged, and that is what has to be told
+        check_not_revoked(slot)
+        sealed = read_whole(storage, slot.id.hex(), numbers.get(slot.id.hex(), []), unreadable)
+        opened = opener.open_all(repository, sealed, unreadable)
+        if opened:
+            return FoundKeys(slot, opened, opener)
+        empty = empty or slot
+    if unreadable:
+        raise unreadable[-1]
+    if empty is not None:
+        raise Damaged(
+            f"No keyring of {empty.name!r} is left: this credential is the right one, and opens nothing.",
+            kind="keys-missing",
+            remedy=f"Copy the folder keys/{empty.id.hex()} from another location.",
+        )
     if isinstance(key, Passphrase):
-        return find_keyrings(storage, repository, key, but=but)
-    return keyrings_of(storage, repository, key, roster, but=but)
+        raise WrongCredential(
+            "This passphrase does not open this repository.",
+            remedy="Type it again: capitals and spaces count. If it was changed, use the new one.",
+        )
+    raise WrongCredential(
+        "This key does not open this repository.",
+        remedy="Ask the owner to enrol it; he needs its public half, the file with .pub at its end.",
+    )
 
 
-def _admitted(found: FoundKeys, roster: Roster) -> Slot:
-    """The slot whose keyrings were opened, if that is how it opens now. WrongCredential."""
-    slot = next((slot for slot in roster.slots if slot.id == found.slot), None)
-    if slot is None:
-        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
-    if (found.opener.setting is None) != (slot.credential != "passphrase"):  # somebody has put a keyring there
-        raise WrongCredential("This credential is not enrolled here.", remedy="Ask the owner to enrol it.")
-    current = None if slot.recipient is None else key_id(slot.recipient)
-    if current in found.sealed_to and current not in found.opener.key_ids:
-        raise wrong_passphrase()  # it was changed since
-    check_not_revoked(slot)
-    return slot
+def _sealed_to(key: Opener, roster: Roster) -> list[tuple[Slot, Opener]]:
+    """The slots of a key, in the list's order, revoked ones last."""
+    recipient = key.recipient
+    found = [slot for slot in roster.slots if slot.credential != "passphrase" and slot.recipient == recipient]
+    return [(slot, key) for slot in sorted(found, key=lambda slot: slot.revoked is not None)]
 
 
 def _state_name(storage: Storage, slot: Slot, repository: bytes) -> str:

@@ -40,7 +40,7 @@ def found(way: Way) -> Founding:
     signing, reader = signatures.SigningKey.generate(), PrivateKey.generate()
     catalogue, naming, block_names = os.urandom(32), os.urandom(32), os.urandom(32)
     slot, domain = ids.new_id(), domain_of(naming)
-    owner = keys.Slot(slot, FIRST_SLOT, "owner", None, way.credential, signing.public, way.recipient, now_ns(), None)
+    owner = new_slot(slot, FIRST_SLOT, "owner", None, way, signing.public)
     roster = Roster(
         number=0,
         previous=None,
@@ -68,8 +68,24 @@ def found(way: Way) -> Founding:
         block_names=block_names,
         readers=(keys.ReaderKey(0, reader.raw),),
     )
-    sealed = seal_keyring(keyring, 0, way)
+    sealed = seal_keyring(keyring, 0, way.recipient)
     return Founding(repository, stored, ids.keyring_name(slot, 0), sealed)
+
+
+def new_slot(slot: bytes, name: str, role: keys.Role, domain: bytes | None, way: Way, signing: bytes) -> keys.Slot:
+    """What a list says of a credential that it did not have before. `signing`: the public half."""
+    return keys.Slot(
+        id=slot,
+        name=name,
+        role=role,
+        domain=domain,
+        credential=way.credential,
+        signing=signing,
+        recipient=way.recipient,
+        created=now_ns(),
+        revoked=None,
+        argon2id=way.argon2id,
+    )
 
 
 def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes, content: bytes) -> bytes:
@@ -83,11 +99,10 @@ def roster_message(repository: bytes, number: int, slot: bytes, previous: bytes,
 class Given:
     """What a slot's first keyring for the recipient that it has now was of, and whom it was sealed to before."""
 
-    recipient: bytes | None
+    recipient: bytes
     generations: int
     domains: int
     recipients: frozenset[bytes]  # key ids of all that it ever had
-    unnamed: bool  # it had none at first, so that older keyrings may be sealed to a passphrase that no list names
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +170,8 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
 def _given(before: Given | None, slot: keys.Slot, roster: Roster) -> Given:
     if before is not None and before.recipient == slot.recipient:
         return before
-    recipients = frozenset() if before is None else before.recipients
-    if slot.recipient is not None:
-        recipients |= {hashing.key_id(slot.recipient)}
-    unnamed = slot.recipient is None or (before is not None and before.unnamed)
-    return Given(slot.recipient, len(roster.generations), len(roster.domains), recipients, unnamed)
+    recipients = frozenset((hashing.key_id(slot.recipient),)) | (before.recipients if before else frozenset())
+    return Given(slot.recipient, len(roster.generations), len(roster.domains), recipients)
 
 
 def _check_roster(

@@ -15,7 +15,14 @@ from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import GRANTS, JUDGED_LATER, READERS, SELF_NAMED, WRITERS
-from pharmabackup.engine.keyrings import Opener, check_not_revoked, joined, keyring_numbers, read_whole
+from pharmabackup.engine.keyrings import (
+    Opener,
+    check_not_revoked,
+    joined,
+    keyring_numbers,
+    read_whole,
+    without_newest,
+)
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, WrongCredential
 from pharmabackup.format import wire
@@ -117,6 +124,8 @@ class Unlocked:
         if not self.has_newest_keys:
             if unreadable:
                 raise unreadable[-1]
+            if own.recipient == self.opener.recipient:
+                raise without_newest(own, sealed)
             raise WrongCredential(
                 "The keys of this repository were changed, and this passphrase does not open the new ones.",
                 remedy="Open it again; if the passphrase was changed, use the new one.",

@@ -6,12 +6,12 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
-from pharmabackup.format.wire import Count, Hash, Hashes, Id, Name, Nanoseconds, Record, Text, decoder
+from pharmabackup.format.wire import Count, Hash, Hashes, Id, Name, Nanoseconds, Record, Text, decoder, malformed
 
 ROSTER_MAX = 1 << 24
 KEYRING_MAX = 1 << 20
 SLOTS_MAX = 4096
-PASSPHRASE_SLOTS_MAX = 64  # each costs a client 0.1 s and 64 MiB
+PASSPHRASES_MAX = 64  # that a client tries: each costs it 0.1 s and 64 MiB
 
 Role = Literal["device", "restorer", "auditor", "maintainer", "owner"]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=1216, max_length=1216)]  # ML-KEM-768 | X25519
@@ -24,8 +24,15 @@ class Revoked(Record, frozen=True):
     accepted: Hashes  # SHA-256 of the stored fates of the slot's last transactions that still count
 
 
+class Argon2id(Record, frozen=True):
+    salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
+    memory_kib: Annotated[int, msgspec.Meta(ge=8, le=1 << 18)]
+    iterations: Annotated[int, msgspec.Meta(ge=1, le=10)]
+    lanes: Annotated[int, msgspec.Meta(ge=1, le=16)]  # and memory_kib at least 8 times as much
+
+
 class Slot(Record, frozen=True):
-    """One credential. `credential` says how its keyring is sealed."""
+    """One credential, and what its keyrings are sealed to."""
 
     id: Id
     name: Name
@@ -33,9 +40,10 @@ class Slot(Record, frozen=True):
     domain: Id | None  # a device's; None: every domain
     credential: Literal["passphrase", "recipient", "shares"]
     signing: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # Ed25519 public key
-    recipient: PublicKey | None
+    recipient: PublicKey
     created: Nanoseconds
     revoked: Revoked | None
+    argon2id: Argon2id | None  # how the passphrase is stretched that `recipient` is made from
 
 
 class Domain(Record, frozen=True):
@@ -96,6 +104,14 @@ class Roster(Record, frozen=True):
     chunker: ContentChunker
     pack_floor: Count  # a transaction is padded with packs up to this number
 
+    def check(self) -> None:
+        """Damaged when a passphrase's slot does not say how that is stretched, or another does."""
+        for slot in self.slots:
+            if (slot.argon2id is None) != (slot.credential != "passphrase"):
+                raise malformed("roster", "a slot is not stretched as its credential is")
+            if slot.argon2id is not None and slot.argon2id.memory_kib < 8 * slot.argon2id.lanes:
+                raise malformed("roster", "an Argon2id setting is impossible")
+
 
 class _Beginning(msgspec.Struct, array_like=True):
     """A roster's fields up to its features; what follows is passed over, whatever it is."""
@@ -122,20 +138,12 @@ class SignedRoster(Record, frozen=True):
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
-class Argon2id(Record, frozen=True):
-    salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=64)]
-    memory_kib: Annotated[int, msgspec.Meta(ge=8, le=1 << 18)]
-    iterations: Annotated[int, msgspec.Meta(ge=1, le=10)]
-    lanes: Annotated[int, msgspec.Meta(ge=1, le=16)]  # and memory_kib at least 8 times as much
-
-
 class SealedKeyring(Record, frozen=True):
-    """As stored, after the header. With `argon2id` sealed under the stretched passphrase, else by HPKE."""
+    """As stored, after the header. Nobody signs it: the roster says how its credential is made to open it."""
 
     slot: Id
     number: Count
-    argon2id: Argon2id | None
-    key_id: Hash | None  # of the stretched passphrase: compared before anything is opened, since GCM does not commit
+    key_id: Hash  # of whom it is sealed to: compared before anything is opened, since GCM does not commit
     sealed: Annotated[bytes, msgspec.Meta(max_length=KEYRING_MAX)]
 
 

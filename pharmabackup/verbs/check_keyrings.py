@@ -1,32 +1,52 @@
-"""Keyrings that are missing, and such as fit no list: nobody signs them, so the lists that owners sign tell it."""
+"""Keyrings that are missing, damaged or swapped, and such as fit no list.
+
+Nobody signs a keyring, so the lists that owners sign tell it: how many each slot was given, whom they are sealed to,
+and what a credential's own have to hold.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from pharmabackup.crypto import hashing
-from pharmabackup.crypto.recipients import PrivateKey
-from pharmabackup.crypto.signatures import SigningKey
-from pharmabackup.engine.enrolment import present
 from pharmabackup.engine.grants import NAMERS
-from pharmabackup.engine.keyrings import KEYRING, domain_of, numbered, read_sealed
+from pharmabackup.engine.keyrings import KEYRING, numbered, read_sealed
 from pharmabackup.engine.roster import Rosters, read_rosters
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Finding, Severity
 from pharmabackup.format.keys import Keyring, SealedKeyring, Slot
+from pharmabackup.verbs.keyring_contents import INTERRUPTED, Granted, twice
 
-INTERRUPTED = "a change of keys was interrupted, or somebody put it there"
 NOT_USED = "Nobody uses it. Unless a change of keys was interrupted, find out who put it there; delete it by hand."
+MENDED = (
+    "Put the object of another location in its place by hand, since a name is never used twice; or let an owner "
+    "enrol that credential once more."
+)
+CLOSED = "it says that it is this credential's, and does not open: it is damaged, or somebody put it there"
+NAMED = 20  # of objects that one finding is about
 
 
 def keyring_findings(unlocked: Unlocked) -> Iterator[Finding]:
-    """What is damaged is told elsewhere. Damaged, StorageFailed."""
+    """Each keyring is read once. Damaged when a list is, StorageFailed."""
     rosters = read_rosters(unlocked.storage, unlocked.repository)
     unlocked.renewed()  # after that: what has its keys by then lacks nothing that these lists want
     yield from _Check(unlocked, rosters).findings()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What there is of one slot; names, the newest first."""
+
+    slot: Slot
+    whole: int = 0  # that its credential opens, as far as can be told
+    damaged: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)  # that say that they are sealed to one's own credential
+    strange: list[str] = field(default_factory=list)  # sealed to somebody else
+    opened: list[tuple[str, Keyring]] = field(default_factory=list)  # of one's own
+    foreign: list[tuple[str, str]] = field(default_factory=list)  # each with what is wrong in it
+    unlisted: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,129 +55,145 @@ class _Check:
     rosters: Rosters
 
     def findings(self) -> Iterator[Finding]:
-        storage = self.unlocked.storage
-        slots = {slot.id.hex(): slot for slot in self.rosters.newest.slots}
-        there = Counter[str]()  # by slot: those that its credential opens now
-        older = set[str]()  # slots with others
-        for name in [info.name for info in storage.list("keys") if KEYRING.fullmatch(info.name)]:
-            folder = name.split("/")[1]
-            slot = slots.get(folder)
-            try:
-                sealed = read_sealed(storage, folder, numbered(name))
-            except Damaged:
-                there[folder] += 1
-                continue
-            except NotFound:
-                continue
-            if slot is None:
-                yield self._unused(name, "info", f"it is of nobody who is enrolled: {INTERRUPTED}")
-            elif not self._fits(slot, sealed):
-                yield self._unused(name, "warning", f"it is sealed to somebody else than {slot.name!r}")
+        tallies = {slot.id.hex(): _Tally(slot) for slot in self.rosters.newest.slots}
+        odd, strangers = list[str](), list[str]()
+        names = [info.name for info in self.unlocked.storage.list("keys")]
+        for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
+            if not KEYRING.fullmatch(name):
+                odd.append(name)
+            elif (tally := tallies.get(name.split("/")[1])) is None:
+                strangers.append(name)
             else:
-                if self._is_current(slot, sealed):
-                    there[folder] += 1
-                else:
-                    older.add(folder)
-                if slot.id == self.unlocked.keyring.slot and self.unlocked.opener.may_open(sealed):
-                    yield from self._opened(name, slot, sealed)
-        for slot in present(self.rosters.newest):
-            yield from self._missing(slot, there[slot.id.hex()], before=slot.id.hex() in older)
+                self._look(name, tally)
+        yield from self._told("keyring-damaged", "warning", odd, "it is no name of a keyring", NOT_USED)
+        yield from self._unused("info", strangers, f"it is of nobody who is enrolled: {INTERRUPTED}")
+        for tally in tallies.values():
+            yield from self._of_slot(tally)
 
-    # ------------------------------------------------------------ what is missing
+    def _look(self, name: str, tally: _Tally) -> None:
+        slot = tally.slot
+        try:
+            sealed = read_sealed(self.unlocked.storage, slot.id.hex(), numbered(name))
+        except NotFound:
+            return
+        except Damaged:
+            tally.damaged.append(name)
+            return
+        if sealed.key_id not in self.rosters.given[slot.id].recipients:
+            tally.strange.append(name)
+        elif sealed.key_id != hashing.key_id(slot.recipient):
+            return  # of a passphrase of before
+        elif self._is_own(slot):
+            self._open(name, sealed, tally)
+        else:
+            tally.whole += 1
 
-    def _missing(self, slot: Slot, there: int, *, before: bool) -> Iterator[Finding]:
-        """Each change of keys gave every slot one more keyring (docs/format.md, §8)."""
-        newest, given = self.rosters.newest, self.rosters.given[slot.id]
-        due = 1 + len(newest.generations) - given.generations
-        if slot.role in NAMERS:
-            due += len(newest.domains) - given.domains
-        if slot.recipient is None:  # of a time when owners could not yet give new keys to others
-            due = 1
-        problem = f"Of {slot.name!r} {due - there} of {due} keyrings that there have to be are missing"
-        if slot.id == self.unlocked.keyring.slot and there >= due:
-            lacking = self._lacking()
-            due += len(lacking)
-            problem = f"No keyring of {slot.name!r} has the keys of generation {', '.join(map(str, lacking))}"
-        severity: Severity = "critical"
-        if slot.credential == "passphrase" and not there and before:
-            severity = "warning"
-            problem = (
-                f"No keyring of {slot.name!r} is sealed to its new passphrase, and one is to that of before: its "
-                "change was interrupted, or somebody deleted it"
-            )
-        if there < due:
-            yield Finding(
-                code="keyring-missing",
-                severity=severity,
-                subject=f"keys/{slot.id.hex()}",
-                message=f"{problem}: that credential does not open all that is here, or nothing.",
-                remedy="Copy from a place that has them, or let an owner enrol that credential once more.",
-                location=self.unlocked.storage.location,
-            )
+    def _is_own(self, slot: Slot) -> bool:
+        """Whether its keyrings open here: somebody else may have changed the passphrase meanwhile."""
+        return slot.id == self.unlocked.keyring.slot and slot.recipient == self.unlocked.opener.recipient
 
-    def _lacking(self) -> list[int]:
-        """Generations of which this credential has no catalogue key."""
-        known = {hashing.key_id(key.key) for key in self.unlocked.keyring.catalogue}
-        return [one.number for one in self.rosters.newest.generations if one.catalogue not in known]
-
-    # ------------------------------------------------------------ what fits no list
-
-    def _fits(self, slot: Slot, sealed: SealedKeyring) -> bool:
-        """Whether it is sealed as the slot's credential is, and to whom the slot ever was."""
-        if slot.credential != "passphrase":
-            return sealed.argon2id is None and sealed.key_id is None
-        given = self.rosters.given[slot.id]
-        return sealed.argon2id is not None and (sealed.key_id in given.recipients or given.unnamed)
-
-    def _is_current(self, slot: Slot, sealed: SealedKeyring) -> bool:
-        if slot.credential != "passphrase" or slot.recipient is None:
-            return True
-        return sealed.key_id == hashing.key_id(slot.recipient)
-
-    def _opened(self, name: str, slot: Slot, sealed: SealedKeyring) -> Iterator[Finding]:
+    def _open(self, name: str, sealed: SealedKeyring, tally: _Tally) -> None:
         try:
             keyring = self.unlocked.opener.open(self.unlocked.repository, sealed)
         except Damaged:
-            yield Finding(
-                code="keyring-damaged",
-                severity="warning",
-                subject=name,
-                message=f"The keyring {name} says that it is sealed to {slot.name!r}, and does not open: it was "
-                "damaged, or somebody put it there.",
-                remedy="If another location has it, put that one in its place by hand; if none has, delete it.",
-                location=self.unlocked.storage.location,
+            tally.closed.append(name)
+            return
+        tally.opened.append((name, keyring))
+        granted = self._granted(tally.slot)
+        if why := granted.foreign(keyring, self.unlocked.keyring):
+            tally.foreign.append((name, why))
+        elif why := granted.unlisted(keyring):
+            tally.unlisted.append((name, why))
+        else:
+            tally.whole += 1
+
+    def _granted(self, slot: Slot) -> Granted:
+        return Granted(self.rosters.newest, slot, self.rosters.given[slot.id].generations)
+
+    # ------------------------------------------------------------ of one slot
+
+    def _of_slot(self, tally: _Tally) -> Iterator[Finding]:
+        needed = False if tally.slot.revoked else (yield from self._of_user(tally))
+        if not needed:
+            said = "it is damaged, and its credential opens as many others as it was given"
+            yield from self._told("keyring-damaged", "info", tally.damaged, said, NOT_USED)
+            yield from self._told("keyring-damaged", "warning", tally.closed, CLOSED, NOT_USED)
+            yield from self._grouped("warning", tally.foreign)
+        yield from self._grouped("info", tally.unlisted)
+        yield from self._unused("warning", tally.strange, f"it is sealed to somebody else than {tally.slot.name!r}")
+
+    def _of_user(self, tally: _Tally) -> Generator[Finding, None, bool]:
+        """What one who is not revoked cannot do any more; whether there is anything."""
+        slot, due, is_own = tally.slot, self._due(tally.slot), self._is_own(tally.slot)
+        lacking = self._granted(slot).lacking([keyring for _, keyring in tally.opened]) if is_own else []
+        if lacking and not tally.foreign:
+            tally.foreign += [(name, "another one adds the same keys") for name in twice(tally.opened)]
+        instead = len(tally.damaged) + len(tally.closed) + len(tally.foreign)
+        missing = due - tally.whole - instead
+        if missing > 0:
+            problem = f"Of {slot.name!r} {missing} of {due} keyrings that there have to be are missing"
+        elif lacking and not instead:
+            problem = f"No keyring of {slot.name!r} has {' and '.join(lacking)}"
+        else:
+            problem = ""
+        severity: Severity = "warning" if is_own and not lacking else "critical"
+        cost = "that credential does not open all that is here, or nothing"
+        if severity == "warning":
+            cost = "the others have the same keys, and must not be lost too"
+        if problem:
+            subject = f"keys/{slot.id.hex()}"
+            remedy = "Copy from a place that has them, or let an owner enrol that credential once more."
+            yield self._finding("keyring-missing", severity, subject, f"{problem}: {cost}.", remedy)
+        if not (lacking if is_own else tally.whole < due):
+            return False
+        cost = (
+            f"Without it {slot.name!r} has fewer than it was given: that credential does not open all that is "
+            "here, or nothing, unless another of them has the same keys"
+        )
+        if lacking:
+            cost = f"No other keyring of {slot.name!r} has {' and '.join(lacking)}"
+        bad = [*tally.damaged, *tally.closed]
+        yield from self._told("keyring-damaged", "critical", bad, f"it is damaged. {cost}", MENDED)
+        for why in dict.fromkeys(why for _, why in tally.foreign):
+            names = [name for name, said in tally.foreign if said == why]
+            said = f"it is not what was written, or somebody put it there: {why}. {cost}"
+            yield from self._told("keyring-swapped", "critical", names, said, MENDED)
+        return True
+
+    def _due(self, slot: Slot) -> int:
+        """Each change of keys gave every slot one more keyring (docs/format.md, §8)."""
+        newest, given = self.rosters.newest, self.rosters.given[slot.id]
+        due = 1 + len(newest.generations) - given.generations
+        return due + (len(newest.domains) - given.domains if slot.role in NAMERS else 0)
+
+    # ------------------------------------------------------------ findings
+
+    def _grouped(self, severity: Severity, found: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+        for why in dict.fromkeys(why for _, why in found):
+            yield from self._unused(severity, [name for name, said in found if said == why], why)
+
+    def _unused(self, severity: Severity, names: Sequence[str], why: str) -> Iterator[Finding]:
+        why = f"it fits no list of who may do what: {why}"
+        yield from self._told("keyring-unused", severity, names, why, NOT_USED)
+
+    def _told(self, code: str, severity: Severity, names: Sequence[str], why: str, remedy: str) -> Iterator[Finding]:
+        """One finding for all of these: whoever may write can put any number there."""
+        if len(names) == 1:
+            yield self._finding(code, severity, names[0], f"The keyring {names[0]}: {why}.", remedy)
+        elif names:
+            folders = {name.rpartition("/")[0] for name in names}
+            subject = folders.pop() if len(folders) == 1 else "keys"
+            listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+            yield self._finding(
+                code, severity, subject, f"{len(names):,} keyrings ({listed}), of each: {why}.", remedy
             )
-            return
-        if self._is_foreign(keyring, slot):
-            yield self._unused(name, "warning", "it has keys that are not those of this repository")
-            return
-        newest = self.rosters.newest
-        catalogue = {one.catalogue for one in newest.generations}
-        readers = {one.reader for one in newest.generations}
-        numbers = {key.generation for key in keyring.catalogue if hashing.key_id(key.key) not in catalogue}
-        numbers |= {key.generation for key in keyring.readers if PrivateKey(key.key).public.raw not in readers}
-        domains = {domain.id for domain in newest.domains}
-        if numbers:
-            told = ", ".join(map(str, sorted(numbers)))
-            yield self._unused(name, "info", f"no list has its keys of generation {told}: {INTERRUPTED}")
-        elif any(key.domain not in domains for key in keyring.naming):
-            yield self._unused(name, "info", f"it has the key of a domain that no list has: {INTERRUPTED}")
 
-    def _is_foreign(self, keyring: Keyring, slot: Slot) -> bool:
-        own = self.unlocked.keyring
-        if keyring.role != slot.role or keyring.block_names != own.block_names:
-            return True
-        if keyring.signing is not None:
-            return SigningKey(keyring.signing).public != slot.signing
-        known = {key.key for key in own.naming}
-        return any(domain_of(key.key) != key.domain and key.key not in known for key in keyring.naming)
-
-    def _unused(self, name: str, severity: Severity, why: str) -> Finding:
+    def _finding(self, code: str, severity: Severity, subject: str, message: str, remedy: str) -> Finding:
         return Finding(
-            code="keyring-unused",
+            code=code,
             severity=severity,
-            subject=name,
-            message=f"The keyring {name} fits no list of who may do what: {why}.",
-            remedy=NOT_USED,
+            subject=subject,
+            message=message,
+            remedy=remedy,
             location=self.unlocked.storage.location,
         )

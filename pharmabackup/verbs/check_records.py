@@ -17,7 +17,6 @@ from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind, Record
 from pharmabackup.verbs.audit_chains import Chains
 from pharmabackup.verbs.check_keyrings import keyring_findings
-from pharmabackup.verbs.findings import damaged_keyrings
 
 PARTS: tuple[tuple[str, Kind, type[Record]], ...] = (
     ("condemn", Kind.CONDEMN, Condemn),
@@ -36,8 +35,6 @@ def check_records(unlocked: Unlocked, find: Find, look: Look, share: float) -> N
     with suppress(Damaged):  # of a list that was damaged just now; it is read whenever something is opened
         for finding in keyring_findings(unlocked):
             find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
-    for finding in damaged_keyrings(unlocked):
-        find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     chains = Chains(unlocked, look, share=share)
     for finding in chains.findings("warning"):
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)

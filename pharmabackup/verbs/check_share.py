@@ -19,20 +19,20 @@ def check_share(url: StrPath, share: str, *, storage_options: Mapping[str, objec
     """
     facts = facts_of(share)
     repository, lists = read_lists(url, storage_options)
-    slots = [slot for slot in lists.newest.slots if slot.credential == "shares" and slot.recipient]
+    slots = [slot for slot in lists.newest.slots if slot.credential == "shares"]
     current = next((slot for slot in slots if slot.revoked is None), None)
     if current is None:
         raise NotFound(
             "This repository has no recovery key.", kind="recovery-key", remedy="An owner makes one: split_recovery."
         )
-    own = next((slot for slot in reversed(slots) if set_of(slot.recipient or b"") == facts.set), None)
+    own = next((slot for slot in reversed(slots) if set_of(slot.recipient) == facts.set), None)
     return ShareCheck(
         state="ok" if own is current else "critical",
         repository=repository,
         number=facts.number,
         threshold=facts.threshold,
         current=own is current,
-        fingerprint=fingerprint_of(current.recipient or b""),
+        fingerprint=fingerprint_of(current.recipient),
         split=from_ns(current.created),
         of=None if own is None else from_ns(own.created),
     )

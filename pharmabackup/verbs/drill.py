@@ -78,7 +78,7 @@ def drill_recovery_key(
     result = RecoveryDrill(
         **{name: getattr(report, name) for name in type(report).__slots__},
         slot=slot.name,
-        fingerprint=fingerprint_of(slot.recipient or b""),
+        fingerprint=fingerprint_of(slot.recipient),
         split=from_ns(slot.created),
         threshold=shares.threshold,
         shares=tuple(sorted(shares.numbers)),
@@ -116,7 +116,9 @@ def _opened_with(unlocked: Unlocked, shares: Shares, facts: MutableMapping[str, 
         )
     try:
         return open_also(unlocked, shares, state_dir=NOWHERE)
-    except WrongCredential:
+    except Damaged as error:
+        if error.kind not in ("keys", "keys-missing"):
+            raise
         raise Damaged(
             "The shares are right, and the newest keys that were sealed to them are gone.",
             kind="keys",

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.history import CONTESTED_REMEDY, History, told_contested
-from pharmabackup.engine.keyrings import keyring_problem
 from pharmabackup.engine.target_layout import Layout
-from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry
 from pharmabackup.retention import AHEAD_NS
@@ -73,34 +68,6 @@ def history_findings(history: History, location: str) -> list[Finding]:
             )
         )
     return found
-
-
-def damaged_keyrings(unlocked: Unlocked) -> Iterator[Finding]:
-    """Of all slots, as far as can be told without their keys; no warning if a newer one is whole. StorageFailed."""
-    newest: dict[str, int] = {}  # of those that are whole, by the folder of their slot
-    damaged: list[tuple[str, Damaged]] = []
-    for info in unlocked.storage.list("keys"):
-        try:
-            problem = keyring_problem(unlocked.storage, info.name, unlocked.opener)
-        except NotFound as error:
-            problem = Damaged(error.message)
-        if problem is not None:
-            damaged.append((info.name, problem))
-        else:
-            folder, _, number = info.name.rpartition("/")
-            newest[folder] = max(newest.get(folder, -1), int(number))
-    for name, problem in damaged:
-        folder, _, number = name.rpartition("/")
-        replaced = number.isdecimal() and int(number) < newest.get(folder, -1)
-        yield Finding(
-            code="keyring-damaged",
-            severity="info" if replaced else "warning",
-            subject=name,
-            message=f"{problem.message} A name is never used twice, so that it is not mended in place.",
-            remedy="Whose it is opens another place and changes the passphrase there, then copy from there; "
-            "or put the object of a replica in its place by hand.",
-            location=unlocked.storage.location,
-        )
 
 
 def keyring_finding(name: str, location: str) -> Finding:

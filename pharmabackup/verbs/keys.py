@@ -16,10 +16,10 @@ from pharmabackup.engine import enrolment, historycache
 from pharmabackup.engine.audit import note
 from pharmabackup.engine.grants import JUDGED_MARKS
 from pharmabackup.engine.historyreader import load_history
-from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers
+from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers, new_setting
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
-from pharmabackup.format.keys import Revoked, Role, Roster
+from pharmabackup.format.keys import PASSPHRASES_MAX, Keyring, Revoked, Role, Roster
 from pharmabackup.format.keys import Slot as RosterSlot
 from pharmabackup.results import Slot
 
@@ -37,7 +37,7 @@ def slots(unlocked: Unlocked) -> list[Slot]:
             name=slot.name,
             role=slot.role,
             kind=slot.credential,
-            fingerprint=fingerprint_of(slot.recipient) if slot.recipient else "",
+            fingerprint=fingerprint_of(slot.recipient),
             created=from_ns(slot.created),
             revoked=None if slot.revoked is None else from_ns(slot.revoked.time),
         )
@@ -68,14 +68,16 @@ def enrol(
     enrolment.learn(unlocked)
     known = unlocked.roster
     _check_free(known, name)
+    _check_tried(known, way)
     naming, founded = enrolment.naming_for(unlocked, domain) if role == "device" else (None, None)
     if founded is not None and naming is not None:
         enrolment.give_naming(unlocked, naming)
-    slot, keyring = enrolment.new_slot(unlocked, name, role, naming, way)
-    enrolment.put_keyring(unlocked, keyring, way)
+    slot, keyring = enrolment.newcomer(unlocked, name, role, naming, way)
+    enrolment.put_keyring(unlocked, keyring, way.recipient)
 
     def change(roster: Roster) -> Roster:
         _check_free(roster, name)
+        _check_tried(roster, way)
         if (roster.generations, roster.domains) != (known.generations, known.domains):
             raise _at_the_same_time()
         if founded is not None and enrolment.present(roster) != enrolment.present(known):
@@ -208,8 +210,8 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
         for name in (f"recovery {number + more}" if number + more > 1 else "recovery" for more in count())
         if all(slot.name != name for slot in known.slots)
     )
-    slot, keyring = enrolment.new_slot(unlocked, name, "owner", None, way)
-    enrolment.put_keyring(unlocked, keyring, way)
+    slot, keyring = enrolment.newcomer(unlocked, name, "owner", None, way)
+    enrolment.put_keyring(unlocked, keyring, way.recipient)
     accepted = {one.id: _accepted((unlocked,), one.id) for one in old}
 
     def change(roster: Roster) -> Roster:
@@ -230,7 +232,7 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
 
 def _recovery_key(ever: Sequence[RosterSlot]) -> tuple[bytes, bytes]:
     """A seed and its public half, whose shares can be told from those of all before."""
-    before = {set_of(slot.recipient) for slot in ever if slot.recipient}
+    before = {set_of(slot.recipient) for slot in ever}
     while True:
         seed = os.urandom(SEED_SIZE)
         recipient = Opener.of_seed(seed).recipient
@@ -261,8 +263,19 @@ def _check_free(roster: Roster, name: str) -> None:
         raise Conflict(f"There is a slot named {name!r} already.", kind="name-taken", remedy="Choose another name.")
 
 
+def _check_tried(roster: Roster, way: Way) -> None:
+    """Conflict when a passphrase would be one more than a client tries."""
+    stretched = sum(1 for slot in enrolment.present(roster) if slot.credential == "passphrase")
+    if way.credential == "passphrase" and stretched >= PASSPHRASES_MAX:
+        raise Conflict(
+            f"{stretched} passphrases are enrolled, and no more than {PASSPHRASES_MAX} are tried.",
+            kind="too-many-passphrases",
+            remedy="Enrol a key, or revoke a passphrase that nobody uses.",
+        )
+
+
 def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
-    """Open with another passphrase from now on. Interrupted, the old one opens, or both records are done.
+    """Open with another passphrase from now on. Interrupted before the list that says so, the old one opens.
 
     Whoever copied the storage before and knows the old one can still read what was there: see `rotate`.
     InvalidInput, NotPermitted, Conflict, StorageFailed.
@@ -273,16 +286,26 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
         raise InvalidInput("Only a passphrase takes a passphrase's place.", remedy="Give a pb.Passphrase.")
     new.check_enrollable()
     enrolment.permit_owner(unlocked)
-    opener = Opener.of_passphrase(new)
-    way, own = Way("passphrase", opener.recipient, opener.setting), unlocked.keyring.slot
+    setting, own = new_setting(), unlocked.keyring.slot
+    opener = Opener.of_passphrase(new, setting)
+    recipient, given = opener.recipient, list[Keyring]()
 
     def change(roster: Roster) -> Roster:
-        changed = (replace(slot, recipient=way.recipient) if slot.id == own else slot for slot in roster.slots)
+        if (
+            unlocked.slot.recipient != unlocked.opener.recipient
+        ):  # it would pass on fewer keys than the slot has by now
+            raise _at_the_same_time()
+        if (
+            unlocked.keyring not in given
+        ):  # or another owner gave new keys, which are sealed to the passphrase of before
+            enrolment.put_keyring(unlocked, unlocked.keyring, recipient)
+            given.append(unlocked.keyring)
+        changed = (
+            replace(slot, recipient=recipient, argon2id=setting) if slot.id == own else slot for slot in roster.slots
+        )
         return replace(roster, slots=tuple(changed))
 
-    enrolment.change_roster(unlocked, change)
-    enrolment.put_keyring(unlocked, unlocked.keyring, way)
-    unlocked.opener = opener
+    enrolment.change_roster(unlocked, change, opener=opener)
     note(unlocked, "change-passphrase", unlocked.slot.name, reason=None)
 
 
@@ -297,9 +320,8 @@ def rotate(unlocked: Unlocked, *, reason: str) -> None:
     number, keys = len(unlocked.roster.generations), enrolment.NextGeneration.make()
     present = enrolment.present(unlocked.roster)
     listed = keyring_numbers(unlocked.storage)
-    ways = [(slot, enrolment.way_to(unlocked, slot, listed)) for slot in present]  # all, before anything is written
-    for slot, way in ways:
-        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), way, listed)
+    for slot in present:
+        enrolment.put_keyring(unlocked, keys.keyring(unlocked, slot, number), slot.recipient, listed)
 
     def change(roster: Roster) -> Roster:
         if len(roster.generations) != number or enrolment.present(roster) != present:

@@ -14,8 +14,9 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.events import Finding
 from pharmabackup.results import Proposal
 from pharmabackup.sources.base import Source
+from pharmabackup.verbs.check_keyrings import keyring_findings
 from pharmabackup.verbs.copy_plan import plan_copy
-from pharmabackup.verbs.findings import damaged_keyrings, keyring_finding
+from pharmabackup.verbs.findings import keyring_finding
 
 Block = tuple[bytes, bytes]  # domain and id
 ATTEMPTS = 3  # when another collector is faster
@@ -121,7 +122,8 @@ def _first(unlocked: Unlocked, steps: Sequence[str], wish: Wish, findings: Itera
 def key_findings(unlocked: Unlocked, refused: Iterable[str]) -> list[Finding]:
     """Keyrings that are damaged here, and those of replicas that are not taken."""
     location = unlocked.storage.location
-    return [*damaged_keyrings(unlocked), *(keyring_finding(name, location) for name in sorted(set(refused)))]
+    damaged = [finding for finding in keyring_findings(unlocked) if finding.code == "keyring-damaged"]
+    return [*damaged, *(keyring_finding(name, location) for name in sorted(set(refused)))]
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -13,12 +13,13 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 from shamir_mnemonic import Share
 
 import pharmabackup as pb
-from pharmabackup.crypto import hashing
+from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.unlocked import Unlocked
@@ -73,8 +74,10 @@ class Aviary:
 
 
 def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
-    ring = unlocked.keyring
-    found = {"block names key": ring.block_names, "signing seed": ring.signing or b"", "K": unlocked.opener.key}
+    ring, setting = unlocked.keyring, unlocked.slot.argon2id
+    assert setting is not None
+    stretched = passphrases.stretch(c.NEW_PASSPHRASE, **msgspec.structs.asdict(setting))
+    found = {"block names key": ring.block_names, "signing seed": ring.signing or b"", "K": stretched}
     for place, key in enumerate(ring.catalogue):
         found[f"catalogue key {place}"] = key.key
     for place, naming in enumerate(ring.naming):

@@ -20,11 +20,11 @@ from unittest import mock
 from pharmabackup import ids
 from pharmabackup.compression import compress
 from pharmabackup.credentials import Passphrase
-from pharmabackup.crypto import hashing, signatures
+from pharmabackup.crypto import hashing, passphrases, signatures
 from pharmabackup.crypto.recipients import PrivateKey, PublicKey
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.grants import GRANTS, SELF_NAMED
-from pharmabackup.engine.keyrings import Opener, Way, seal_keyring
+from pharmabackup.engine.keyrings import Opener, seal_keyring
 from pharmabackup.engine.roster import CHUNKER, NO_REPOSITORY, read_rosters, roster_message
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import block, keys, pack, wire
@@ -62,9 +62,10 @@ assert all(RECORDS[kind][0] == name for kind, name in SELF_NAMED.items())
 
 def roster() -> bytes:
     """Stored roster 0, whose hash is the repository's id."""
-    pair = PrivateKey(hashing.derive("recipient", stretched(), 96))
     signer = signatures.SigningKey(SEED)
-    slot = keys.Slot(SLOT, "owner", "owner", None, "passphrase", signer.public, pair.public.raw, NOW, None)
+    slot = keys.Slot(
+        SLOT, "owner", "owner", None, "passphrase", signer.public, opener().recipient, NOW, None, SETTING
+    )
     first = keys.Roster(
         number=0,
         previous=None,
@@ -88,9 +89,13 @@ def opener() -> Opener:
 
 
 def stretched() -> bytes:
-    key = opener().key
-    assert key is not None
-    return key
+    return passphrases.stretch(
+        PASSPHRASE,
+        salt=SETTING.salt,
+        memory_kib=SETTING.memory_kib,
+        iterations=SETTING.iterations,
+        lanes=SETTING.lanes,
+    )
 
 
 def keyring(repository: bytes) -> Keyring:
@@ -104,15 +109,6 @@ def keyring(repository: bytes) -> Keyring:
         block_names=BLOCK_NAMES,
         readers=(keys.ReaderKey(0, READER),),
     )
-
-
-def keyring_under_the_passphrase(ring: Keyring, number: int) -> bytes:
-    """The form that was written first (docs/format.md, section 8)."""
-    key = stretched()
-    context = wire.keyring_context(ring.repository, hashing.key_id(key), SLOT, number)
-    sealed = SealingKey(key).seal(wire.pad(wire.encode(ring)), context)
-    record = keys.SealedKeyring(SLOT, number, SETTING, hashing.key_id(key), sealed)
-    return wire.header(Kind.KEYRING) + wire.encode(record)
 
 
 def opened(stored_roster: bytes) -> Unlocked:
@@ -193,8 +189,7 @@ def make() -> dict[str, Any]:
             "repository": repository,
             "roster": stored_roster,
             "keyring": wire.encode(ring),
-            "keyring_first_form": keyring_under_the_passphrase(ring, 0),
-            "keyring_to_public_key": seal_keyring(ring, 7, Way("passphrase", opener().recipient, SETTING)),
+            "sealed_keyring": seal_keyring(ring, 7, opener().recipient),
             "wrapped_key": wrapped,
             "records": records,
             "names_section": names_section,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from msgspec.structs import replace
 
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PublicKey
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.keyrings import Opener
+from pharmabackup.engine.keyrings import Opener, seal_keyring
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format import keys, pack, wire
@@ -75,10 +74,6 @@ def opens_under_both(plain: bytes, associated: bytes) -> bytes:
     return NONCE + data + (_hashed(hash_key, associated, data) ^ masked).to_bytes(16, "big")
 
 
-def _opener(key: bytes) -> Opener:
-    return Opener(hashing.derive("recipient", key, 96), made.SETTING, key)
-
-
 def test_one_text_opens_under_two_keys() -> None:
     sealed = opens_under_both(b"Take one tablet daily.", b"x")
     assert SealingKey(ONE).open(sealed, b"x").startswith(b"Take one tablet daily.")
@@ -90,17 +85,18 @@ def test_one_text_opens_under_two_keys() -> None:
 def test_a_keyring_opens_for_whose_it_says_it_is() -> None:
     """Otherwise one stored keyring would tell by one try which of many passphrases is the right one."""
     ring = made.keyring(V["repository"])
-    context = wire.keyring_context(ring.repository, hashing.key_id(ONE), ring.slot, 3)
-    sealed = opens_under_both(wire.pad(wire.encode(ring)), context)
-    stored = keys.SealedKeyring(ring.slot, 3, made.SETTING, hashing.key_id(ONE), sealed)
-    SealingKey(OTHER).open(sealed, context)
+    one, other = (Opener(hashing.derive("recipient", key, 96)) for key in (ONE, OTHER))
+    stored = wire.decode(seal_keyring(ring, 3, one.recipient)[8:], keys.SealedKeyring)
     unreadable: list[Damaged] = []
-    assert _opener(ONE).open_all(ring.repository, [stored], unreadable) == [ring]
-    assert _opener(OTHER).open_all(ring.repository, [stored], unreadable) == []
+    assert one.open_all(ring.repository, [stored], unreadable) == [ring]
+    assert other.open_all(ring.repository, [stored], unreadable) == []
     assert unreadable == []
-    renamed = replace(stored, key_id=hashing.key_id(OTHER))
-    assert _opener(OTHER).open_all(ring.repository, [renamed], unreadable) == []
-    assert len(unreadable) == 1
+    for renamed in (other, one):
+        context = wire.keyring_context(ring.repository, hashing.key_id(other.recipient), ring.slot, 3)
+        sealed = PublicKey(one.recipient).seal(wire.pad(wire.encode(ring)), context)
+        stored = keys.SealedKeyring(ring.slot, 3, hashing.key_id(renamed.recipient), sealed)
+        assert renamed.open_all(ring.repository, [stored], unreadable) == []
+    assert len(unreadable) == 2
 
 
 def test_an_object_opens_under_the_key_that_it_names() -> None:

@@ -42,7 +42,7 @@ def test_every_kind_has_a_vector() -> None:
 def test_what_is_made_now_is_what_was_made() -> None:
     """All but what HPKE and the writer's zstd choose, and what lies around that."""
     again = made.make()
-    for name in ("stretched", "pair", "repository", "roster", "keyring", "keyring_first_form"):
+    for name in ("stretched", "pair", "repository", "roster", "keyring"):
         assert again[name] == V[name], name
     for group, fields in (("records", ("name", "signed")), ("blocks", ("id", "names"))):
         for kind, found in V[group].items():
@@ -60,37 +60,31 @@ def test_the_roster(unlocked: Unlocked, second: Reader) -> None:
 
 
 def test_the_keyring(second: Reader) -> None:
-    """By the passphrase alone, in both forms that there are."""
+    """By the passphrase alone, stretched as the roster says."""
     opener = made.opener()
-    assert (opener.key, opener.private.raw) == (V["stretched"], V["pair"])
+    assert (made.stretched(), opener.private.raw) == (V["stretched"], V["pair"])
     ring = wire.decode(V["keyring"], keys.Keyring)
     assert ring == made.keyring(REPOSITORY)
     theirs = reader.Keyring(reader.unpack(V["keyring"]))
-    for name, number in (("keyring_first_form", 0), ("keyring_to_public_key", 7)):
-        sealed = wire.decode(V[name][8:], keys.SealedKeyring)
-        assert (sealed.number, sealed.argon2id) == (number, made.SETTING)
-        assert opener.open(REPOSITORY, sealed) == ring
-        assert second._open_keyring(reader.SealedKeyring(reader.unpack(V[name][8:]))) == theirs
-    assert (second._stretched, second.block_names, second.naming) == (
-        V["stretched"],
-        made.BLOCK_NAMES,
-        {made.DOMAIN: made.NAMING},
-    )
+    sealed = wire.decode(V["sealed_keyring"][8:], keys.SealedKeyring)
+    assert (sealed.number, sealed.key_id) == (7, hashing.key_id(opener.recipient))
+    assert opener.open(REPOSITORY, sealed) == ring
+    assert second._open_keyring(reader.SealedKeyring(reader.unpack(V["sealed_keyring"][8:]))) == theirs
+    assert (second.block_names, second.naming) == (made.BLOCK_NAMES, {made.DOMAIN: made.NAMING})
 
 
 def test_a_keyring_is_bound_to_what_it_is_of(second: Reader) -> None:
     opener = made.opener()
-    for name in ("keyring_first_form", "keyring_to_public_key"):
-        sealed = wire.decode(V[name][8:], keys.SealedKeyring)
-        for changes in ({"number": sealed.number + 1}, {"slot": bytes(16)}, {"sealed": sealed.sealed[:-1]}):
-            facts = {field: getattr(sealed, field) for field in sealed.__struct_fields__} | changes
-            with pytest.raises(Damaged):
-                opener.open(REPOSITORY, keys.SealedKeyring(**facts))
-            stored = reader.SealedKeyring(reader.unpack(wire.encode(keys.SealedKeyring(**facts))))
-            with pytest.raises(reader.Refused):
-                second._open_keyring(stored)
+    sealed = wire.decode(V["sealed_keyring"][8:], keys.SealedKeyring)
+    for changes in ({"number": sealed.number + 1}, {"slot": bytes(16)}, {"sealed": sealed.sealed[:-1]}):
+        facts = {field: getattr(sealed, field) for field in sealed.__struct_fields__} | changes
         with pytest.raises(Damaged):
-            opener.open(bytes(32), sealed)
+            opener.open(REPOSITORY, keys.SealedKeyring(**facts))
+        stored = reader.SealedKeyring(reader.unpack(wire.encode(keys.SealedKeyring(**facts))))
+        with pytest.raises(reader.Refused):
+            second._open_keyring(stored)
+    with pytest.raises(Damaged):
+        opener.open(bytes(32), sealed)
 
 
 def test_the_wrapped_key() -> None:
@@ -229,8 +223,7 @@ def second(tmp_path: Path) -> Reader:
     for name, data in {
         "repository": json.dumps({"pharmabackup": 1, "id": REPOSITORY.hex()}).encode(),
         "roster/0": V["roster"],
-        f"keys/{slot}/0": V["keyring_first_form"],
-        f"keys/{slot}/7": V["keyring_to_public_key"],
+        f"keys/{slot}/7": V["sealed_keyring"],
         V["pack_name"]: V["pack"],
     }.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)

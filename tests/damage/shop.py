@@ -18,6 +18,7 @@ import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.compression import compress, decompress
 from pharmabackup.crypto import hashing
+from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine import collection, enrolment
@@ -160,7 +161,7 @@ def _enrol_roles(unlocked: Unlocked) -> dict[str, Signer]:
     signers |= {"owner": Signer(own.slot, own.signing), "nobody": Signer(own.slot, os.urandom(32))}
     made = [_slot(name, signers[name], unlocked.domain) for name in (*ROLES[:4], "revoked")]
     for slot in made:  # what nobody opens, so that none is missed
-        sealed = keys.SealedKeyring(slot.id, 0, keys.Argon2id(os.urandom(16), 8, 1, 1), os.urandom(32), b"sealed")
+        sealed = keys.SealedKeyring(slot.id, 0, hashing.key_id(slot.recipient), b"sealed")
         stored = wire.header(Kind.KEYRING) + wire.encode(sealed)
         unlocked.storage.put_new(ids.keyring_name(slot.id, 0), stored)
     enrolment.change_roster(unlocked, lambda old: replace(old, slots=(*old.slots, *made)))
@@ -174,7 +175,18 @@ def _slot(name: str, signer: Signer, domain: bytes) -> keys.Slot:
     role: keys.Role = "owner" if name == "revoked" else name  # type: ignore[assignment]
     public = SigningKey(signer.seed).public
     own = domain if role == "device" else None
-    return keys.Slot(signer.slot, name, role, own, "passphrase", public, None, clock.now_ns(), None)
+    return keys.Slot(
+        signer.slot,
+        name,
+        role,
+        own,
+        "recipient",
+        public,
+        PrivateKey.generate().public.raw,
+        clock.now_ns(),
+        None,
+        None,
+    )
 
 
 def _shown(unlocked: Unlocked, files: dict[str, dict[str, bytes]], signers: dict[str, Signer]) -> Shop:

@@ -32,7 +32,7 @@ def _said(
     role: Role = "owner",
 ) -> Said:
     """A mark that is so many days old by the storage's clock; the device's own clock says something else."""
-    who = Slot(bytes([slot]) * 16, "x", role, None, "passphrase", s.KEY, None, 0, None)
+    who = Slot(bytes([slot]) * 16, "x", role, None, "recipient", s.KEY, s.PUBLIC, 0, None, None)
     return Said(mark_id, Mark(kind, transactions, slot, None, until, about), who, int(now_ns() - days * DAY))
 
 

@@ -14,7 +14,7 @@ PUBLIC, SIGNATURE = b"\x44" * 1216, b"\x55" * 64
 NOW = 1_700_000_000_000_000_000
 
 REVOKED = keys.Revoked(NOW, "stolen", HASH * 2)
-SLOT = keys.Slot(ID, "till 1", "device", ID, "recipient", KEY, PUBLIC, NOW, REVOKED)
+SLOT = keys.Slot(ID, "till 1", "device", ID, "recipient", KEY, PUBLIC, NOW, REVOKED, None)
 DOMAIN = keys.Domain(ID, "shop")
 GENERATION = keys.Generation(0, HASH, PUBLIC)
 KEEP = keys.KeepRule("*", 3, 86400, 24, 7, 4, 12, 7)
@@ -23,7 +23,7 @@ CHUNKER = keys.ContentChunker(16 << 10, 64 << 10, 256 << 10, 1)
 ROSTER = keys.Roster(3, HASH, NOW, ("a",), (SLOT,), (DOMAIN,), (GENERATION,), PUBLIC, POLICY, CHUNKER, 4)
 SIGNED_ROSTER = keys.SignedRoster(b"content", ID, SIGNATURE)
 ARGON = keys.Argon2id(b"s" * 16, 65536, 3, 4)
-SEALED_KEYRING = keys.SealedKeyring(ID, 0, ARGON, HASH, b"sealed")
+SEALED_KEYRING = keys.SealedKeyring(ID, 0, HASH, b"sealed")
 NAMING = keys.NamingKey(ID, KEY)
 CATALOGUE = keys.CatalogueKey(0, KEY)
 READER = keys.ReaderKey(0, b"\x66" * 96)

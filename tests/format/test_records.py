@@ -181,10 +181,8 @@ def test_a_limit_is_where_the_format_has_it(
 
 
 OPTIONAL = [
-    *((s.SLOT, "domain"), (s.SLOT, "recipient"), (s.SLOT, "revoked"), (s.ROSTER, "previous"), (s.ROSTER, "recovery")),
+    *((s.SLOT, "domain"), (s.SLOT, "revoked"), (s.SLOT, "argon2id"), (s.ROSTER, "previous"), (s.ROSTER, "recovery")),
     *(
-        (s.SEALED_KEYRING, "argon2id"),
-        (s.SEALED_KEYRING, "key_id"),
         (s.KEYRING, "signing"),
         (s.SNAPSHOT, "reason"),
         (s.FATE, "intent"),
@@ -380,3 +378,26 @@ def test_a_flipped_bit_in_the_repositorys_record_is_refused_or_odd_or_in_the_wor
 def test_what_a_later_version_adds_is_not_odd():
     record = encode_repository(replace(REPOSITORY, capabilities={**dict.fromkeys(CAPABILITIES, True), "x": True}))
     assert odd_members(record) == ([], ["x"])
+
+
+@pytest.mark.parametrize(
+    ("credential", "setting", "taken"),
+    [
+        ("passphrase", s.ARGON, True),
+        ("passphrase", None, False),
+        ("recipient", None, True),
+        ("recipient", s.ARGON, False),
+        ("shares", s.ARGON, False),
+        ("passphrase", keys.Argon2id(bytes(16), 32, 1, 4), True),
+        ("passphrase", keys.Argon2id(bytes(16), 31, 1, 4), False),
+    ],
+)
+def test_a_slot_is_stretched_as_its_credential_is(
+    credential: str, setting: keys.Argon2id | None, taken: bool
+) -> None:
+    roster = replace(s.ROSTER, slots=(replace(s.SLOT, credential=credential, argon2id=setting),))
+    if taken:
+        assert again(roster) == roster
+    else:
+        with pytest.raises(Damaged):
+            again(roster)

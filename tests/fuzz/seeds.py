@@ -112,7 +112,7 @@ PACK_ENDS = (bytes(40) + pack.TRAILER.pack(20, pack.TRAILER_MAGIC), pack.TRAILER
 
 def _first_roster() -> bytes:
     key = signatures.SigningKey(s.KEY)
-    owner = keys.Slot(s.ID, "owner", "owner", None, "passphrase", key.public, None, s.NOW, None)
+    owner = keys.Slot(s.ID, "owner", "owner", None, "passphrase", key.public, s.PUBLIC, s.NOW, None, s.ARGON)
     content = wire.encode(msgspec.structs.replace(s.ROSTER, number=0, previous=None, features=(), slots=(owner,)))
     signature = key.sign(roster.roster_message(bytes(32), 0, s.ID, bytes(32), content))
     return wire.header(Kind.ROSTER) + wire.encode(keys.SignedRoster(content, s.ID, signature))
@@ -135,7 +135,7 @@ ROSTERS = (_first_roster(),)
 FEATURES = (wire.encode(s.ROSTER), wire.encode(msgspec.structs.replace(s.ROSTER, features=())))
 KEYRINGS = tuple(
     wire.header(Kind.KEYRING) + wire.encode(item)
-    for item in (s.SEALED_KEYRING, keys.SealedKeyring(s.ID, 0, None, None, b"sealed"))
+    for item in (s.SEALED_KEYRING, keys.SealedKeyring(s.ID, 0, s.HASH, b""))
 )
 _hex = hashlib.sha256(b"").hexdigest()
 OBJECT_NAMES = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pharmabackup as pb
 from pharmabackup import ids
@@ -44,7 +46,8 @@ def main() -> None:
             if not (Path(folder) / "v1" / "repository").exists()
             else (Path(folder) / "v1",)
         )
-        named = objects(sound)
+        with mock.patch.dict(os.environ, PHARMABACKUP_STATE=f"{folder}/state"):
+            named = objects(sound)
         golden.PACK = golden._object("packs", named["pack"])
         golden.NAMES = named["names"]
         golden.INDEX = golden._object("index", named["index"])
@@ -53,7 +56,8 @@ def main() -> None:
             copy = Path(folder) / "copy"
             shutil.copytree(sound, copy)
             damage(copy)
-            found[edit] = golden.findings(copy)
+            with mock.patch.dict(os.environ, PHARMABACKUP_STATE=f"{folder}/state of {edit}"):  # each sees it anew
+                found[edit] = golden.findings(copy)
             shutil.rmtree(copy)
     expected = {"objects": named, "findings": found}
     (HERE / "damaged" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", "utf-8")

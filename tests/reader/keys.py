@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from tests.reader import wire
-from tests.reader.wire import FORMAT, Newer, Refused, header, key_id, require, sha256, unpack, unseal
+from tests.reader.wire import FORMAT, Newer, Refused, header, key_id, require, sha256, unpack
 
 NUMBER, HEX16, HEX32 = "(0|[1-9][0-9]{0,17})", "([0-9a-f]{32})", "([0-9a-f]{64})"
 LIMITS = {"repository": 2**16, "roster": 2**24 + 4096, "keys": 2**20 + 4096, "snapshots": 2**26, "marks": 2**26}
-STRETCHINGS, OF_A_SLOT = 64, 3
+STRETCHINGS = 64
 
 
 class Keys:
@@ -29,7 +29,6 @@ class Keys:
         """`secret`: a passphrase, or the 32 bytes of a key file or of joined shares."""
         self.folder = folder
         self.ignored: list[str] = []
-        self._stretched: bytes | None = None
         self._load_repository()
         self._load_rosters()
         if isinstance(secret, str):
@@ -119,7 +118,9 @@ class Keys:
             unrevoked = not old.revoked or (new and new.revoked == old.revoked)
             require(same and unrevoked, f"{name} changes a slot that never changes")
         for slot in roster.slots:
-            require(slot.recipient or slot.credential == "passphrase", f"{name} has a slot without recipient")
+            require((slot.argon2id is not None) == (slot.credential == "passphrase"), f"{name}: stretching")
+            if slot.argon2id:
+                require(slot.argon2id.memory_kib >= 8 * slot.argon2id.lanes, f"{name}: Argon2id out of bounds")
         require(roster.domains[: len(before.domains)] == before.domains, f"{name} changes domains")
         require(roster.generations[: len(before.generations)] == before.generations, f"{name} changes a generation")
         require(
@@ -148,60 +149,40 @@ class Keys:
     def _sealed(self, name: str, slot: bytes, number: int) -> Any:
         stored = wire.SealedKeyring(unpack(header(self._get(name), wire.KEYRING)))
         require((stored.slot, stored.number) == (slot, number), f"{name} is another slot's or number's")
-        stretched = self.slots[slot].credential == "passphrase"
-        given = {stored.argon2id is not None, stored.key_id is not None}
-        require(given == {stretched}, f"{name} is not sealed as its slot's credential says")
-        if stored.argon2id:
-            _, memory, _, lanes = stored.argon2id
-            require(memory >= 8 * lanes, f"{name}: Argon2id parameters out of bounds")
         return stored
 
     def _unlock(self, secret: bytes) -> None:
-        """Find the slot whose keyrings this passphrase opens."""
-        stretched: dict[Any, bytes] = {}
-        refused = "no keyring opens with this passphrase"
-        for slot, keyrings in self._keyrings().items():
-            if self.slots[slot].credential != "passphrase":
-                continue
-            for argon in list(dict.fromkeys(one.argon2id for one in keyrings))[:OF_A_SLOT]:
-                if argon not in stretched:
-                    if len(stretched) == STRETCHINGS:
-                        raise Refused(refused)
-                    stretched[argon] = Argon2id(
-                        salt=argon.salt, length=32, iterations=argon.iterations, lanes=argon.lanes,
-                        memory_cost=argon.memory_kib,
-                    ).derive(secret)  # fmt: skip
-                key = stretched[argon]
-                pair = wire.ReaderKey(wire.derive(" recipient", key, 96))
-                if not {key_id(key), key_id(pair.public)} & {one.key_id for one in keyrings}:
-                    continue
-                now = self.slots[slot].recipient
-                if now not in (None, pair.public) and key_id(now) in {one.key_id for one in keyrings}:
-                    refused = "this passphrase was changed: it is not the slot's any more"
-                    continue
-                if self.slots[slot].revoked:
-                    refused = "this credential was revoked"
-                    continue
-                self.slot, self._stretched, self._pair = slot, key, pair
-                self._load_keys()
-                return
-        raise Refused(refused)
+        """The roster says how a passphrase is stretched for each slot, and to what public key that leads."""
+        stretched = sorted(
+            (slot for slot in self.rosters[-1].slots if slot.argon2id), key=lambda one: one.revoked is not None
+        )
+        pairs = []
+        for slot in stretched[:STRETCHINGS]:
+            key = Argon2id(
+                salt=slot.argon2id.salt, length=32, iterations=slot.argon2id.iterations,
+                lanes=slot.argon2id.lanes, memory_cost=slot.argon2id.memory_kib,
+            ).derive(secret)  # fmt: skip
+            pairs.append((slot, wire.ReaderKey(wire.derive(" recipient", key, 96))))
+        self._take([(slot, pair) for slot, pair in pairs if pair.public == slot.recipient])
 
     def _unlock_with_key(self, seed: bytes) -> None:
         """The roster says which slots are sealed to a key."""
         require(len(seed) == 32, "no seed of a key")
-        self._pair = wire.ReaderKey(hashlib.shake_256(seed).digest(96))
-        refused = "no slot is sealed to this key"
-        for slot in self.rosters[-1].slots:
-            if slot.credential == "passphrase" or slot.recipient != self._pair.public:
-                continue
-            if slot.revoked:
-                refused = "this credential was revoked"
-            elif slot.id in self._keyrings():
-                self.slot = slot.id
+        pair = wire.ReaderKey(hashlib.shake_256(seed).digest(96))
+        slots = [slot for slot in self.rosters[-1].slots if not slot.argon2id and slot.recipient == pair.public]
+        self._take([(slot, pair) for slot in sorted(slots, key=lambda one: one.revoked is not None)])
+
+    def _take(self, found: list[tuple[Any, wire.ReaderKey]]) -> None:
+        """The first that is not revoked and has a keyring that is sealed to it."""
+        require(found, "no slot is of this credential")
+        require(not all(slot.revoked for slot, _ in found), "this credential was revoked")
+        for slot, pair in found:
+            sealed_to = {one.key_id for one in self._keyrings().get(slot.id, [])}
+            if not slot.revoked and key_id(pair.public) in sealed_to:
+                self.slot, self._pair = slot.id, pair
                 self._load_keys()
                 return
-        raise Refused(refused)
+        raise Refused("no keyring of its slot is there")
 
     def _load_keys(self) -> None:
         """The keys of all keyrings that this credential opens, taken together."""
@@ -237,12 +218,8 @@ class Keys:
         return Ed25519PrivateKey.from_private_bytes(keyring.signing).public_key().public_bytes_raw()
 
     def _open_keyring(self, stored: Any) -> Any:
-        more = stored.slot + struct.pack("<Q", stored.number)
-        public = key_id(self._pair.public)
-        if stored.key_id in (None, public):  # None: it is the slot's recipient
-            body = self._pair.open(stored.sealed, self._associated(wire.KEYRING, public, more))
-        elif self._stretched is not None and stored.key_id == key_id(self._stretched):
-            body = unseal(self._stretched, stored.sealed, self._associated(wire.KEYRING, stored.key_id, more))
-        else:
+        if stored.key_id != key_id(self._pair.public):
             return None
+        more = stored.slot + struct.pack("<Q", stored.number)
+        body = self._pair.open(stored.sealed, self._associated(wire.KEYRING, stored.key_id, more))
         return wire.Keyring(unpack(wire.unpad(body)))

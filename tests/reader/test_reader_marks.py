@@ -19,7 +19,7 @@ KINDS = ["forget", "forget", "forget", "hold", "hold", "release", "undo"]
 
 
 def _slot(number: int) -> Slot:
-    return Slot(bytes([number]) * 16, "x", "owner", None, "passphrase", bytes(32), None, 0, None)
+    return Slot(bytes([number]) * 16, "x", "owner", None, "recipient", bytes(32), bytes(1216), 0, None, None)
 
 
 @st.composite

@@ -327,9 +327,8 @@ def test_a_naming_key_that_no_domain_commits_to(staff: Staff, case: str) -> None
     key = till.keyring.naming[0].key if case == "as it was" else b"x" * 32
     domain = till.domain if case != "a domain that there is not" else enrolment.domain_of(key)
     added = replace(desk.keyring, signing=None, naming=(NamingKey(domain, key),))
-    way = enrolment.way_to(staff.repo._unlocked, desk.slot)
-    enrolment.put_keyring(staff.repo._unlocked, added, way)  # the newest, and the oldest
-    (staff.place / "keys" / desk.slot.id.hex() / "0").write_bytes(seal_keyring(added, 0, way))
+    enrolment.put_keyring(staff.repo._unlocked, added, desk.slot.recipient)  # the newest, and the oldest
+    (staff.place / "keys" / desk.slot.id.hex() / "0").write_bytes(seal_keyring(added, 0, desk.slot.recipient))
     reader = Reader(staff.place, staff.seed("the desk"))
     assert reader.naming[till.domain] == till.naming_key
     assert len(reader.naming) == 2

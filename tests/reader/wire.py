@@ -165,9 +165,11 @@ Signed = record(
 )
 SignedRoster = record("SignedRoster", content=binary(0, 2**24), slot=id_, signature=binary(64, 64))
 Revoked = record("Revoked", time=when_, reason=text_, accepted=hashes)
+Argon2id = record("Argon2id", salt=binary(16, 64), memory_kib=integer(8, 2**18), iterations=integer(1, 10),
+                  lanes=integer(1, 16))  # fmt: skip
 Slot = record("Slot", id=id_, name=name_, role=role_, domain=maybe(id_),
-              credential=one_of("passphrase", "recipient", "shares"), signing=key_, recipient=maybe(public_key),
-              created=when_, revoked=maybe(Revoked))  # fmt: skip
+              credential=one_of("passphrase", "recipient", "shares"), signing=key_, recipient=public_key,
+              created=when_, revoked=maybe(Revoked), argon2id=maybe(Argon2id))  # fmt: skip
 Domain = record("Domain", id=id_, name=name_)
 Generation = record("Generation", number=count, catalogue=hash_, reader=public_key)
 KeepRule = record("KeepRule", dataset=name_, last=count, within=count, hourly=count, daily=count, weekly=count,
@@ -179,10 +181,7 @@ Chunker = record("ContentChunker", minimum=integer(64, 2**20), average=integer(2
 Roster = record("Roster", number=count, previous=maybe(hash_), created=when_, features=array(name_, 0, 100),
                 slots=array(Slot, 0, 4096), domains=array(Domain, 0, 4096), generations=array(Generation, 1, 1000),
                 recovery=maybe(public_key), policy=Policy, chunker=Chunker, pack_floor=count)  # fmt: skip
-Argon2id = record("Argon2id", salt=binary(16, 64), memory_kib=integer(8, 2**18), iterations=integer(1, 10),
-                  lanes=integer(1, 16))  # fmt: skip
-SealedKeyring = record("SealedKeyring", slot=id_, number=count, argon2id=maybe(Argon2id), key_id=maybe(hash_),
-                       sealed=binary(0, 2**20))  # fmt: skip
+SealedKeyring = record("SealedKeyring", slot=id_, number=count, key_id=hash_, sealed=binary(0, 2**20))
 Keyring = record("Keyring", repository=hash_, slot=id_, role=role_, signing=maybe(key_),
                  naming=array(record("NamingKey", domain=id_, key=key_), 0, 4096),
                  catalogue=array(record("CatalogueKey", generation=count, key=key_), 1, 1000), block_names=key_,

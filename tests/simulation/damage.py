@@ -38,7 +38,9 @@ def is_found(world: World, device: str, kind: int, which: int, how: str, at: int
         with world.simulation.open(storage, device=device) as repo:
             if folder in ("keys", "roster"):  # what cites it, or is opened by it, is named in its place
                 findings = repo.check(read_data=1.0).findings
-                said = any(one.severity != "info" or one.subject == injury.name for one in findings)
+                said = any(
+                    one.severity != "info" or injury.name in f"{one.subject} {one.message}" for one in findings
+                )
                 hidden = folder == "keys" and (how == "removed" or not keyring_problem(storage, injury.name))
                 assert said or hidden, f"{injury.name} was {how}, and nothing says so"
                 for one in () if said else world.there():  # nobody needed that keyring

@@ -259,7 +259,7 @@ def test_a_generation_whose_data_the_keyring_does_not_open(vestry: Vestry) -> No
     owner = vestry.repo._unlocked
     slot = next(slot for slot in owner.roster.slots if slot.name == "recovery 2")
     catalogue_alone = enrolment._addition(owner, slot, owner.keyring.catalogue[2:3], ())
-    enrolment.put_keyring(owner, catalogue_alone, enrolment.way_to(owner, slot))
+    enrolment.put_keyring(owner, catalogue_alone, slot.recipient)
     found = vestry.fails()
     told = {finding.subject for finding in found.findings if finding.code == "recovery-key-missing"}
     assert told == {"reading generation 2", "transactions"}

@@ -345,7 +345,7 @@ def replace_slot(slot: Slot, slot_id: bytes) -> Slot:
 
 
 def _said(mark: int, slot: int, transactions: bytes, about: bytes | None = None) -> Said:
-    who = Slot(bytes([slot]) * 16, "x", "owner", None, "passphrase", s.KEY, None, 0, None)
+    who = Slot(bytes([slot]) * 16, "x", "owner", None, "recipient", s.KEY, s.PUBLIC, 0, None, None)
     return Said(bytes([mark]) * 16, Mark("forget", transactions, 0, None, None, about), who, mark)
 
 

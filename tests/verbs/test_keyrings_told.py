@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,15 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine import enrolment
-from pharmabackup.engine.keyrings import Way, domain_of
-from pharmabackup.format.keys import CatalogueKey, NamingKey, ReaderKey
+from pharmabackup.engine.keyrings import domain_of, seal_keyring
+from pharmabackup.format.keys import CatalogueKey, Keyring, NamingKey, ReaderKey
 from pharmabackup.verbs import check_keyrings
 from tests.verbs.site import PASSPHRASE, stored
 from tests.verbs.test_enrol import Staff
 
 MISSING, UNUSED = "keyring-missing", "keyring-unused"
-
+DAMAGED, SWAPPED = "keyring-damaged", "keyring-swapped"
+ALL = (MISSING, UNUSED, DAMAGED, SWAPPED)
 
 CHANGED = pb.Passphrase("another horse battery staple")
 
@@ -108,7 +110,7 @@ def test_a_passphrases_own_keyrings_are_told(staff: Staff) -> None:
     folder = Path(staff.repo.url) / "keys" / _slot(staff, "owner").hex()
     kept = sorted(folder.iterdir(), key=lambda path: int(path.name))
     roster = staff.repo._unlocked.roster
-    recipient = hashing.key_id(next(slot.recipient for slot in roster.slots if slot.name == "owner") or b"")
+    recipient = hashing.key_id(next(slot.recipient for slot in roster.slots if slot.name == "owner"))
     kept[0].unlink()
     assert _told(staff.repo, MISSING) == {}
     kept[-1].unlink()
@@ -118,48 +120,160 @@ def test_a_passphrases_own_keyrings_are_told(staff: Staff) -> None:
         if recipient in path.read_bytes():
             path.unlink()
     ((_, (severity, message)),) = _told(staff.open("branch till"), MISSING).items()
-    assert severity == "warning" and "that of before" in message  # as if the change had been interrupted
+    assert severity == "critical" and "3 of 3" in message
+    with pytest.raises(pb.Damaged) as caught:  # and no older passphrase opens in its place
+        staff.open("owner", key=CHANGED)
+    assert caught.value.kind == "keys-missing"
+    with pytest.raises(pb.WrongCredential):
+        staff.open("owner", key=PASSPHRASE)
 
 
 def test_one_in_the_place_of_another_is_told_to_whose_it_is(staff: Staff) -> None:
     """The number of keyrings is right; only who opens them can see that one has no keys of a generation."""
-    till = staff.open("till")
-    folder = Path(staff.repo.url) / "keys" / _slot(staff, "till").hex()
-    last = max(folder.iterdir(), key=lambda path: int(path.name))
-    last.unlink()
-    owner = staff.repo._unlocked
-    again = replace(till._unlocked.keyring, signing=None, naming=(), catalogue=till._unlocked.keyring.catalogue[:1])
-    enrolment.put_keyring(owner, again, Way("recipient", till._unlocked.opener.recipient))
-    assert _told(staff.repo, MISSING) == {}
+    till, owner = staff.open("till"), staff.repo._unlocked
+    held = till._unlocked.keyring
+    names = _folder(staff, "till")
+    name = _swap(staff, names[-1], replace(held, signing=None, naming=(), catalogue=held.catalogue[:1]))
+    assert _told(staff.repo, *ALL) == {}
     number = len(owner.roster.generations) - 1
-    with pytest.raises(pb.WrongCredential):
+    with pytest.raises(pb.Damaged) as caught:
         staff.open("till")
-    ((subject, (severity, message)),) = _told(_with_keys(till, number), MISSING).items()
-    assert (subject, severity) == (f"keys/{folder.name}", "critical")
-    assert f"No keyring of 'till' has the keys of generation {number}" in message
+    assert caught.value.kind == "keys" and "'till'" in caught.value.message
+    ((subject, (severity, message)),) = _told(till, *ALL).items()  # which was open before
+    assert (subject, severity) == (name, "critical")
+    assert f"No other keyring of 'till' has the keys of generation {number}" in message
 
 
-def _with_keys(repo: pb.Repository, number: int) -> pb.Repository:
-    """As if it had been opened before, and had forgotten the newest keys."""
-    unlocked = repo._unlocked
-    unlocked.keyring = replace(unlocked.keyring, catalogue=unlocked.keyring.catalogue[:number])
-    return repo
+def _folder(staff: Staff, who: str) -> list[str]:
+    """The names of a slot's keyrings, the oldest first."""
+    folder = f"keys/{_slot(staff, who).hex()}"
+    return sorted(stored(staff.repo._unlocked.storage, folder), key=lambda name: (len(name), name))
+
+
+def _swap(staff: Staff, name: str, false: Keyring) -> str:
+    """Another keyring in the place of that one, by whoever may write and delete, and knows these keys."""
+    slot = next(slot for slot in staff.repo._unlocked.roster.slots if slot.id == false.slot)
+    path = Path(staff.repo.url) / name
+    path.chmod(0o600)
+    path.write_bytes(seal_keyring(false, int(path.name), slot.recipient))
+    return name
+
+
+SHORT: dict[str, tuple[str, int, Callable[[Keyring], dict[str, object]], str]] = {
+    "reading keys of one generation": ("the desk", 3, lambda held: _of(held, 2, readers=()), "the keys to read of"),
+    "the first, with all naming keys": ("the desk", 0, lambda held: _of(held, 0), "its signing key"),
+    "a domain's naming key": ("the desk", 2, lambda held: _of(held, 1), "the naming key of 'branch'"),
+    "all keys of the first": ("the auditor", 0, lambda held: _of(held, 0, readers=()), "its signing key"),
+    "those of another generation": ("the supplier", 1, lambda held: _of(held, 2, readers=()), "generation 1"),
+}
+
+
+def _of(held: Keyring, number: int, **more: object) -> dict[str, object]:
+    """What somebody is given with the keys of one generation."""
+    one = [key for key in held.catalogue if key.generation == number]
+    readers = [key for key in held.readers if key.generation == number]
+    return {"signing": None, "naming": (), "catalogue": tuple(one), "readers": tuple(readers)} | more
+
+
+@pytest.mark.parametrize("what", SHORT)
+def test_one_that_was_swapped_for_one_with_fewer_keys_is_named(staff: Staff, what: str) -> None:
+    who, at, fewer, lacks = SHORT[what]
+    repo = staff.open(who)
+    assert _told(repo, *ALL) == {}
+    names = _folder(staff, who)
+    _swap(staff, names[at], replace(repo._unlocked.keyring, **fewer(repo._unlocked.keyring)))
+    told = _told(repo, *ALL)
+    assert names[at] in told or any(names[at] in message for _, message in told.values())
+    assert {severity for severity, _ in told.values()} == {"critical"}
+    assert all(lacks in message for _, message in told.values())
+
+
+@pytest.mark.parametrize("who", ["till", "the desk", "the auditor", "the supplier"])
+@pytest.mark.parametrize("at", [0, -2])
+def test_a_damaged_one_in_the_middle_is_critical_to_everybody(staff: Staff, who: str, at: int) -> None:
+    """A newer one is whole, and has other keys."""
+    name = _folder(staff, who)[at]
+    (own, other) = staff.open(who), staff.open("branch till")
+    path = Path(staff.repo.url) / name
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    ((subject, (severity, message)),) = _told(own, *ALL).items()
+    assert (subject, severity) == (name, "critical")
+    assert "No other keyring of" in message
+    path.write_bytes(path.read_bytes()[:100])
+    for repo in (own, other, staff.repo):
+        ((subject, (severity, message)),) = _told(repo, *ALL).items()
+        assert (subject, severity) == (name, "critical")
+
+
+def test_a_damaged_one_that_nobody_needs_is_told_so(staff: Staff) -> None:
+    """Who changes keys writes all that he holds; and what is sealed to a passphrase of before is nobody's loss."""
+    name = _folder(staff, "owner")[-2]  # of the change of the passphrase, before the last rotation
+    (Path(staff.repo.url) / name).write_bytes(b"x")
+    assert {name: severity for name, (severity, _) in _told(staff.repo, *ALL).items()} == {name: "info"}
+
+
+@pytest.mark.parametrize("how", ["of made-up slots", "sealed to nobody", "that do not open", "with other keys"])
+def test_any_number_that_somebody_put_there_is_told_once(staff: Staff, how: str) -> None:
+    owner = staff.repo._unlocked
+    before = set(stored(owner.storage, "keys"))
+    for number in range(66):
+        keyring, recipient = owner.keyring, owner.slot.recipient
+        if how == "of made-up slots":
+            keyring = replace(keyring, slot=ids.new_id())
+        elif how == "sealed to nobody":
+            recipient = STRANGER
+        elif how == "with other keys":
+            keyring = replace(keyring, signing=SigningKey.generate().seed)
+        data = seal_keyring(keyring, 5 + number, recipient)
+        if how == "that do not open":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        name = ids.keyring_name(keyring.slot, 5 + number)
+        owner.storage.put_new(name, data)
+    planted = set(stored(owner.storage, "keys")) - before
+    ((subject, (severity, message)),) = _told(staff.repo, *ALL).items()
+    assert subject == ("keys" if how == "of made-up slots" else f"keys/{owner.slot.id.hex()}")
+    assert severity == ("info" if how == "of made-up slots" else "warning")
+    assert (
+        "66 keyrings" in message
+        and len(planted & set(re.findall("keys/[0-9a-f/]+", message))) == 20
+        and "46 more" in message
+    )
+
+
+STRANGER = PrivateKey.generate().public.raw
+
+
+def test_a_check_reads_each_keyring_once(staff: Staff, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, real = list[str](), check_keyrings.read_sealed
+
+    def noted(storage: Any, slot: str, number: int) -> Any:
+        read.append(f"keys/{slot}/{number}")
+        return real(storage, slot, number)
+
+    monkeypatch.setattr(check_keyrings, "read_sealed", noted)
+    staff.repo.check()
+    assert sorted(read) == sorted(stored(staff.repo._unlocked.storage, "keys"))
 
 
 # ------------------------------------------------------------ what fits no list
 
 
 FALSE: dict[str, Callable[[Staff], dict[str, object]]] = {
-    "keys of a generation to come": lambda staff: {"catalogue": (CatalogueKey(9, os.urandom(32)),)},
-    "keys to read what comes": lambda staff: {"readers": (ReaderKey(9, PrivateKey.generate().raw),)},
-    "other keys of a generation": lambda staff: {"catalogue": (CatalogueKey(1, os.urandom(32)),)},
+    "keys of a generation to come": lambda staff: _given(9, os.urandom(32), PrivateKey.generate().raw),
+    "other keys of a generation": lambda staff: _given(2, os.urandom(32), PrivateKey.generate().raw),
+    "the key of a domain to come": lambda staff: {"naming": (NamingKey(domain_of(b"y" * 32), b"y" * 32),)},
     "a domain's key": lambda staff: {"naming": (NamingKey(staff.repo._unlocked.domain, os.urandom(32)),)},
-    "a domain that there is not": lambda staff: {"naming": (NamingKey(domain_of(b"y" * 32), b"y" * 32),)},
     "another signing key": lambda staff: {"signing": SigningKey.generate().seed},
     "another key to name blocks": lambda staff: {"block_names": os.urandom(32)},
     "another role": lambda staff: {"role": "owner"},
+    "no keys to read": lambda staff: {"readers": ()},
 }
-FOREIGN = {"a domain's key", "another signing key", "another key to name blocks", "another role"}
+TO_COME = set(list(FALSE)[:3])  # as a change of keys that was interrupted leaves them
+
+
+def _given(number: int, catalogue: bytes, reader: bytes) -> dict[str, object]:
+    return {"catalogue": (CatalogueKey(number, catalogue),), "readers": (ReaderKey(number, reader),)}
 
 
 @pytest.mark.parametrize("what", FALSE)
@@ -167,35 +281,32 @@ def test_a_keyring_that_fits_no_list_is_told_to_whose_it_is(staff: Staff, what: 
     """Whoever may write can seal one to any slot; nobody uses it, and its owner hears of it."""
     owner, desk = staff.repo._unlocked, staff.open("the desk")
     before = set(stored(owner.storage, "keys"))
-    false = replace(desk._unlocked.keyring, **{"signing": None, "naming": (), **FALSE[what](staff)})
-    enrolment.put_keyring(owner, false, Way("recipient", desk._unlocked.opener.recipient))
+    added = _of(desk._unlocked.keyring, 2)
+    false = replace(desk._unlocked.keyring, **{**added, **FALSE[what](staff)})
+    enrolment.put_keyring(owner, false, desk._unlocked.opener.recipient)
     (planted,) = set(stored(owner.storage, "keys")) - before
-    ((subject, (severity, _)),) = _told(staff.open("the desk"), MISSING, UNUSED).items()
-    assert (subject, severity) == (planted, "warning" if what in FOREIGN else "info")
-    assert _told(staff.repo, MISSING, UNUSED) == {}  # he cannot look into it
+    ((subject, (severity, _)),) = _told(staff.open("the desk"), *ALL).items()
+    assert (subject, severity) == (planted, "info" if what in TO_COME else "warning")
+    assert _told(staff.repo, *ALL) == {}  # he cannot look into it
 
 
-@pytest.mark.parametrize("how", ["of nobody", "to somebody else", "as a key's", "junk that says it is his"])
+@pytest.mark.parametrize("how", ["of nobody", "to somebody else", "junk that says it is his"])
 def test_a_keyring_that_is_nobodys_is_told_to_everybody(staff: Staff, how: str) -> None:
     owner = staff.repo._unlocked
     before = set(stored(owner.storage, "keys"))
-    way = enrolment.way_to(owner, owner.slot)
-    stranger = PrivateKey.generate().public.raw
-    keyring = owner.keyring
+    keyring, recipient = owner.keyring, owner.slot.recipient
     if how == "of nobody":
         keyring = replace(keyring, slot=ids.new_id())
     elif how == "to somebody else":
-        way = Way("passphrase", stranger, way.setting)
-    elif how == "as a key's":
-        way = Way("recipient", way.recipient)
+        recipient = STRANGER
     if how == "junk that says it is his":
         with mock.patch("pharmabackup.crypto.recipients.PublicKey.seal", lambda *_: b"x" * 3000):
-            enrolment.put_keyring(owner, keyring, way)
+            enrolment.put_keyring(owner, keyring, recipient)
     else:
-        enrolment.put_keyring(owner, keyring, way)
+        enrolment.put_keyring(owner, keyring, recipient)
     (planted,) = set(stored(owner.storage, "keys")) - before
     told = ("info" if how == "of nobody" else "warning",)
-    found = _told(staff.repo, MISSING, UNUSED, "keyring-damaged")
+    found = _told(staff.repo, *ALL)
     assert [(name, severity) for name, (severity, _) in found.items()] == [(planted, *told)]
     if how != "junk that says it is his":
         assert set(_told(staff.open("till"), MISSING, UNUSED)) == {planted}

@@ -248,7 +248,7 @@ def test_a_keyring_with_other_keys_is_not_taken(staff: Staff, site: Site, tmp_pa
             catalogue=(known,),
             naming=(NamingKey(till._unlocked.domain, os.urandom(32)),),
         )
-        enrolment.put_keyring(thief, false, enrolment.way_to(thief, slot))
+        enrolment.put_keyring(thief, false, slot.recipient)
     site.back_up(till)
     fresh = staff.open("till")
     assert fresh._unlocked.keyring == till._unlocked.keyring and known not in fresh._unlocked.keyring.catalogue

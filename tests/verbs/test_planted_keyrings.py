@@ -1,0 +1,182 @@
+"""Keyrings that somebody puts there who may write to the storage and has no key: they lock no passphrase out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+import pharmabackup as pb
+from pharmabackup import ids
+from pharmabackup.crypto import hashing, recipients
+from pharmabackup.engine import enrolment, passphrase_tries
+from pharmabackup.engine.keyrings import Opener, keyring_numbers
+from pharmabackup.format import wire
+from pharmabackup.format.keys import Argon2id, ReaderKey, Slot
+from pharmabackup.format.wire import Kind
+from tests.verbs.site import Site
+from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
+
+FALSE = [64, 1, 4]  # of a setting, as a keyring named one before the roster did
+Form = Callable[[bytes, int, bytes], list[object]]
+FORMS: dict[str, Form] = {
+    "that name a setting": lambda slot, number, key_id: [
+        slot,
+        number,
+        [os.urandom(16), *FALSE],
+        key_id,
+        os.urandom(2000),
+    ],
+    "that name the recipient": lambda slot, number, key_id: [slot, number, key_id, os.urandom(2000)],
+}
+
+
+@pytest.fixture
+def repo(make_repo: MakeRepo, site: Site) -> pb.Repository:
+    made = make_repo()
+    made.enrol("owner", SECOND, name="Jaya Patel")
+    site.change()
+    site.back_up(made)
+    return made
+
+
+def _plant(repo: pb.Repository, slot: bytes, recipient: bytes, form: Form) -> Path:
+    numbers = keyring_numbers(repo._unlocked.storage).get(slot.hex(), [])
+    number = min(numbers, default=1) - 1  # the oldest with a slot's recipient was asked for its setting
+    number = number if number >= 0 else max(numbers) + 1
+    path = Path(repo.url) / ids.keyring_name(slot, number)
+    path.parent.mkdir(exist_ok=True)
+    record = form(slot, number, hashing.key_id(recipient))
+    path.write_bytes(wire.header(Kind.KEYRING) + msgspec.msgpack.encode(record))
+    return path
+
+
+def _slots(repo: pb.Repository) -> tuple[Slot, ...]:
+    return repo._unlocked.roster.slots
+
+
+def _opens(repo: pb.Repository, site: Site, out: Path, *passphrases: pb.Passphrase) -> None:
+    for number, passphrase in enumerate(passphrases):
+        state = out / f"state-{number}"
+        with pb.Repository.open(repo.url, passphrase, state_dir=state) as again:
+            for snapshot in again.snapshots():
+                restored = {name: snapshot.open(name).read() for name in site.states[snapshot.id]}
+                assert restored == site.states[snapshot.id]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("removed", [False, True], ids=["there", "removed"])
+def test_planted_before_each_of_three_rotations(
+    repo: pb.Repository, site: Site, tmp_path: Path, form: str, removed: bool
+) -> None:
+    """A setting was taken from a keyring of the slot, and three were tried: also when they were gone again."""
+    planted = []
+    for number in range(3):
+        planted += [_plant(repo, slot.id, slot.recipient, FORMS[form]) for slot in _slots(repo)]
+        repo.rotate(reason=f"number {number}")
+        site.change()
+        site.back_up(repo)
+    for path in planted if removed else ():
+        path.unlink()
+    _opens(repo, site, tmp_path, FIRST, SECOND)
+    repo.change_passphrase(THIRD)
+    _opens(repo, site, tmp_path / "changed", THIRD)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_66_of_made_up_slots(
+    repo: pb.Repository, site: Site, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client tries 64 settings. Now it does so with those that owners have signed."""
+    for number in range(66):
+        _plant(repo, number.to_bytes(16), _slots(repo)[0].recipient, FORMS[form])
+    stretched = list[Argon2id]()
+    real = Opener.of_passphrase
+
+    def noted(passphrase: pb.Passphrase, setting: Argon2id) -> Opener:
+        stretched.append(setting)
+        return real(passphrase, setting)
+
+    monkeypatch.setattr(Opener, "of_passphrase", noted)
+    _opens(repo, site, tmp_path, FIRST, SECOND)
+    first, second = (slot.argon2id for slot in _slots(repo))
+    assert stretched == [first, first, second]
+    stretched.clear()
+    with pytest.raises(pb.WrongCredential):
+        pb.Repository.open(repo.url, THIRD)
+    assert stretched == [first, second]
+
+
+def test_no_more_passphrases_are_enrolled_than_are_tried(
+    repo: pb.Repository, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharmabackup.verbs.keys.PASSPHRASES_MAX", 3)
+    monkeypatch.setattr(passphrase_tries, "PASSPHRASES_MAX", 3)
+    repo.enrol("owner", THIRD, name="third")
+    fourth = pb.Passphrase("a fourth passphrase")
+    with pytest.raises(pb.Conflict) as caught:
+        repo.enrol("owner", fourth, name="fourth")
+    assert caught.value.kind == "too-many-passphrases"
+    repo.enrol("auditor", pb.KeyFile.create(tmp_path / "key"), name="a key is not tried")
+    repo.revoke("third", reason="has left")
+    repo.enrol("owner", fourth, name="fourth")
+    _opens(repo, site, tmp_path, FIRST, SECOND, fourth)
+    with pytest.raises(pb.WrongCredential, match="does not open"):  # revoked ones come last
+        pb.Repository.open(repo.url, THIRD)
+
+
+def test_who_was_revoked_and_enrolled_anew_opens(repo: pb.Repository, site: Site, tmp_path: Path) -> None:
+    repo.enrol("owner", THIRD, name="third")
+    repo.revoke("third", reason="has left")
+    with pytest.raises(pb.WrongCredential) as caught:
+        pb.Repository.open(repo.url, THIRD)
+    assert caught.value.kind == "revoked"
+    repo.enrol("owner", THIRD, name="is back")
+    _opens(repo, site, tmp_path, THIRD)
+
+
+def test_a_passphrase_of_before_opens_nothing_whatever_is_deleted(repo: pb.Repository, tmp_path: Path) -> None:
+    """Not even without the keyring of the new one: only the list says which opens."""
+    repo.change_passphrase(THIRD)
+    (newest, *_) = sorted(keyring_numbers(repo._unlocked.storage)[_slots(repo)[0].id.hex()], reverse=True)
+    (Path(repo.url) / ids.keyring_name(_slots(repo)[0].id, newest)).unlink()
+    with pytest.raises(pb.WrongCredential):
+        pb.Repository.open(repo.url, FIRST)
+    with pytest.raises(pb.Damaged) as caught:
+        pb.Repository.open(repo.url, THIRD)
+    assert caught.value.kind == "keys-missing" and "'owner'" in caught.value.message
+
+
+def test_what_is_open_does_not_change_a_passphrase_that_was_changed(repo: pb.Repository) -> None:
+    """It would pass on the keys that it has, and others were given to the new one meanwhile."""
+    with pb.Repository.open(repo.url, FIRST) as other:
+        repo.change_passphrase(THIRD)
+        with pytest.raises(pb.Conflict) as caught:
+            other.change_passphrase(pb.Passphrase("a fourth passphrase"))
+    assert caught.value.kind == "already-running"
+
+
+def test_of_a_thousand_readers_keys_one_a_generation_is_tried(
+    repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compute a public half takes a thousand times as long as to read that there is one."""
+    unlocked = repo._unlocked
+    false = tuple(ReaderKey(0, os.urandom(96)) for _ in range(1000))
+    enrolment.put_keyring(
+        unlocked, replace(unlocked.keyring, signing=None, naming=(), readers=false), unlocked.slot.recipient
+    )
+    made = list[bytes]()
+    real = recipients.PrivateKey.__init__
+
+    def noted(self: recipients.PrivateKey, raw: bytes) -> None:
+        made.append(raw)
+        real(self, raw)
+
+    monkeypatch.setattr(recipients.PrivateKey, "__init__", noted)
+    unlocked.renew()
+    assert len(set(made) & {key.key for key in false}) == 1
+    assert len(unlocked.keyring.readers) == 1
