@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
+from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
-from pharmabackup.format.transaction import Condemn, Execute
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Execute
 from pharmabackup.format.wire import Kind, malformed, or_planted, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -65,17 +66,21 @@ def shunned_packs(unlocked: Unlocked) -> frozenset[bytes]:
 
 def _named_by(unlocked: Unlocked, parts: Collection[str]) -> frozenset[bytes]:
     seen, found = historycache.load(unlocked), set[bytes]()
-    for info in unlocked.storage.list("collections"):
-        if parse_name(info.name)[1] in parts:
-            known = seen.get(info.name)
-            try:
-                if known is None or not known.signed:
-                    known = historycache.read_record(unlocked, info.name)
-                record, _ = historycache.recalled(unlocked, info.name, known)
-            except Damaged as error:
-                raise or_planted(error, info.name) from None
-            assert isinstance(record, Condemn | Execute)
-            found.update(split(record.packs, 32, "collection"))
+    sizes = {
+        info.name: info.size for info in unlocked.storage.list("collections") if parse_name(info.name)[1] in parts
+    }
+    unread = [name for name in sizes if name not in seen or not seen[name].signed]
+    stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
+    for name in sizes:
+        known = seen.get(name)
+        try:
+            if known is None or not known.signed:
+                known = historycache.verify_record(unlocked, name, next(stored)[1]())
+            record, _ = historycache.recalled(unlocked, name, known)
+        except Damaged as error:
+            raise or_planted(error, name) from None
+        assert isinstance(record, Condemn | Execute)
+        found.update(split(record.packs, 32, "collection"))
     return frozenset(found)
 
 

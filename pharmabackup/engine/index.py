@@ -18,7 +18,7 @@ from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.packs import block_id, read_directory, read_names
+from pharmabackup.engine.packs import block_id, names_in_lanes, read_directory
 from pharmabackup.engine.rowfile import (
     COPY_ROWS,
     FRESH_BITS,
@@ -31,13 +31,14 @@ from pharmabackup.engine.rowfile import (
     split_rows,
     write_run,
 )
-from pharmabackup.engine.segments import CHANGED, read_segment
+from pharmabackup.engine.segments import CHANGED, read_segments
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
 from pharmabackup.format.wire import Kind, Signed
+from pharmabackup.storage.base import ObjectInfo
 
 LOCATION = struct.Struct(">II")  # LAST - block number, ordinal: of one chunk, the newest block sorts first
 LAST = (1 << 32) - 1
@@ -116,21 +117,22 @@ class Index:
                     raise
 
     def _load_listed(self, without: frozenset[bytes]) -> None:
-        listed: dict[bytes, int] = {}
+        listed: dict[bytes, ObjectInfo] = {}
         for info in self._unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name)
             if digest is None or len(digest) != 32 or ids.index_name(digest) != info.name:
                 continue  # not ours: check names it
             if digest not in without:
-                listed[digest] = info.modified
+                listed[digest] = info
         if not self.segments:
             self._load_cache(set(listed))
         if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
             self.forget()
         self.changed = {}
-        for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
+        new = sorted(set(listed) - self.segments, key=lambda digest: (listed[digest].modified, digest))
+        for digest, get in read_segments(self._unlocked, {digest: listed[digest].size for digest in new}):
             try:
-                self.add_segment(digest, read_segment(self._unlocked, digest))
+                self.add_segment(digest, get())
             except Damaged as error:
                 if error.kind == CHANGED:
                     self.changed[digest] = error
@@ -253,12 +255,14 @@ class Index:
 
     def _take_pending(self) -> None:
         """Read the names in packs that are new here. StorageFailed: what was not read yet stays pending."""
+        reliable = [(pack, directory) for pack, directory, first in self._pending if self.blocks.may_rely(first)]
+        coming = names_in_lanes(self._unlocked, reliable)
         while self._pending:
             pack, directory, first = self._pending[0]
             found: list[bytes] = []
             try:
                 if self.blocks.may_rely(first):
-                    found = read_names(self._unlocked, pack, directory)
+                    found = next(coming)()
                 else:
                     self._nameless.add(pack)
             except NotFound:

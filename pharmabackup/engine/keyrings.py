@@ -17,6 +17,7 @@ from pharmabackup import ids
 from pharmabackup.credentials import Credential, KeyFile, Passphrase, Recipient, Shares, Vault
 from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, Roster, SealedKeyring, Slot
@@ -203,10 +204,15 @@ def find_keyrings(
     """
     unreadable: list[Damaged] = []
     tried = 0
-    for slot, numbers in sorted(_slots(storage).items()):
-        if bytes.fromhex(slot) in but:
-            continue
-        sealed = read_whole(storage, slot, numbers, unreadable)
+    slots = {slot: numbers for slot, numbers in sorted(_slots(storage).items()) if bytes.fromhex(slot) not in but}
+
+    def read(slot: str) -> tuple[list[SealedKeyring], list[Damaged]]:
+        damaged: list[Damaged] = []
+        return read_whole(storage, slot, slots[slot], damaged), damaged
+
+    for slot, get in in_lanes(storage.lanes, read, slots):
+        sealed, damaged = get()
+        unreadable += damaged
         settings = list(dict.fromkeys(item.argon2id for item in sealed if item.argon2id is not None))
         for setting in settings[:SETTINGS_TRIED]:
             if tried == keys.PASSPHRASE_SLOTS_MAX:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.engine.creating import read_back
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import pack, wire
@@ -202,8 +204,10 @@ class PackBytes:
             raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
         return PackEntry(self.digest, self.size, opened.signed), directory
 
-    def names(self, directory: Directory) -> list[bytes]:
+    def names(self, directory: Directory, get: Callable[[], bytes] | None = None) -> list[bytes]:
         """The names of each block's chunks, in the directory's order. Damaged, NotFound, StorageFailed.
+
+        `get`: gives them as they are stored, where that is not read here.
 
         Nobody signed them, and nobody needs to: each block's id, which is signed, commits to the names of its chunks.
         """
@@ -211,7 +215,7 @@ class PackBytes:
             return []
         unlocked = self._unlocked
         try:
-            stored = self.read(directory.region_size, directory.names_size)
+            stored = self.read(directory.region_size, directory.names_size) if get is None else get()
             names = pack.names_of(directory, unlocked.open_body(Kind.NAMES, stored))
             for block, own in zip(directory.blocks, names, strict=True):
                 if block_id(unlocked.keyring.block_names, block.kind, own) != block.id:
@@ -242,6 +246,19 @@ def check_region(storage: Storage, pack_digest: bytes, directory: Directory) -> 
 def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> list[bytes]:
     """The names of each block's chunks, from the pack. Damaged, NotFound, StorageFailed."""
     return PackBytes(unlocked, pack_digest, 0).names(directory)
+
+
+def names_in_lanes(
+    unlocked: Unlocked, packs: Iterable[tuple[bytes, Directory]]
+) -> Iterator[Callable[[], list[bytes]]]:
+    """For each of these packs, in order, a function that gives what `read_names` does, or raises it."""
+
+    def fetch(of: tuple[bytes, Directory]) -> bytes:
+        digest, directory = of
+        return unlocked.storage.get_range(ids.pack_name(digest), directory.region_size, directory.names_size)
+
+    for (digest, directory), get in in_lanes(unlocked.storage.lanes, fetch, packs, size=lambda of: of[1].names_size):
+        yield partial(PackBytes(unlocked, digest, 0).names, directory, get)
 
 
 def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:
