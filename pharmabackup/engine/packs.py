@@ -33,6 +33,7 @@ DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for eac
 BLOCK_BYTES = 40
 REGION_READ = 4 << 20
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
+COMMITTERS = 4  # packs on their way at once, at most: each is held by its upload until it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class _Filling:
 
 
 class PackWriter:
-    """Takes sealed blocks from several threads. Publishing, with its fsync, has a thread of its own."""
+    """Takes sealed blocks from several threads. Publishing, with its fsync, has one of its own, or several."""
 
     def __init__(self, unlocked: Unlocked, domain: bytes) -> None:
         self.bytes_written = 0
@@ -83,8 +84,9 @@ class PackWriter:
         self._domain = domain
         self._lock = threading.Lock()
         self._filling: _Filling | None = None
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-commit")
-        self._ahead = threading.Semaphore(COMMITS_AHEAD)
+        committers = max(1, min(unlocked.storage.lanes, COMMITTERS))
+        self._committer = ThreadPoolExecutor(committers, thread_name_prefix="pharmabackup-commit")
+        self._ahead = threading.Semaphore(max(COMMITS_AHEAD, committers))
         self._commits: list[Future[WrittenPack]] = []
 
     def add(
@@ -145,13 +147,17 @@ class PackWriter:
                 except Conflict:
                     pass  # it is there with these very bytes, or the reading back below says otherwise
             read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum)
-            self.bytes_written += size
+            with self._lock:
+                self.bytes_written += size
             return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)
         finally:
             self._ahead.release()
 
     def take_published(self) -> list[WrittenPack]:
-        """Packs published since the last call, in order. Raises what publishing raised."""
+        """Packs published since the last call, in order, none before those that were begun before it.
+
+        Raises what publishing raised.
+        """
         done = []
         while self._commits and self._commits[0].done():
             done.append(self._commits.pop(0).result())
