@@ -154,7 +154,7 @@ class Carrier:
 
     def _copy(self, pack: bytes, size: int, step: Step) -> bool:
         name, storage, done = ids.pack_name(pack), self._source.storage, 0
-        hasher, checksum, created = hashlib.sha256(), 0, True
+        hasher, checksum, said = hashlib.sha256(), 0, None
         at_once = PIECE if storage.lanes == 1 else FAR_PIECE
         with self._target.storage.upload() as upload:
             while done < size:
@@ -166,13 +166,12 @@ class Carrier:
                 step(len(piece))
             if hasher.digest() != pack:
                 raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
-            try:
-                upload.publish(name)
-            except Conflict:  # another copy was faster, or what is there is damaged
-                created = False
-        if created:
-            read_back(self._target.storage, name, size, checksum)
-        return created or is_whole(self._target, pack, size)
+            with suppress(Conflict):  # another copy was faster, or what is there is damaged
+                said = upload.publish(name)
+        if said is None:
+            return is_whole(self._target, pack, size)
+        read_back(self._target.storage, name, size, checksum, said)
+        return True
 
     def _transplant(self, pack: bytes, size: int, wanted: set[bytes]) -> list[PackEntry]:
         writers: dict[bytes, PackWriter] = {}

@@ -356,9 +356,7 @@ def _places(
         order = sorted(
             places,
             key=lambda pack: (
-                pack in revoked,
-                pack in shunned,
-                pack in garbage.unindexed,
+                *(pack in those for those in (revoked, shunned, garbage.unindexed)),
                 garbage.modified[pack],
                 pack,
             ),

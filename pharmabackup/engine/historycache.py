@@ -64,10 +64,10 @@ def save(unlocked: Unlocked, objects: dict[str, Remembered]) -> None:
         return  # a full or read-only state folder: the next time everything is read again
 
 
-def remember(unlocked: Unlocked, written: Mapping[str, bytes]) -> None:
-    """Objects that this machine has written itself, with their SHA-256: should they vanish before they are read."""
+def remember(unlocked: Unlocked, written: Mapping[str, Remembered]) -> None:
+    """Objects that this machine has written itself: should they vanish before they are read."""
     if written:
-        save(unlocked, {name: Remembered(digest) for name, digest in written.items()} | load(unlocked))
+        save(unlocked, {**written, **load(unlocked)})
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

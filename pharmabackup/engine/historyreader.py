@@ -15,15 +15,10 @@ from pharmabackup import ids
 from pharmabackup.engine import historycache
 from pharmabackup.engine.citations import Citations
 from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
-from pharmabackup.engine.history import (
-    CONTESTED_REMEDY,
-    Committed,
-    History,
-    Said,
-    told_contested,
-)
+from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, Said, told_contested
 from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, recalled, shape_of, verify_record
 from pharmabackup.engine.lanes import objects_in_lanes
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
@@ -44,14 +39,14 @@ class Looked:
     history: History
 
 
-def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
+def load_history(unlocked: Unlocked, *, anew: bool = False, listing: Listing | None = None) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
     What cannot be read is told, not raised. Where storage lists what it did, the last history is given again.
     """
     listed: dict[str, ObjectInfo] = {}
     for folder in SHAPES:
-        for info in unlocked.storage.list(folder):
+        for info in (listing or unlocked.storage.list)(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info
     counting = {name: info.modified for name, info in listed.items() if _is_said(name, listed)}
@@ -62,7 +57,7 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     else:
         history = _read(unlocked, listed, sorted(counting), anew=anew)
         if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
-            return load_history(unlocked, anew=anew)
+            return load_history(unlocked, anew=anew, listing=listing)
         if not history.damaged:
             unlocked.looked = Looked(basis, history)
     return replace(history, committed=dict(history.committed))  # which writers add to

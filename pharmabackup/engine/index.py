@@ -17,6 +17,7 @@ import msgspec
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.packs import block_id, names_in_lanes, read_directory
 from pharmabackup.engine.rowfile import (
@@ -100,7 +101,7 @@ class Index:
 
     # ------------------------------------------------------------ reading
 
-    def load(self, *, without: frozenset[bytes] = frozenset()) -> None:
+    def load(self, *, without: frozenset[bytes] = frozenset(), listing: Listing | None = None) -> None:
         """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
         One that is damaged, or that nobody can be seen to have signed, is passed over: what it said stands in the
@@ -110,20 +111,19 @@ class Index:
         """
         for left in reversed(range(LISTINGS)):
             try:
-                self._load_listed(without)
-                return
+                self._load_listed(without, listing or self._unlocked.storage.list)
+                break
             except NotFound:  # a collection has deleted it, and what takes its place is listed by now
+                listing = None
                 if not left:
                     raise
 
-    def _load_listed(self, without: frozenset[bytes]) -> None:
+    def _load_listed(self, without: frozenset[bytes], listing: Listing) -> None:
         listed: dict[bytes, ObjectInfo] = {}
-        for info in self._unlocked.storage.list("index"):
-            digest = ids.hex_tail(info.name)
-            if digest is None or len(digest) != 32 or ids.index_name(digest) != info.name:
-                continue  # not ours: check names it
-            if digest not in without:
-                listed[digest] = info
+        for info in listing("index"):
+            digest = ids.hex_tail(info.name) or b""
+            if len(digest) == 32 and ids.index_name(digest) == info.name and digest not in without:
+                listed[digest] = info  # others are not ours: check names them
         if not self.segments:
             self._load_cache(set(listed))
         if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
@@ -322,7 +322,8 @@ class Index:
     def save(self) -> None:
         """Keep what was loaded for the next time; losing it costs time, never data."""
         rows, segments_new = self._pending_rows + len(self._fresh), len(self.segments - self._cached)
-        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < CACHE_AFTER_SEGMENTS:
+        enough = CACHE_AFTER_SEGMENTS if self._unlocked.storage.lanes == 1 else 1  # each is a request
+        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < enough:
             return
         try:
             if self._pending:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from zlib import crc32
@@ -142,11 +143,10 @@ class PackWriter:
                 total = filling.size + len(end)
                 filling.write(os.urandom(wire.padded_size(total) - total) + end)
                 size, digest = filling.size, filling.hasher.digest()
-                try:
-                    upload.publish(ids.pack_name(digest))
-                except Conflict:
-                    pass  # it is there with these very bytes, or the reading back below says otherwise
-            read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum)
+                said = None
+                with suppress(Conflict):  # it is there with these very bytes, or the reading back says otherwise
+                    said = upload.publish(ids.pack_name(digest))
+            read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum, said)
             with self._lock:
                 self.bytes_written += size
             return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)

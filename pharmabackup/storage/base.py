@@ -51,6 +51,7 @@ class ObjectInfo:
     name: str
     size: int
     modified: int
+    checksum: int | None = None  # CRC-32 of what is stored, in an answer to a write by a storage that computes it
 
 
 class Upload(ABC):

@@ -277,7 +277,7 @@ def test_what_a_thief_signs_later_does_not_count(staff: Staff, site: Site, tmp_p
     site.back_up(till)
     staff.repo.revoke("till-1", reason="stolen")
     unlocked = till._unlocked
-    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda _: False):
+    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda *_: False):
         site.change()
         site.back_up(till)
         later = till.snapshots()[0].id
