@@ -105,9 +105,8 @@ class Index:
         """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
         One that is damaged, or that nobody can be seen to have signed, is passed over: what it said stands in the
-        packs, and whoever can write to the storage must not stop others by a file that he puts there. The
-        oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
-        moved to from blocks that are hardly used.
+        packs, and whoever can write to the storage must not stop others by a file that he puts there. The oldest
+        first: of a chunk that lies in several blocks, the newest is found, the one that pages are moved to.
         """
         for left in reversed(range(LISTINGS)):
             try:
