@@ -76,6 +76,8 @@ class Simulation:
             "engine.opening.ThreadPoolExecutor": TurnExecutor,
             "engine.background.ThreadPoolExecutor": TurnExecutor,
             "engine.packs.ThreadPoolExecutor": TurnExecutor,
+            "engine.lanes.ThreadPoolExecutor": TurnExecutor,
+            "engine.ahead.ThreadPoolExecutor": TurnExecutor,
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,
