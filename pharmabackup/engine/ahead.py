@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pharmabackup.errors import Error
@@ -64,21 +65,16 @@ class Ahead:
             self._go_on()
 
     def get_range(self, name: str, offset: int, length: int) -> bytes | memoryview:
-        """As `Storage.get_range`. What was not planned is fetched now."""
+        """As `Storage.get_range`. What was not planned, or is asked for before its turn, is fetched now."""
         with self._lock:
             pieces = self._of.get((name, offset, length))
             piece = pieces[0] if pieces else None
-            if piece is not None and piece.fetched is None:  # it is wanted before others are done with
-                self._waiting.remove(piece)
-                self._begin(piece)
             fetched = None if piece is None else piece.fetched
-        if piece is None or fetched is None:
-            return self._storage.get_range(name, offset, length)
-        try:
-            data = fetched.result()
-        except Error:  # it may be the neighbour that is damaged
-            return self._storage.get_range(name, offset, length)
-        return memoryview(data)[offset - piece.start : offset - piece.start + length]
+        if piece is not None and fetched is not None:
+            with suppress(Error):  # it may be the neighbour that is damaged
+                at = offset - piece.start
+                return memoryview(fetched.result())[at : at + length]
+        return self._storage.get_range(name, offset, length)
 
     def done(self, planned: Range) -> None:
         """A range that was planned is not asked for any more."""
@@ -97,11 +93,9 @@ class Ahead:
 
     def _go_on(self) -> None:
         while self._waiting and (not self._bytes or self._bytes + self._waiting[0].size <= AHEAD_BYTES):
-            self._begin(self._waiting.popleft())
-
-    def _begin(self, piece: _Piece) -> None:
-        self._bytes += piece.size
-        piece.fetched = self._pool.submit(self._storage.get_range, piece.name, piece.start, piece.size)
+            piece = self._waiting.popleft()
+            self._bytes += piece.size
+            piece.fetched = self._pool.submit(self._storage.get_range, piece.name, piece.start, piece.size)
 
     def close(self) -> None:
         """Wait for what is under way; nothing more is begun."""

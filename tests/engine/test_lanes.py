@@ -121,6 +121,22 @@ def test_who_ends_early_leaves_no_thread_and_begins_nothing_more(at: int) -> Non
     assert len(work.begun) <= at + 8
 
 
+def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
+    work, go = Work(), threading.Event()
+
+    def waits(number: int) -> int:
+        work(number)
+        go.wait(PATIENCE_S)
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = in_lanes(4, waits, range(100), pool=pool)
+        next(coming)
+        coming.close()  # type: ignore[attr-defined]
+        go.set()
+    assert work.begun == [0]
+
+
 def test_threads_that_are_shared_outlive_who_reads() -> None:
     work = Work()
     with ThreadPoolExecutor(2, thread_name_prefix="shared") as pool:
