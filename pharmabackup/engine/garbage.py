@@ -108,9 +108,10 @@ def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
     return {pack for name, get in stored for pack in pinned_in(unlocked, name, get)}
 
 
-def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes]) -> list[bytes]:
-    """The packs of one intent, of which `get` gives what is stored. NotFound, Damaged, StorageFailed."""
-    opened = unlocked.open(Kind.INTENT, name, get(), Intent)
+def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = None) -> list[bytes]:
+    """The packs of one intent. `get`: gives what is stored, if not read here. NotFound, Damaged, StorageFailed."""
+    stored = unlocked.storage.get(name, limit=BODY_MAX) if get is None else get()
+    opened = unlocked.open(Kind.INTENT, name, stored, Intent)
     record = opened.record
     if ids.intent_name(record.transaction, record.number) != name:
         raise malformed("intent", f"{name} is not its name")
