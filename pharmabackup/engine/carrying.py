@@ -7,7 +7,10 @@ created exclusively decides whether what it brought counts (docs/format.md, §13
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from zlib import crc32
 
 from pharmabackup import ids
@@ -17,8 +20,9 @@ from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, keyring_problem
 from pharmabackup.engine.keyrings_taken import keyrings_to_take
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.moving import read_whole, transplant
-from pharmabackup.engine.packs import PackWriter, read_directory
+from pharmabackup.engine.packs import COMMITTERS, PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
@@ -26,13 +30,24 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import keys
 from pharmabackup.format.index import PackEntry
+from pharmabackup.format.pack import Directory
 from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Fate, Mark
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
 PIECE = 1 << 20
+FAR_PIECE = 4 << 20  # where each request takes a while
 ROSTER_MAX = keys.ROSTER_MAX + 4096  # bytes as stored; keyrings are smaller
 Step = Callable[[int], None]  # so many bytes were sent; may raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """`there`: whether the target has the pack, whole."""
+
+    entry: PackEntry
+    directory: Directory
+    there: bool
 
 
 class Carrier:
@@ -53,6 +68,7 @@ class Carrier:
         self._target = target
         self._index = index
         self._step = step
+        self._lanes = min(max(source.storage.lanes, target.storage.lanes), COMMITTERS)
         ground = survey(target, index, foreign=True)
         self._attempt = Attempt(target, ground)
         self._shunned = ground.shunned | ground.condemned.packs
@@ -62,12 +78,34 @@ class Carrier:
     def bring(self, blocks: Iterable[bytes], domain: bytes) -> None:
         """Have these blocks in the target. Damaged when the source has not all whole, NotFound, StorageFailed."""
         wanted, table = set(blocks), self._index.blocks
+        if self._lanes > 1:
+            self._bring_many([block for block in wanted if table.find(block, domain) is None], wanted, domain)
         for block in wanted:
             if table.find(block, domain) is None:
                 self._bring_one(block, wanted, domain)
             number = table.find(block, domain)
             assert number is not None
             self._relied.add(table.packs[table.pack[number]])
+
+    def _bring_many(self, missing: list[bytes], wanted: set[bytes], domain: bytes) -> None:
+        """For each block the pack that most likely has it, several packs at once. What is damaged is left out."""
+        table, packs = self._blocks.index.blocks, dict[bytes, int]()
+        for block in missing:
+            for pack in map(table.pack.__getitem__, table.instances(block)):
+                if table.usable[pack] and table.domains[pack] == domain:
+                    packs.setdefault(table.packs[pack], table.pack_sizes[pack])
+                    break
+        steps: deque[int] = deque()
+
+        def send(pack: bytes) -> _Sent:
+            return self._send(pack, packs[pack], steps.append)
+
+        for _, get in in_lanes(self._lanes, send, packs):
+            with suppress(Damaged):  # `_bring_one` looks for others, or tells
+                sent = get()
+                while steps:
+                    self._step(steps.popleft())
+                self._take(sent, wanted, domain)
 
     def _bring_one(self, block: bytes, wanted: set[bytes], domain: bytes) -> None:
         """A pack that holds this block, and with it all else that it holds of what is wanted."""
@@ -82,7 +120,8 @@ class Carrier:
             if not table.usable[pack] or table.domains[pack] != domain:
                 continue
             try:
-                self._bring_pack(table.packs[pack], table.pack_sizes[pack], wanted, domain)
+                sent = self._send(table.packs[pack], table.pack_sizes[pack], self._step)
+                self._take(sent, wanted, domain)
             except Damaged as error:
                 problem = error
             else:
@@ -90,14 +129,16 @@ class Carrier:
                     return
         raise problem
 
-    def _bring_pack(self, pack: bytes, size: int, wanted: set[bytes], domain: bytes) -> None:
-        """The whole pack under its own name, where that is free; else what is needed of it under a new one."""
-        entry, directory = read_directory(self._source, pack, size)
-        entries = [entry]
-        if pack in self._shunned or not self._send(pack, size):
-            there = self._index.blocks
-            missing = {block.id for block in directory.blocks if block.id in wanted}
-            missing = {block for block in missing if there.find(block, domain) is None}
+    def _take(self, sent: _Sent, wanted: set[bytes], domain: bytes) -> None:
+        """Make use of a pack that is there now under its own name, or else bring what is needed under a new one."""
+        pack, size, entries = sent.entry.pack, sent.entry.size, [sent.entry]
+        if sent.there:
+            self.bytes_sent += size
+            self._relied.add(pack)
+        else:
+            table = self._index.blocks
+            missing = {block.id for block in sent.directory.blocks if block.id in wanted}
+            missing = {block for block in missing if table.find(block, domain) is None}
             entries = self._transplant(pack, size, missing)
         for new in entries:
             self._index.add_entry(new)
@@ -106,30 +147,30 @@ class Carrier:
             self._publish()
             self._attempt.pin(self._relied)
 
-    def _send(self, pack: bytes, size: int) -> bool:
-        """Copy a pack bit for bit. False when something else lies there under its name."""
+    def _send(self, pack: bytes, size: int, step: Step) -> _Sent:
+        """Copy a pack bit for bit, unless nobody relies on that name any more, or something else lies there."""
+        entry, directory = read_directory(self._source, pack, size)
+        return _Sent(entry, directory, pack not in self._shunned and self._copy(pack, size, step))
+
+    def _copy(self, pack: bytes, size: int, step: Step) -> bool:
         name, storage, done = ids.pack_name(pack), self._source.storage, 0
-        hasher, checksum, created = hashlib.sha256(), 0, True
+        hasher, checksum, said = hashlib.sha256(), 0, None
+        at_once = PIECE if storage.lanes == 1 else FAR_PIECE
         with self._target.storage.upload() as upload:
             while done < size:
-                piece = storage.get_range(name, done, min(PIECE, size - done))
+                piece = storage.get_range(name, done, min(at_once, size - done))
                 hasher.update(piece)
                 checksum = crc32(piece, checksum)
                 upload.write(piece)
                 done += len(piece)
-                self._step(len(piece))
+                step(len(piece))
             if hasher.digest() != pack:
                 raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
-            try:
-                upload.publish(name)
-            except Conflict:  # another copy was faster, or what is there is damaged
-                created = False
-        if created:
-            read_back(self._target.storage, name, size, checksum)
-        elif not is_whole(self._target, pack, size):
-            return False
-        self.bytes_sent += size
-        self._relied.add(pack)
+            with suppress(Conflict):  # another copy was faster, or what is there is damaged
+                said = upload.publish(name)
+        if said is None:
+            return is_whole(self._target, pack, size)
+        read_back(self._target.storage, name, size, checksum, said)
         return True
 
     def _transplant(self, pack: bytes, size: int, wanted: set[bytes]) -> list[PackEntry]:

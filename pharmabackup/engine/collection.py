@@ -17,7 +17,7 @@ from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import known_segments
 from pharmabackup.engine.moving import Proved, publish
 from pharmabackup.engine.packs import check_region, read_directory
-from pharmabackup.engine.segments import CHANGED, read_segment
+from pharmabackup.engine.segments import CHANGED, read_segments
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
 from pharmabackup.format import pack as layout
@@ -195,17 +195,20 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[
     Segments whose bytes have changed go as well: what they said is read from the packs. Those that cannot be judged
     are left alone: they may cite a roster that is missing here.
     """
-    names = {info.name for info in unlocked.storage.list("index")}
+    names = {info.name: info.size for info in unlocked.storage.list("index")}
     sizes = {ids.hex_tail(info.name) or b"": info.size for info in unlocked.storage.list("packs")}
     there = set(sizes) - packs
     going, changed, known, verified = set[bytes](), set[bytes](), set[bytes](), known_segments(unlocked)
     staying: dict[PackEntry, None] = {}
-    for digest in sorted(filter(None, map(ids.hex_tail, names))):
-        if len(digest) != 32 or ids.index_name(digest) not in names:
-            continue  # not ours: check names it
+    digests = sorted(filter(None, map(ids.hex_tail, names)))
+    own = [
+        digest for digest in digests if len(digest) == 32 and ids.index_name(digest) in names
+    ]  # check names others
+    listed = {digest: names[ids.index_name(digest)] for digest in own}
+    for digest, get in read_segments(unlocked, listed, verified=verified):
         look()
         try:
-            segment = read_segment(unlocked, digest, verified=digest in verified)
+            segment = get()
         except NotFound:  # another collector, which finishes this collection too, has deleted it
             continue
         except Damaged as error:
@@ -215,8 +218,8 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[
         known.update(entry.pack for entry in segment.record.packs)
         if any(entry.pack not in there for entry in segment.record.packs):
             going.add(digest)
-            own = (entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry))
-            staying.update(dict.fromkeys(own))
+            stay = (entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry))
+            staying.update(dict.fromkeys(stay))
     if changed:
         staying.update(dict.fromkeys(own_entries(unlocked, there - known, sizes, look)))
     publish(unlocked, list(staying))

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
+from pharmabackup.engine.lanes import objects_in_lanes
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
-from pharmabackup.format.transaction import Condemn, Execute
+from pharmabackup.format.transaction import RECORD_MAX, Condemn, Execute
 from pharmabackup.format.wire import Kind, malformed, or_planted, split
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -52,37 +54,39 @@ def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
     A delete that was on its way when its collector died may still come, and somebody who slept may have put such a
     pack there again: nobody relies on one, or gives a pack such a name.
     """
-    return _named_by(unlocked, {"execute"})
+    return _named_by(unlocked, {"execute"}, unlocked.storage.list)
 
 
-def shunned_packs(unlocked: Unlocked) -> frozenset[bytes]:
+def shunned_packs(unlocked: Unlocked, listing: Listing | None = None) -> frozenset[bytes]:
     """Burnt names, and packs that were condemned and survived. Damaged, StorageFailed.
 
     One that survived, since a snapshot needs it, may have been condemned for damage: no writer relies on it anew.
     """
-    return _named_by(unlocked, {"condemn", "execute"})
+    return _named_by(unlocked, {"condemn", "execute"}, listing or unlocked.storage.list)
 
 
-def _named_by(unlocked: Unlocked, parts: Collection[str]) -> frozenset[bytes]:
+def _named_by(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> frozenset[bytes]:
     seen, found = historycache.load(unlocked), set[bytes]()
-    for info in unlocked.storage.list("collections"):
-        if parse_name(info.name)[1] in parts:
-            known = seen.get(info.name)
-            try:
-                if known is None or not known.signed:
-                    known = historycache.read_record(unlocked, info.name)
-                record, _ = historycache.recalled(unlocked, info.name, known)
-            except Damaged as error:
-                raise or_planted(error, info.name) from None
-            assert isinstance(record, Condemn | Execute)
-            found.update(split(record.packs, 32, "collection"))
+    sizes = {info.name: info.size for info in listing("collections") if parse_name(info.name)[1] in parts}
+    unread = [name for name in sizes if name not in seen or not seen[name].signed]
+    stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
+    for name in sizes:
+        known = seen.get(name)
+        try:
+            if known is None or not known.signed:
+                known = historycache.verify_record(unlocked, name, next(stored)[1]())
+            record, _ = historycache.recalled(unlocked, name, known)
+        except Damaged as error:
+            raise or_planted(error, name) from None
+        assert isinstance(record, Condemn | Execute)
+        found.update(split(record.packs, 32, "collection"))
     return frozenset(found)
 
 
-def read_condemned(unlocked: Unlocked, since: int | None = None) -> Condemned:
+def read_condemned(unlocked: Unlocked, since: int | None = None, *, listing: Listing | None = None) -> Condemned:
     """Read collections/: all that are unfinished, or all from number `since`. Damaged, StorageFailed."""
     parts: dict[int, set[str]] = {}
-    for info in unlocked.storage.list("collections"):
+    for info in (listing or unlocked.storage.list)("collections"):
         number, part = parse_name(info.name)
         parts.setdefault(number, set()).add(part)
     highest = max(parts, default=0)

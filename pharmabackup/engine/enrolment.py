@@ -18,7 +18,7 @@ from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
-from pharmabackup.engine.historycache import remember
+from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
@@ -94,7 +94,7 @@ def change_roster(
         if opener is not None:
             unlocked.opener = opener
         unlocked.renew()
-        remember(unlocked, {name: unlocked.rosters[after.number]})
+        remember(unlocked, {name: Remembered(unlocked.rosters[after.number])})
         return
 
 

@@ -19,9 +19,10 @@ from pharmabackup.engine.grants import INTENT_GRANTS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.packs import PACK_TARGET, PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import BODY_MAX, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
@@ -103,12 +104,14 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
 
 def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
     """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
-    return {pack for name in intents.names for pack in pinned_in(unlocked, name)}
+    stored = objects_in_lanes(unlocked.storage, intents.names, limit=BODY_MAX)
+    return {pack for name, get in stored for pack in pinned_in(unlocked, name, get)}
 
 
-def pinned_in(unlocked: Unlocked, name: str) -> list[bytes]:
-    """The packs of one intent. NotFound, Damaged, StorageFailed."""
-    opened = unlocked.get(Kind.INTENT, name, Intent)
+def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = None) -> list[bytes]:
+    """The packs of one intent. `get`: gives what is stored, if not read here. NotFound, Damaged, StorageFailed."""
+    stored = unlocked.storage.get(name, limit=BODY_MAX) if get is None else get()
+    opened = unlocked.open(Kind.INTENT, name, stored, Intent)
     record = opened.record
     if ids.intent_name(record.transaction, record.number) != name:
         raise malformed("intent", f"{name} is not its name")
@@ -354,9 +357,7 @@ def _places(
         order = sorted(
             places,
             key=lambda pack: (
-                pack in revoked,
-                pack in shunned,
-                pack in garbage.unindexed,
+                *(pack in those for those in (revoked, shunned, garbage.unindexed)),
                 garbage.modified[pack],
                 pack,
             ),

@@ -13,7 +13,7 @@ from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carry, Condemn, Execute, Fate, Mark
+from pharmabackup.format.transaction import Carry, Condemn, Execute, Fate, Mark
 from pharmabackup.format.wire import Kind, Signed, is_kind
 
 CONTEXT = b"history cache"
@@ -64,10 +64,10 @@ def save(unlocked: Unlocked, objects: dict[str, Remembered]) -> None:
         return  # a full or read-only state folder: the next time everything is read again
 
 
-def remember(unlocked: Unlocked, written: Mapping[str, bytes]) -> None:
-    """Objects that this machine has written itself, with their SHA-256: should they vanish before they are read."""
+def remember(unlocked: Unlocked, written: Mapping[str, Remembered]) -> None:
+    """Objects that this machine has written itself: should they vanish before they are read."""
     if written:
-        save(unlocked, {name: Remembered(digest) for name, digest in written.items()} | load(unlocked))
+        save(unlocked, {**written, **load(unlocked)})
 
 
 def _key(unlocked: Unlocked) -> SealingKey:
@@ -82,10 +82,9 @@ SHAPES: Mapping[str, tuple[Kind, type[Fate | Mark | Condemn | Execute]]] = {
 EXECUTE = (Kind.EXECUTE, Execute)
 
 
-def read_record(unlocked: Unlocked, name: str) -> Remembered:
-    """Read and verify one object. Damaged, NotFound, StorageFailed."""
+def verify_record(unlocked: Unlocked, name: str, data: bytes) -> Remembered:
+    """What one object holds. Damaged."""
     kind, shape = shape_of(name)
-    data = unlocked.storage.get(name, limit=RECORD_MAX)
     if kind == Kind.FATE and is_kind(data, Kind.CARRY):
         signed = unlocked.open(Kind.CARRY, name, data, Carry).signed
         return Remembered(hashlib.sha256(data).digest(), signed, Kind.CARRY)

@@ -7,7 +7,7 @@ bytes under its name, somebody has turned the storage back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pharmabackup import ids
@@ -15,19 +15,16 @@ from pharmabackup.engine import historycache
 from pharmabackup.engine.accepted import accepts, refuse
 from pharmabackup.engine.citations import Citations
 from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
-from pharmabackup.engine.history import (
-    CONTESTED_REMEDY,
-    Committed,
-    History,
-    Said,
-    told_contested,
-)
-from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, read_record, recalled, shape_of
+from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, Said, told_contested
+from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, recalled, shape_of, verify_record
+from pharmabackup.engine.lanes import objects_in_lanes
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import Carried, Carry, Condemn, Execute, Fate, Mark
+from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Mark
 from pharmabackup.format.wire import malformed, split
+from pharmabackup.storage.base import ObjectInfo
 
 NEVER = Remembered()
 CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
@@ -41,17 +38,17 @@ class Looked:
     history: History
 
 
-def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
+def load_history(unlocked: Unlocked, *, anew: bool = False, listing: Listing | None = None) -> History:
     """Read what storage lists and this machine has not seen, or `anew` all of it.
 
     What cannot be read is told, not raised. Where storage lists what it did, the last history is given again.
     """
-    listed: dict[str, int] = {}  # when each was made
+    listed: dict[str, ObjectInfo] = {}
     for folder in SHAPES:
-        for info in unlocked.storage.list(folder):
+        for info in (listing or unlocked.storage.list)(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
-                listed[info.name] = info.modified
-    counting = {name: time for name, time in listed.items() if _is_said(name, listed)}
+                listed[info.name] = info
+    counting = {name: info.modified for name, info in listed.items() if _is_said(name, listed)}
     roster, looked = unlocked.roster_hash, unlocked.looked
     basis = counting, historycache.state_of(unlocked), roster  # before it is read: it may change meanwhile
     if not anew and looked is not None and looked.of == basis:
@@ -59,13 +56,13 @@ def load_history(unlocked: Unlocked, *, anew: bool = False) -> History:
     else:
         history = _read(unlocked, listed, sorted(counting), anew=anew)
         if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
-            return load_history(unlocked, anew=anew)
+            return load_history(unlocked, anew=anew, listing=listing)
         if not history.damaged:
             unlocked.looked = Looked(basis, history)
     return replace(history, committed=dict(history.committed))  # which writers add to
 
 
-def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *, anew: bool) -> History:
+def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[str], *, anew: bool) -> History:
     seen = historycache.load(unlocked)
     policy = unlocked.roster.policy
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
@@ -77,20 +74,23 @@ def _read(unlocked: Unlocked, listed: Mapping[str, int], names: Iterable[str], *
         unlocked.renewed()  # another process of this machine may have seen a newer one; then all is read again
     fresh = {name: roster for name, roster in rosters.items() if name not in seen}
     carries: list[tuple[int, str, Carry, Slot]] = []
+    unread = [name for name in names if anew or not seen.get(name, NEVER).signed]
+    sizes = {name: listed[name].size for name in unread}
+    stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
     for name in names:
         known = seen.get(name)
         try:
             if known is None or not known.signed or anew:
-                known = fresh[name] = read_record(unlocked, name)
+                known = fresh[name] = verify_record(unlocked, name, next(stored)[1]())
             if name in fresh and seen.get(name, NEVER).hash not in (b"", known.hash):
                 history.vanished.append(name)  # another record lies in its place
                 del fresh[name]
             record, slot = recalled(unlocked, name, known)
             if isinstance(record, Carry):
                 _take_carry(history, name, record, known.hash)
-                carries.append((listed[name], name, record, slot))
+                carries.append((listed[name].modified, name, record, slot))
             else:
-                _take(history, name, record, slot, known.hash, listed[name])
+                _take(history, name, record, slot, known.hash, listed[name].modified)
         except Damaged as error:
             history.damaged[name] = error
             fresh.pop(name, None)
@@ -121,7 +121,7 @@ def _take(
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
-def _is_said(name: str, listed: Mapping[str, int]) -> bool:
+def _is_said(name: str, listed: Collection[str]) -> bool:
     """Whether a record counts: of a collection only once it has come to delete."""
     if not name.startswith("collections/"):
         return True

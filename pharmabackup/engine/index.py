@@ -17,8 +17,9 @@ import msgspec
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.blocktable import BlockTable
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.localfiles import replace
-from pharmabackup.engine.packs import block_id, read_directory, read_names
+from pharmabackup.engine.packs import block_id, names_in_lanes, read_directory
 from pharmabackup.engine.rowfile import (
     COPY_ROWS,
     FRESH_BITS,
@@ -31,13 +32,14 @@ from pharmabackup.engine.rowfile import (
     split_rows,
     write_run,
 )
-from pharmabackup.engine.segments import CHANGED, read_segment
+from pharmabackup.engine.segments import CHANGED, read_segments
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound, StorageFailed
 from pharmabackup.format import wire
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory, WrappedKey, check_directory
 from pharmabackup.format.wire import Kind, Signed
+from pharmabackup.storage.base import ObjectInfo
 
 LOCATION = struct.Struct(">II")  # LAST - block number, ordinal: of one chunk, the newest block sorts first
 LAST = (1 << 32) - 1
@@ -99,38 +101,37 @@ class Index:
 
     # ------------------------------------------------------------ reading
 
-    def load(self, *, without: frozenset[bytes] = frozenset()) -> None:
+    def load(self, *, without: frozenset[bytes] = frozenset(), listing: Listing | None = None) -> None:
         """Learn all segments that storage lists, `without` some. Damaged, NotFound, StorageFailed.
 
         One that is damaged, or that nobody can be seen to have signed, is passed over: what it said stands in the
-        packs, and whoever can write to the storage must not stop others by a file that he puts there. The
-        oldest first: of a chunk that lies in several blocks, the newest is found, which is the one that pages are
-        moved to from blocks that are hardly used.
+        packs, and whoever can write to the storage must not stop others by a file that he puts there. The oldest
+        first: of a chunk that lies in several blocks, the newest is found, the one that pages are moved to.
         """
         for left in reversed(range(LISTINGS)):
             try:
-                self._load_listed(without)
-                return
+                self._load_listed(without, listing or self._unlocked.storage.list)
+                break
             except NotFound:  # a collection has deleted it, and what takes its place is listed by now
+                listing = None
                 if not left:
                     raise
 
-    def _load_listed(self, without: frozenset[bytes]) -> None:
-        listed: dict[bytes, int] = {}
-        for info in self._unlocked.storage.list("index"):
-            digest = ids.hex_tail(info.name)
-            if digest is None or len(digest) != 32 or ids.index_name(digest) != info.name:
-                continue  # not ours: check names it
-            if digest not in without:
-                listed[digest] = info.modified
+    def _load_listed(self, without: frozenset[bytes], listing: Listing) -> None:
+        listed: dict[bytes, ObjectInfo] = {}
+        for info in listing("index"):
+            digest = ids.hex_tail(info.name) or b""
+            if len(digest) == 32 and ids.index_name(digest) == info.name and digest not in without:
+                listed[digest] = info  # others are not ours: check names them
         if not self.segments:
             self._load_cache(set(listed))
         if not self.segments <= set(listed):  # a collection replaced some: what is in memory may name what is gone
             self.forget()
         self.changed = {}
-        for digest in sorted(set(listed) - self.segments, key=lambda digest: (listed[digest], digest)):
+        new = sorted(set(listed) - self.segments, key=lambda digest: (listed[digest].modified, digest))
+        for digest, get in read_segments(self._unlocked, {digest: listed[digest].size for digest in new}):
             try:
-                self.add_segment(digest, read_segment(self._unlocked, digest))
+                self.add_segment(digest, get())
             except Damaged as error:
                 if error.kind == CHANGED:
                     self.changed[digest] = error
@@ -253,12 +254,14 @@ class Index:
 
     def _take_pending(self) -> None:
         """Read the names in packs that are new here. StorageFailed: what was not read yet stays pending."""
+        reliable = [(pack, directory) for pack, directory, first in self._pending if self.blocks.may_rely(first)]
+        coming = names_in_lanes(self._unlocked, reliable)
         while self._pending:
             pack, directory, first = self._pending[0]
             found: list[bytes] = []
             try:
                 if self.blocks.may_rely(first):
-                    found = read_names(self._unlocked, pack, directory)
+                    found = next(coming)()
                 else:
                     self._nameless.add(pack)
             except NotFound:
@@ -318,7 +321,8 @@ class Index:
     def save(self) -> None:
         """Keep what was loaded for the next time; losing it costs time, never data."""
         rows, segments_new = self._pending_rows + len(self._fresh), len(self.segments - self._cached)
-        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < CACHE_AFTER_SEGMENTS:
+        enough = CACHE_AFTER_SEGMENTS if self._unlocked.storage.lanes == 1 else 1  # each is a request
+        if not self._unsaved and rows < CACHE_AFTER_ROWS and segments_new < enough:
             return
         try:
             if self._pending:

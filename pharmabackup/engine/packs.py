@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from zlib import crc32
 
 from pharmabackup import ids
 from pharmabackup.crypto import hashing
 from pharmabackup.engine.creating import read_back
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged
 from pharmabackup.format import pack, wire
@@ -31,6 +34,7 @@ DIRECTORY_BYTES = 3 << 10  # about what a sealed directory has, and then for eac
 BLOCK_BYTES = 40
 REGION_READ = 4 << 20
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
+COMMITTERS = 4  # packs on their way at once, at most: each is held by its upload until it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class _Filling:
 
 
 class PackWriter:
-    """Takes sealed blocks from several threads. Publishing, with its fsync, has a thread of its own."""
+    """Takes sealed blocks from several threads. Publishing, with its fsync, has one of its own, or several."""
 
     def __init__(self, unlocked: Unlocked, domain: bytes) -> None:
         self.bytes_written = 0
@@ -81,8 +85,9 @@ class PackWriter:
         self._domain = domain
         self._lock = threading.Lock()
         self._filling: _Filling | None = None
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-commit")
-        self._ahead = threading.Semaphore(COMMITS_AHEAD)
+        committers = max(1, min(unlocked.storage.lanes, COMMITTERS))
+        self._committer = ThreadPoolExecutor(committers, thread_name_prefix="pharmabackup-commit")
+        self._ahead = threading.Semaphore(max(COMMITS_AHEAD, committers))
         self._commits: list[Future[WrittenPack]] = []
 
     def add(
@@ -138,18 +143,21 @@ class PackWriter:
                 total = filling.size + len(end)
                 filling.write(os.urandom(wire.padded_size(total) - total) + end)
                 size, digest = filling.size, filling.hasher.digest()
-                try:
-                    upload.publish(ids.pack_name(digest))
-                except Conflict:
-                    pass  # it is there with these very bytes, or the reading back below says otherwise
-            read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum)
-            self.bytes_written += size
+                said = None
+                with suppress(Conflict):  # it is there with these very bytes, or the reading back says otherwise
+                    said = upload.publish(ids.pack_name(digest))
+            read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum, said)
+            with self._lock:
+                self.bytes_written += size
             return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)
         finally:
             self._ahead.release()
 
     def take_published(self) -> list[WrittenPack]:
-        """Packs published since the last call, in order. Raises what publishing raised."""
+        """Packs published since the last call, in order, none before those that were begun before it.
+
+        Raises what publishing raised.
+        """
         done = []
         while self._commits and self._commits[0].done():
             done.append(self._commits.pop(0).result())
@@ -202,8 +210,10 @@ class PackBytes:
             raise Damaged(error.message, kind="pack", remedy=error.remedy) from None
         return PackEntry(self.digest, self.size, opened.signed), directory
 
-    def names(self, directory: Directory) -> list[bytes]:
+    def names(self, directory: Directory, get: Callable[[], bytes] | None = None) -> list[bytes]:
         """The names of each block's chunks, in the directory's order. Damaged, NotFound, StorageFailed.
+
+        `get`: gives them as they are stored, where that is not read here.
 
         Nobody signed them, and nobody needs to: each block's id, which is signed, commits to the names of its chunks.
         """
@@ -211,7 +221,7 @@ class PackBytes:
             return []
         unlocked = self._unlocked
         try:
-            stored = self.read(directory.region_size, directory.names_size)
+            stored = self.read(directory.region_size, directory.names_size) if get is None else get()
             names = pack.names_of(directory, unlocked.open_body(Kind.NAMES, stored))
             for block, own in zip(directory.blocks, names, strict=True):
                 if block_id(unlocked.keyring.block_names, block.kind, own) != block.id:
@@ -242,6 +252,19 @@ def check_region(storage: Storage, pack_digest: bytes, directory: Directory) -> 
 def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> list[bytes]:
     """The names of each block's chunks, from the pack. Damaged, NotFound, StorageFailed."""
     return PackBytes(unlocked, pack_digest, 0).names(directory)
+
+
+def names_in_lanes(
+    unlocked: Unlocked, packs: Iterable[tuple[bytes, Directory]]
+) -> Iterator[Callable[[], list[bytes]]]:
+    """For each of these packs, in order, a function that gives what `read_names` does, or raises it."""
+
+    def fetch(of: tuple[bytes, Directory]) -> bytes:
+        digest, directory = of
+        return unlocked.storage.get_range(ids.pack_name(digest), directory.region_size, directory.names_size)
+
+    for (digest, directory), get in in_lanes(unlocked.storage.lanes, fetch, packs, size=lambda of: of[1].names_size):
+        yield partial(PackBytes(unlocked, digest, 0).names, directory, get)
 
 
 def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:

@@ -9,17 +9,19 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from blake3 import blake3
 
 from pharmabackup import ids
 from pharmabackup.crypto.hashing import derive
+from pharmabackup.engine.ahead import Ahead, Range
 from pharmabackup.engine.blocks import damaged_block, open_block
 from pharmabackup.engine.blocktable import BlockTable
 from pharmabackup.engine.condemned import Condemned, read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.packs import block_id, read_directory
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -31,6 +33,7 @@ from pharmabackup.format.wire import Kind, malformed
 
 TABLE_MAX = 1 << 28  # bytes: 8 million blocks
 CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
+LISTS_AHEAD = 4  # blocks of a manifest, recipe or table that are fetched at once, at most
 NAME_KEYS = {
     Kind.DATA_BLOCK: "data names",
     Kind.MANIFEST_BLOCK: "manifest names",
@@ -96,23 +99,28 @@ class BlockReader:
                 self._cache.popitem(last=False)
         return result
 
-    def fetch(self, wanted: bytes, domain: bytes, *, names: bool = False) -> bytes:
+    def ahead(self) -> Ahead | None:
+        """What fetches for a while what will be wanted here; None where that is of no use."""
+        storage = self._unlocked.storage
+        return Ahead(storage) if storage.lanes > 1 else None
+
+    def fetch(self, wanted: bytes, domain: bytes, *, names: bool = False, ahead: Ahead | None = None) -> bytes:
         """As `block`, the content alone, and it is not kept. `names`: of its chunks they are computed again."""
         try:
-            return self._fetch(wanted, domain, names)
+            return self._fetch(wanted, domain, names, ahead)
         except Damaged:
             for other in self._others:
                 with suppress(Damaged):
                     return other.fetch(wanted, domain, names=names)
             raise
 
-    def _fetch(self, wanted: bytes, domain: bytes, names: bool) -> bytes:
+    def _fetch(self, wanted: bytes, domain: bytes, names: bool, ahead: Ahead | None) -> bytes:
         damaged: Damaged | None = None
         while True:
             index, missing = self.index, False
             for number in index.blocks.instances(wanted):
                 try:
-                    sealed = self._sealed(index.blocks, number)
+                    sealed = (ahead or self._unlocked.storage).get_range(*range_of(index.blocks, number))
                     return self.open(index.blocks, number, sealed, domain, names=names)
                 except Damaged as error:
                     damaged = error
@@ -127,11 +135,6 @@ class BlockReader:
     def _state(self) -> tuple[Condemned, frozenset[str]]:
         """What collections have come to, and which segments there are."""
         return read_condemned(self._unlocked), frozenset(info.name for info in self._unlocked.storage.list("index"))
-
-    def _sealed(self, table: BlockTable, number: int) -> bytes:
-        """A block's sealed bytes. NotFound, Damaged, StorageFailed."""
-        name = ids.pack_name(table.packs[table.pack[number]])
-        return self._unlocked.storage.get_range(name, table.offset[number], table.length[number])
 
     def open(
         self, table: BlockTable, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False
@@ -193,8 +196,14 @@ class BlockReader:
 
     def chunks(self, references: Refs, domain: bytes) -> Iterator[memoryview]:
         """The chunks that a snapshot refers to, in order. Damaged."""
+        lanes = min(self._unlocked.storage.lanes, LISTS_AHEAD)
+        blocks = (block for block, _ in groupby(references, key=lambda ref: ref.block))
+        coming = in_lanes(lanes, lambda block: self.block(block, domain), blocks)
+        content, ends, before = b"", list[int](), b""
         for ref in references:
-            content, ends = self.block(ref.block, domain)
+            if ref.block != before:
+                before, get = next(coming)
+                content, ends = get()
             if ref.first + ref.count >= len(ends):
                 raise malformed("snapshot", "it refers to chunks that a block does not have")
             view = memoryview(content)
@@ -289,6 +298,11 @@ class SnapshotReader:
             start += len(piece)
             i += 1
         return b"".join(parts)
+
+
+def range_of(table: BlockTable, number: int) -> Range:
+    """Where a block's sealed bytes lie."""
+    return ids.pack_name(table.packs[table.pack[number]]), table.offset[number], table.length[number]
 
 
 def relied_by(blocks: BlockReader, snapshots: Iterable[Snapshot]) -> dict[bytes, set[bytes]]:

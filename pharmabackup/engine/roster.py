@@ -11,6 +11,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.crypto import hashing, signatures
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine.keyrings import Way, domain_of, numbered, seal_keyring
+from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster
@@ -141,9 +142,11 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
     given: dict[bytes, Given] = {}
     policies: dict[int, keys.Policy] = {}
     before: Roster | None = None
-    for number in numbers:
+    names = [ids.roster_name(number) for number in numbers]
+    stored = objects_in_lanes(storage, names, limit=keys.ROSTER_MAX + 4096)
+    for number, (_, get) in zip(numbers, stored, strict=True):
         try:
-            data = storage.get(ids.roster_name(number), limit=keys.ROSTER_MAX + 4096)
+            data = get()
         except NotFound:
             raise Damaged(
                 "The list of who may do what vanished while it was read.",

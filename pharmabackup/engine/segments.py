@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 
 from pharmabackup import ids
 from pharmabackup.engine.creating import create
+from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import UNREADABLE
 
+SEGMENT_STORED_MAX = 1 << 28  # bytes
 CHANGED = "index"  # what a segment's error is called when its bytes are not those of its name: nobody says that
 
 
-def read_segment(unlocked: Unlocked, digest: bytes, *, verified: bool = False) -> Statement[Segment]:
-    """A segment whose bytes are those of its name and whose signature counts. NotFound, StorageFailed.
+def read_segments(
+    unlocked: Unlocked, sizes: Mapping[bytes, int], *, verified: Container[bytes] = ()
+) -> Iterator[tuple[bytes, Callable[[], Statement[Segment]]]]:
+    """Segments whose bytes are those of their names and whose signatures count, in this order.
 
-    `verified`: this machine has seen that the signature is its writer's. Whether he may write segments is asked anew.
-    Damaged: of the kind CHANGED when its bytes are others than were written.
+    Each digest with a function that gives the segment. It raises NotFound, StorageFailed, and Damaged, which is of
+    the kind CHANGED when its bytes are others than were written. `sizes`: by digest, as storage lists them.
+    `verified`: of these this machine has seen that the signature is the writer's. Whether he may write segments is
+    asked anew.
     """
+    names = {ids.index_name(digest): size for digest, size in sizes.items()}
+    stored = objects_in_lanes(unlocked.storage, names, limit=SEGMENT_STORED_MAX, sizes=names)
+    for digest, (_, get) in zip(sizes, stored, strict=True):
+        yield digest, partial(read_segment, unlocked, digest, get, verified=digest in verified)
+
+
+def read_segment(
+    unlocked: Unlocked, digest: bytes, get: Callable[[], bytes] | None = None, *, verified: bool = False
+) -> Statement[Segment]:
+    """One of them. `get`: gives what is stored, where it is not read here."""
     name = ids.index_name(digest)
     try:
-        data = unlocked.storage.get(name, limit=1 << 28)
+        data = unlocked.storage.get(name, limit=SEGMENT_STORED_MAX) if get is None else get()
     except Damaged as error:
         if error.kind == UNREADABLE:  # that may pass: nobody may act on it
             raise

@@ -17,7 +17,7 @@ from pharmabackup.engine.blocks import damaged_block
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.reading import BlockReader, chunk_names
-from pharmabackup.engine.segments import read_segment
+from pharmabackup.engine.segments import read_segments
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.index import PackEntry
@@ -124,9 +124,9 @@ class Shelf:
     def _segments_say(self, digest: bytes) -> Iterator[Directory]:
         if self._in_segments is None:
             self._in_segments = {}
-            for segment in sorted(self.index.segments):
+            for _, get in read_segments(self._unlocked, dict.fromkeys(sorted(self.index.segments), 0)):
                 with suppress(Damaged, NotFound):
-                    for entry in read_segment(self._unlocked, segment).record.packs:
+                    for entry in get().record.packs:
                         self._in_segments.setdefault(entry.pack, set()).add(entry.directory)
         for said in sorted(self._in_segments.get(digest, ())):
             with suppress(Damaged):

@@ -17,14 +17,16 @@ from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.condemned import Condemned, read_condemned, shunned_packs
+from pharmabackup.engine.historycache import Remembered
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
-from pharmabackup.format.wire import Kind
+from pharmabackup.format.wire import Kind, encode
 from pharmabackup.storage.base import ObjectInfo
 
 SURVEYS = 3  # while collections go on
@@ -44,30 +46,32 @@ class Ground:
     index: Index
 
 
-def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False) -> Ground:
-    """Read collections/, then the index, then list packs: in this order, or a collection could slip between.
+def survey(unlocked: Unlocked, index: Index, *, foreign: bool = False, listing: Listing | None = None) -> Ground:
+    """Read collections/, then the index, then list packs: a collection that slips between is shunned or seen later.
 
-    `foreign`: make use of what was left behind in other domains, too.
+    `foreign`: make use of what was left behind in other domains, too. `listing`: by which all these are read, in
+    whichever order it was made.
     """
-    unlocked.renewed()  # what is written from here on is for the newest keys, however long this has been open
+    unlocked.renewed(listing)  # what is written from here on is for the newest keys, however long this has been open
     for left in reversed(range(SURVEYS)):
         try:
-            return _survey(unlocked, index, foreign=foreign)
+            return _survey(unlocked, index, listing or unlocked.storage.list, foreign=foreign)
         except NotFound:  # a collection has deleted the segment of what was adopted
             if not left:
                 raise
             index.forget()
+            listing = None
     raise AssertionError
 
 
-def _survey(unlocked: Unlocked, index: Index, *, foreign: bool) -> Ground:
-    condemned = read_condemned(unlocked)
-    index.load(without=condemned.segments)
-    ground = Ground(condemned, shunned_packs(unlocked), index)
+def _survey(unlocked: Unlocked, index: Index, listing: Listing, *, foreign: bool) -> Ground:
+    condemned = read_condemned(unlocked, listing=listing)
+    index.load(without=condemned.segments, listing=listing)
+    ground = Ground(condemned, shunned_packs(unlocked, listing), index)
     adopted: list[PackEntry] = []
     known = set(index.blocks.packs)
     listed: dict[bytes, int] = {}
-    for info in unlocked.storage.list("packs"):
+    for info in listing("packs"):
         digest = ids.hex_tail(info.name)
         if digest is None or ids.pack_name(digest) != info.name:
             continue  # not ours: check names it
@@ -124,13 +128,14 @@ class Attempt:
         intent = Intent(self.id, number, "write", b"".join(sorted(self._pinned)), now_ns())
         return self._unlocked.put(Kind.INTENT, ids.intent_name(self.id, number), intent)
 
-    def decide(self, record: Fate | Carry) -> bytes:
-        """Create the record that decides; SHA-256 of what is stored. Overtaken when a collection was faster."""
+    def decide(self, record: Fate | Carry) -> Remembered:
+        """Create the record that decides; what is stored. Overtaken when a collection was faster."""
         if read_condemned(self._unlocked, self._first).packs & self._pinned:
             raise Overtaken
         name, kind = ids.fate_name(self.id), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
+        signed = self._unlocked.sign(kind, name, record)
         try:
-            return self._unlocked.put(kind, name, record)[1]
+            return Remembered(self._unlocked.put_signed(name, kind, signed)[1], encode(signed), kind)
         except Conflict:  # it was aborted
             raise Overtaken from None
 
@@ -188,8 +193,8 @@ class Transaction:
         table = self.index.blocks
         return self._attempt.pin({table.packs[table.pack[block]] for block in blocks} | set(self._written))
 
-    def commit(self, intent: bytes, snapshot: Snapshot) -> bytes:
-        """Create the fate; SHA-256 of what is stored. Overtaken when a collection was faster."""
+    def commit(self, intent: bytes, snapshot: Snapshot) -> Remembered:
+        """Create the fate; what is stored. Overtaken when a collection was faster."""
         return self._attempt.decide(Fate(self.id, "commit", intent, snapshot))
 
     def abandon(self) -> None:

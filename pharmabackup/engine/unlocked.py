@@ -36,6 +36,7 @@ from pharmabackup.storage.base import ObjectInfo, Storage
 
 if TYPE_CHECKING:
     from pharmabackup.engine.historyreader import Looked
+    from pharmabackup.engine.listing import Listing
 
 RECORD_LEVEL = 3  # zstd: records are small, and written once
 BODY_MAX = 1 << 28
@@ -136,9 +137,9 @@ class Unlocked:
         """Whether what is written now can be read."""
         return self.catalogue_id in self._catalogue
 
-    def renewed(self) -> bool:
+    def renewed(self, listing: Listing | None = None) -> bool:
         """Whether there are rosters, and perhaps keys, that were not known; they are now."""
-        if sum(1 for _ in self.storage.list("roster")) <= len(self.rosters):
+        if sum(1 for _ in (listing or self.storage.list)("roster")) <= len(self.rosters):
             return False
         self.renew()
         return True
@@ -297,7 +298,11 @@ class Unlocked:
 
     def put(self, kind: Kind, name: str, record: Record) -> tuple[ObjectInfo, bytes]:
         """Create a signed record and read it back; what is stored and its SHA-256. Conflict, StorageFailed."""
-        data = self.seal(kind, name, record)
+        return self.put_signed(name, kind, self.sign(kind, name, record))
+
+    def put_signed(self, name: str, kind: Kind, signed: Signed) -> tuple[ObjectInfo, bytes]:
+        """The same of a record that is signed already."""
+        data = self.seal_signed(kind, signed)
         return create(self.storage, name, data), hashlib.sha256(data).digest()
 
     def get(self, kind: Kind, name: str, shape: type[R], *, limit: int = BODY_MAX) -> Statement[R]:

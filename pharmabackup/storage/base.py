@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 from zlib import crc32
@@ -46,11 +46,15 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One listed object. `modified` is the storage's own clock, nanoseconds since 1970 UTC."""
+    """One listed object. `modified` is the storage's own clock, nanoseconds since 1970 UTC.
+
+    `checksum`: where the answer to a write tells it, computed by the storage from what it has stored.
+    """
 
     name: str
     size: int
     modified: int
+    checksum: int | None = field(default=None, compare=False)  # CRC-32, as in `Storage.checksum`
 
 
 class Upload(ABC):

@@ -79,6 +79,8 @@ class Simulation:
             "engine.packs.ThreadPoolExecutor": TurnExecutor,
             "storage.probe.ThreadPoolExecutor": TurnExecutor,
             "storage.probe.threading": no_race,
+            "engine.lanes.ThreadPoolExecutor": TurnExecutor,
+            "engine.ahead.ThreadPoolExecutor": TurnExecutor,
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from types import TracebackType
 from typing import Self
 
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import RECORD_MAX, Audit
@@ -37,25 +38,13 @@ class RecordReader:
 
         `count`: how many there are, about. `beside`: so many are read at once, and share what is ahead.
         """
-        together = max(1, min(TOGETHER, count // (2 * WORKERS)))
-        groups = max(4, 4 * WORKERS // beside)
-        ahead: deque[tuple[Future[list[Stored]], int]] = deque()
-        left, total = iter(places), 0
-        while True:
-            while len(ahead) < groups and total < AHEAD_BYTES:
-                names, size = _group(left, together)
-                if not names:
-                    break
-                ahead.append((self._pool.submit(self._fetch, names), size))
-                total += size
-            if not ahead:
-                return
-            future, size = ahead.popleft()
-            yield from future.result()
-            total -= size
+        groups = _groups(iter(places), max(1, min(TOGETHER, count // (2 * WORKERS))))
+        lanes = max(2, 2 * WORKERS // beside)
+        for _, get in in_lanes(lanes, self._fetch, groups, size=itemgetter(1), at_most=AHEAD_BYTES, pool=self._pool):
+            yield from get()
 
-    def _fetch(self, names: list[str]) -> list[Stored]:
-        return [self._stored(name) for name in names]
+    def _fetch(self, group: tuple[list[str], int]) -> list[Stored]:
+        return [self._stored(name) for name in group[0]]
 
     def _stored(self, name: str) -> Stored:
         try:
@@ -72,14 +61,17 @@ class RecordReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _group(left: Iterator[Place], together: int) -> tuple[list[str], int]:
-    """Names of what is fetched next, and their bytes."""
+def _groups(left: Iterator[Place], together: int) -> Iterator[tuple[list[str], int]]:
+    """Names of what is fetched in one go, and their bytes."""
     names, size = list[str](), 0
-    while len(names) < together and size < TOGETHER_BYTES and (found := next(left, None)):
-        chain, place = found
+    for chain, place in left:
         names.append(chain.object(chain.numbers[place]))
         size += chain.sizes[place]
-    return names, size
+        if len(names) == together or size >= TOGETHER_BYTES:
+            yield names, size
+            names, size = [], 0
+    if names:
+        yield names, size
 
 
 def read_record(unlocked: Unlocked, name: str) -> tuple[Statement[Audit], bytes]:

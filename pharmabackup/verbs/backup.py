@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns, steady_ns
+from pharmabackup.engine import historycache
 from pharmabackup.engine.dataset import DatasetSink, open_cache
 from pharmabackup.engine.filecache import Remembered
 from pharmabackup.engine.grants import WRITERS
 from pharmabackup.engine.history import Committed
-from pharmabackup.engine.historycache import remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
+from pharmabackup.engine.listing import one_listing
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
@@ -74,7 +75,9 @@ def backup(
                 for cut in cuts:
                     run.dataset(cut)
             finally:
-                remember(unlocked, run.written)
+                run.remember()
+            if unlocked.storage.lanes > 1:  # elsewhere it was looked for after each
+                run.look_for_revocation()
             index.save()
     finally:
         index.close()
@@ -156,16 +159,18 @@ class _Run:
         self._run = run
         self._reason = reason
         self._show = show
-        self.written: dict[str, bytes] = {}  # fates, and their hashes
+        self._written: dict[str, historycache.Remembered] = {}  # fates
+        self._roster = b""  # the hash of the one under which they were written
         self._results: dict[str, DatasetResult] = {}
         self._failed: list[str] = []
         self._now: int | None = None  # by the storage's clock, when something was last committed
 
     def prepare(self, sources: Sequence[Source]) -> None:
-        self._history = load_history(self._unlocked)
+        listing = one_listing(self._unlocked.storage)
+        self._history = load_history(self._unlocked, listing=listing)
         self._heads = self._history.heads(self._unlocked.slot.id)
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)
-        self._ground = survey(self._unlocked, self._index)
+        self._ground = survey(self._unlocked, self._index, listing=listing)
         for finding in history_findings(self._history, self._unlocked.storage.location):
             self._reporter.find(finding)
         for source in sources:
@@ -271,7 +276,7 @@ class _Run:
                 manifest=dumped.manifest,
             )
             reporter.check_cancelled()
-            digest = transaction.commit(intent, snapshot)
+            stored, self._roster = transaction.commit(intent, snapshot), unlocked.roster_hash
         except BaseException:
             if sink is not None:
                 sink.cache.discard()
@@ -281,13 +286,14 @@ class _Run:
             if remembered is not None:
                 remembered.close()
         transaction.close()
-        self.written[ids.fate_name(transaction.id)] = digest
-        unlocked.renewed()  # whoever was revoked before that is told: his snapshot does not count
+        self._written[ids.fate_name(transaction.id)] = stored
+        if unlocked.storage.lanes == 1:
+            self.look_for_revocation()
         sink.remember()
-        self._heads = (Head(unlocked.slot.id, transaction.id, digest),)
+        self._heads = (Head(unlocked.slot.id, transaction.id, stored.hash),)
         self._sequence += 1
         self._now = info.modified
-        committed = Committed(transaction.id, digest, unlocked.slot, snapshot)
+        committed = Committed(transaction.id, stored.hash, unlocked.slot, snapshot)
         self._history.committed[transaction.id] = committed
         for finding in sink.told:
             reporter.find(finding)
@@ -303,6 +309,19 @@ class _Run:
             facts=snapshot.facts,
         )
         reporter.tell("committed", f"{source.name} is safe: {sized(snapshot.added)} added.")
+
+    def look_for_revocation(self) -> None:
+        """Whoever was revoked before his last snapshot is told: it does not count. WrongCredential."""
+        if self._written:
+            self._unlocked.renewed()
+
+    def remember(self) -> None:
+        """What was committed, for the next run of this machine, which reads it where that costs nothing."""
+        unlocked = self._unlocked
+        trusted = unlocked.storage.lanes > 1 and unlocked.roster_hash == self._roster
+        fates = self._written.items()
+        written = {name: item if trusted else historycache.Remembered(item.hash) for name, item in fates}
+        historycache.remember(unlocked, written)
 
     def _time(self, modified: int) -> int:
         """The storage's time, and never one before that of the last snapshot, though clocks are set back."""

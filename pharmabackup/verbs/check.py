@@ -17,7 +17,7 @@ from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
-from pharmabackup.engine.segments import CHANGED, read_segment
+from pharmabackup.engine.segments import CHANGED, read_segments
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.events import Finding, Progress, Severity
@@ -150,24 +150,27 @@ class _Checker:
                 yield committed
 
     def _segments(self) -> None:
-        storage = self._unlocked.storage
-        for info in sorted(storage.list("index"), key=lambda info: info.name):
+        sizes: dict[bytes, int] = {}
+        for info in sorted(self._unlocked.storage.list("index"), key=lambda info: info.name):
             digest = ids.hex_tail(info.name)
             if digest is None or ids.index_name(digest) != info.name or len(digest) != 32:
                 self._unknown(info.name)
-                continue
+            else:
+                sizes[digest] = info.size
+        for digest, get in read_segments(self._unlocked, sizes):
+            name = ids.index_name(digest)
             try:
-                segment = read_segment(self._unlocked, digest)
+                segment = get()
                 if not self.index.add_segment(digest, segment):
-                    message = f"{info.name}: {segment.slot.name!r} wrote it, about packs of another domain."
-                    self._find("index-void", "warning", info.name, message, SEGMENT_VOID)
+                    message = f"{name}: {segment.slot.name!r} wrote it, about packs of another domain."
+                    self._find("index-void", "warning", name, message, SEGMENT_VOID)
             except NotFound:
                 self._state.replaced = True
             except Damaged as error:
                 self._find(
                     "index-damaged",
                     "critical",
-                    info.name,
+                    name,
                     error.message,
                     SEGMENT_REMEDIES.get(error.kind, SEGMENT_UNJUDGED),
                 )

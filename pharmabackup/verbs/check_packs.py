@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
@@ -14,9 +15,11 @@ from pharmabackup.engine.packs import read_directory, read_names
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.storage.base import Storage
 from pharmabackup.verbs.reporter import Reporter
 
 WORKERS = 2
+WORKERS_MAX = 8  # in lanes: each holds a piece of a pack
 COPY_SIZE = 4 << 20
 
 
@@ -27,6 +30,29 @@ class PackFound:
     problem: str | None = None  # in a sentence
     bad: set[int] = field(default_factory=set)  # blocks that cannot be read, or not be proved with these keys
     changed: bool = False  # its bytes are not those of its name
+
+
+class _Stream:
+    """A pack's bytes from its beginning on, in larger pieces than are asked for where each request takes a while."""
+
+    def __init__(self, storage: Storage, name: str, size: int) -> None:
+        self._storage = storage
+        self._name = name
+        self._size = size
+        self._piece, self._at = b"", 0
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Damaged, NotFound, StorageFailed."""
+        if self._storage.lanes > 1 and not self._has(begin, end):
+            with suppress(Damaged):  # perhaps only what comes after it is
+                whole = min(max(end, begin + COPY_SIZE), self._size)
+                self._piece, self._at = self._storage.get_range(self._name, begin, whole - begin), begin
+        if self._has(begin, end):
+            return self._piece[begin - self._at : end - self._at]
+        return self._storage.get_range(self._name, begin, end - begin)
+
+    def _has(self, begin: int, end: int) -> bool:
+        return self._at <= begin < end <= self._at + len(self._piece)
 
 
 class PackReading:
@@ -49,7 +75,8 @@ class PackReading:
                 blocks_of[pack].append(number)
         reader = BlockReader(self._unlocked, self._index)
         steps: list[int] = []
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-check") as pool:
+        workers = max(WORKERS, min(self._unlocked.storage.lanes, WORKERS_MAX))
+        with ThreadPoolExecutor(workers, thread_name_prefix="pharmabackup-check") as pool:
             queue = iter(packs)
 
             def work() -> None:
@@ -62,7 +89,7 @@ class PackReading:
                     if not self._stop.is_set():  # or it may not have been read to its end
                         self.found[pack] = result
 
-            futures = {pool.submit(work) for _ in range(WORKERS)}
+            futures = {pool.submit(work) for _ in range(workers)}
             try:
                 while futures:
                     finished, futures = wait(futures, timeout=0.1, return_when=FIRST_EXCEPTION)
@@ -82,9 +109,10 @@ class PackReading:
 
     def _read_pack(self, reader: BlockReader, pack: int, numbers: list[int], steps: list[int]) -> PackFound:
         """Read a pack from beginning to end."""
-        table, storage = self._index.blocks, self._unlocked.storage
+        table = self._index.blocks
         digest, size = table.packs[pack], table.pack_sizes[pack]
         name = ids.pack_name(digest)
+        stream = _Stream(self._unlocked.storage, name, size)
         hasher = hashlib.sha256()
         may_open = bool(self._unlocked.keyring.readers and self._unlocked.keyring.naming)  # and prove what is in it
         found, position = PackFound(), 0
@@ -94,7 +122,7 @@ class PackReading:
             nonlocal position
             begin, position = position, end
             try:
-                piece = storage.get_range(name, begin, end - begin)
+                piece = stream.read(begin, end)
             except (Damaged, NotFound) as error:
                 found.changed = True
                 found.problem = found.problem or f"The pack {name} cannot be read: {error.message}"

@@ -8,8 +8,9 @@ from contextlib import suppress
 from pharmabackup import ids
 from pharmabackup.engine.condemned import parse_name
 from pharmabackup.engine.garbage import Look, list_intents, pinned_in
+from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.opening import REPOSITORY
-from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.engine.unlocked import BODY_MAX, Unlocked
 from pharmabackup.errors import Damaged, NotFound, Unsupported
 from pharmabackup.events import Severity
 from pharmabackup.format.repository import REPOSITORY_MAX, decode_repository, odd_members
@@ -40,16 +41,16 @@ def check_records(unlocked: Unlocked, find: Find, look: Look, share: float) -> N
         find(finding.code, finding.severity, finding.subject, finding.message, finding.remedy)
     for name in chains.strangers:
         find("object-unknown", "info", name, f"{name} is not part of a repository.", "Find out who put it there.")
-    for own in list_intents(unlocked).values():
+    names = [name for own in list_intents(unlocked).values() for name in own.names]
+    for name, get in objects_in_lanes(unlocked.storage, names, limit=BODY_MAX):
         look()
-        for name in own.names:
-            try:
-                pinned_in(unlocked, name)
-            except NotFound:
-                continue  # a collection has deleted it
-            except Damaged as error:
-                remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
-                find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
+        try:
+            pinned_in(unlocked, name, get)
+        except NotFound:
+            continue  # a collection has deleted it
+        except Damaged as error:
+            remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
+            find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
     _collections(unlocked, find, look)
 
 
@@ -82,13 +83,18 @@ def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:
             _tell(find, info.name, "it is no name of such a record")
         else:
             parts.setdefault(number, set()).add(part)
-    for number in sorted(parts):
+    expected = {
+        number: _expected(number, there, ended=number + 1 in parts) for number, there in sorted(parts.items())
+    }
+    names = [name for records in expected.values() for name, _, _ in records]
+    stored = objects_in_lanes(unlocked.storage, names, limit=BODY_MAX)
+    for number, records in expected.items():
         look()
         if number > 1 and number - 1 not in parts:
             _tell(find, ids.collection_name(number - 1, "condemn"), "it is missing")
-        for name, kind, shape in _expected(number, parts[number], ended=number + 1 in parts):
+        for name, kind, shape in records:
             try:
-                unlocked.get(kind, name, shape)
+                unlocked.open(kind, name, next(stored)[1](), shape)
             except NotFound:
                 _tell(find, name, "it is missing")
             except Damaged as error:

@@ -153,7 +153,7 @@ class AcrossCopy:
                 manifest=dumped.manifest,
             )
             self._reporter.check_cancelled()
-            digest = transaction.commit(intent, snapshot)
+            digest = transaction.commit(intent, snapshot).hash
         except BaseException:
             if sink is not None:
                 sink.cache.discard()

@@ -9,7 +9,7 @@ from pharmabackup.clock import now_ns
 from pharmabackup.engine.creating import lost_write
 from pharmabackup.engine.grants import MARK_GRANTS
 from pharmabackup.engine.history import Committed, History
-from pharmabackup.engine.historycache import remember
+from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
@@ -41,7 +41,7 @@ def say(
         info, digest = unlocked.put(Kind.MARK, name, mark)
     except NotFound:
         raise lost_write(unlocked.storage, name) from None
-    remember(unlocked, {name: digest})
+    remember(unlocked, {name: Remembered(digest)})
     return info.modified
 
 

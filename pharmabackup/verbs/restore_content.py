@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from pharmabackup.engine.reading import SnapshotReader, run_damaged, run_range
+from pharmabackup.engine.ahead import Range
+from pharmabackup.engine.reading import SnapshotReader, range_of, run_damaged, run_range
 from pharmabackup.engine.target import Target
 from pharmabackup.errors import Damaged
 from pharmabackup.format import block as layout
@@ -51,6 +52,7 @@ class ContentRestorer:
         self._done_bytes = self._done_files = 0  # since somebody looked
         self._lost: list[tuple[Entry, Ranges]] = []
         self._listed = Names(reader)
+        self._ahead = reader.blocks.ahead()
 
     def run(self, wanted: Wanted | None) -> None:
         """Folders and empty files first, content as it is found, then links and further names.
@@ -68,6 +70,8 @@ class ContentRestorer:
                 self._jobs.put(None)
             for worker in self._workers:
                 worker.join()
+            if self._ahead is not None:
+                self._ahead.close()
             self._look()
         for entry in later:
             self._target.special(entry)
@@ -129,6 +133,8 @@ class ContentRestorer:
         window.jobs = len(jobs)
         with self._changed:
             self._under_way += 1
+        if self._ahead is not None:
+            self._ahead.plan([job.place for job in jobs if job.place is not None])
         for job in jobs:
             self._jobs.put(job)
 
@@ -216,7 +222,8 @@ class ContentRestorer:
         for slot in by_block.keys() | cut.keys():
             number = index.find(table[slot], self._reader.snapshot.domain)
             order = (index.pack[number], index.offset[number]) if number is not None else (0, 0)
-            jobs.append(_Job(window, order, table[slot], by_block[slot], cut[slot]))
+            place = None if self._ahead is None or number is None else range_of(index, number)
+            jobs.append(_Job(window, order, table[slot], by_block[slot], cut[slot], place))
         jobs.sort(key=lambda job: job.order)
         return jobs
 
@@ -226,7 +233,7 @@ class ContentRestorer:
         """Fetch a block and give each file its parts of it; bytes, and files that are whole now."""
         window, starts = job.window, job.window.starts
         try:
-            content = self._reader.blocks.fetch(job.block, self._reader.snapshot.domain)
+            content = self._fetch(job)
             pieces = self._pieces(job, memoryview(content), layout.chunk_ends(content))
         except Damaged:
             for begin, end in job.spans(self._reader.run_starts):
@@ -237,6 +244,13 @@ class ContentRestorer:
             return 0, 0
         size = sum([len(data) for _, data in pieces])
         return size, self._write(window, pieces)
+
+    def _fetch(self, job: _Job) -> bytes:
+        try:
+            return self._reader.blocks.fetch(job.block, self._reader.snapshot.domain, ahead=self._ahead)
+        finally:
+            if self._ahead is not None and job.place is not None:
+                self._ahead.done(job.place)
 
     def _write(self, window: _Window, pieces: list[tuple[int, memoryview]]) -> int:
         """Give each file what it has of these pieces of the content stream; how many are whole now."""
@@ -317,6 +331,7 @@ class _Job:
     block: bytes
     runs: list[int]  # that are wanted whole
     cut: list[tuple[int, int, int]]  # others: run, begin and end in the content stream
+    place: Range | None  # that is fetched ahead for it
 
     def spans(self, starts: Sequence[int]) -> list[tuple[int, int]]:
         """Where in the content stream it belongs."""

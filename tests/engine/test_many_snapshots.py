@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pharmabackup.engine import history, historycache, index
 from pharmabackup.engine.history import History, Said
 from pharmabackup.engine.historyreader import load_history, sound_history
 from pharmabackup.engine.reading import SnapshotReader, relied_by
+from pharmabackup.engine.segments import read_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.recipe import UNUSED
@@ -148,7 +149,7 @@ def test_a_segment_and_what_it_names_are_verified_once_by_a_process(
         found.forget()
         for info in unlocked.storage.list("index"):
             digest = ids.hex_tail(info.name) or b""
-            found.add_segment(digest, index.read_segment(unlocked, digest))
+            found.add_segment(digest, read_segment(unlocked, digest))
     assert sorted(verified) == sorted([Kind.INDEX] * segments + [Kind.DIRECTORY] * len(found.blocks.packs))
 
 
@@ -250,13 +251,13 @@ def test_segments_of_small_backups_are_remembered(
 ) -> None:
     """Each brings too few names to be worth keeping; together they are."""
     read: list[bytes] = []
-    real = index.read_segment
+    real = index.read_segments
 
-    def read_segment(unlocked: Unlocked, digest: bytes) -> object:
-        read.append(digest)
-        return real(unlocked, digest)
+    def read_segments(unlocked: Unlocked, sizes: Mapping[bytes, int]) -> object:
+        read.extend(sizes)
+        return real(unlocked, sizes)
 
-    monkeypatch.setattr(index, "read_segment", read_segment)
+    monkeypatch.setattr(index, "read_segments", read_segments)
     monkeypatch.setattr(index, "CACHE_AFTER_SEGMENTS", 3)
     for _ in range(10):
         read.clear()

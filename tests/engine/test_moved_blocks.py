@@ -189,10 +189,10 @@ def _saved(repo: pb.Repository) -> Index:
 def test_a_line_that_drops_after_the_commit_costs_nothing_but_time(
     tmp_path: Path, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drop(*_: object) -> list[bytes]:
+    def drop(*_: object) -> bytes:
         raise pb.StorageFailed("The line dropped.", kind="unreachable", remedy="Try again.", location="there")
 
-    monkeypatch.setattr("pharmabackup.engine.index.read_names", drop)
+    monkeypatch.setattr(repo._unlocked.storage, "get_range", drop)
     monkeypatch.setattr("pharmabackup.engine.index.CACHE_AFTER_ROWS", 1)
     index = Index(repo._unlocked)
     index.load()

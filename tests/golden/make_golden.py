@@ -318,7 +318,7 @@ def make_roles() -> None:
             opened["the auditor"].check()
             repo.revoke("till-2", reason="stolen from the counter")
             thief = type(opened["till-2"]._unlocked)
-            with mock.patch.multiple(thief, renew=lambda _: None, renewed=lambda _: False):
+            with mock.patch.multiple(thief, renew=lambda _: None, renewed=lambda *_: False):
                 later = back_up("till-2", 3)
             made.pop(), sources.pop()
             for slot in ("till-1", "branch till"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.model import safe_collections, safe_others, safe_replicas, safe_revoked, safe_shunned
+from tests.model import safe_collections, safe_others, safe_replicas, safe_revoked, safe_shunned, safe_together
 from tests.model.cases import SETTINGS as CASES
 from tests.model.cases import make
 from tests.model.explore import Case
@@ -17,6 +17,7 @@ __all__ = [
     "safe_replicas",
     "safe_revoked",
     "safe_shunned",
+    "safe_together",
 ]
 
 

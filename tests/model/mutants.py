@@ -62,6 +62,8 @@ mutant(
     survey="packs-first",
     shuns="none",
 )
+mutant("w-together", "T1", "has one listing of all, and shuns nothing", "DATA", shuns="none")
+mutant("w-together-trusts", "T1", "the same, and does not read collections/ again", "DATA", recheck="none")
 mutant("w-unverified", "C14", "does not read back what it put", "DATA", verify=False)
 mutant("w-intent-late", "C1", "creates its intent after it has looked again", "DATA", intent="after")
 mutant("w-no-intent", "C1", "creates no intent", "DATA", intent="none")

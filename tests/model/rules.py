@@ -27,7 +27,8 @@ class Rules:
     shuns: str = "condemned"  # relies on no pack that a collection ever condemned; "burnt": that an execute named;
     # "copier": only copies do not, on these; "names": and only when they name packs; "none"
     relies: str = "listed"  # only on packs that a listing shows; "indexed": on what the index says
-    survey: str = "collections-first"  # or "packs-first": lists packs before it reads collections/
+    survey: str = "collections-first"  # or "packs-first": lists packs before it reads collections/; "together": one
+    # listing of all, which comes to these folders in any order
     verify: bool = True  # reads back what it wrote
     intent: str = "before"  # the recheck; "after": after it; "none"
     pins: str = "all"  # "relied" or "written" alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from tests.model.store import NONE, OWNER, Entry, Fate, Intent, Names, Pack, Seg
 
 Places = frozenset[tuple[str, str]]  # blocks, and the packs that they are relied on in
 NOWHERE: Places = frozenset()
+FOLDERS = frozenset({"collections", "index", "packs"})
 
 
 class At(NamedTuple):
@@ -25,6 +26,8 @@ class At(NamedTuple):
     todo: Names = NONE  # chunks to be uploaded
     intents: int = 0
     roster: int = 0
+    seen: Names = NONE  # of one listing: the folders that it has come to
+    listed: Names = NONE  # packs in it
 
 
 class Writer:
@@ -71,12 +74,42 @@ class Writer:
     # ------------------------------------------------------------ step 1
 
     def _roster(self, at: At, view: View) -> Iterator[Move]:
+        together = self._rules.survey == "together"
         if not view.rosters:
-            yield from self._collections(at, view)
+            yield from self._together(at, view) if together else self._collections(at, view)
         else:
             newest = view.newest_roster()
             if self._slot == OWNER or self._slot in view.rosters[newest].slots - view.rosters[newest].revoked:
-                yield Move("lists roster/", At("collections", at.attempt, roster=newest), view.store)
+                then = "together" if together else "collections"
+                yield Move("lists roster/", At(then, at.attempt, roster=newest), view.store)
+
+    def _together(self, at: At, view: View) -> Iterator[Move]:
+        """One listing of all: it may come to collections/, index/ and packs/ in any order."""
+        if len(at.seen) == len(FOLDERS):
+            yield from self._gathered(at, view)
+            return
+        for folder in sorted(FOLDERS - at.seen):
+            now, label = at._replace(pc="together", seen=at.seen | {folder}), f"one listing comes to {folder}/"
+            if folder == "collections":
+                if view.torn & {"condemn", "execute"} and self._rules.unreadable == "stop":
+                    continue
+                first, bad = self._known_of(self._heeded(at, view))
+                now, label = now._replace(first=first, bad=bad), f"{label}: F is {first}, condemned {names(bad)}"
+            elif folder == "index":
+                now = now._replace(entries=self._read(view.segments.values()))
+            else:
+                now = now._replace(listed=frozenset(view.packs))
+            yield Move(label, now, view.store)
+
+    def _gathered(self, at: At, view: View) -> Iterator[Move]:
+        entries = frozenset(entry for entry in at.entries if entry.pack in at.listed - at.bad)
+        adopted = self._adopted(at, view, at.listed, {entry.pack for entry in at.entries})
+        at = at._replace(entries=entries)
+        if any(entry.block[0] in self._chunks for entry in adopted):
+            label = f"takes in {names({entry.pack for entry in adopted})}"
+            yield Move(label, at._replace(pc="adopt", entries=entries | adopted), view.store)
+        else:
+            yield from self._rely(at, view, "of what was listed together")
 
     def _heeded(self, at: At, view: View) -> View:
         """The shortcut does not see what revoked slots have written into collections/."""
@@ -86,22 +119,26 @@ class Writer:
         rules, view = self._rules, self._heeded(at, view)
         if view.torn & {"condemn", "execute"} and rules.unreadable == "stop":
             return
+        first, bad = self._known_of(view)
+        after = "packs_first" if rules.survey == "packs-first" else "index"
+        if at.pc == "late_collections":  # the shortcut: packs were listed before
+            yield from self._rely(at._replace(first=first, bad=bad), view, "reads collections/")
+        elif after == "packs_first":
+            yield from self._packs_first(at, view)
+        else:
+            now = At("index", at.attempt, first, bad, roster=at.roster)
+            yield Move(f"reads collections/: F is {first}, condemned {names(bad)}", now, view.store)
+
+    def _known_of(self, view: View) -> tuple[int, Names]:
+        """F, and what is not to be relied on."""
+        rules = self._rules
         unfinished = view.unfinished if rules.first == "unfinished" else 0
         bad = view.condemned(view.unfinished, finished=False) if view.unfinished else NONE
         if rules.relies_on_condemned:
             bad = NONE
         if rules.shuns in ("condemned", "burnt"):
             bad |= view.shunned() if rules.shuns == "condemned" else view.burnt
-        after = "packs_first" if rules.survey == "packs-first" else "index"
-        if at.pc == "late_collections":  # the shortcut: packs were listed before
-            yield from self._rely(
-                at._replace(first=unfinished or view.highest + 1, bad=bad), view, "reads collections/"
-            )
-        elif after == "packs_first":
-            yield from self._packs_first(at, view)
-        else:
-            now = At("index", at.attempt, unfinished or view.highest + 1, bad, roster=at.roster)
-            yield Move(f"reads collections/: F is {now.first}, condemned {names(bad)}", now, view.store)
+        return unfinished or view.highest + 1, bad
 
     def _packs_first(self, at: At, view: View) -> Iterator[Move]:
         found = frozenset(entry for entry in self._read(view.segments.values()) if entry.pack in view.packs)
@@ -137,19 +174,24 @@ class Writer:
     def _packs(self, at: At, view: View) -> Iterator[Move]:
         """List packs; take in those that no segment names, once they were read."""
         named = {entry.pack for item in view.segments.values() for entry in item.entries}
-        adopted = frozenset(
-            Entry(block, pack.name, pack.domain)
-            for pack in view.packs.values()
-            if pack.name not in named | at.bad and pack.domain == self._domain
-            and (pack.says == pack.holds or self._rules.believes_directories)
-            for block in pack.says
-        )  # fmt: skip
+        adopted = self._adopted(at, view, frozenset(view.packs), named)
         useful = frozenset(entry for entry in adopted if entry.block[0] in self._chunks)
         if useful:
             label = f"lists packs/, takes in {names({entry.pack for entry in adopted})}"
             yield Move(label, at._replace(pc="adopt", entries=at.entries | adopted), view.store)
         else:
             yield from self._rely(at, view, "lists packs/")
+
+    def _adopted(self, at: At, view: View, listed: Names, named: Collection[str]) -> frozenset[Entry]:
+        """What packs hold that are listed and that no segment names."""
+        return frozenset(
+            Entry(block, pack.name, pack.domain)
+            for pack in view.packs.values()
+            if pack.name in listed and pack.name not in named and pack.name not in at.bad
+            and pack.domain == self._domain
+            and (pack.says == pack.holds or self._rules.believes_directories)
+            for block in pack.says
+        )  # fmt: skip
 
     def _adopt(self, at: At, view: View) -> Iterator[Move]:
         entries = frozenset(entry for entry in at.entries if entry.pack in view.packs)
@@ -161,7 +203,8 @@ class Writer:
         revoked = NONE if self._rules.relies_on_revoked else view.revoked(at.roster)
         places: dict[str, set[tuple[str, str]]] = {chunk: set() for chunk in self._chunks}
         for block, pack, _ in at.entries:
-            listed = pack in view.packs or self._rules.relies == "indexed" or at.pc == "late_collections"
+            listed = pack in (at.listed if at.seen else view.packs) or self._rules.relies == "indexed"
+            listed = listed or at.pc == "late_collections"
             trusted = pack not in view.packs or view.packs[pack].slot not in revoked
             if listed and trusted and pack not in at.bad and block[0] in places:
                 places[block[0]].add((block, pack))

@@ -295,7 +295,7 @@ class Staff:
 
     def thief(self) -> Any:
         """Who never learns that he is revoked."""
-        return mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False)
+        return mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda *_: False)
 
 
 @pytest.fixture

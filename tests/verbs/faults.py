@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import pytest
+
 from pharmabackup.errors import Error, StorageFailed
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
+
+near_and_far = pytest.mark.parametrize("lanes", [1, 8], ids=["near", "far"])
 
 
 class Dead(StorageFailed):
@@ -19,15 +23,16 @@ class Dead(StorageFailed):
 class DyingStorage(Storage):
     """Passes calls on until call number `dies_at`; `after`: that call still has its effect."""
 
-    def __init__(self, inner: Storage, *, deletes: bool = False) -> None:
+    def __init__(self, inner: Storage, *, deletes: bool = False, lanes: int = 1) -> None:
         self.inner = inner
+        self.lanes = lanes
+        self._counting = threading.Lock()
         self._deletes = deletes
         self.location = inner.location
         self.calls = 0
         self.log: list[str] = []
         self._dies_at = -1
         self._after = False
-        self._lock = threading.RLock()
 
     def arm(self, dies_at: int, *, after: bool) -> None:
         """Count from here on."""
@@ -35,14 +40,18 @@ class DyingStorage(Storage):
 
     def _live(self, what: str) -> bool:
         """Whether the call may have its effect; raises when the storage died before it."""
-        with self._lock:
-            self.calls += 1
+        with self._counting:
+            number, self.calls = self.calls, self.calls + 1
             self.log.append(what)
-            if 0 <= self._dies_at < self.calls:
-                if self.calls == self._dies_at + 1 and self._after:
-                    return False
-                raise Dead
-            return True
+        self._before(number)
+        if 0 <= self._dies_at <= number:
+            if number == self._dies_at and self._after:
+                return False
+            raise Dead
+        return True
+
+    def _before(self, number: int) -> None:
+        """What else happens before that call."""
 
     def _done(self, live: bool) -> None:
         if not live:
@@ -116,8 +125,8 @@ class _DyingUpload(Upload):
 class BusyStorage(DyingStorage):
     """At one call something else is done first: what others do meanwhile."""
 
-    def __init__(self, inner: Storage, meanwhile: Callable[[], object]) -> None:
-        super().__init__(inner, deletes=True)
+    def __init__(self, inner: Storage, meanwhile: Callable[[], object], *, lanes: int = 1) -> None:
+        super().__init__(inner, deletes=True, lanes=lanes)
         self._meanwhile = meanwhile
         self._at = -1
         self.interrupted = False
@@ -126,9 +135,7 @@ class BusyStorage(DyingStorage):
         """Count from here on."""
         self.calls, self._at, self.interrupted = 0, at, False
 
-    def _live(self, what: str) -> bool:
-        with self._lock:  # or a call of another thread would be counted before this one
-            if self.calls == self._at and not self.interrupted:
-                self.interrupted = True
-                self._meanwhile()
-            return super()._live(what)
+    def _before(self, number: int) -> None:
+        if number == self._at and not self.interrupted:
+            self.interrupted = True
+            self._meanwhile()

@@ -465,15 +465,15 @@ def test_what_was_sent_before_a_collection_came_between_is_in_the_index(
     there = _replica(repo, tmp_path / "there")
     from pharmabackup.engine.carrying import Carrier
 
-    real, calls = Carrier._send, list[bytes]()
+    real, calls = Carrier._copy, list[bytes]()
 
-    def send(self: Carrier, pack: bytes, size: int) -> bool:
+    def send(self: Carrier, pack: bytes, size: int, step: Callable[[int], None]) -> bool:
         calls.append(pack)
         if len(calls) == 3:
             raise pb.NotFound("It is gone.", kind="object", remedy="Look again.")
-        return real(self, pack, size)
+        return real(self, pack, size, step)
 
-    monkeypatch.setattr(Carrier, "_send", send)
+    monkeypatch.setattr(Carrier, "_copy", send)
     repo.copy(there)
     assert there.check(read_data=1.0).findings == ()
 

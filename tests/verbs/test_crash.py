@@ -13,7 +13,7 @@ from pharmabackup.engine import opening
 from pharmabackup.engine.filecache import Remembered
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
-from tests.verbs.faults import Dead, DyingStorage
+from tests.verbs.faults import Dead, DyingStorage, near_and_far
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 
@@ -45,9 +45,10 @@ def _twin(storage: MemoryStorage) -> MemoryStorage:
     return twin
 
 
+@near_and_far
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_backup_that_dies_at_any_call_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, after: bool, lanes: int
 ) -> None:
     source = tmp_path / "documents"
     source.mkdir()
@@ -62,7 +63,7 @@ def test_a_backup_that_dies_at_any_call_loses_nothing(
     deaths, committed = 0, set()
     for dies_at in range(200):
         inner = _twin(base)
-        storage = DyingStorage(inner)
+        storage = DyingStorage(inner, lanes=lanes)
         with _open(monkeypatch, storage, tmp_path / f"state-{dies_at}") as repo:
             storage.arm(dies_at, after=after)
             try:

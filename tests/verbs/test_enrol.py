@@ -23,7 +23,7 @@ from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import domain_of
 from pharmabackup.format.keys import NamingKey, ReaderKey, Role
 from pharmabackup.storage.memory import MemoryStorage
-from tests.verbs.faults import BusyStorage
+from tests.verbs.faults import BusyStorage, near_and_far
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, open_at, prune, stored, twin
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -276,7 +276,7 @@ def test_what_a_thief_signs_later_does_not_count(staff: Staff, site: Site, tmp_p
     site.back_up(till)
     staff.repo.revoke("till-1", reason="stolen")
     unlocked = till._unlocked
-    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda _: False):
+    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda *_: False):
         site.change()
         site.back_up(till)
         later = till.snapshots()[0].id
@@ -291,8 +291,9 @@ def test_what_a_thief_signs_later_does_not_count(staff: Staff, site: Site, tmp_p
         staff.repo.restore(tmp_path / snapshot.id, snapshots=[snapshot])
 
 
+@near_and_far
 def test_a_device_that_is_revoked_while_it_backs_up_hears_of_it(
-    make_repo: MakeRepo, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_repo: MakeRepo, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
 ) -> None:
     """At whichever call: what it calls safe counts."""
     repo, key = make_repo(), pb.KeyFile.create(tmp_path / "till.key")
@@ -308,7 +309,7 @@ def test_a_device_that_is_revoked_while_it_backs_up_hears_of_it(
             with open_at(monkeypatch, inner, tmp_path / f"owner-{at}") as own:
                 own.revoke("till-1", reason="stolen")
 
-        storage = BusyStorage(inner, revoke)
+        storage = BusyStorage(inner, revoke, lanes=lanes)
         monkeypatch.setattr(opening, "connect", lambda *_, storage=storage, **__: storage)
         with pb.Repository.open("memory://x", key, state_dir=tmp_path / f"till-{at}") as till:
             storage.interrupt(at)

@@ -26,7 +26,7 @@ from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.local_uploads import LocalUpload
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import check
-from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage, near_and_far
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, only_before, open_at, prune, stops, stored, twin
 
 PATIENCE_S = 30
@@ -34,13 +34,14 @@ MakeRepo = Callable[[], pb.Repository]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@near_and_far
 def test_it_dies_at_any_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, after: bool, lanes: int
 ) -> None:
     freed: set[int] = set()
     for dies_at in range(1000):
         inner = twin(memory)
-        storage = DyingStorage(inner, deletes=True)
+        storage = DyingStorage(inner, deletes=True, lanes=lanes)
         state = tmp_path / f"state-{dies_at}"
         with open_at(monkeypatch, storage, state) as repo:
             proposal = repo.propose_prune()
@@ -92,8 +93,9 @@ def test_a_backup_runs_between_any_two_calls_of_a_collector(
     pytest.fail("it never ends")
 
 
+@near_and_far
 def test_a_collector_runs_between_any_two_calls_of_a_backup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, lanes: int
 ) -> None:
     site.change(size=3000)
     site.bring_back()
@@ -104,7 +106,7 @@ def test_a_collector_runs_between_any_two_calls_of_a_backup(
             with open_at(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
                 prune(collector)
 
-        storage = BusyStorage(inner, meanwhile)
+        storage = BusyStorage(inner, meanwhile, lanes=lanes)
         with open_at(monkeypatch, storage, tmp_path / f"writer-{at}") as repo:
             storage.interrupt(at)
             site.back_up(repo)
@@ -222,8 +224,9 @@ def test_a_proposal_is_made_though_a_collection_deletes_what_it_reads(
     assert calls[0] > 0 and calls[1:] == [0]
 
 
+@near_and_far
 def test_a_restore_goes_on_whenever_a_collector_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, lanes: int
 ) -> None:
     for at in range(1000):
         inner = twin(memory)
@@ -232,7 +235,7 @@ def test_a_restore_goes_on_whenever_a_collector_runs(
             with open_at(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
                 prune(collector)
 
-        storage = BusyStorage(inner, meanwhile)
+        storage = BusyStorage(inner, meanwhile, lanes=lanes)
         with open_at(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
             newest = repo.snapshot("documents")
             storage.interrupt(at)
@@ -376,8 +379,9 @@ def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("read_data", [0.0, 1.0])
+@near_and_far
 def test_a_check_tells_nothing_as_lost_whenever_a_collector_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, read_data: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, read_data: float, lanes: int
 ) -> None:
     for at in range(1000):
         inner = twin(memory)
@@ -386,7 +390,7 @@ def test_a_check_tells_nothing_as_lost_whenever_a_collector_runs(
             with open_at(monkeypatch, inner, tmp_path / f"collector-{at}") as collector:
                 prune(collector)
 
-        storage = BusyStorage(inner, meanwhile)
+        storage = BusyStorage(inner, meanwhile, lanes=lanes)
         with open_at(monkeypatch, storage, tmp_path / f"reader-{at}") as repo:
             storage.interrupt(at)
             report = repo.check(read_data=read_data)

@@ -93,7 +93,9 @@ def _restorer(made: Stored, target: Written) -> ContentRestorer:
         run_starts=cumulative(made.runs.sizes),
         snapshot=SimpleNamespace(domain=b""),
         blocks=SimpleNamespace(
-            index=SimpleNamespace(blocks=index), fetch=lambda block, _: made.blocks[table.index(block)]
+            ahead=lambda: None,
+            index=SimpleNamespace(blocks=index),
+            fetch=lambda block, _, **__: made.blocks[table.index(block)],
         ),
     )
     to: Any = target

@@ -150,7 +150,7 @@ def test_a_collection_of_a_thief_deletes_nothing(staff: Staff, site: Site, tmp_p
         (Kind.EXECUTE, Execute(1, packs, segments)),
         (Kind.DONE, Done(1)),
     ]
-    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda _: False):
+    with mock.patch.multiple(unlocked.__class__, renew=lambda _: None, renewed=lambda *_: False):
         for kind, record in records[:parts]:
             unlocked.put(kind, f"collections/1/{kind.name.lower()}", record)
     prune(staff.repo)

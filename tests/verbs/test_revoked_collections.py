@@ -44,7 +44,7 @@ class Thief:
         self._unlocked = staff.enrol("maintainer", "the supplier")._unlocked
 
     def put(self, *records: Condemn | Execute | Done) -> None:
-        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False):
+        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda *_: False):
             for record in records:
                 kind = Kind[type(record).__name__.upper()]
                 self._unlocked.put(kind, ids.collection_name(record.number, kind.name.lower()), record)

@@ -33,7 +33,7 @@ SECRET = "correct horse battery staple"
 @contextmanager
 def not_told() -> Iterator[None]:
     """Who signs now has not heard of a newer list of keys, or does as if he had not."""
-    with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False):
+    with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda *_: False):
         yield
 
 

@@ -288,7 +288,7 @@ def test_what_anybody_could_put_there_stops_no_restore(staff: Staff, site: Site,
         staff.repo._unlocked.storage.put_new(name, b"x" * 2000)
     elif who == "revoked":
         staff.repo.revoke("till", reason="stolen")
-        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda _: False):
+        with mock.patch.multiple(Unlocked, renew=lambda _: None, renewed=lambda *_: False):
             name = _cite(till)
     else:
         if who == "no slot":

@@ -1,0 +1,147 @@
+"""Requests side by side: in order, no more at once than there are lanes, and nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pharmabackup.engine.lanes import in_lanes
+
+PATIENCE_S = 60
+
+
+class Work:
+    """What is done for each number: it can be made to wait, or to fail."""
+
+    def __init__(self, *, fails: tuple[int, ...] = ()) -> None:
+        self.begun: list[int] = []
+        self.threads: set[str] = set()
+        self.most = self._now = 0
+        self._fails = fails
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> int:
+        with self._lock:
+            self.begun.append(number)
+            self.threads.add(threading.current_thread().name)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            if number in self._fails:
+                raise ValueError(number)
+            return number * number
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+def _left() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("pharmabackup-lane")]
+
+
+def test_one_lane_is_a_plain_loop_on_the_callers_thread() -> None:
+    work, taken = Work(), []
+    for number, get in in_lanes(1, work, range(5)):
+        assert work.begun == list(range(number))  # nothing before it is asked for
+        taken.append(get())
+    assert taken == [0, 1, 4, 9, 16]
+    assert work.threads == {threading.current_thread().name}
+
+
+def test_results_come_in_order_though_the_first_of_four_ends_last() -> None:
+    done = {number: threading.Event() for number in range(40)}
+
+    def upside_down(number: int) -> int:
+        if number % 4 == 0:
+            assert done[number + 3].wait(PATIENCE_S)
+        done[number].set()
+        return number
+
+    assert [get() for _, get in in_lanes(4, upside_down, range(40))] == list(range(40))
+    assert not _left()
+
+
+def test_as_many_are_under_way_as_there_are_lanes_and_no_more() -> None:
+    """Each waits until four are: one after the other they would never come back."""
+    together, work = threading.Barrier(4), Work()
+
+    def waits(number: int) -> int:
+        together.wait(PATIENCE_S)
+        return work(number)
+
+    assert [get() for _, get in in_lanes(4, waits, range(40))] == [number**2 for number in range(40)]
+    assert work.most <= 4
+
+
+def test_what_is_ahead_is_bounded_in_number() -> None:
+    work = Work()
+    for number, get in in_lanes(4, work, range(100)):
+        get()
+        assert len(work.begun) <= number + 8
+
+
+def test_what_is_ahead_is_bounded_in_bytes_and_a_larger_one_comes_alone() -> None:
+    work, sizes = Work(), {7: 1000}
+    coming = in_lanes(4, work, range(20), size=lambda number: sizes.get(number, 30), at_most=100)
+    for number, get in coming:
+        get()
+        ahead = sum(sizes.get(one, 30) for one in work.begun if one >= number)
+        assert ahead <= 100 or (number == 7 and ahead == 1000)
+    assert sorted(work.begun) == list(range(20))
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_an_error_comes_in_its_place_and_stops_nothing_else(lanes: int) -> None:
+    found = []
+    for number, get in in_lanes(lanes, Work(fails=(0, 3, 9)), range(10)):
+        if number in (0, 3, 9):
+            with pytest.raises(ValueError, match=str(number)):
+                get()
+        else:
+            found.append(get())
+    assert found == [1, 4, 16, 25, 36, 49, 64]
+    assert not _left()
+
+
+@pytest.mark.parametrize("at", [0, 5, 11])
+def test_who_ends_early_leaves_no_thread_and_begins_nothing_more(at: int) -> None:
+    work = Work()
+
+    def until(stop: int) -> None:
+        for number, get in in_lanes(4, work, range(1000)):
+            get()
+            if number == stop:
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        until(at)
+    assert not _left()
+    assert len(work.begun) <= at + 8
+
+
+def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
+    work, go = Work(), threading.Event()
+
+    def waits(number: int) -> int:
+        work(number)
+        go.wait(PATIENCE_S)
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = in_lanes(4, waits, range(100), pool=pool)
+        next(coming)
+        coming.close()  # type: ignore[attr-defined]
+        go.set()
+    assert work.begun == [0]
+
+
+def test_threads_that_are_shared_outlive_who_reads() -> None:
+    work = Work()
+    with ThreadPoolExecutor(2, thread_name_prefix="shared") as pool:
+        one, other = (in_lanes(4, work, range(10), pool=pool) for _ in range(2))
+        assert [next(one)[1]() for _ in range(10)] == [get() for _, get in other]
+        one.close()  # type: ignore[attr-defined]
+        assert pool.submit(work, 3).result() == 9
+    assert work.most <= 2
