@@ -13,6 +13,7 @@ from zlib import crc32
 from pharmabackup import ids
 from pharmabackup.engine.creating import create, read_back
 from pharmabackup.engine.garbage import is_whole
+from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, keyring_problem
@@ -53,7 +54,7 @@ class Carrier:
         self._target = target
         self._index = index
         self._step = step
-        ground = survey(target, index, foreign=True)
+        ground = survey(target, index, foreign=target.keyring.role in COLLECTORS)
         self._attempt = Attempt(target, ground)
         self._shunned = ground.shunned | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
@@ -108,25 +109,8 @@ class Carrier:
 
     def _send(self, pack: bytes, size: int) -> bool:
         """Copy a pack bit for bit. False when something else lies there under its name."""
-        name, storage, done = ids.pack_name(pack), self._source.storage, 0
-        hasher, checksum, created = hashlib.sha256(), 0, True
-        with self._target.storage.upload() as upload:
-            while done < size:
-                piece = storage.get_range(name, done, min(PIECE, size - done))
-                hasher.update(piece)
-                checksum = crc32(piece, checksum)
-                upload.write(piece)
-                done += len(piece)
-                self._step(len(piece))
-            if hasher.digest() != pack:
-                raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
-            try:
-                upload.publish(name)
-            except Conflict:  # another copy was faster, or what is there is damaged
-                created = False
-        if created:
-            read_back(self._target.storage, name, size, checksum)
-        elif not is_whole(self._target, pack, size):
+        sent = send_pack(self._source.storage, self._target.storage, pack, size, self._step)
+        if not sent and not is_whole(self._target, pack, size):
             return False
         self.bytes_sent += size
         self._relied.add(pack)
@@ -156,6 +140,31 @@ class Carrier:
         self._publish()
         _, intent = self._attempt.pin(self._relied)
         self._attempt.decide(Carry(self._attempt.id, intent, tuple(items)))
+
+
+def send_pack(source: Storage, target: Storage, pack: bytes, size: int, step: Step | None = None) -> bool:
+    """Create a pack in the target, bit for bit as it is in the source, and read it back. False: its name is taken.
+
+    Damaged when it is not what its name says, NotFound, StorageFailed.
+    """
+    name, done, hasher, checksum = ids.pack_name(pack), 0, hashlib.sha256(), 0
+    with target.upload() as upload:
+        while done < size:
+            piece = source.get_range(name, done, min(PIECE, size - done))
+            hasher.update(piece)
+            checksum = crc32(piece, checksum)
+            upload.write(piece)
+            done += len(piece)
+            if step is not None:
+                step(len(piece))
+        if hasher.digest() != pack:
+            raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
+        try:
+            upload.publish(name)
+        except Conflict:  # another copy was faster, or what is there is damaged
+            return False
+    read_back(target, name, size, checksum)
+    return True
 
 
 class StoredRecords:

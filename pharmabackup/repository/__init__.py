@@ -230,8 +230,9 @@ class Repository(Keys, Keeping, AuditLog):
     ) -> Report:
         """Bring to `other` what it lacks: all that is not forgotten, or these. Run again, it goes on.
 
-        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there. To
-        another repository all is read here and sealed anew there. Incomplete, Conflict, NotPermitted, StorageFailed.
+        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there; a device
+        brings what it backed up itself. To another repository all is read here and sealed anew there.
+        Incomplete, Conflict, NotPermitted, StorageFailed.
         """
         from pharmabackup.engine.historyreader import load_history
         from pharmabackup.verbs.copy import copy
