@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import click
 
 import pharmabackup as pb
 from pharmabackup.cli.app import pharmabackup
-from pharmabackup.cli.codes import STATES
+from pharmabackup.cli.codes import OK, STATES, WARNING
 from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
@@ -62,6 +63,7 @@ def init(settings: Settings) -> None:
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
+@click.option("--also", "others", metavar="URL", multiple=True, help="A replica that gets it too, meanwhile.")
 @click.option("--reason", metavar="TEXT", help="Why; it is kept with the snapshots.")
 @click.pass_obj
 def backup(
@@ -70,18 +72,32 @@ def backup(
     databases: tuple[str, ...],
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
+    others: tuple[str, ...],
     reason: str | None,
-) -> None:
+) -> int:
     """Make one snapshot of each folder and database."""
     sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude)
     if not sources:
         raise click.UsageError("Say what to back up: --files PATH or --sqlite PATH, as often as needed.")
-    with settings.open() as repository:
+    who, away = settings.who(), False
+    with ExitStack() as stack:
+        repository = stack.enter_context(settings.open_at(settings.url(), who))
+        replicas = []
+        for url in others:
+            try:
+                replicas.append(stack.enter_context(settings.open_other(url, who)))
+            except (pb.StorageFailed, pb.NotFound) as error:  # it catches up the next time
+                settings.output.say(f"{url} is left out: {error}")
+                away = True
         report = run_verb(
             settings,
-            lambda progress, cancel: repository.backup(sources, reason=reason, progress=progress, cancel=cancel),
+            lambda progress, cancel: repository.backup(
+                sources, replicas=replicas, reason=reason, progress=progress, cancel=cancel
+            ),
         )
     _show(settings, report)
+    away |= any(finding.code == "location-behind" for finding in report.findings)
+    return WARNING if away else OK
 
 
 def sources_of(

@@ -17,9 +17,7 @@ OTHER = click.option("--to-credential", metavar="REF", help="Who you are there, 
 
 def _other(settings: Settings, to: str, reference: str | None, who: pb.Credential) -> pb.Repository:
     there = credential(reference, settings.output.say, option="--to-credential") if reference else who
-    return pb.Repository.open(
-        without_secret(to), there, state_dir=settings.state, actor=settings.actor, reason=settings.reason
-    )
+    return settings.open_other(to, there)
 
 
 @pharmabackup.command()

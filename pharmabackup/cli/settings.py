@@ -76,6 +76,12 @@ class Settings:
             reason=self.reason,
         )
 
+    def open_other(self, url: str, who: pb.Credential) -> pb.Repository:
+        """Another place, whose storage takes its options from its own environment."""
+        return pb.Repository.open(
+            without_secret(url), who, state_dir=self.state, actor=self.actor, reason=self.reason
+        )
+
 
 def without_secret(url: str) -> str:
     """The URL, if nobody can read a secret off it. InvalidInput."""

@@ -16,6 +16,7 @@ from zlib import crc32
 from pharmabackup import ids
 from pharmabackup.engine.creating import create, read_back
 from pharmabackup.engine.garbage import is_whole
+from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import keyring_numbers, keyring_problem
@@ -69,7 +70,7 @@ class Carrier:
         self._index = index
         self._step = step
         self._lanes = min(max(source.storage.lanes, target.storage.lanes), COMMITTERS)
-        ground = survey(target, index, foreign=True)
+        ground = survey(target, index, foreign=target.keyring.role in COLLECTORS)
         self._attempt = Attempt(target, ground)
         self._shunned = ground.shunned | ground.condemned.packs
         self._relied: set[bytes] = set()  # packs of the target
@@ -153,25 +154,8 @@ class Carrier:
         return _Sent(entry, directory, pack not in self._shunned and self._copy(pack, size, step))
 
     def _copy(self, pack: bytes, size: int, step: Step) -> bool:
-        name, storage, done = ids.pack_name(pack), self._source.storage, 0
-        hasher, checksum, said = hashlib.sha256(), 0, None
-        at_once = PIECE if storage.lanes == 1 else FAR_PIECE
-        with self._target.storage.upload() as upload:
-            while done < size:
-                piece = storage.get_range(name, done, min(at_once, size - done))
-                hasher.update(piece)
-                checksum = crc32(piece, checksum)
-                upload.write(piece)
-                done += len(piece)
-                step(len(piece))
-            if hasher.digest() != pack:
-                raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
-            with suppress(Conflict):  # another copy was faster, or what is there is damaged
-                said = upload.publish(name)
-        if said is None:
-            return is_whole(self._target, pack, size)
-        read_back(self._target.storage, name, size, checksum, said)
-        return True
+        sent = send_pack(self._source.storage, self._target.storage, pack, size, step)
+        return sent or is_whole(self._target, pack, size)
 
     def _transplant(self, pack: bytes, size: int, wanted: set[bytes]) -> list[PackEntry]:
         writers: dict[bytes, PackWriter] = {}
@@ -197,6 +181,32 @@ class Carrier:
         self._publish()
         _, intent = self._attempt.pin(self._relied)
         self._attempt.decide(Carry(self._attempt.id, intent, tuple(items)))
+
+
+def send_pack(source: Storage, target: Storage, pack: bytes, size: int, step: Step | None = None) -> bool:
+    """Create a pack in the target, bit for bit as it is in the source, and read it back. False: its name is taken.
+
+    Damaged when it is not what its name says, NotFound, StorageFailed.
+    """
+    name, done, hasher, checksum, said = ids.pack_name(pack), 0, hashlib.sha256(), 0, None
+    at_once = PIECE if source.lanes == 1 else FAR_PIECE
+    with target.upload() as upload:
+        while done < size:
+            piece = source.get_range(name, done, min(at_once, size - done))
+            hasher.update(piece)
+            checksum = crc32(piece, checksum)
+            upload.write(piece)
+            done += len(piece)
+            if step is not None:
+                step(len(piece))
+        if hasher.digest() != pack:
+            raise Damaged(f"The pack {name} is not what was written.", kind="pack", remedy="Run check.")
+        with suppress(Conflict):  # another copy was faster, or what is there is damaged
+            said = upload.publish(name)
+    if said is None:
+        return False
+    read_back(target, name, size, checksum, said)
+    return True
 
 
 class StoredRecords:

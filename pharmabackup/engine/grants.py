@@ -16,7 +16,7 @@ GRANTS: Mapping[Kind, frozenset[Role]] = {
     Kind.INDEX: WRITERS | COLLECTORS,
     Kind.INTENT: EVERYBODY,
     Kind.FATE: WRITERS | COLLECTORS,
-    Kind.CARRY: COLLECTORS,
+    Kind.CARRY: WRITERS | COLLECTORS,  # a device: of its own snapshots
     Kind.CONDEMN: COLLECTORS,
     Kind.EXECUTE: COLLECTORS,
     Kind.DONE: COLLECTORS,

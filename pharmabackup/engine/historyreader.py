@@ -6,28 +6,26 @@ bytes under its name, somebody has turned the storage back.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pharmabackup import ids
 from pharmabackup.engine import historycache
-from pharmabackup.engine.accepted import accepts, refuse
+from pharmabackup.engine.accepted import refuse
 from pharmabackup.engine.citations import Citations
-from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
-from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, Said, told_contested
-from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, recalled, shape_of, verify_record
+from pharmabackup.engine.history import CONTESTED_REMEDY, History, told_contested
+from pharmabackup.engine.historycache import SHAPES, Remembered, is_record, recalled, verify_record
+from pharmabackup.engine.historycarried import CARRIED, Carrier, believed_first, take_carried, take_carry
+from pharmabackup.engine.historyrules import take
 from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Condemn, Execute, Fate, Mark
-from pharmabackup.format.wire import malformed, split
+from pharmabackup.format.transaction import RECORD_MAX, Carry
 from pharmabackup.storage.base import ObjectInfo
 
 NEVER = Remembered()
-CARRIED = ":"  # in what this machine remembers: between a carry's name and that of what it brought
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +85,15 @@ def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[
                 del fresh[name]
             record, slot = recalled(unlocked, name, known)
             if isinstance(record, Carry):
-                _take_carry(history, name, record, known.hash)
+                take_carry(history, name, record, known.hash)
                 carries.append((listed[name].modified, name, record, slot))
             else:
-                _take(history, name, record, slot, known.hash, listed[name].modified)
+                take(history, name, record, slot, known.hash, listed[name].modified)
         except Damaged as error:
             history.damaged[name] = error
             fresh.pop(name, None)
-    for time, name, carry, slot in sorted(carries, key=lambda item: item[:2]):
-        _take_carried(unlocked, history, _Carrier(name, carry, slot, time), {} if anew else seen, fresh)
+    for time, name, carry, slot in sorted(carries, key=believed_first):
+        take_carried(unlocked, history, Carrier(name, carry, slot, time), {} if anew else seen, fresh)
     refuse(history)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]
@@ -105,20 +103,6 @@ def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[
     if fresh != {name: seen.get(name) for name in fresh}:
         historycache.save(unlocked, seen | fresh)
     return history
-
-
-def _take(
-    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
-) -> None:
-    if isinstance(record, Fate):
-        _take_fate(history, name, record, slot, digest)
-    elif isinstance(record, Mark):
-        if (said := _said(history, name, record, slot, digest, time)) is not None:
-            history.said.append(said)
-    else:
-        history.shunned.update(split(record.packs, 32, "collection"))
-    if isinstance(record, Condemn) and slot.revoked is None:  # else only marks say what is forgotten (§7.2)
-        history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
 def _is_said(name: str, listed: Collection[str]) -> bool:
@@ -165,191 +149,3 @@ def _missing_heads(history: History) -> list[str]:
         return []  # it may be a carry that brought them: they are not missing but damaged
     names = {ids.fate_name(transaction) for transaction, _ in named - there}
     return sorted(names - set(history.damaged) - set(history.vanished))
-
-
-def _said(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> Said | None:
-    """What a mark says, if it counts.
-
-    A revoked slot's holds do, as what is kept too long is not lost. The rest needs that an owner saw it (§7.2).
-    """
-    mark_id = ids.id_of(name)
-    if mark_id is None or slot.role not in MARK_GRANTS[mark.kind]:
-        history.void[name] = Damaged(
-            f"A mark was made by somebody who may not make it. Object: {name}.",
-            kind="mark",
-            remedy="It does not count. Find out who wrote it.",
-        )
-        return None
-    if mark.kind in JUDGED_MARKS and slot.revoked is not None and not accepts(slot, digest):
-        history.void[name] = Damaged(
-            f"A mark ({mark.kind}) was made as {slot.name!r}, which is revoked: no owner saw it. Object: {name}.",
-            kind="mark",
-            remedy="It does not count. Find out who still uses that credential. If it was genuine, say it anew.",
-        )
-        return None
-    return Said(mark_id, mark, slot, time, digest)
-
-
-def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
-    committed = fate.outcome == "commit"
-    if (
-        ids.fate_name(fate.transaction) != name
-        or committed != (fate.snapshot is not None)
-        or (committed and fate.intent is None)
-        or slot.role not in FATE_GRANTS[fate.outcome]
-        or (fate.snapshot is not None and slot.domain not in (None, fate.snapshot.domain))
-    ):
-        raise Damaged(
-            f"A snapshot's record contradicts itself. Object: {name}.",
-            kind="snapshot-forged",
-            remedy="Restore from another location, then run check.",
-        )
-    if fate.snapshot is None:
-        (history.aborted if slot.revoked is None else history.refused).add(fate.transaction)
-        return
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
-
-
-def _take_carry(history: History, name: str, carry: Carry, digest: bytes) -> None:
-    if ids.fate_name(carry.transaction) != name:
-        raise malformed("carry", f"{name} is another transaction's")
-    history.carriers[carry.transaction] = digest
-
-
-@dataclass(frozen=True, slots=True)
-class _Carrier:
-    """A carry: its object's name, who signed it, and when it came here."""
-
-    name: str
-    carry: Carry
-    slot: Slot
-    time: int
-
-
-def _take_carried(
-    unlocked: Unlocked,
-    history: History,
-    carrier: _Carrier,
-    seen: Mapping[str, Remembered],
-    fresh: dict[str, Remembered],
-) -> None:
-    """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
-    said = {item.id: item for item in history.said}
-
-    def recall(item: Carried) -> tuple[bytes, Slot, Fate | Mark]:
-        name = f"{carrier.name}{CARRIED}{item.name}"
-        known = seen.get(name)
-        if known is None or not known.signed:
-            kind, shape = shape_of(item.name)
-            signed = unlocked.open(kind, item.name, item.stored, shape).signed
-            known = fresh[name] = Remembered(hashlib.sha256(item.stored).digest(), signed, kind)
-        record, slot = recalled(unlocked, item.name, known)
-        assert isinstance(record, Fate | Mark)
-        return known.hash, slot, record
-
-    for place, item in enumerate(carrier.carry.items):
-        try:
-            if item.name.startswith("snapshots/"):
-                _take_carried_fate(history, carrier, item, recall)
-            elif item.name.startswith("marks/"):
-                _take_carried_mark(history, carrier, item, said, carrier.time + place, recall)
-            else:
-                raise malformed("carry", "it brings what is neither a snapshot nor a mark")
-        except Damaged as error:
-            history.damaged.setdefault(f"{carrier.name} ({item.name})", error)
-
-
-def _take_carried_mark(
-    history: History,
-    carrier: _Carrier,
-    item: Carried,
-    said: dict[bytes, Said],
-    time: int,
-    recall: Callable[[Carried], tuple[bytes, Slot, Fate | Mark]],
-) -> None:
-    before = said.get(ids.hex_tail(item.name) or b"")
-    if before is not None and before.hash == hashlib.sha256(item.stored).digest():
-        return
-    digest, slot, record = recall(item)
-    if not isinstance(record, Mark) or record.kind == "verified":
-        return  # what was read there says nothing about what lies here
-    one = _said(history, item.name, record, slot, digest, time)
-    if one is None:
-        return
-    if before is not None:
-        if any(other.id == one.id and other.hash == digest for other in history.said):
-            return
-        first = _displaces(history, carrier, item.name, before, slot, digest, counts=True)
-        left = slot.revoked is not None or before.slot.revoked is not None
-        both = left and one.keeps and before.keeps
-        if left and one.keeps != before.keeps:
-            first = one.keeps  # who is revoked since was not always: no other record of that name ends what he kept
-        if not first:
-            history.said += [one] if both else []
-            return
-        if not both:
-            history.said.remove(before)
-    history.damaged.pop(item.name, None)
-    history.brought[item.name] = carrier.name
-    history.said.append(one)
-    said[one.id] = one
-
-
-def _take_carried_fate(
-    history: History,
-    carrier: _Carrier,
-    item: Carried,
-    recall: Callable[[Carried], tuple[bytes, Slot, Fate | Mark]],
-) -> None:
-    transaction = ids.hex_tail(item.name) or b""
-    if transaction in history.aborted or transaction in history.carriers:
-        raise malformed("carry", "it brings what was decided otherwise here")
-    before = history.committed.get(transaction)
-    if before is not None and before.hash == hashlib.sha256(item.stored).digest():
-        if not item.gone:
-            history.absent.discard(transaction)
-        return
-    digest, slot, record = recall(item)
-    if before is not None:
-        counts = accepts(slot, digest)
-        if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
-            return
-    _take(history, item.name, record, slot, digest, 0)
-    if transaction not in history.committed:
-        raise malformed("carry", "it brings what was not committed")
-    history.brought[item.name] = carrier.name
-    if history.damaged.pop(item.name, None) is None and item.gone:
-        history.absent.add(transaction)
-
-
-def _displaces(
-    history: History,
-    carrier: _Carrier,
-    name: str,
-    before: Committed | Said,
-    slot: Slot,
-    digest: bytes,
-    *,
-    counts: bool,
-) -> bool:
-    """Whether what a carry brings counts instead of another record that is here under its name (§13.4).
-
-    Nobody signs two records of one name. Where a snapshot or mark lies in a carry alone, its name is free, and who
-    stole any device could put a record of his own there, so that what it stands for would be deleted. What came by
-    copy was found in another replica by a maintainer; it is only told where the roster does not say who is the thief.
-
-    `counts`: whether what is brought would count by itself though its signer is revoked.
-    """
-    own = before.slot
-    if own.revoked is not None:
-        if slot.revoked is None:
-            return True
-        return not accepts(own, before.hash) and (accepts(slot, digest) or _vouched(history, carrier, name))
-    if slot.revoked is None or counts:
-        history.contested[name] = own, slot
-    return slot.revoked is None and _vouched(history, carrier, name)
-
-
-def _vouched(history: History, carrier: _Carrier, name: str) -> bool:
-    """Whether somebody who may copy vouches for what an object of that name contradicts."""
-    return name not in history.brought and carrier.slot.revoked is None

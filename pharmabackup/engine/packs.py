@@ -36,6 +36,9 @@ REGION_READ = 4 << 20
 COMMITS_AHEAD = 2  # packs that may wait to become durable while the next is filled
 COMMITTERS = 4  # packs on their way at once, at most: each is held by its upload until it is there
 
+Sent = Callable[[PackEntry], None]
+"""Hears of each pack once it is durable and was read back, from any thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenPack:
@@ -79,8 +82,9 @@ class _Filling:
 class PackWriter:
     """Takes sealed blocks from several threads. Publishing, with its fsync, has one of its own, or several."""
 
-    def __init__(self, unlocked: Unlocked, domain: bytes) -> None:
+    def __init__(self, unlocked: Unlocked, domain: bytes, sent: Sent | None = None) -> None:
         self.bytes_written = 0
+        self._sent = sent
         self._unlocked = unlocked
         self._domain = domain
         self._lock = threading.Lock()
@@ -149,7 +153,10 @@ class PackWriter:
             read_back(self._unlocked.storage, ids.pack_name(digest), size, filling.checksum, said)
             with self._lock:
                 self.bytes_written += size
-            return WrittenPack(PackEntry(digest, size, wire.encode(signed)), directory, filling.numbers)
+            entry = PackEntry(digest, size, wire.encode(signed))
+            if self._sent is not None:
+                self._sent(entry)
+            return WrittenPack(entry, directory, filling.numbers)
         finally:
             self._ahead.release()
 

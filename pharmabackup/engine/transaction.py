@@ -20,7 +20,7 @@ from pharmabackup.engine.condemned import Condemned, read_condemned, shunned_pac
 from pharmabackup.engine.historycache import Remembered
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.listing import Listing
-from pharmabackup.engine.packs import PackWriter, WrittenPack, check_region, read_directory
+from pharmabackup.engine.packs import PackWriter, Sent, WrittenPack, check_region, read_directory
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
@@ -143,14 +143,14 @@ class Attempt:
 class Transaction:
     """From the first block to the fate. Not used again after `commit` or `abandon`."""
 
-    def __init__(self, unlocked: Unlocked, ground: Ground) -> None:
+    def __init__(self, unlocked: Unlocked, ground: Ground, sent: Sent | None = None) -> None:
         self._attempt = Attempt(unlocked, ground)
         self.id = self._attempt.id
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
         self.cutter = cutter(unlocked, unlocked.naming_key)
-        self._packs = PackWriter(unlocked, unlocked.domain)
+        self._packs = PackWriter(unlocked, unlocked.domain, sent)
         self.blocks = BlockWriter(
             unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
         )

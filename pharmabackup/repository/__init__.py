@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from pharmabackup.results import Comparison, Report
 from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from pharmabackup.engine.packs import Sent
     from pharmabackup.sources.base import Source, StrPath
 
 
@@ -101,28 +103,42 @@ class Repository(Keys, Keeping, AuditLog):
         self,
         sources: Sequence[Source],
         *,
+        replicas: Sequence[Repository] = (),
         reason: str | None = None,
         freeze: AbstractContextManager[object] | None = None,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Report:
-        """One snapshot of each source, tier by tier. Incomplete, InvalidInput, StorageFailed, Cancelled."""
+        """One snapshot of each source, tier by tier. Incomplete, InvalidInput, StorageFailed, Cancelled.
+
+        `replicas`: other places, which get sealed packs while it runs, and then all else that they lack. What goes
+        wrong there is the finding `location-behind`.
+        """
         from pharmabackup.engine.history import History
         from pharmabackup.verbs.backup import backup
 
-        return self._journal.run(
-            "backup",
-            lambda: backup(
-                self._unlocked,
-                sources,
-                show=self._shower(History()),
+        def run(sent: Sent | None = None) -> Report:
+            return self._journal.run(
+                "backup",
+                lambda: backup(
+                    self._unlocked,
+                    sources,
+                    show=self._shower(History()),
+                    reason=reason,
+                    freeze=freeze,
+                    progress=progress,
+                    cancel=cancel,
+                    sent=sent,
+                ),
                 reason=reason,
-                freeze=freeze,
-                progress=progress,
-                cancel=cancel,
-            ),
-            reason=reason,
-        )
+            )
+
+        if not replicas:
+            return run()
+        from pharmabackup.verbs.spread import Place, spread
+
+        places = [Place(other._unlocked, partial(self.copy, other, cancel=cancel)) for other in replicas]
+        return spread(self._unlocked, places, run)
 
     def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
         """All snapshots, newest first. Damaged, StorageFailed."""
@@ -230,8 +246,9 @@ class Repository(Keys, Keeping, AuditLog):
     ) -> Report:
         """Bring to `other` what it lacks: all that is not forgotten, or these. Run again, it goes on.
 
-        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there. To
-        another repository all is read here and sealed anew there. Incomplete, Conflict, NotPermitted, StorageFailed.
+        To a replica sealed packs move, which needs no reading key here, and a maintainer's or owner's there; a device
+        brings what it backed up itself. To another repository all is read here and sealed anew there.
+        Incomplete, Conflict, NotPermitted, StorageFailed.
         """
         from pharmabackup.engine.historyreader import load_history
         from pharmabackup.verbs.copy import copy

@@ -20,6 +20,7 @@ from pharmabackup.engine.history import Committed
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.listing import one_listing
+from pharmabackup.engine.packs import Sent
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
@@ -55,8 +56,9 @@ def backup(
     freeze: AbstractContextManager[object] | None,
     progress: Progress | None,
     cancel: threading.Event | None,
+    sent: Sent | None = None,
 ) -> Report:
-    """One snapshot of each source. Incomplete, InvalidInput, StorageFailed, Cancelled."""
+    """One snapshot of each source; `sent` hears of each pack. Incomplete, InvalidInput, StorageFailed, Cancelled."""
     _check_sources(unlocked, sources)
     if reason is not None and len(reason) > TEXT_MAX:
         raise InvalidInput(
@@ -69,7 +71,7 @@ def backup(
         with ExitStack() as everything:
             scratch = _scratch(everything)
             cuts = _take_views(ordered, everything, scratch, freeze)
-            run = _Run(unlocked, index, reporter, ids.new_id(), reason, show)
+            run = _Run(unlocked, index, reporter, ids.new_id(), reason, show, sent)
             run.prepare(ordered)
             try:
                 for cut in cuts:
@@ -152,7 +154,9 @@ class _Run:
         run: bytes,
         reason: str | None,
         show: Callable[[Committed], object],
+        sent: Sent | None,
     ) -> None:
+        self._sent = sent
         self._unlocked = unlocked
         self._index = index
         self._reporter = reporter
@@ -241,7 +245,7 @@ class _Run:
 
     def _attempt(self, cut: _Cut) -> None:
         unlocked, reporter, source = self._unlocked, self._reporter, cut.source
-        transaction = Transaction(unlocked, self._ground)
+        transaction = Transaction(unlocked, self._ground, self._sent)
         sink: DatasetSink | None = None
         remembered: Remembered | None = None
         try:

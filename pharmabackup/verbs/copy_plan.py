@@ -37,11 +37,17 @@ class Plan:
 
 
 def plan_copy(
-    here: History, there: History, chosen: set[bytes] | None, only_marks: frozenset[str] | None = None
+    here: History,
+    there: History,
+    chosen: set[bytes] | None,
+    only_marks: frozenset[str] | None = None,
+    *,
+    own: bytes | None = None,
 ) -> Plan:
     """`chosen`: the only snapshots whose content is wanted; None: all that are not forgotten here.
 
     `only_marks`: names of the only marks that come, since they were there and are lost; None: all.
+    `own`: the device that copies: it brings its own snapshots, where nothing else has or had their names, no marks.
 
     The records of those that are not wanted come all the same where others name them as what came before: a history
     with holes looks as if somebody had deleted from it. What was there and vanished comes with its content, or that
@@ -49,11 +55,14 @@ def plan_copy(
     not come: it might be a hold.
     """
     forgotten = here.forgotten()
-    others = {who: there.committed[who] for who, item in here.committed.items() if _is_another(item, there)}
-    lost = {who for who, other in others.items() if _gives_way(other.slot, here.committed[who].slot)}
-    present = (set(there.committed) - there.absent - lost) | there.aborted | (others.keys() - lost)
-    lacking = {who: item for who, item in here.committed.items() if who not in present}
+    ours = {who: item for who, item in here.committed.items() if own in (None, item.slot.id)}
     vanished = {ids.id_of(name) for name in there.vanished}
+    others = {who: there.committed[who] for who, item in ours.items() if _is_another(item, there)}
+    lost = {who for who, other in others.items() if own is None and _gives_way(other.slot, ours[who].slot)}
+    present = (set(there.committed) - there.absent - lost) | there.aborted | (others.keys() - lost)
+    if own is not None:  # a device mends no history
+        present |= {who for who in ours if ids.fate_name(who) in {*there.vanished, *there.damaged}}
+    lacking = {who: item for who, item in ours.items() if who not in present}
     wanted = {who for who in lacking if who not in forgotten and (chosen is None or who in chosen or who in vanished)}
     needed, left = set(wanted), list(wanted)
     while left:
@@ -77,12 +86,14 @@ def plan_copy(
     marks = [said for said in here.said if said.mark.kind in kinds and said.id not in said_there]
     if only_marks is not None:
         marks = [said for said in marks if ids.mark_name(said.id) in only_marks]
+    if own is not None:
+        marks, contested = [], []
     marks.sort(key=lambda said: said.mark.kind != "hold")  # what keeps comes before what lets go
     refused: list[tuple[Committed, Committed | None]] = [
-        *((here.committed[who], None) for who in here.committed.keys() & there.aborted),
-        *((here.committed[who], other) for who, other in others.items() if who not in lost),
+        *((ours[who], None) for who in ours.keys() & there.aborted),
+        *((ours[who], other) for who, other in others.items() if who not in lost),
     ]
-    asked = set(here.committed) - forgotten if chosen is None else chosen - forgotten
+    asked = set(ours) - forgotten if chosen is None else chosen - forgotten
     refused = [pair for pair in refused if pair[0].transaction in asked]
     return Plan(records, list(dict.fromkeys(ids.mark_name(said.id) for said in marks)), refused, contested)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pharmabackup import ids
 from pharmabackup.engine.carrying import Carrier, StoredRecords, copy_keys
-from pharmabackup.engine.grants import COLLECTORS
+from pharmabackup.engine.grants import COLLECTORS, WRITERS
 from pharmabackup.engine.history import Committed, History, Said
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
@@ -57,11 +57,13 @@ class ReplicaCopy:
         self._anew = anew
         self._source_anew = False
         self._outcome = Outcome()
+        # a device may copy what it backed up itself, and the lists of keys that it needs for that
+        self._own = None if target.keyring.role in COLLECTORS else target.keyring.slot
 
     def run(self) -> Outcome:
         """Conflict, NotPermitted, Damaged, StorageFailed, Cancelled."""
-        if self._target.keyring.role not in COLLECTORS:
-            raise self._target.not_permitted("copy to a replica", who=COLLECTORS)
+        if self._target.keyring.role not in COLLECTORS | WRITERS:
+            raise self._target.not_permitted("copy to a replica", who=COLLECTORS | WRITERS)
         if self._only_marks is None:
             self._keys()
         index = Index(self._target, chunks=False)
@@ -99,10 +101,10 @@ class ReplicaCopy:
             if finding not in self._reporter.findings:
                 self._reporter.find(finding)
         self._records = StoredRecords(self._source, here)
-        if self._only_marks is None:
+        if self._only_marks is None and self._own is None:
             self._forgotten_there(here, there)
         self._blocks.refresh()
-        plan = plan_copy(here, there, self._chosen, self._only_marks)
+        plan = plan_copy(here, there, self._chosen, self._only_marks, own=self._own)
         self._outcome.failed = [(item, _refused(other)) for item, other in plan.refused]
         for said, other in plan.contested:
             self._contested(said, other)

@@ -28,7 +28,7 @@ def history_findings(history: History, location: str) -> list[Finding]:
     for name, error in sorted(history.void.items()):
         found.append(
             Finding(
-                code="snapshot-revoked" if name.startswith("snapshots/") else "mark-void",
+                code={"snapshot-revoked": "snapshot-revoked", "carry": "copy-void"}.get(error.kind, "mark-void"),
                 severity="warning",
                 subject=name,
                 message=error.message,

@@ -50,7 +50,9 @@ class Records(Keys):
         self.spoilt: list[str] = []  # damaged in a carry
         self.contested: list[str] = []  # names that two records have
         self.beside: list[tuple[str, Stored]] = []  # marks that count as well as others of their names
-        self.void: list[str] = []  # names of marks that do not count, since their signers are revoked
+        self.void: list[
+            str
+        ] = []  # marks of revoked signers, and what a device brought that is not its own: they do not count
         self._load_collections()
         self._load_fates_and_marks()
         self.fates = self._committed()
@@ -99,13 +101,15 @@ class Records(Keys):
             return {"device", "owner"} if content.outcome == "commit" else CARERS
         if kind == wire.MARK:
             return {"hold": EVERYBODY - {"auditor"}, "verified": EVERYBODY}.get(content.kind, CARERS)
+        if kind == wire.CARRY:
+            return CARERS | {"device"}
         return EVERYBODY if kind == wire.AUDIT else CARERS
 
     # ------------------------------------------------------------ fates and marks, carried ones too (§13, §15)
 
     def _load_fates_and_marks(self) -> None:
         own: dict[str, Stored] = {}
-        carries: dict[str, tuple[Any, int, bool]] = {}
+        carries: dict[str, tuple[Any, int, Any]] = {}
         damaged: dict[str, Refused] = {}
         for match in [*self._list("snapshots", HEX16), *self._list("marks", HEX16)]:
             try:
@@ -113,7 +117,7 @@ class Records(Keys):
                 if data[:6] == b"PHBK\1" + bytes([wire.CARRY]):
                     carry, slot, _ = self._open(data, wire.CARRY, match[0])
                     require(carry.transaction.hex() == match[1], f"{match[0]} is another transaction's")
-                    carries[match[0]] = carry.items, moment, not slot.revoked
+                    carries[match[0]] = carry.items, moment, slot
                 elif self._counts(one := self._whole(data, match[0], moment), match[0]):
                     own[match[0]] = one
             except Newer:
@@ -121,7 +125,7 @@ class Records(Keys):
             except Refused as error:
                 damaged[match[0]] = error
         self.stored, self.absent = dict(own), set[str]()
-        for name, brought in self._brought(own, carries).items():
+        for name, brought in self._brought(own, carries, set(damaged)).items():
             best = min((one for one, _ in brought), key=lambda one: (one.rank, one.time))
             every = [*(one for one, _ in brought), own.get(name, best)]
             rivals = {one.hash for one in every if one.rank < 2 or name.startswith("marks/")}
@@ -157,15 +161,24 @@ class Records(Keys):
             return False
         return True
 
-    def _brought(self, own: dict[str, Stored], carries: dict[str, Any]) -> dict[str, list[tuple[Stored, bool]]]:
+    def _brought(
+        self, own: dict[str, Stored], carries: dict[str, Any], damaged: set[str]
+    ) -> dict[str, list[tuple[Stored, bool]]]:
         """What carries bring, and whether without content. Of a carry, items that are damaged do not count."""
         brought: dict[str, list[tuple[Stored, bool]]] = {}
-        for carry, (items, moment, vouched) in carries.items():
+        for carry, (items, moment, slot) in sorted(carries.items(), key=lambda item: item[1][2].role not in CARERS):
+            carer = slot.role in CARERS
+            vouched = carer and not slot.revoked
             for position, item in enumerate(items):
                 try:
                     require(re.fullmatch("(snapshots|marks)/" + HEX16, item.name, re.ASCII), "no name of these")
                     require(item.name not in carries, "it is that of a carry here")
                     one = self._whole(item.stored, item.name, moment + position, vouched)
+                    if not carer:  # a device brings its own, where nothing else is
+                        known = [own[item.name]] if item.name in own else []
+                        known += [other for other, _ in brought.get(item.name, [])]
+                        free = item.name not in damaged and all(other.hash == one.hash for other in known)
+                        require(free and item.name.startswith("snapshots/") and one.slot.id == slot.id, "not its own")
                     if item.name.startswith("snapshots/"):
                         require(one.record.outcome == "commit", "an abort is not carried")
                         here = own.get(item.name)
@@ -177,7 +190,7 @@ class Records(Keys):
                 except Newer:
                     raise
                 except Refused as error:
-                    self.spoilt.append(f"{item.name} in {carry}: {error}")
+                    (self.spoilt if carer else self.void).append(f"{item.name} in {carry}: {error}")
         return brought
 
     def _committed(self) -> dict[str, Any]:

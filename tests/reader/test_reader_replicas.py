@@ -256,6 +256,6 @@ def test_an_item_of_a_newer_version(pair: Pair) -> None:
 
 
 def test_who_may_sign_a_carry() -> None:
-    assert Records._may_sign(wire.CARRY, None) == {"maintainer", "owner"}
+    assert Records._may_sign(wire.CARRY, None) == {"device", "maintainer", "owner"}
     with pytest.raises(Refused):
         wire.Carry([bytes(16), bytes(32), []])

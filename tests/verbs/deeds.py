@@ -112,17 +112,22 @@ def _make_replica(crew: Crew) -> None:
     pb.Repository.create(crew.replica, crew.credential("owner"), replica_of=crew.ward.repo, state_dir=state).close()
 
 
-def _replicate(crew: Crew, repo: pb.Repository) -> pb.Report:
+def _replicate(crew: Crew, repo: pb.Repository) -> str:
     role = "recovery" if repo.slot == "recovery" else repo.slot.removeprefix("the ")
     there = crew.open(role, crew.replica)
     if repo._unlocked.keyring.role == there.role:
-        return repo.copy(there)
-    with unchecked(there):
-        return repo.copy(there)
+        repo.copy(there)
+    else:
+        with unchecked(there):
+            repo.copy(there)
+    return role
 
 
-def _replicated(crew: Crew, report: pb.Report) -> None:
+def _replicated(crew: Crew, role: str) -> None:
     there = crew.owner(crew.replica)
+    if role == "device":  # it has backed up nothing, and brings nothing of others
+        assert there.snapshots() == []
+        return
     assert len(there.snapshots()) == len(crew.ward.states)
     there.restore(crew.ward.root / "there")
     _same(crew, crew.ward.root / "there")
@@ -332,7 +337,7 @@ ROWS = (
     ),
     Row("copy to another repository", "copy", READERS, _across, _went_across),
     Row("back up", "backup", WRITERS, _back_up, _backed_up),
-    Row("copy to a replica", "copy", CARERS, _replicate, _replicated, before=_make_replica),
+    Row("copy to a replica", "copy", WRITERS | CARERS, _replicate, _replicated, before=_make_replica),
     Row("propose a forget", "propose_forget", CARERS, _propose_forget, lambda _, it: _one(it.snapshots), looks=True),
     Row("forget", "apply", CARERS, _forget, _forgot),
     Row(
