@@ -38,9 +38,9 @@ class Sick(MemoryStorage):
 
 
 @pytest.fixture
-def sick(monkeypatch: pytest.MonkeyPatch) -> Sick:
-    made = Sick("sick")
-    monkeypatch.setitem(memory._named, "sick", made)
+def sick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sick:
+    made = Sick(tmp_path.name)
+    monkeypatch.setitem(memory._named, tmp_path.name, made)
     return made
 
 
@@ -63,7 +63,10 @@ def _codes(report: pb.Report) -> set[str]:
 
 def test_each_place_has_all_of_it_and_restores_alone(make_repo: MakeRepo, site: Site, tmp_path: Path) -> None:
     repo = make_repo()
-    usb, cloud = _replica(repo, tmp_path / "usb", tmp_path / "s1"), _replica(repo, "memory://cloud", tmp_path / "s2")
+    usb, cloud = (
+        _replica(repo, tmp_path / "usb", tmp_path / "s1"),
+        _replica(repo, f"memory://{tmp_path.name}", tmp_path / "s2"),
+    )
     for _ in range(3):
         assert _codes(_back_up(site, repo, usb, cloud)) == set()
     for number, place in enumerate((usb, cloud)):
@@ -97,7 +100,7 @@ def test_packs_go_on_while_the_backup_runs(
     from pharmabackup.engine.transaction import Transaction
 
     repo, arrived = make_repo(), threading.Event()
-    cloud = _replica(repo, "memory://cloud", tmp_path / "state")
+    cloud = _replica(repo, f"memory://{tmp_path.name}", tmp_path / "state")
     real_send, real_commit, seen = carrying.send_pack, Transaction.commit, list[bool]()
 
     def send(*args: object, **options: object) -> bool:
@@ -121,11 +124,11 @@ def test_a_place_that_fails_stops_nobody_and_catches_up(
     make_repo: MakeRepo, site: Site, sick: Sick, tmp_path: Path, left: int
 ) -> None:
     repo = make_repo()
-    usb, cloud = _replica(repo, tmp_path / "usb", tmp_path / "s1"), _replica(repo, "memory://sick", tmp_path / "s2")
+    usb, cloud = _replica(repo, tmp_path / "usb", tmp_path / "s1"), _replica(repo, sick.location, tmp_path / "s2")
     sick.left = left
     report = _back_up(site, repo, cloud, usb)
     (behind,) = [finding for finding in report.findings if finding.code == "location-behind"]
-    assert (behind.severity, behind.location, report.state) == ("warning", "memory://sick", "critical")
+    assert (behind.severity, behind.location, report.state) == ("warning", sick.location, "critical")
     assert "Free some space there." in behind.remedy
     assert "next backup" in behind.remedy
     site.all_restore(usb, tmp_path / "usb out")
