@@ -291,13 +291,9 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
     recipient, given = opener.recipient, list[Keyring]()
 
     def change(roster: Roster) -> Roster:
-        if (
-            unlocked.slot.recipient != unlocked.opener.recipient
-        ):  # it would pass on fewer keys than the slot has by now
-            raise _at_the_same_time()
-        if (
-            unlocked.keyring not in given
-        ):  # or another owner gave new keys, which are sealed to the passphrase of before
+        if unlocked.slot.recipient != unlocked.opener.recipient:
+            raise _at_the_same_time()  # it would pass on fewer keys than the slot was given since
+        if unlocked.keyring not in given:  # again where another owner gave new keys, to the passphrase of before
             enrolment.put_keyring(unlocked, unlocked.keyring, recipient)
             given.append(unlocked.keyring)
         changed = (
