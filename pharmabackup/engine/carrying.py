@@ -25,6 +25,7 @@ from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.moving import read_whole, transplant
 from pharmabackup.engine.packs import COMMITTERS, PackWriter, read_directory
 from pharmabackup.engine.reading import BlockReader
+from pharmabackup.engine.roster import read_rosters
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.transaction import SEGMENT_PACKS, Attempt, survey
 from pharmabackup.engine.unlocked import Unlocked
@@ -261,7 +262,8 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
                 )
             differing.append(name)
     own = {source.keyring.slot: source.opener}
-    taken = keyrings_to_take(source.storage, target, source.roster, own, source.repository)
+    lists = read_rosters(source.storage, source.repository)
+    taken = keyrings_to_take(source.storage, target, lists, own, source.repository)
     for name, data in taken.objects.items():
         try:
             create(target, name, data)

@@ -12,6 +12,7 @@ from pharmabackup.engine.carrying import StoredRecords
 from pharmabackup.engine.history import History
 from pharmabackup.engine.keyrings import KEYRING
 from pharmabackup.engine.keyrings_taken import Taken, keyrings_to_take
+from pharmabackup.engine.roster import read_rosters
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.keys import ROSTER_MAX
@@ -74,11 +75,12 @@ def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Taken:
             )
         new = _rosters(replica, have | rosters.keys())
         rosters |= new
-        roster = max(unlocked.roster, replica.roster, key=lambda roster: roster.number)
+        newer = max(unlocked, replica, key=lambda one: one.roster.number)
+        lists = read_rosters(newer.storage, newer.repository)
         own = {replica.keyring.slot: replica.opener}
         if not new:
             own[unlocked.keyring.slot] = unlocked.opener
-        taken = keyrings_to_take(replica.storage, unlocked.storage, roster, own, unlocked.repository)
+        taken = keyrings_to_take(replica.storage, unlocked.storage, lists, own, unlocked.repository)
         keyrings.refused += taken.refused
         before = {name.split("/")[1] for name in keyrings.objects}  # each slot's come from one replica
         for name, data in taken.objects.items():

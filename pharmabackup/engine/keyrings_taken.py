@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
-from pharmabackup.crypto import hashing
 from pharmabackup.engine.keyrings import STORED_MAX, Opener, decode_sealed, keyring_numbers
+from pharmabackup.engine.roster import Rosters
 from pharmabackup.errors import Damaged, NotFound
-from pharmabackup.format.keys import Roster
 from pharmabackup.storage.base import Storage
 
 NUMBER_FAR = 1 << 46  # above the highest number that is known: some hundred changes at once
@@ -29,20 +28,20 @@ class Taken:
 
 
 def keyrings_to_take(
-    source: Storage, target: Storage, roster: Roster, own: Mapping[bytes, Opener], repository: bytes
+    source: Storage, target: Storage, rosters: Rosters, own: Mapping[bytes, Opener], repository: bytes
 ) -> Taken:
-    """Those that the target lacks and that are sealed to what `roster` says of their slots: nobody needs others.
+    """Those that the target lacks and that are sealed to what a list says, or said, of their slots.
 
-    `own`: slots whose keyrings can be opened here. StorageFailed, Damaged when one of the two has names of keyrings
-    that are none.
+    Nobody needs others; those of a passphrase of before, whoever is still open with it. `own`: slots whose keyrings
+    can be opened here. StorageFailed, Damaged when a list is, or one of the two has names of keyrings that are none.
     """
     taken = Taken()
     there, here = keyring_numbers(source), keyring_numbers(target)
-    for slot in roster.slots:
+    for slot in rosters.newest.slots:
         folder = slot.id.hex()
         numbers = here.get(folder, [])
         last = min(NUMBER_LAST, max(numbers) + NUMBER_FAR) if numbers else NUMBER_LAST
-        opener, recipient = own.get(slot.id), hashing.key_id(slot.recipient)
+        opener, recipients = own.get(slot.id), rosters.given[slot.id].recipients
         for number in sorted(set(there.get(folder, [])) - set(numbers)):
             name = ids.keyring_name(slot.id, number)
             if number > last:
@@ -51,7 +50,7 @@ def keyrings_to_take(
             try:
                 data = source.get(name, limit=STORED_MAX)
                 sealed = decode_sealed(data, folder, number)
-                if sealed.key_id != recipient:
+                if sealed.key_id not in recipients:
                     continue
                 if opener is not None and opener.may_open(sealed):
                     opener.open(repository, sealed)
