@@ -309,10 +309,12 @@ def test_a_copy_of_a_damaged_pack_says_so_and_brings_the_rest(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], small_packs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _open(tmp_path) as repo:
-        repo.backup(pharmacy)
         inner = far.inner
         assert isinstance(inner, MemoryStorage)
-        name = max(inner.list("packs"), key=lambda info: info.size).name
+        repo.backup(pharmacy[:1])
+        before = {info.name for info in inner.list("packs")}
+        repo.backup(pharmacy[1:])
+        name = min({info.name for info in inner.list("packs")} - before)
         data = bytearray(inner._objects[name].data)
         data[1000] ^= 1
         inner._objects[name] = replace(inner._objects[name], data=bytes(data))
