@@ -192,7 +192,7 @@ def test_no_passphrase_shows_anywhere(
 def test_no_key_shows_in_what_is_printed(repo: pb.Repository) -> None:
     unlocked = repo._unlocked
     keys = [unlocked.naming_key, unlocked.keyring.block_names, *(item.key for item in unlocked.keyring.readers)]
-    keys += [unlocked.opener.key, unlocked.keyring.signing or b"", unlocked.keyring.catalogue[0].key]
+    keys += [unlocked.opener.secret, unlocked.keyring.signing or b"", unlocked.keyring.catalogue[0].key]
     inside = repr(unlocked) + repr(unlocked.keyring) + repr(unlocked.keyring.naming) + repr(unlocked.opener)
     for text in (repr(repo), str(repo), str(vars(repo.__class__)), inside):
         for key in keys:

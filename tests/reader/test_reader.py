@@ -207,7 +207,7 @@ def test_fresh(tmp_path: Path, cheap_kdf: None) -> None:
     with sqlite3.connect(tmp_path / "restored.db") as connection:
         assert connection.execute("select count(*), max(what) from sales").fetchone() == (5000, "item 999")
     connection.close()
-    with pytest.raises(wire.Refused, match="passphrase"):
+    with pytest.raises(wire.Refused, match="no slot is of this credential"):
         Reader(tmp_path / "repository", PASSPHRASE + " ")
     for segment in (tmp_path / "repository" / "index").iterdir():  # whatever it says, packs say too
         segment.unlink()
