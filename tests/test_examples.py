@@ -46,6 +46,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "10_roles.py",
         "11_audit.py",
         "12_recovery.py",
+        "13_several_places.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -58,6 +59,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("07_repair.py", "After that: ok"),
         ("08_copy.py", "check: ok"),
         ("08_copy.py", "sent 0 bytes"),
+        ("13_several_places.py", "Both hold the same snapshots."),
         ("09_keys.py", "Jaya Patel: owner"),
         ("10_roles.py", "The till: This credential was revoked (stolen)"),
         ("11_audit.py", "(Sam Okafor)  restore  done: the monthly trial"),
