@@ -154,21 +154,37 @@ def test_whoever_comes_first_what_an_owner_brings_counts(pair: Till, tmp_path: P
 
 
 def test_a_device_brings_nobody_elses_snapshot_and_no_mark(pair: Till) -> None:
-    """Genuine records, which somebody who may not bring them has copied out of the other place."""
+    """Genuine records, which somebody who may not bring them has copied out of the other place; nor its own hold."""
     theirs = pair.site.back_up(pair.repo)
-    name = ids.mark_name(ids.new_id())
+    name, own = ids.mark_name(ids.new_id()), ids.mark_name(ids.new_id())
+    hold = Mark("hold", bytes.fromhex(theirs), now_ns(), None, None, None)
     forget = Mark("forget", bytes.fromhex(theirs), now_ns(), None, None, None)
     items = [
         Carried(f"snapshots/{theirs}", (Path(pair.repo.url) / "snapshots" / theirs).read_bytes(), False),
         Carried(name, pair.repo._unlocked.seal(Kind.MARK, name, forget), False),
+        Carried(own, pair.open("till")._unlocked.seal(Kind.MARK, own, hold), False),
     ]
     pair.carry("till", *items)
     history = load_history(pair.two._unlocked)
     assert (history.committed, history.said, history.damaged, history.contested) == ({}, [], {}, {})
-    assert len([one for one in history.void if theirs in one or name in one]) == 2
+    assert len([one for one in history.void if any(what in one for what in (theirs, name, own))]) == 3
     reader = Reader(pair.there, "correct horse battery staple")
     assert not reader.snapshots()
-    assert len(reader.void) == 2
+    assert len(reader.void) == 3
+
+
+def test_a_device_leaves_alone_what_another_domain_left_unfinished(pair: Till) -> None:
+    (pair.folder / "other").mkdir()
+    (pair.folder / "other" / "note").write_bytes(b"x" * 5000)
+    pair.open("thief").backup([pb.Files(pair.folder / "other")])
+    for pack in (Path(pair.repo.url) / "packs").rglob("*"):
+        if pack.is_file():
+            copied = pair.there / pack.relative_to(pair.repo.url)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.write_bytes(pack.read_bytes())
+    pair.back_up()
+    pair.open("till").copy(pair.at_replica("till"))
+    assert len(list((pair.there / "index").iterdir())) == 1
 
 
 def test_a_device_does_not_mend_what_is_gone_there(pair: Till) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine import carrying
-from pharmabackup.errors import StorageFailed
+from pharmabackup.errors import NotFound, StorageFailed
 from pharmabackup.storage import memory
 from pharmabackup.storage.base import Upload
 from pharmabackup.storage.memory import MemoryStorage
@@ -136,6 +136,23 @@ def test_a_place_that_fails_stops_nobody_and_catches_up(
     sick.left = 1 << 30
     assert _codes(_back_up(site, repo, cloud, usb)) == set()
     site.all_restore(cloud, tmp_path / "cloud out")
+
+
+def test_a_pack_that_is_gone_again_is_left_to_the_copy(
+    make_repo: MakeRepo, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a collection in the first place lets go what an attempt that it overtook had written."""
+    repo = make_repo()
+    usb, asked = _replica(repo, tmp_path / "usb", tmp_path / "s1"), list[bytes]()
+
+    def gone(*args: object) -> bool:
+        asked.append(args[2])  # type: ignore[arg-type]
+        raise NotFound("There is no such object.", kind="object")
+
+    monkeypatch.setattr("pharmabackup.verbs.spread.send_pack", gone)
+    assert _codes(_back_up(site, repo, usb)) == set()
+    assert asked
+    site.all_restore(usb, tmp_path / "out")
 
 
 def test_what_was_not_read_is_missing_everywhere_and_is_no_other_places_fault(
