@@ -30,6 +30,7 @@ class Settings:
     storage_option: dict[str, object] = field(default_factory=dict)
     credential: str | None = None
     state: str | None = None
+    upload_limit: int | None = None
     actor: str | None = None
     reason: str | None = None
     quiet: bool = False
@@ -74,12 +75,18 @@ class Settings:
             state_dir=self.state,
             actor=self.actor,
             reason=self.reason,
+            upload_limit=self.upload_limit,
         )
 
     def open_other(self, url: str, who: pb.Credential) -> pb.Repository:
         """Another place, whose storage takes its options from its own environment."""
         return pb.Repository.open(
-            without_secret(url), who, state_dir=self.state, actor=self.actor, reason=self.reason
+            without_secret(url),
+            who,
+            state_dir=self.state,
+            actor=self.actor,
+            reason=self.reason,
+            upload_limit=self.upload_limit,
         )
 
 
@@ -138,6 +145,7 @@ def common(own: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
             metavar="REF",
             help="ask, env:NAME, file:PATH or vault:SERVICE/NAME. [env: PHARMABACKUP_CREDENTIAL]",
         ),
+        option("--upload-limit", metavar="RATE", type=Rate(), help="Such as 500kbit/s or 2Mbit/s; no limit."),
         option("--state", metavar="DIR", help="Where this machine keeps its caches. [env: PHARMABACKUP_STATE]"),
         option("--actor", metavar="NAME", help="Who you are, for the audit log."),
         option("--reason", metavar="TEXT", help="Why, for the audit log."),
@@ -220,6 +228,21 @@ class Share(click.ParamType[float]):
         if found is None or not 0 <= float(found[1]) <= 100:
             self.fail(f"{value!r} is no share. Write it like 5% or 100%.", param, ctx)
         return float(found[1]) / 100
+
+
+class Rate(click.ParamType[int]):
+    """Bits a second, as lines are sold: 500kbit/s, 2Mbit/s. Bytes a second for the library."""
+
+    name = "rate"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([kMG])bit/s", str(value).strip())
+        rate = int(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]] / 8) if found else 0
+        if rate < 1:
+            self.fail(f"{value!r} is no rate. Write it like 500kbit/s or 2Mbit/s.", param, ctx)
+        return rate
 
 
 class Duration(click.ParamType[timedelta]):

@@ -26,6 +26,7 @@ from pharmabackup.snapshot import Snapshot
 if TYPE_CHECKING:
     from pharmabackup.engine.packs import Sent
     from pharmabackup.sources.base import Source, StrPath
+    from pharmabackup.storage.pace import UploadLimit
 
 
 class Repository(Keys, Keeping, AuditLog):
@@ -72,10 +73,13 @@ class Repository(Keys, Keeping, AuditLog):
         state_dir: StrPath | None = None,
         actor: str | None = None,
         reason: str | None = None,
+        upload_limit: UploadLimit | None = None,
     ) -> Repository:
         """Open a repository. NotFound, WrongCredential, Unsupported, Damaged, InvalidInput.
 
         `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
+        `upload_limit`: bytes a second that go there at most; or a function that says so of a local time, None: no
+        limit then.
         """
         _check_words(actor, reason)
         from pharmabackup.engine import opening
@@ -83,6 +87,10 @@ class Repository(Keys, Keeping, AuditLog):
         unlocked = opening.open_repository(
             url, credential, storage_options=storage_options, state_dir=state_dir, meanwhile=_import_verbs
         )
+        if upload_limit is not None:
+            from pharmabackup.storage.pace import Pace
+
+            unlocked.storage.pace = Pace(upload_limit)
         return cls(unlocked, os.fspath(url), actor=actor, reason=reason)
 
     def __enter__(self) -> Repository:

@@ -26,6 +26,7 @@ from typing import Self
 from zlib import crc32
 
 from pharmabackup.errors import Error, InvalidInput, Unsupported
+from pharmabackup.storage.pace import Pace
 
 Buffer = bytes | bytearray | memoryview
 
@@ -85,6 +86,7 @@ class Storage(ABC):
     """One place that holds objects. Methods may be called from any thread at once."""
 
     location: str  # for messages: the URL without anything secret
+    pace: Pace | None = None  # how fast uploads go; None: as fast as they can
     lanes: int = 1  # how many requests at once help; 1 where the storage is a local disk
 
     @property

@@ -11,6 +11,7 @@ from typing import IO
 from zlib import crc32
 
 from pharmabackup.storage.base import Buffer
+from pharmabackup.storage.pace import Pace
 
 IN_MEMORY = 8 << 20  # bytes; eight uploads at once keep at most 64 MiB
 
@@ -19,7 +20,7 @@ class Body:
     """Bytes that are written once and read as often as needed: a file, as far as clients want one.
 
     One thread uses it at a time. `moved_at` (monotonic seconds) is when a client last took bytes: a try during which
-    they flow does not use its call's patience up. A bandwidth limit belongs in `read`.
+    they flow does not use its call's patience up. `pace` holds back what is read while `sending`.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,8 @@ class Body:
         self.size = 0
         self.crc32 = 0
         self.moved_at = 0.0
+        self.pace: Pace | None = None
+        self.sending = True
 
     def write(self, data: Buffer) -> None:
         """Append. OSError when the temporary file cannot take it."""
@@ -36,8 +39,15 @@ class Body:
         self.crc32 = crc32(piece, self.crc32)
 
     def read(self, length: int | None = -1) -> bytes:
+        wanted = self.size if length is None or length < 0 else length
+        left = min(wanted, self.size - self._file.tell())
+        if self.pace is not None and self.sending and left > 0:
+            allowed = self.pace.take(left)
+            while allowed < left and wanted >= self.size:  # who asks for all of it gets all of it
+                allowed += self.pace.take(left - allowed)
+            left = allowed
         self.moved_at = time.monotonic()
-        return self._file.read(-1 if length is None else length)
+        return self._file.read(left)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._file.seek(offset, whence)

@@ -104,11 +104,11 @@ class LocalStorage(Storage):
     def upload(self) -> Upload:
         try:
             try:
-                return LocalUpload(self._own_workspace(), self.location, self._place)
+                return LocalUpload(self._own_workspace(), self.location, self._place, self.pace)
             except FileNotFoundError:  # someone cleared `.uploads` away
                 self._look()
                 self._workspace = None
-                return LocalUpload(self._own_workspace(), self.location, self._place)
+                return LocalUpload(self._own_workspace(), self.location, self._place, self.pace)
         except OSError as error:
             raise failed(error, self.location) from error
 

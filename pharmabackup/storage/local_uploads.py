@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pharmabackup.errors import StorageFailed
 from pharmabackup.storage.base import Buffer, ObjectInfo, Upload, checked
 from pharmabackup.storage.local_os import failed, is_disk, sync, try_lock
+from pharmabackup.storage.pace import Pace
 
 UPLOADS = ".uploads"  # no object's name begins with a dot, so that no listing shows it
 LOCK = ".lock"
@@ -109,10 +110,11 @@ def _remove(path: str) -> None:
 class LocalUpload(Upload):
     """A file of this process's workspace. `place` gives it its final name, durably."""
 
-    def __init__(self, workspace: Workspace, location: str, place: Place) -> None:
+    def __init__(self, workspace: Workspace, location: str, place: Place, pace: Pace | None) -> None:
         self._workspace = workspace  # keeps its lock while this is under way, even past the storage's close
         self._location = location
         self._place = place
+        self._pace = pace
         self._path = workspace.fresh()
         self._size = 0
         self._file: int | None = os.open(self._path, NEW_FILE, 0o600)
@@ -123,7 +125,8 @@ class LocalUpload(Upload):
         self._size += len(rest)
         try:
             while rest:
-                rest = rest[os.write(self._file, rest) :]
+                allowed = len(rest) if self._pace is None else self._pace.take(len(rest))
+                rest = rest[os.write(self._file, rest[:allowed]) :]
         except OSError as error:
             raise failed(error, self._location, writing=True) from error
 

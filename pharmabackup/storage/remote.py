@@ -64,6 +64,7 @@ class RemoteStorage(Storage, Generic[Client]):
 
     lanes = 8
     one_line = False  # the client is one connection: a line that fails ends it, and the next try needs a new one
+    reads_first = False  # the client reads a body once before it sends it, and the adapter sets `sending` then
     remove_together = 1  # names that one `_remove` takes
 
     def __init__(self, location: str) -> None:
@@ -209,6 +210,7 @@ class RemoteStorage(Storage, Generic[Client]):
         def put(client: Client, tries: _Tries) -> int | None:
             body.seek(0)
             body.moved_at = 0.0
+            body.pace, body.sending = self.pace, not self.reads_first
             try:
                 return self._put(client, name, body, mark)
             finally:

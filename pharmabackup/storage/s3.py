@@ -56,6 +56,7 @@ class S3Storage(RemoteStorage[Any]):
         text=("key", "secret", "token", "profile", "region", "endpoint_url", "ca_bundle"), switches=("verify", "anon")
     )
     capabilities = Capabilities(exclusive_create=True, fresh_listing=True)
+    reads_first = True  # for the signature, which covers the content
     remove_together = 1000
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, object]) -> None:
@@ -106,6 +107,7 @@ class S3Storage(RemoteStorage[Any]):
         )
         # botocore waits for ever where a line ends within the answer "100-continue".
         client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-send.s3.PutObject", _sends_now)
         return client
 
     def _disconnect(self, client: Any) -> None:
@@ -276,6 +278,12 @@ class S3Storage(RemoteStorage[Any]):
 
 def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _sends_now(request: Any, **_: object) -> None:
+    """The signature is made: what reads the body from here on sends it."""
+    if isinstance(request.body, Body):
+        request.body.sending = True
 
 
 def _status(error: Any) -> int:
