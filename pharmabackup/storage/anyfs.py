@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import fsspec
+from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from pharmabackup.errors import Error, InvalidInput, Unsupported
@@ -35,6 +36,24 @@ REFUSED = {
 PIECE = 4 << 20  # bytes that one read asks for
 
 
+class StrictFTP(FTPFileSystem):  # type: ignore[misc]  # it has no types
+    """fsspec's FTP, but for its `ls`, which takes any error for a folder that is empty or not there."""
+
+    def ls(self, path: str, detail: bool = True, **_: object) -> list[Any]:
+        path = self._strip_protocol(path)
+        entries = []
+        try:
+            for name, facts in self.ftp.mlsd(path):
+                if kind := {"file": "file", "dir": "directory"}.get(facts["type"].lower()):
+                    full = f"{path.rstrip('/')}/{name}"
+                    entries.append({**facts, "name": full, "type": kind, "size": int(facts.get("size", 0))})
+        except ftplib.error_perm as error:
+            if str(error)[:3] not in ("501", "550"):  # those are said of what is not there, and of other things
+                raise
+            raise FileNotFoundError(path) from None
+        return entries if detail else [entry["name"] for entry in entries]
+
+
 class FsspecStorage(RemoteStorage[Any]):
     """The files below `path`. `options` are the file system's own, as fsspec takes them."""
 
@@ -42,8 +61,10 @@ class FsspecStorage(RemoteStorage[Any]):
     lanes = 1
     one_line = True
 
-    def __init__(self, url: str, options: Mapping[str, object], *, create: bool) -> None:
-        self._url, self._options, self._create = url, dict(options), create
+    def __init__(
+        self, kind: type[AbstractFileSystem], url: str, options: Mapping[str, object], *, create: bool
+    ) -> None:
+        self._kind, self._url, self._options, self._create = kind, url, dict(options), create
         self._one = threading.Lock()  # at a time
         self._root = ""
         scheme, _, rest = url.partition("://")
@@ -60,7 +81,7 @@ class FsspecStorage(RemoteStorage[Any]):
                 remedy="Give a folder, or a URL of a storage that docs/storage.md names.",
             )
         try:
-            kind = fsspec.get_filesystem_class(scheme)
+            kind = StrictFTP if scheme == "ftp" else fsspec.get_filesystem_class(scheme)
         except ValueError:
             raise Unsupported(
                 f"This version cannot store at {scheme}:// URLs, and fsspec knows none.",
@@ -79,18 +100,22 @@ class FsspecStorage(RemoteStorage[Any]):
                 kind="capability",
                 remedy="Give a folder, or a URL of another storage.",
             )
-        return cls(url, options, create=create)
+        return cls(kind, url, options, create=create)
 
     def _connect(self) -> Any:
         try:
-            fs, self._root = fsspec.core.url_to_fs(
-                self._url, **self._options, skip_instance_cache=True, use_listings_cache=False
+            fs = self._kind(
+                **self._kind._get_kwargs_from_urls(self._url),
+                **self._options,
+                skip_instance_cache=True,
+                use_listings_cache=False,
             )
         except TypeError:
             raise InvalidInput(
                 f"{self.location} does not take these storage_options: {', '.join(sorted(self._options))}.",
                 remedy="Give those that fsspec's file system takes.",
             ) from None
+        self._root = str(self._kind._strip_protocol(self._url))
         if self._create:
             _made(fs, self._root)
         return fs
@@ -228,6 +253,8 @@ class FsspecStorage(RemoteStorage[Any]):
                 return failures.denied(self.location)
             case ftplib.error_perm() if str(error)[:3] == "552":
                 return failures.full(self.location)
+            case ftplib.error_perm() if str(error)[:3] in ("500", "502", "504"):
+                return failures.unexpected(self.location, "it knows no MLSD (RFC 3659)")
             case ftplib.error_perm() | PermissionError():
                 return failures.denied(self.location)
             case ftplib.Error():

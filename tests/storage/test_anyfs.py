@@ -117,24 +117,42 @@ def test_a_part_of_another_length_is_not_taken(connected, monkeypatch):
         storage.get_range("a", 10, 10)
 
 
-def test_an_error_is_no_absence_though_the_client_says_so(connected, monkeypatch):
+ATTEMPTS = [
+    lambda storage: storage.info("a/b"),
+    lambda storage: list(storage.list("")),
+    lambda storage: list(storage.list("a")),
+    lambda storage: storage.get("a/b", limit=1),
+    lambda storage: storage.put_new("a/b", b"other"),
+    lambda storage: raised(storage.delete(["a/b"])["a/b"]),
+]
+
+
+def raised(error):
+    if error is not None:
+        raise error
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=["info", "list", "list below", "get", "put", "delete"])
+@pytest.mark.parametrize("said", ["450 geheim", "550 geheim"], ids=["busy", "not there"])
+@pytest.mark.parametrize("times", [1, 100])
+def test_an_error_is_no_absence_though_fsspec_says_so(connected, monkeypatch, attempt, said, times):
     monkeypatch.setattr(remote, "PATIENCE_S", -1.0)
     storage = connected()
     storage.put_new("a/b", b"x")
+    real, left = ftplib.FTP.mlsd, [said] * times
 
-    def busy(self, *_):
-        raise ftplib.error_temp("450 geheim")  # of which fsspec makes a FileNotFoundError
+    def failing(self, *args):
+        if left:
+            error = ftplib.error_temp if left.pop().startswith("4") else ftplib.error_perm
+            raise error(said)
+        return real(self, *args)
 
-    for attempt in (
-        lambda: storage.info("a/b"),
-        lambda: list(storage.list("a")),
-        lambda: storage.get("a/b", limit=1),
-    ):
-        storage.info("a/b")
-        with monkeypatch.context() as broken, pytest.raises(StorageFailed) as caught:
-            broken.setattr(ftplib.FTP, "mlsd", busy)
-            attempt()
-        assert "geheim" not in str(caught.value)
+    with monkeypatch.context() as broken:
+        broken.setattr(ftplib.FTP, "mlsd", failing)
+        with pytest.raises(StorageFailed) as caught:
+            attempt(storage)
+    assert "geheim" not in str(caught.value)
+    assert [item.name for item in storage.list("")] == ["a/b"]
 
 
 def test_a_folder_that_is_not_there_is_no_empty_storage(connected):
