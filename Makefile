@@ -23,9 +23,9 @@ test: $(VENV)/.ready  ## all tests
 	sh tests/setup.sh
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest  # sets in one order: the simulation does the same each time
 
-nightly: $(VENV)/.ready  ## an hour of simulation, model and killed processes; SEED=1000 begins with that machine
+nightly: $(VENV)/.ready  ## an hour of simulation, model, killed processes and cut lines; SEED=1000 begins with that machine
 	PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest \
-		tests/model tests/verbs/test_kill_any.py tests/simulation
+		tests/model tests/verbs/test_kill_any.py tests/simulation tests/storage
 
 check: $(VENV)/.ready  ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -1,5 +1,5 @@
 #!/bin/sh
-# File systems that the storage tests mount, a vault for keys, and a browser that prints pages, where this machine lets us install them. Without them those tests
+# File systems that the storage tests mount, servers that they ask, a vault for keys, and a browser that prints pages, where this machine lets us install them. Without them those tests
 # are skipped, and the summary says which and why.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     missing=""
@@ -19,5 +19,14 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         # shellcheck disable=SC2086
         { apt-get update -qq && apt-get install -y -qq $missing; } >/dev/null 2>&1 || echo "Could not install$missing."
     fi
+fi
+# Azurite, Azure's emulator, in the build folder.
+if command -v npm >/dev/null 2>&1; then
+    if [ ! -e build/node/node_modules/azurite ]; then
+        echo "Installing azurite for the tests."
+        npm install --prefix build/node --no-audit --no-fund azurite@3 >/dev/null 2>&1 || echo "Could not install azurite."
+    fi
+else
+    echo "Without npm, tests of Azure are skipped."
 fi
 exit 0

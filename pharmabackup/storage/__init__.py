@@ -32,14 +32,22 @@ class Adapter:
 
 
 ADAPTERS = {
+    "abfs": Adapter("pharmabackup.storage.azure", "AzureStorage", "azure"),
+    "az": Adapter("pharmabackup.storage.azure", "AzureStorage", "azure"),
+    "azure": Adapter("pharmabackup.storage.azure", "AzureStorage", "azure"),
+    "gcs": Adapter("pharmabackup.storage.gcs", "GoogleStorage", "gcs"),
+    "gs": Adapter("pharmabackup.storage.gcs", "GoogleStorage", "gcs"),
+    "onedrive": Adapter("pharmabackup.storage.graph", "GraphStorage", "graph"),
     "s3": Adapter("pharmabackup.storage.s3", "S3Storage", "s3"),
+    "sharepoint": Adapter("pharmabackup.storage.graph", "GraphStorage", "graph"),
 }
+OTHERS = Adapter("pharmabackup.storage.anyfs", "FsspecStorage", "fsspec")
 
 
 def connect(
     url: str | os.PathLike[str], *, storage_options: Mapping[str, object] | None = None, create: bool = False
 ) -> Storage:
-    """The storage at `url`: a path, `file://`, `volume://LABEL/folder`, `memory://`, or a URL of one of ADAPTERS.
+    """The storage at `url`: a path, `file://`, `volume://LABEL/folder`, `memory://`, or a URL of ADAPTERS or fsspec.
 
     `create` makes its folder. `storage_options` are the adapter's own. It says nothing about whether a repository is
     there, and a networked storage is first spoken to when it is used. InvalidInput, StorageFailed, Unsupported,
@@ -50,14 +58,8 @@ def connect(
         raise InvalidInput("The storage's URL is empty.", remedy="Give a folder or a URL.")
     found = SCHEME.match(place) if isinstance(url, str) else None
     scheme = found[1].lower() if found else "file"
-    if adapter := ADAPTERS.get(scheme):
-        return _remote(adapter, scheme, place, storage_options or {}, create)
     if scheme not in ("file", "memory", "volume"):
-        raise Unsupported(
-            f"This version cannot store at {scheme}:// URLs.",
-            kind="capability",
-            remedy=f"Give a folder, or a URL of {', '.join(f'{known}://' for known in ADAPTERS)}.",
-        )
+        return _remote(ADAPTERS.get(scheme, OTHERS), scheme, place, storage_options or {}, create)
     if storage_options:
         raise InvalidInput(
             f"A {scheme} storage takes no storage_options, and was given {', '.join(sorted(storage_options))}.",

@@ -95,16 +95,19 @@ class S3Storage(RemoteStorage[Any]):
             s3={"payload_signing_enabled": True} | ({"addressing_style": "path"} if text.get("endpoint_url") else {}),
         )
         region = text.get("region") or session.get_config_variable("region") or "us-east-1"
-        client = session.create_client(
-            "s3",
-            region_name=region,
-            endpoint_url=text.get("endpoint_url"),
-            verify=text.get("ca_bundle") or (None if self._switches.get("verify", True) else False),
-            aws_access_key_id=text.get("key"),
-            aws_secret_access_key=text.get("secret"),
-            aws_session_token=text.get("token"),
-            config=config,
-        )
+        try:
+            client = session.create_client(
+                "s3",
+                region_name=region,
+                endpoint_url=text.get("endpoint_url"),
+                verify=text.get("ca_bundle") or (None if self._switches.get("verify", True) else False),
+                aws_access_key_id=text.get("key"),
+                aws_secret_access_key=text.get("secret"),
+                aws_session_token=text.get("token"),
+                config=config,
+            )
+        except ValueError:
+            raise self._unusable() from None
         # botocore waits for ever where a line ends within the answer "100-continue".
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-send.s3.PutObject", _sends_now)
@@ -219,6 +222,12 @@ class S3Storage(RemoteStorage[Any]):
 
     # What goes wrong
 
+    def _unusable(self) -> InvalidInput:
+        return InvalidInput(
+            f"{self.location} or its options are not as S3 wants them.",
+            remedy="Check the bucket's name, region and endpoint_url (https://host).",
+        )
+
     def _absence(self, error: Any, name: str) -> Exception:
         return failures.missing(self.location, name) if _code(error) == "NoSuchKey" else error
 
@@ -229,11 +238,8 @@ class S3Storage(RemoteStorage[Any]):
                 return self._from_code(_code(error), _status(error), headers.get("retry-after"))
             case raised.ProfileNotFound():
                 return InvalidInput("There is no such AWS profile here.", remedy="Check profile, or ~/.aws/config.")
-            case raised.ParamValidationError() | raised.InvalidRegionError() | ValueError():
-                return InvalidInput(
-                    f"{self.location} or its options are not as S3 wants them.",
-                    remedy="Check the bucket's name, region and endpoint_url (https://host).",
-                )
+            case raised.ParamValidationError() | raised.InvalidRegionError():
+                return self._unusable()
             case raised.ProxyConnectionError():
                 return failures.unreachable(self.location, "the proxy does not answer", "Check HTTPS_PROXY.")
         if isinstance(error, LOG_IN_AGAIN):
@@ -244,8 +250,10 @@ class S3Storage(RemoteStorage[Any]):
             return found
         if isinstance(error, raised.ReadTimeoutError | raised.ConnectTimeoutError):
             return failures.silent(self.location)
-        if isinstance(error, raised.HTTPClientError | raised.IncompleteReadError | ResponseParserError):
-            return failures.unreachable(self.location)
+        if isinstance(error, raised.HTTPClientError | raised.IncompleteReadError | ResponseParserError | ValueError):
+            return failures.unreachable(
+                self.location
+            )  # a number or a date of which a part is missing is a ValueError
         return failures.unexpected(self.location, type(error).__name__)
 
     def _from_code(self, code: str, status: int, retry_after: str | None = None) -> Error:

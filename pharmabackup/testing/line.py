@@ -91,6 +91,7 @@ class FaultyLine:
             return
         for end in (near, far):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes, as FTP sends, pass like others
         open_ends = {near: far, far: near}
         waiting: list[tuple[float, socket.socket, bytes]] = []  # due, where to, what
         try:

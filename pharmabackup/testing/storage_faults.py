@@ -26,7 +26,9 @@ from pharmabackup.testing.line import FaultyLine
 from pharmabackup.testing.storage import listed
 
 SIZE = 300_000
-WITHIN = (0, 1, 20, 100, 200, 300, 400, 500, 700, 900, 1500, 20_000, 150_000, 299_000, SIZE)
+WITHIN = (0, 20, 200, 400, 700, 20_000, 150_000, SIZE)
+EVERYWHERE = (*range(0, 2000, 50), 20_000, 65_536, 150_000, 299_000, SIZE - 1, SIZE)  # for a nightly run
+ENDINGS = pytest.mark.parametrize("resetting", [True, False], ids=["reset", "quiet"])
 
 
 class StorageFaults(ABC):
@@ -34,6 +36,7 @@ class StorageFaults(ABC):
 
     server: tuple[str, int]
     offsets: tuple[int, ...] = WITHIN  # bytes after which the line is cut
+    small_offsets: tuple[int, ...] = tuple(range(0, 600, 47))  # the same, of answers that are small
 
     @abstractmethod
     def make(self, port: int) -> Storage:
@@ -52,8 +55,12 @@ class StorageFaults(ABC):
         yield storage
         storage.close()
 
+    @ENDINGS
     @pytest.mark.parametrize("direction", ["up", "down"])
-    def test_an_upload_survives_a_cut_at_any_byte(self, storage: Storage, line: FaultyLine, direction: str) -> None:
+    def test_an_upload_survives_a_cut_at_any_byte(
+        self, storage: Storage, line: FaultyLine, direction: str, resetting: bool
+    ) -> None:
+        line.resetting = resetting
         data = random.Random(5).randbytes(SIZE)
         for number, offset in enumerate(self.offsets):
             storage.close()  # so that each begins with a connection of its own
@@ -66,9 +73,11 @@ class StorageFaults(ABC):
         assert line.cuts >= 3, "nothing was cut: this has tested nothing"
         assert listed(storage) == {f"a/{number}": SIZE for number in range(len(self.offsets))}
 
+    @ENDINGS
     def test_without_patience_an_upload_is_whole_or_absent(
-        self, storage: Storage, line: FaultyLine, monkeypatch: pytest.MonkeyPatch
+        self, storage: Storage, line: FaultyLine, monkeypatch: pytest.MonkeyPatch, resetting: bool
     ) -> None:
+        line.resetting = resetting
         monkeypatch.setattr(remote, "PATIENCE_S", -1.0)
         data = random.Random(6).randbytes(SIZE)
         failed = 0
@@ -88,7 +97,9 @@ class StorageFaults(ABC):
         assert failed, "nothing failed: this has tested nothing"
         assert set(listed(storage).values()) == {SIZE}
 
-    def test_a_read_survives_a_cut_at_any_byte(self, storage: Storage, line: FaultyLine) -> None:
+    @ENDINGS
+    def test_a_read_survives_a_cut_at_any_byte(self, storage: Storage, line: FaultyLine, resetting: bool) -> None:
+        line.resetting = resetting
         data = random.Random(7).randbytes(SIZE)
         storage.put_new("a", data)
         for offset in self.offsets:
@@ -100,9 +111,13 @@ class StorageFaults(ABC):
             line.cut_after()
         assert line.cuts >= len(self.offsets)
 
-    def test_what_is_small_survives_a_cut_at_any_byte(self, storage: Storage, line: FaultyLine) -> None:
+    @ENDINGS
+    def test_what_is_small_survives_a_cut_at_any_byte(
+        self, storage: Storage, line: FaultyLine, resetting: bool
+    ) -> None:
+        line.resetting = resetting
         storage.put_new("a/b", b"x")
-        for offset in range(0, 600, 47):
+        for offset in self.small_offsets:
             for attempt in ("info", "list", "missing", "delete"):
                 storage.close()
                 line.cut_after(down=offset)
@@ -162,7 +177,11 @@ class StorageFaults(ABC):
         assert caught.value.kind == "timeout" and caught.value.retryable
         assert storage.get("a", limit=1) == b"x"
 
-    def test_one_piece_in_a_hundred_breaks_the_line(self, storage: Storage, line: FaultyLine) -> None:
+    @ENDINGS
+    def test_one_piece_in_a_hundred_breaks_the_line(
+        self, storage: Storage, line: FaultyLine, resetting: bool
+    ) -> None:
+        line.resetting = resetting
         line.lossy = 0.01
         expected = {}
         for number in range(100):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,11 +31,23 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def running(
-    command: Sequence[str], port: int, folder: Path, *, ready: Callable[[], bool] | None = None
+    command: Sequence[str],
+    port: int,
+    folder: Path,
+    *,
+    ready: Callable[[], bool] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The server that `command` starts, once it listens on `port` and `ready` says so. Its output: `folder`/log."""
     with open(folder / "log", "ab") as log:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | dict(environment or {}),
+        )
     try:
         end = time.monotonic() + START_S
         while not (listens(port) and (ready is None or ready())):

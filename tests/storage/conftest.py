@@ -1,8 +1,19 @@
-"""Failures within the shipped conformance suite show their values; a folder to store in, for the tests here."""
+"""Failures within the shipped conformance suite show their values; a folder to store in; servers for the tests here.
+
+Servers run once a session, however many files need them. In the nightly profile lines are cut at many more bytes.
+"""
+
+import os
 
 import pytest
 
+from pharmabackup.storage import remote
 from pharmabackup.storage.local import LocalStorage
+from pharmabackup.testing import storage_faults
+
+if os.environ.get("PHARMABACKUP_PROFILE") == "nightly":
+    storage_faults.StorageFaults.offsets = storage_faults.EVERYWHERE
+    storage_faults.StorageFaults.small_offsets = tuple(range(600))
 
 
 @pytest.fixture
@@ -15,3 +26,42 @@ def storage(path):
     storage = LocalStorage.create(path)
     yield storage
     storage.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """No waiting for what will not come."""
+    for name, seconds in (("CONNECT_S", 1.0), ("SILENCE_S", 1.0), ("PATIENCE_S", 0.5)):
+        monkeypatch.setattr(remote, name, seconds)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory):
+    from tests.servers import s3
+
+    with s3.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    from tests.servers import s3
+
+    with s3.moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory):
+    from tests.servers import azure
+
+    with azure.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs(tmp_path_factory):
+    from tests.servers import gcs
+
+    with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        yield server

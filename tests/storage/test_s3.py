@@ -14,22 +14,10 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.errors import Conflict, InvalidInput, NotFound, StorageFailed
-from pharmabackup.storage import connect, remote
+from pharmabackup.storage import connect
 from pharmabackup.testing.storage import StorageConformance
 from pharmabackup.testing.storage_faults import StorageFaults
 from tests.servers import s3
-
-
-@pytest.fixture(scope="module")
-def seaweedfs(tmp_path_factory):
-    with s3.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory):
-    with s3.moto(tmp_path_factory.mktemp("moto")) as server:
-        yield server
 
 
 def fresh() -> str:
@@ -86,13 +74,6 @@ def storage(options):
     storage = connect(fresh(), storage_options=options)
     yield storage
     storage.close()
-
-
-@pytest.fixture
-def hasty(monkeypatch):
-    """No waiting for what will not come."""
-    for name, seconds in (("CONNECT_S", 1.0), ("SILENCE_S", 1.0), ("PATIENCE_S", 0.5)):
-        monkeypatch.setattr(remote, name, seconds)
 
 
 # What goes wrong

@@ -1,0 +1,312 @@
+"""Azure Blob Storage: `azure://container/prefix`, in single requests of its REST interface.
+
+An object is one Put Blob with `If-None-Match: *`, which takes up to 5,000 MiB; objects here are some tens of MB. Its
+MD5 goes along, and the service refuses what arrived changed. Requests are plain ones, since azure-storage-blob tries
+downloads again by itself, three times, whatever its retry policy is told. The names of options are adlfs's.
+Interface: https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import formatdate, parsedate_to_datetime
+from typing import Self
+from urllib.parse import parse_qsl, quote
+from xml.etree import ElementTree
+
+import httpx
+
+from pharmabackup.errors import Error, InvalidInput
+from pharmabackup.storage import entra, failures
+from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.body import Body
+from pharmabackup.storage.options import Options
+from pharmabackup.storage.remote import Page, Stored
+from pharmabackup.storage.web import WebStorage, pieces
+
+VERSION = "2021-12-02"  # of the interface: the first with what is used here is older
+MARK = "x-ms-meta-pharmabackupupload"  # the metadata that tells whose an object is; its name takes no `-`
+FROM_ENVIRONMENT = {
+    "account_name": "AZURE_STORAGE_ACCOUNT_NAME",
+    "account_key": "AZURE_STORAGE_ACCOUNT_KEY",
+    "connection_string": "AZURE_STORAGE_CONNECTION_STRING",
+    "sas_token": "AZURE_STORAGE_SAS_TOKEN",
+}
+PLACE = re.compile(r"([a-z0-9$][a-z0-9-]{1,62})(?:@([a-z0-9]{3,24})\.(?:blob|dfs)\.core\.windows\.net)?")
+SKEW_S = 14 * 60  # a request's time may differ from the service's by 15 minutes
+SIGNED = (
+    "content-encoding", "content-language", "content-length", "content-md5", "content-type", "date",
+    "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range",
+)  # fmt: skip
+
+EXISTS = frozenset({"BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite"})
+CHANGED = frozenset({"Md5Mismatch"})
+PASSING = frozenset({"InternalError", "OperationTimedOut", "ContainerBeingDeleted", "LeaseIdMissing"})
+IMMUTABLE = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"})
+
+
+class AzureStorage(WebStorage):
+    """The blobs below `prefix` in `container`.
+
+    Options: `account_name`; `account_key`, `sas_token`, `connection_string`, or an Entra ID identity: `tenant_id`,
+    `client_id` and `client_secret`, or whatever azure-identity finds. `account_url` of another server than Azure's
+    own, `ca_bundle` (a file of certificates), `verify` (false trusts any certificate).
+    """
+
+    options = Options(
+        text=(
+            "account_name", "account_key", "sas_token", "connection_string", "account_url", "ca_bundle",
+            *entra.OPTIONS,
+        ),
+        switches=("verify",),
+    )  # fmt: skip
+    capabilities = Capabilities(exclusive_create=True, fresh_listing=True)
+
+    def __init__(self, container: str, prefix: str, options: Mapping[str, object], *, account: str = "") -> None:
+        given = self.options.checked("azure", options)
+        location = f"azure://{container}/{prefix}".rstrip("/")
+        text = _known(given.text, account)
+        if not text.get("account_url"):
+            raise InvalidInput(
+                "The name of the storage account is missing.",
+                remedy="Give account_name in storage_options, or set AZURE_STORAGE_ACCOUNT_NAME.",
+            )
+        self._account = text.get("account_name", "")
+        self._sas = text.get("sas_token", "").removeprefix("?")
+        self._key = b""
+        self._tokens: entra.Tokens | None = None
+        if account_key := text.get("account_key"):
+            try:
+                self._key = base64.b64decode(account_key, validate=True)
+            except binascii.Error:
+                raise InvalidInput("The account_key is not as Azure gives them.", remedy="Copy it again.") from None
+        elif not self._sas:
+            self._tokens = entra.Tokens(location, "https://storage.azure.com/.default", text)
+        self._container, self._below = container, f"{prefix}/" if prefix else ""
+        super().__init__(
+            location,
+            text["account_url"],
+            ca_bundle=text.get("ca_bundle"),
+            verify=given.switches.get("verify", True),
+        )
+
+    @classmethod
+    def at(cls, url: str, options: Mapping[str, object], *, create: bool) -> Self:  # noqa: ARG003
+        """The storage at `azure://container/prefix`, `az://` or `abfs://`, the last also with `@ACCOUNT.dfs…`.
+
+        Containers are made by whoever pays for them. InvalidInput.
+        """
+        place, _, prefix = url.partition("://")[2].partition("/")
+        found = PLACE.fullmatch(place)
+        if not found or any(sign in url for sign in "?#"):
+            raise InvalidInput(
+                "The URL is not of the form azure://container/prefix.",
+                remedy="Give the container, then a prefix if you like.",
+            )
+        return cls(found[1], prefix.strip("/"), options, account=found[2] or "")
+
+    # Requests
+
+    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> int | None:
+        digest = hashlib.md5(usedforsecurity=False)
+        for piece in pieces(body):
+            digest.update(piece)
+        body.seek(0)
+        headers = {
+            "x-ms-blob-type": "BlockBlob",
+            MARK: mark,
+            "If-None-Match": "*",
+            "Content-Length": str(body.size),
+            "Content-MD5": base64.b64encode(digest.digest()).decode(),
+            "Content-Type": "application/octet-stream",
+        }
+        answer = self._answer(client, "PUT", self._blob(name), headers=headers, content=pieces(body))
+        with answer as said:
+            self._take(said)
+        if said.status_code in (409, 412) and _code(said) in EXISTS:
+            raise failures.exists(self.location, name)
+        if said.status_code != 201:
+            raise self._refused(said)
+        return _ns(said.headers.get("last-modified"))
+
+    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
+        try:
+            yield from self._ranged(client, self._blob(name), name, offset, length)
+        except _Absent:
+            raise failures.missing(self.location, name) from None
+
+    def _head(self, client: httpx.Client, name: str) -> Stored:
+        try:
+            headers = self._ask(client, "HEAD", self._blob(name), good=(200,)).headers
+        except _Absent:
+            raise failures.missing(self.location, name) from None
+        if headers.get("x-ms-resource-type") == "directory":  # of a hierarchical namespace
+            raise failures.missing(self.location, name)
+        modified = _ns(headers.get("last-modified"))
+        if modified is None or "content-length" not in headers:
+            raise failures.cut(self.location, name)
+        return Stored(size=int(headers["content-length"]), modified=modified, mark=headers.get(MARK, ""))
+
+    def _page(self, client: httpx.Client, prefix: str, at: object) -> Page:
+        query = {
+            "restype": "container",
+            "comp": "list",
+            "prefix": self._below + (f"{prefix}/" if prefix else ""),
+            "maxresults": "5000",
+        }
+        if at is not None:
+            query["marker"] = str(at)
+        answer = self._ask(client, "GET", f"{self._base}/{self._container}", query=query, good=(200,))
+        root = ElementTree.fromstring(answer.content)  # noqa: S314  (expat bounds what entities grow to)
+        after = root.find("NextMarker")
+        if after is None:
+            raise failures.cut(self.location, "a listing")
+        items = []
+        for blob in root.iterfind("Blobs/Blob"):
+            name = (blob.findtext("Name") or "").removeprefix(self._below)
+            size, modified = blob.findtext("Properties/Content-Length"), blob.findtext("Properties/Last-Modified")
+            if blob.findtext("Properties/ResourceType") == "directory" or len(name) > NAME_MAX:
+                continue
+            if NAME.fullmatch(name):  # others put their own things into a container
+                items.append(ObjectInfo(name=name, size=int(size or ""), modified=_ns(modified) or 0))
+        return Page(items, [after.text] if after.text else [])
+
+    def _remove(self, client: httpx.Client, names: Sequence[str]) -> Mapping[str, Error | None]:
+        return {name: self._removed(client, name) for name in names}
+
+    def _removed(self, client: httpx.Client, name: str) -> Error | None:
+        try:
+            self._ask(client, "DELETE", self._blob(name), good=(202,))
+        except _Absent:
+            return None
+        except Error as error:
+            return error
+        return None
+
+    def _blob(self, name: str) -> str:
+        return f"{self._base}/{self._container}/{quote(self._below + name)}"
+
+    # Who asks
+
+    def _authorize(self, request: httpx.Request) -> None:
+        request.headers["x-ms-version"] = VERSION
+        request.headers["x-ms-date"] = formatdate(usegmt=True)
+        if self._tokens is not None:
+            request.headers["Authorization"] = f"Bearer {self._tokens.current()}"
+        elif self._key:
+            digest = hmac.digest(self._key, self._to_sign(request).encode(), "sha256")
+            request.headers["Authorization"] = f"SharedKey {self._account}:{base64.b64encode(digest).decode()}"
+        else:
+            query = request.url.query.decode()
+            request.url = request.url.copy_with(query=(f"{query}&{self._sas}" if query else self._sas).encode())
+
+    def _to_sign(self, request: httpx.Request) -> str:
+        """The text that an account's key signs.
+
+        Source: https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
+        """
+        lines = [request.method]
+        for name in SIGNED:
+            value = request.headers.get(name, "")
+            lines.append("" if name == "content-length" and value == "0" else value)
+        own = sorted((name.lower(), value) for name, value in request.headers.items() if name.startswith("x-ms-"))
+        lines += [f"{name}:{value.strip()}" for name, value in own]
+        lines.append(f"/{self._account}{request.url.raw_path.decode().partition('?')[0]}")
+        query = parse_qsl(request.url.query.decode(), keep_blank_values=True)
+        return "\n".join(lines + [f"{name.lower()}:{value}" for name, value in sorted(query)])
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if self._tokens is not None:
+            self._tokens.after_fork()
+
+    # What goes wrong
+
+    def _refused(self, answer: httpx.Response) -> Error:
+        code, status = _code(answer), answer.status_code
+        if code in ("ContainerNotFound", "ContainerDisabled"):
+            return failures.nowhere(
+                self.location, "there is no such container", "Check the URL, or create the container."
+            )
+        if status == 404 and code in ("BlobNotFound", "ResourceNotFound"):
+            raise _Absent
+        if status == 404:
+            return failures.unexpected(self.location, code or "HTTP status 404")
+        if status == 403 and code == "AuthenticationFailed" and _seconds_off(answer) > SKEW_S:
+            return failures.wrong_clock(self.location)
+        if status == 403 and self._sas and _has_expired(self._sas):
+            return failures.expired(self.location)
+        if code == "InvalidAuthenticationInfo":  # a token that has expired in between
+            return failures.expired(self.location)
+        if code in IMMUTABLE:
+            return failures.denied(
+                self.location, "does not let go of this before its time", "Wait until its retention ends."
+            )
+        if code in CHANGED:
+            return failures.unreachable(self.location, "what was sent arrived changed")
+        if code in PASSING:
+            return failures.unreachable(self.location, f"the server failed ({code})")
+        return failures.from_status(status, self.location, answer.headers.get("retry-after"))
+
+    def _failure(self, error: Exception) -> Error:
+        if isinstance(error, ElementTree.ParseError):
+            return failures.unreachable(self.location, "an answer could not be read")
+        return super()._failure(error)
+
+
+class _Absent(Exception):
+    """The service said that there is no such blob."""
+
+
+def _known(given: Mapping[str, str], account: str) -> dict[str, str]:
+    """What was given; without any credentials in it, what the environment has; what a connection string says."""
+    text = dict(given)
+    if account:
+        text.setdefault("account_name", account)
+    if not any(text.get(name) for name in (*FROM_ENVIRONMENT, *entra.OPTIONS) if name != "account_name"):
+        for name, variable in FROM_ENVIRONMENT.items():
+            if value := os.environ.get(variable):
+                text.setdefault(name, value)
+    parts = dict(part.split("=", 1) for part in text.get("connection_string", "").split(";") if "=" in part)
+    for name, part in (
+        ("account_name", "AccountName"),
+        ("account_key", "AccountKey"),
+        ("sas_token", "SharedAccessSignature"),
+        ("account_url", "BlobEndpoint"),
+    ):
+        if part in parts:
+            text.setdefault(name, parts[part])
+    if text.get("account_name") and not text.get("account_url"):
+        scheme, suffix = parts.get("DefaultEndpointsProtocol", "https"), parts.get("EndpointSuffix")
+        text["account_url"] = f"{scheme}://{text['account_name']}.blob.{suffix or 'core.windows.net'}"
+    return text
+
+
+def _code(answer: httpx.Response) -> str:
+    return str(answer.headers.get("x-ms-error-code", ""))
+
+
+def _ns(date: str | None) -> int | None:
+    return int(parsedate_to_datetime(date).timestamp()) * 10**9 if date else None
+
+
+def _seconds_off(answer: httpx.Response) -> float:
+    """How far this computer's clock is from the service's."""
+    date = _ns(answer.headers.get("date"))
+    return abs(time.time() - date / 10**9) if date is not None else 0.0
+
+
+def _has_expired(sas: str) -> bool:
+    try:
+        until = datetime.fromisoformat(dict(parse_qsl(sas)).get("se", ""))
+    except ValueError:
+        return False
+    return (until if until.tzinfo else until.replace(tzinfo=UTC)) < datetime.now(UTC)

@@ -1,0 +1,69 @@
+"""Azure Blob Storage on this machine: Azurite, which `tests/setup.sh` installs by npm."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pharmabackup.errors import StorageFailed
+from pharmabackup.storage import connect
+from tests.servers.process import free_port, running
+
+MAIN = Path(__file__).parents[2] / "build/node/node_modules/azurite/dist/src/blob/main.js"
+CONTAINER, ACCOUNT = "pharmacy", "testaccount"
+KEY = base64.b64encode(b"a key of this test alone, no other").decode()
+
+
+@dataclass(frozen=True)
+class AzureServer:
+    port: int
+
+    @property
+    def options(self) -> dict[str, object]:
+        url = f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+        return {"account_name": ACCOUNT, "account_key": KEY, "account_url": url}
+
+    def ask(self, method: str, path: str, **how):
+        """One signed request, through the adapter's own signing."""
+        storage = connect(f"azure://{CONTAINER}", storage_options=self.options)
+        try:
+            return storage._ask(storage._client(), method, f"{storage._base}/{path}", **how)
+        finally:
+            storage.close()
+
+    def has_container(self) -> bool:
+        try:
+            self.ask("PUT", CONTAINER, query={"restype": "container"}, good=(201, 409))
+        except StorageFailed:
+            return False
+        return True
+
+
+def fresh() -> str:
+    """A place that nobody has used."""
+    return f"azure://{CONTAINER}/{secrets.token_hex(8)}/repository"
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[AzureServer]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    if not MAIN.exists():
+        pytest.skip("Azurite is not installed: sh tests/setup.sh")
+    server = AzureServer(free_port())
+    command = [
+        node, str(MAIN), "--blobHost", "127.0.0.1", "--blobPort", str(server.port), "--inMemoryPersistence",
+        "--silent", "--disableTelemetry",
+    ]  # fmt: skip
+    with running(
+        command, server.port, folder, ready=server.has_container, environment={"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
+    ):
+        yield server
