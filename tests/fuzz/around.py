@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pharmabackup import ids
-from pharmabackup.engine import historyreader, keyrings, roster
+from pharmabackup.engine import historycarried, keyrings, roster
 from pharmabackup.engine.condemned import read_condemned
 from pharmabackup.engine.history import History
 from pharmabackup.engine.packs import directory_range
@@ -79,8 +79,8 @@ def carry(data: bytes) -> object:
     found = wire.decode(data, Carry)
     assert wire.encode(wire.decode(wire.encode(found), Carry)) == wire.encode(found)
     known = History()
-    carrier = historyreader._Carrier(CARRIER, found, cast("Any", Unsealed.slot), 0)
-    historyreader._take_carried(cast("Any", Unsealed()), known, carrier, {}, {})
+    carrier = historycarried.Carrier(CARRIER, found, cast("Any", Unsealed.slot), 0)
+    historycarried.take_carried(cast("Any", Unsealed()), known, carrier, {}, {})
     assert known.absent <= known.committed.keys()
     assert all(name.startswith(("snapshots/", "marks/")) for name in known.brought)
     assert len(known.brought) + len(known.damaged) <= len(found.items)
