@@ -1,5 +1,5 @@
 #!/bin/sh
-# File systems that the storage tests mount, a vault for keys, and a browser that prints pages, where this machine lets us install them. Without them those tests
+# File systems that the storage tests mount, servers that they start, a vault for keys, and a browser that prints pages, where this machine lets us install them. Without them those tests
 # are skipped, and the summary says which and why.
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     missing=""
@@ -7,6 +7,9 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
     command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
     command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"
+    PATH="$PATH:/usr/sbin" command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
+    PATH="$PATH:/usr/sbin" command -v smbd >/dev/null 2>&1 || missing="$missing samba"
+    command -v rclone >/dev/null 2>&1 || missing="$missing rclone"
     command -v gnome-keyring-daemon >/dev/null 2>&1 || missing="$missing gnome-keyring"
     command -v dbus-run-session >/dev/null 2>&1 || missing="$missing dbus dbus-daemon"
     for browser in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable none; do

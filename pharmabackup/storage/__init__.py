@@ -33,6 +33,10 @@ class Adapter:
 
 ADAPTERS = {
     "s3": Adapter("pharmabackup.storage.s3", "S3Storage", "s3"),
+    "sftp": Adapter("pharmabackup.storage.sftp", "SftpStorage", "sftp"),
+    "smb": Adapter("pharmabackup.storage.smb", "SmbStorage", "smb"),
+    "webdav": Adapter("pharmabackup.storage.webdav", "WebdavStorage", "webdav"),
+    "webdavs": Adapter("pharmabackup.storage.webdav", "WebdavStorage", "webdav"),
 }
 
 
