@@ -174,21 +174,23 @@ class WebdavStorage(RemoteFolder[httpx.Client]):
         return False
 
     def _give_name(self, client: httpx.Client, path: str, name: str) -> None:
-        answer = client.request("MOVE", self._url(path), headers={"Destination": self._url(name), "Overwrite": "F"})
-        match answer.status_code:
-            case 201:
-                return
-            case 412:
+        headers = {"Destination": self._url(name), "Overwrite": "F"}
+        for _ in range(2):
+            answer = client.request("MOVE", self._url(path), headers=headers)
+            match answer.status_code:
+                case 201:
+                    return
+                case 204:  # one that was there and is replaced (RFC 4918, 9.9.4)
+                    raise failures.unexpected(self.location, "it replaces what it was told not to")
+                case 412:
+                    raise Taken
+                case 404 | 409:
+                    raise Absent
+            with suppress(Absent):
+                self._entry(client, name)
                 raise Taken
-            case 404 | 409:
-                raise Absent
-        # 204 would be one that was there and is replaced (RFC 4918, 9.9.4).
-        if answer.status_code == 204:
-            raise failures.unexpected(self.location, "it replaces what it was told not to")
-        with suppress(Absent):
-            self._entry(client, name)
-            raise Taken
-        self._entry(client, dirname(name))  # rclone says 403 where the folder is not there
+            # rclone says 403 where the folder is not there: once more, if another has made it meanwhile.
+            self._entry(client, dirname(name))
         raise self._from(answer)
 
     def _entry(self, client: httpx.Client, path: str) -> Entry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,21 @@ class WebdavServer:
         return f"webdav://127.0.0.1:{port or self.port}/{folder}"
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Of 127.0.0.1, signed by itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (Debian: openssl)")
+    made, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made), "-keyout", str(key)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made, key
+
+
 @contextmanager
-def rclone(folder: Path, served: Path | None = None) -> Iterator[WebdavServer]:
+def rclone(folder: Path, served: Path | None = None, *more: str) -> Iterator[WebdavServer]:
     program = shutil.which("rclone")
     if program is None:
         pytest.skip("rclone is not installed (Debian: rclone)")
@@ -42,6 +56,7 @@ def rclone(folder: Path, served: Path | None = None) -> Iterator[WebdavServer]:
         program, "serve", "webdav", str(server.served), "--addr", f"127.0.0.1:{server.port}",
         "--user", USER, "--pass", PASSWORD, "--config", "/dev/null",
         "--dir-cache-time", "0s",  # so that it sees what becomes of its disk
+        *more,
     ]  # fmt: skip
     with running(command, server.port, folder):
         yield server

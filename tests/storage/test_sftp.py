@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import subprocess
+import threading
+from contextlib import contextmanager
 
+import asyncssh
 import pytest
 
-from pharmabackup.errors import InvalidInput, StorageFailed
+from pharmabackup.errors import Conflict, InvalidInput, StorageFailed
 from pharmabackup.storage import connect
 from tests.servers import sftp
 from tests.storage.folders import BehindALine, OnServer, Promises, fills_up, syncs_in_order
@@ -60,7 +65,7 @@ def test_a_full_disk(server):
         storage.close()
 
 
-def refused(url, options, attempts=("read", "write")):
+def refused(url, options):
     storage = connect(url, storage_options=options)
     for attempt in (
         lambda: storage.get("a", limit=1),
@@ -86,6 +91,60 @@ def test_a_wrong_password(server, tmp_path):
     refused(server.url(tmp_path), options)
 
 
+@contextmanager
+def another_server(server, folder):
+    """asyncssh's own server, which is not OpenSSH's: it looks whether a name is taken, and then renames."""
+
+    class Passwords(asyncssh.SSHServer):
+        def begin_auth(self, username):
+            return True
+
+        def password_auth_supported(self):
+            return True
+
+        def validate_password(self, username, password):
+            return (username, password) == ("till", "geheim")
+
+    async def serve():
+        listening = await asyncssh.listen(
+            "127.0.0.1", 0, server_factory=Passwords, server_host_keys=[str(server.folder / "host")],
+            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(folder).encode()),
+        )  # fmt: skip
+        return listening, listening.get_port()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    listening, port = asyncio.run_coroutine_threadsafe(serve(), loop).result()
+
+    async def end():
+        listening.close()
+        await listening.wait_closed()
+
+    try:
+        yield port
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_server_that_is_not_openssh_and_wants_a_password(server, tmp_path):
+    with another_server(server, tmp_path) as port:
+        options = {"known_hosts": str(server.known_hosts(port)), "username": "till", "password": "geheim"}
+        storage = connect(f"sftp://127.0.0.1:{port}/r", storage_options=options, create=True)
+        assert not storage.capabilities.exclusive_create
+        storage.put_new("a/b", bytes(3 << 20))
+        with pytest.raises(Conflict):
+            storage.put_new("a/b", b"y")
+        assert storage.get("a/b", limit=3 << 20) == bytes(3 << 20)
+        assert [item.name for item in storage.list("")] == ["a/b"]
+        assert storage.delete(["a/b", "a"]) == {"a/b": None, "a": None}
+        storage.close()
+        assert str(refused(f"sftp://127.0.0.1:{port}/r", options | {"password": "geheim2"}))
+
+
 def test_a_host_whose_key_is_not_known(server, tmp_path):
     (tmp_path / "known_hosts").write_text("")
     error = refused(server.url(tmp_path), server.options | {"known_hosts": str(tmp_path / "known_hosts")})
@@ -95,8 +154,6 @@ def test_a_host_whose_key_is_not_known(server, tmp_path):
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
 def test_a_host_whose_key_has_changed_is_alarming(server, tmp_path, kind):
-    import subprocess
-
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(tmp_path / "other")], check=True)
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{server.port} {(tmp_path / 'other.pub').read_text()}")
@@ -125,8 +182,6 @@ def test_host_user_key_and_known_hosts_from_the_configuration(server, tmp_path):
 def test_a_key_with_a_passphrase(server, tmp_path):
     shutil.copy(server.folder / "key", tmp_path / "key")
     (tmp_path / "key").chmod(0o600)
-    import subprocess
-
     subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "geheim", "-f", str(tmp_path / "key")], check=True)
     options = server.options | {"client_keys": str(tmp_path / "key")}
     storage = connect(server.url(tmp_path / "r"), storage_options=options | {"passphrase": "geheim"}, create=True)

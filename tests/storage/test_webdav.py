@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from pharmabackup.errors import InvalidInput, StorageFailed
-from pharmabackup.storage import connect, probe
+from pharmabackup.storage import connect, probe, remote
 from tests.servers import webdav
 from tests.storage.folders import BehindALine, OnServer, Promises, fills_up, fresh
 from tests.storage.mounts import tmpfs
@@ -114,6 +114,30 @@ def test_a_server_that_wants_digests(tmp_path):
         storage.close()
 
 
+def test_tls_and_whom_it_trusts(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.5)
+    made, key = webdav.certificate(tmp_path)
+    with webdav.rclone(tmp_path, None, "--cert", str(made), "--key", str(key)) as server:
+        url = server.url("r").replace("webdav:", "webdavs:")
+        for trusts in ({"ca_bundle": str(made)}, {"verify": "false"}):
+            storage = connect(url, storage_options=server.options | trusts, create=True)
+            name = next(iter(trusts)).replace("_", "-")
+            storage.put_new(name, b"x")
+            assert storage.get(name, limit=1) == b"x"
+            storage.close()
+        storage = connect(url, storage_options=server.options)
+        with pytest.raises(StorageFailed, match="certificate is not trusted") as caught:
+            storage.get("a", limit=1)
+        assert not caught.value.retryable
+        storage = connect(url, storage_options=server.options | {"ca_bundle": str(tmp_path / "no")})
+        with pytest.raises(InvalidInput, match="ca_bundle"):
+            storage.get("a", limit=1)
+        storage = connect(server.url("r"), storage_options=server.options)
+        with pytest.raises(StorageFailed):
+            storage.get("a", limit=1)
+        storage.close()
+
+
 def test_a_full_disk(tmp_path):
     with tmpfs("4m") as disk, webdav.wsgidav(tmp_path, disk) as server:
         storage = connect(server.url("r"), storage_options=server.options, create=True)
@@ -131,7 +155,7 @@ def answering(*answers):
 
         def answer(self):
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, headers, body = left.pop(0)
+            status, headers, body = left.pop(0) if left else (404, {}, b"")
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -172,11 +196,40 @@ def test_what_a_status_means(status, kind, retryable):
     [(206, {"Content-Range": "bytes 1-2/9"}, b"xx"), (206, {}, b"xx"), (206, {"Content-Range": "bytes 0-0/9"}, b"x")],
 )
 def test_a_part_that_is_not_the_one_that_was_asked_for_is_not_taken(status, headers, body, monkeypatch):
-    from pharmabackup.storage import remote
-
     monkeypatch.setattr(remote, "PATIENCE_S", -1.0)
     with answering((status, headers, body)) as storage, pytest.raises(StorageFailed):
         storage.get_range("a", 0, 2)
+
+
+def described(kind: bytes) -> bytes:
+    return (
+        b'<multistatus xmlns="DAV:"><response><href>/x</href><propstat><prop><resourcetype>'
+        + kind
+        + b"</resourcetype><getcontentlength>1</getcontentlength>"
+        b"<getlastmodified>Thu, 26 Nov 2026 12:00:00 GMT</getlastmodified></prop>"
+        b"<status>HTTP/1.1 200 OK</status></propstat></response></multistatus>"
+    )
+
+
+@pytest.mark.parametrize("again", [201, 403])
+def test_a_folder_that_another_made_while_its_absence_was_told(again):
+    answers = [
+        (201, {}, b""),  # PUT
+        (207, {}, described(b"")),
+        (403, {}, b""),  # MOVE: rclone, where there is no folder
+        (404, {}, b""),  # no object either
+        (207, {}, described(b"<collection/>")),  # but the folder
+        (again, {}, b""),
+    ]
+    if again == 403:  # it is what it means after all
+        answers += answers[3:5]
+    with answering(*answers) as storage:
+        if again == 201:
+            assert storage.put_new("a/b", b"x").size == 1
+        else:
+            with pytest.raises(StorageFailed) as caught:
+                storage.put_new("a/b", b"x")
+            assert caught.value.kind == "storage-denied"
 
 
 @pytest.mark.parametrize(
