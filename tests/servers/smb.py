@@ -31,7 +31,7 @@ class SmbServer:
 
 
 @contextmanager
-def samba(folder: Path, share: Path | None = None) -> Iterator[SmbServer]:
+def samba(folder: Path, share: Path | None = None, *, encrypt: str = "default") -> Iterator[SmbServer]:
     program = shutil.which("smbd") or shutil.which("smbd", path="/usr/sbin")
     if program is None or os.geteuid() != 0:
         pytest.skip("smbd is not installed (Debian: samba), or this is not root")
@@ -52,6 +52,7 @@ def samba(folder: Path, share: Path | None = None) -> Iterator[SmbServer]:
         "[global]\nserver role = standalone server\ninterfaces = 127.0.0.1/8\nbind interfaces only = yes\n"
         f"smb ports = {server.port}\ndisable netbios = yes\nserver min protocol = SMB3_00\n{own}"
         f"passdb backend = tdbsam:{folder}/passdb.tdb\nload printers = no\ndisable spoolss = yes\n"
+        f"server smb encrypt = {encrypt}\n"
         f"[backup]\npath = {server.share}\nread only = no\nvalid users = root\n"
         f"[readable]\npath = {server.share}\nread only = yes\nvalid users = root\n"
     )

@@ -79,6 +79,32 @@ def test_wrong_credentials_are_said_to_be_wrong(server, wrong):
     assert storage.delete(["a"])["a"].kind == "storage-denied"
 
 
+def test_no_credentials_at_all(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KRB5CCNAME", str(tmp_path / "none"))
+    storage = connect(server.url("r"))
+    with pytest.raises(StorageFailed) as caught:
+        storage.get("a", limit=1)
+    assert caught.value.kind == "storage-denied" and "username" in caught.value.remedy
+
+
+def test_a_server_that_cannot_encrypt_is_refused_unless_that_is_said(tmp_path):
+    with smb.samba(tmp_path, encrypt="off") as server:
+        storage = connect(server.url("r"), storage_options=server.options, create=True)
+        with pytest.raises(StorageFailed, match="cannot encrypt") as caught:
+            storage.put_new("a", b"x")
+        assert not caught.value.retryable
+        storage = connect(server.url("r"), storage_options=server.options | {"encrypt": "no"}, create=True)
+        storage.put_new("a", b"x")
+        storage.close()
+
+
+def test_a_server_that_wants_nothing_else_than_encryption(tmp_path):
+    with smb.samba(tmp_path, encrypt="required") as server:
+        storage = connect(server.url("r"), storage_options=server.options, create=True)
+        storage.put_new("a", b"x")
+        storage.close()
+
+
 def test_a_share_that_may_only_be_read(server):
     folder = fresh()
     storage = connect(server.url(folder), storage_options=server.options, create=True)
