@@ -122,13 +122,15 @@ class SftpStorage(RemoteFolder[Session]):
 
         # The kinds that are known come first; the others, so that a key of another kind is seen to be another.
         named = hosts.match(options.host_key_alias or options.host, "", None if options.port == 22 else options.port)
-        kinds: dict[str, Any] = {}
+        # Of what may be used, AES-GCM first: half as fast again here as what asyncssh prefers, ChaCha20.
+        ciphers = [cipher.decode() for cipher in options.encryption_algs]
+        orders: dict[str, Any] = {"encryption_algs": sorted(ciphers, key=lambda cipher: "gcm" not in cipher)}
         if not named[1]:  # what authorities sign has kinds of its own
             first = [kind.decode() for key in named[0] for kind in key.sig_algorithms]
-            kinds["server_host_key_algs"] = list(dict.fromkeys([*first, *KEY_KINDS]))
+            orders["server_host_key_algs"] = list(dict.fromkeys([*first, *KEY_KINDS]))
         try:
             connection = await asyncssh.connect(
-                assert_host, options=asyncssh.SSHClientConnectionOptions(options, known_hosts=known, **kinds)
+                assert_host, options=asyncssh.SSHClientConnectionOptions(options, known_hosts=known, **orders)
             )
         except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
             if isinstance(error, asyncssh.KeyExchangeFailed) and not any(found):
