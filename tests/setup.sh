@@ -7,6 +7,9 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
     command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
     command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"
+    PATH="$PATH:/usr/sbin" command -v sshd >/dev/null 2>&1 || missing="$missing openssh-server"
+    PATH="$PATH:/usr/sbin" command -v smbd >/dev/null 2>&1 || missing="$missing samba"
+    command -v rclone >/dev/null 2>&1 || missing="$missing rclone"
     command -v gnome-keyring-daemon >/dev/null 2>&1 || missing="$missing gnome-keyring"
     command -v dbus-run-session >/dev/null 2>&1 || missing="$missing dbus dbus-daemon"
     for browser in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable none; do

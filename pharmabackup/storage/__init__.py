@@ -40,6 +40,10 @@ ADAPTERS = {
     "onedrive": Adapter("pharmabackup.storage.graph", "GraphStorage", "graph"),
     "s3": Adapter("pharmabackup.storage.s3", "S3Storage", "s3"),
     "sharepoint": Adapter("pharmabackup.storage.graph", "GraphStorage", "graph"),
+    "sftp": Adapter("pharmabackup.storage.sftp", "SftpStorage", "sftp"),
+    "smb": Adapter("pharmabackup.storage.smb", "SmbStorage", "smb"),
+    "webdav": Adapter("pharmabackup.storage.webdav", "WebdavStorage", "webdav"),
+    "webdavs": Adapter("pharmabackup.storage.webdav", "WebdavStorage", "webdav"),
 }
 OTHERS = Adapter("pharmabackup.storage.anyfs", "FsspecStorage", "fsspec")
 

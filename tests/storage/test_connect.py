@@ -44,11 +44,29 @@ def test_no_scheme(path):
     assert SCHEME.match(path) is None
 
 
-@pytest.mark.parametrize("url", ["nosuch://bucket", "sftp://host/x", "simplecache::s3://bucket"])
+@pytest.mark.parametrize("url", ["nosuch://bucket", "ftp://host/x", "simplecache::s3://bucket"])
 def test_what_no_adapter_is_there_for(url):
     with pytest.raises(Unsupported) as caught:
         connect(url, create=True)
     assert caught.value.kind == "capability"
+
+
+@pytest.mark.parametrize(
+    ("url", "client", "extra"),
+    [
+        ("sftp://host/x", "asyncssh", "sftp"),
+        ("smb://host/share", "smbprotocol", "smb"),
+        ("webdav://host/x", "httpx", "webdav"),
+        ("webdavs://host/x", "defusedxml", "webdav"),
+    ],
+)
+def test_a_client_that_is_not_installed_is_named_by_its_extra(url, client, extra, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith(("pharmabackup.storage.", client))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, client, None)
+    with pytest.raises(Unsupported, match="not installed") as caught:
+        connect(url)
+    assert caught.value.remedy == f'pip install "pharmabackup[{extra}]".'
 
 
 def test_options_that_mean_nothing_are_not_ignored(tmp_path):
