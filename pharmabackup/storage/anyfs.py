@@ -24,7 +24,7 @@ from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
-from pharmabackup.storage.remote import Page, RemoteStorage, Stored
+from pharmabackup.storage.remote import Created, Page, RemoteStorage, Stored
 
 PENDING = ".uploads"  # the folder of temporary names, beside the objects
 TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "modify")
@@ -122,7 +122,7 @@ class FsspecStorage(RemoteStorage[Any]):
 
     # Requests
 
-    def _put(self, client: Any, name: str, body: Body, mark: str) -> int | None:
+    def _put(self, client: Any, name: str, body: Body, mark: str) -> Created:
         with self._one:
             path, pending = self._path(name), self._path(f"{PENDING}/{mark}")
             if self._entry(client, name) is not None:
@@ -140,7 +140,7 @@ class FsspecStorage(RemoteStorage[Any]):
                 except Exception:  # noqa: BLE001, S110  (nothing lists it)
                     pass
                 raise
-        return None
+        return Created()
 
     def _read(self, client: Any, name: str, offset: int, length: int) -> Iterator[bytes]:
         size = self._head(client, name).size

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 import re
@@ -29,7 +28,7 @@ from pharmabackup.storage import entra, failures
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
-from pharmabackup.storage.remote import Page, Stored
+from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.web import WebStorage, pieces
 
 VERSION = "2021-12-02"  # of the interface: the first with what is used here is older
@@ -115,17 +114,14 @@ class AzureStorage(WebStorage):
 
     # Requests
 
-    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> int | None:
-        digest = hashlib.md5(usedforsecurity=False)
-        for piece in pieces(body):
-            digest.update(piece)
-        body.seek(0)
+    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> Created:
+        digest = base64.b64encode(body.md5()).decode()
         headers = {
             "x-ms-blob-type": "BlockBlob",
             MARK: mark,
             "If-None-Match": "*",
             "Content-Length": str(body.size),
-            "Content-MD5": base64.b64encode(digest.digest()).decode(),
+            "Content-MD5": digest,
             "Content-Type": "application/octet-stream",
         }
         answer = self._answer(client, "PUT", self._blob(name), headers=headers, content=pieces(body))
@@ -135,7 +131,9 @@ class AzureStorage(WebStorage):
             raise failures.exists(self.location, name)
         if said.status_code != 201:
             raise self._refused(said)
-        return _ns(said.headers.get("last-modified"))
+        # which the service computes anew: https://learn.microsoft.com/rest/api/storageservices/put-blob
+        proved = said.headers.get("content-md5") == digest
+        return Created(_ns(said.headers.get("last-modified")), proved)
 
     def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
         try:

@@ -8,7 +8,6 @@ Interface: https://cloud.google.com/storage/docs/json_api/v1
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import secrets
@@ -30,7 +29,7 @@ from pharmabackup.storage import failures
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
-from pharmabackup.storage.remote import Page, Stored
+from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.web import WebStorage, pieces
 
 MARK = "pharmabackup-upload"  # the metadata that tells whose an object is
@@ -80,14 +79,11 @@ class GoogleStorage(WebStorage):
 
     # Requests
 
-    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> int | None:
-        digest = hashlib.md5(usedforsecurity=False)
-        for piece in pieces(body):
-            digest.update(piece)
-        body.seek(0)
+    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> Created:
+        digest = base64.b64encode(body.md5()).decode()
         said = {
             "name": self._below + name,
-            "md5Hash": base64.b64encode(digest.digest()).decode(),
+            "md5Hash": digest,
             "metadata": {MARK: mark},
         }
         boundary = secrets.token_hex(16)  # nobody can have put it into the body
@@ -100,7 +96,7 @@ class GoogleStorage(WebStorage):
             client,
             "POST",
             f"{self._base}/upload{self._objects.removeprefix(self._base)}",
-            query={"uploadType": "multipart", "ifGenerationMatch": "0", "fields": "updated"},
+            query={"uploadType": "multipart", "ifGenerationMatch": "0", "fields": "updated,md5Hash"},
             headers={
                 "Content-Type": f"multipart/related; boundary={boundary}",
                 "Content-Length": str(len(before) + body.size + len(after)),
@@ -113,7 +109,8 @@ class GoogleStorage(WebStorage):
             raise failures.exists(self.location, name)
         if got.status_code != 200:
             raise self._refused(got)
-        return _ns(got.json()["updated"])
+        made = got.json()  # the hash is the service's own: https://cloud.google.com/storage/docs/hashes-etags
+        return Created(_ns(made["updated"]), made.get("md5Hash") == digest)
 
     def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
         try:

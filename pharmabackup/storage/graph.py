@@ -21,7 +21,7 @@ from pharmabackup.storage import entra, failures
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
-from pharmabackup.storage.remote import Page, Stored
+from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.web import WebStorage, pieces
 
 SERVER = "https://graph.microsoft.com/v1.0"
@@ -80,7 +80,7 @@ class GraphStorage(WebStorage):
 
     # Requests
 
-    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> int | None:  # noqa: ARG002
+    def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> Created:  # noqa: ARG002
         try:
             item = self._small(client, name, body) if body.size <= SMALL else self._session(client, name, body)
         except _Taken:
@@ -94,7 +94,7 @@ class GraphStorage(WebStorage):
             error = self._absence(client, name)
             gone = failures.unreachable(self.location, "the upload session ended")
             raise (gone if isinstance(error, NotFound) else error) from None
-        return _ns(item["lastModifiedDateTime"])
+        return Created(_ns(item["lastModifiedDateTime"]))
 
     def _small(self, client: httpx.Client, name: str, body: Body) -> Any:
         return self._ask(

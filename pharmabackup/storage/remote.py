@@ -52,6 +52,18 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Created:
+    """What the answer to a put says of the new object.
+
+    `modified` as in `Stored`, None where it does not say. `proved`: the storage computed a checksum of what it has
+    stored, and it is the body's, so that nobody has to ask again.
+    """
+
+    modified: int | None = None
+    proved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One answer of a listing: objects, and what to ask for next, each a request of its own (`_page`'s `at`)."""
 
@@ -83,11 +95,10 @@ class RemoteStorage(Storage, Generic[Client]):
         """Close it. Never called for one that another process made."""
 
     @abstractmethod
-    def _put(self, client: Client, name: str, body: Body, mark: str) -> int | None:
+    def _put(self, client: Client, name: str, body: Body, mark: str) -> Created:
         """Create `name`, whole or not at all; `body` stands at its start. `failures.exists` when it is there.
 
-        `mark` goes into the object's metadata, where there are any. Gives the time of the object by the storage's
-        clock (ns since 1970 UTC), None where the answer does not tell.
+        `mark` goes into the object's metadata, where there are any.
         """
 
     @abstractmethod
@@ -207,7 +218,7 @@ class RemoteStorage(Storage, Generic[Client]):
         """Create `name` from `body`; whose it is when it turns out to be there is settled by its mark."""
         mark = secrets.token_hex(16)
 
-        def put(client: Client, tries: _Tries) -> int | None:
+        def put(client: Client, tries: _Tries) -> Created:
             body.seek(0)
             body.moved_at = 0.0
             body.pace, body.sending = self.pace, not self.reads_first
@@ -218,15 +229,16 @@ class RemoteStorage(Storage, Generic[Client]):
 
         tries = _Tries()
         try:
-            modified = self._call(put, tries)
+            made = self._call(put, tries)
         except Conflict:
             # An answer that was lost, or a client that sends again unasked, meets its own object.
             if not self._is_own(name, body, mark, lost_an_answer=tries.failures > 0):
                 raise
-            modified = None
-        if modified is None:
+            made = Created()
+        if made.modified is None:
             return self.info(name)
-        return ObjectInfo(name=name, size=body.size, modified=modified)
+        proved = body.crc32 if made.proved else None
+        return ObjectInfo(name=name, size=body.size, modified=made.modified, checksum=proved)
 
     def _is_own(self, name: str, body: Body, mark: str, *, lost_an_answer: bool) -> bool:
         try:

@@ -29,7 +29,7 @@ from pharmabackup.storage import failures
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.local_uploads import UPLOADS
-from pharmabackup.storage.remote import Client, Page, RemoteStorage, Stored
+from pharmabackup.storage.remote import Client, Created, Page, RemoteStorage, Stored
 
 OURS = re.compile(
     r"[0-9a-f]{32}-[0-9a-f]{8}"
@@ -150,7 +150,7 @@ class RemoteFolder(RemoteStorage[Client]):
             self._to_make = False
         return client
 
-    def _put(self, client: Client, name: str, body: Body, mark: str) -> int | None:
+    def _put(self, client: Client, name: str, body: Body, mark: str) -> Created:
         sending = self._sendings.setdefault(body, _Sending())
         path = f"{UPLOADS}/{mark}-{secrets.token_hex(4)}"
         sending.begun.append(path)
@@ -179,7 +179,7 @@ class RemoteFolder(RemoteStorage[Client]):
             raise ours from None
         self._clear(client, sending.begun)
         self._tidy(client, sent.modified)
-        return sent.modified
+        return Created(sent.modified)
 
     def _read(self, client: Client, name: str, offset: int, length: int) -> Iterator[bytes]:
         try:

@@ -25,7 +25,7 @@ from pharmabackup.storage import failures, remote
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
-from pharmabackup.storage.remote import Page, RemoteStorage, Stored
+from pharmabackup.storage.remote import Created, Page, RemoteStorage, Stored
 
 PIECE = 1 << 20  # bytes read from an answer at a time
 POOL = 32  # connections kept open
@@ -116,7 +116,7 @@ class S3Storage(RemoteStorage[Any]):
     def _disconnect(self, client: Any) -> None:
         client.close()
 
-    def _put(self, client: Any, name: str, body: Body, mark: str) -> int | None:
+    def _put(self, client: Any, name: str, body: Body, mark: str) -> Created:
         try:
             answer = client.put_object(
                 **self._object(name),
@@ -131,7 +131,7 @@ class S3Storage(RemoteStorage[Any]):
                 raise failures.exists(self.location, name) from None
             raise
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return _ns(parsedate_to_datetime(date)) if date else None
+        return Created(_ns(parsedate_to_datetime(date)) if date else None, _crc32(answer) == body.crc32)
 
     def _read(self, client: Any, name: str, offset: int, length: int) -> Iterator[bytes]:
         try:
