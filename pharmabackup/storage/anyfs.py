@@ -30,7 +30,6 @@ PENDING = ".uploads"  # the folder of temporary names, beside the objects
 TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "modify")
 REFUSED = {
     "local": "fsspec's file system keeps nothing through a power cut",
-    "sftp": "fsspec's file system believes any host",
     "ssh": "fsspec's file system believes any host",
 }
 PIECE = 4 << 20  # bytes that one read asks for

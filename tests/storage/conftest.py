@@ -35,6 +35,14 @@ def hasty(monkeypatch):
         monkeypatch.setattr(remote, name, seconds)
 
 
+@pytest.fixture(autouse=True)
+def _closed():
+    """What a test leaves open is closed; otherwise a later one fails for its sockets."""
+    yield
+    for storage in list(remote._remotes):
+        storage.close()
+
+
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory):
     from tests.servers import s3

@@ -92,10 +92,8 @@ def with_sas(azurite, text: str):
     return {"account_url": azurite.options["account_url"], "account_name": azure.ACCOUNT, "sas_token": text}
 
 
-def test_a_wrong_key_is_said_to_be_wrong(azurite):
-    storage = connect(
-        fresh(), storage_options=azurite.options | {"account_key": base64.b64encode(b"geheim").decode()}
-    )
+def test_a_wrong_key_is_said_to_be_wrong(azurite, connected):
+    storage = connected(azurite.options | {"account_key": base64.b64encode(b"geheim").decode()})
     for attempt in attempts(storage):
         with pytest.raises(StorageFailed) as caught:
             attempt()

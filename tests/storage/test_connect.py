@@ -44,7 +44,7 @@ def test_no_scheme(path):
     assert SCHEME.match(path) is None
 
 
-@pytest.mark.parametrize("url", ["nosuch://bucket", "ftp://host/x", "simplecache::s3://bucket"])
+@pytest.mark.parametrize("url", ["nosuch://bucket", "zip://host/x", "simplecache::s3://bucket"])
 def test_what_no_adapter_is_there_for(url):
     with pytest.raises(Unsupported) as caught:
         connect(url, create=True)

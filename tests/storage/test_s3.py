@@ -44,6 +44,10 @@ class TestSeaweedFS(_OnServer):
 
 
 class TestMoto(_OnServer):
+    # moto looks whether a name is there, and then writes, without a lock: two may win. SeaweedFS is held to both.
+    test_of_many_threads_one_wins = None
+    test_of_many_processes_one_wins = None
+
     @pytest.fixture(autouse=True)
     def place(self, moto):
         self.server = moto
