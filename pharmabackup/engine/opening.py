@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
@@ -25,6 +21,7 @@ from pharmabackup.engine.keyrings import (
     read_whole,
 )
 from pharmabackup.engine.passphrase_tries import tries
+from pharmabackup.engine.statefolder import StrPath, check_identity, forget_place, state_folder, state_name
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Keyring, Roster, Slot
 from pharmabackup.format.repository import (
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from pharmabackup.engine.unlocked import Unlocked
 
 REPOSITORY = "repository"
-StrPath = str | os.PathLike[str]
 
 
 def create(
@@ -55,6 +51,7 @@ def create(
     """A new repository. The object `repository` is created last: before it is there, nothing is one."""
     way = Way.of(credential)
     storage = _empty(url, storage_options)
+    forget_place(storage.location, state_folder(state_dir))
     from pharmabackup.engine.roster import found
 
     capabilities = probe(storage)
@@ -83,6 +80,7 @@ def create_replica(
     of.renew()
     _find(of.storage, of.repository, key_of(credential), of.roster)  # before anything is written
     storage = _empty(url, storage_options)
+    forget_place(storage.location, state_folder(state_dir))
     record = _record(of.repository, probe(storage))
     copy_keys(of, storage)
     storage.put_new(REPOSITORY, encode_repository(record))
@@ -129,13 +127,15 @@ def open_repository(
     *,
     storage_options: Mapping[str, object] | None = None,
     state_dir: StrPath | None = None,
+    expected: str | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Unlocked:
-    """`meanwhile` is called while the credential is worked on.
+    """`expected`: the repository's id, or how it begins. `meanwhile` is called while the credential is worked on.
 
-    NotFound when there is none, WrongCredential, Unsupported, Damaged, StorageFailed.
+    NotFound when there is none, WrongCredential, Unsupported, StorageFailed, Damaged("another-repository").
     """
     storage, record = _connected(url, storage_options)
+    check_identity(storage.location, record.id, state_folder(state_dir), expected)
     return _unlock(storage, record, credential, state_dir, meanwhile)
 
 
@@ -222,8 +222,10 @@ def _unlock(
         revoked_in=rosters.revoked_in,
         keyring=keyring,
         opener=found.opener,
-        state=state_folder(state_dir) / _state_name(storage, slot, repository),
+        state=state_folder(state_dir) / state_name(storage.location, slot.id, repository),
     )
+    with suppress(OSError):  # a place is known from now on, if there is room for that
+        unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
     return unlocked
@@ -279,24 +281,3 @@ def _sealed_to(key: Opener, roster: Roster) -> list[tuple[Slot, Opener]]:
     recipient = key.recipient
     found = [slot for slot in roster.slots if slot.credential != "passphrase" and slot.recipient == recipient]
     return [(slot, key) for slot in sorted(found, key=lambda slot: slot.revoked is not None)]
-
-
-def _state_name(storage: Storage, slot: Slot, repository: bytes) -> str:
-    """One folder a repository and location: replicas of one repository do not hold the same objects."""
-    place = re.sub(r"[^A-Za-z0-9]+", "-", storage.location)[-40:].strip("-")
-    whole = hashlib.sha256(storage.location.encode()).hexdigest()
-    return f"{repository.hex()[:16]}-{slot.id.hex()[:8]}-{whole[:8]}-{place}"
-
-
-def state_folder(state_dir: StrPath | None) -> Path:
-    """Where this machine keeps its caches: as given, from the environment, or the system's place for it."""
-    given = state_dir or os.environ.get("PHARMABACKUP_STATE")
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "pharmabackup"
-    shared = Path("/var/lib/pharmabackup")
-    if os.access(shared if shared.exists() else shared.parent, os.W_OK):
-        return shared
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "pharmabackup" if home.parent.exists() else Path(tempfile.gettempdir()) / "pharmabackup"

@@ -74,18 +74,25 @@ class Repository(Keys, Keeping, AuditLog):
         actor: str | None = None,
         reason: str | None = None,
         upload_limit: UploadLimit | None = None,
+        repository: str | None = None,
     ) -> Repository:
         """Open a repository. NotFound, WrongCredential, Unsupported, Damaged, InvalidInput.
 
         `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
         `upload_limit`: bytes a second that go there at most; or a function that says so of a local time, None: no
-        limit then.
+        limit then. `repository`: its id, or at least the first 16 digits, where this machine comes there for the first
+        time: another one may have been put there. A machine that was there before remembers it.
         """
         _check_words(actor, reason)
         from pharmabackup.engine import opening
 
         unlocked = opening.open_repository(
-            url, credential, storage_options=storage_options, state_dir=state_dir, meanwhile=_import_verbs
+            url,
+            credential,
+            storage_options=storage_options,
+            state_dir=state_dir,
+            expected=repository,
+            meanwhile=_import_verbs,
         )
         if upload_limit is not None:
             from pharmabackup.storage.pace import Pace
