@@ -1,4 +1,4 @@
-"""Every night with the till's own key: to the disk beside it and to a second place, and the source is read once.
+"""Every night to the disk beside it and to a second place: the source is read once. A till's own key does, too.
 
 python examples/13_several_places.py FOLDER     after 08_copy.py FOLDER
 """
@@ -20,8 +20,8 @@ def nightly(shop: Path) -> None:
         for place in others:
             try:
                 replicas.append(stack.enter_context(pb.Repository.open(place, who)))
-            except (pb.NotFound, pb.StorageFailed) as away:
-                print(away)  # it gets everything on the first night on which it is there again
+            except pb.Error as away:  # unplugged, damaged, or still with the passphrase of before
+                print(away)  # it gets everything on the first night on which it opens again
         print(first.backup([pb.Files(shop / "documents")], replicas=replicas, reason="nightly"))
         for replica in replicas:
             print(first.compare(replica))

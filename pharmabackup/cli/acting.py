@@ -86,7 +86,7 @@ def backup(
         for url in others:
             try:
                 replicas.append(stack.enter_context(settings.open_other(url, who)))
-            except (pb.StorageFailed, pb.NotFound) as error:  # it catches up the next time
+            except pb.Error as error:  # the first place takes the backup; this one catches up when it is well again
                 settings.output.say(f"{url} is left out: {error}")
                 away = True
         report = run_verb(

@@ -31,6 +31,7 @@ class Settings:
     credential: str | None = None
     state: str | None = None
     upload_limit: int | None = None
+    expected: str | None = None
     actor: str | None = None
     reason: str | None = None
     quiet: bool = False
@@ -76,6 +77,7 @@ class Settings:
             actor=self.actor,
             reason=self.reason,
             upload_limit=self.upload_limit,
+            repository=self.expected,
         )
 
     def open_other(self, url: str, who: pb.Credential) -> pb.Repository:
@@ -87,6 +89,7 @@ class Settings:
             actor=self.actor,
             reason=self.reason,
             upload_limit=self.upload_limit,
+            repository=self.expected,
         )
 
 
@@ -144,6 +147,9 @@ def common(own: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
             "--credential",
             metavar="REF",
             help="ask, env:NAME, file:PATH or vault:SERVICE/NAME. [env: PHARMABACKUP_CREDENTIAL]",
+        ),
+        option(
+            "--id", "expected", metavar="ID", help="The repository's id, as on the recovery kit: no other is opened."
         ),
         option("--upload-limit", metavar="RATE", type=Rate(), help="Such as 500kbit/s or 2Mbit/s; no limit."),
         option("--state", metavar="DIR", help="Where this machine keeps its caches. [env: PHARMABACKUP_STATE]"),

@@ -53,8 +53,12 @@ def take_carried(
     carrier: Carrier,
     seen: Mapping[str, Remembered],
     fresh: dict[str, Remembered],
+    remembered: Mapping[str, Remembered],
 ) -> None:
-    """Make the records count that this storage does not hold whole itself; marks as of when they came here."""
+    """Make the records count that this storage does not hold whole itself; marks as of when they came here.
+
+    `seen`: what need not be opened again. `remembered`: all that this machine has seen, also where it reads anew.
+    """
     said = {item.id: item for item in history.said}
 
     def recall(item: Carried) -> tuple[bytes, Slot, Fate | Mark]:
@@ -72,7 +76,7 @@ def take_carried(
     for place, item in enumerate(carrier.carry.items):
         try:
             if not judges_all:
-                _take_own(history, carrier, item, recall)
+                _take_own(history, carrier, item, recall, remembered)
             elif item.name.startswith("snapshots/"):
                 _take_carried_fate(history, carrier, item, recall)
             elif item.name.startswith("marks/"):
@@ -87,23 +91,36 @@ def take_carried(
                 history.void[name] = _not_its_own(carrier, item)
 
 
-def _take_own(history: History, carrier: Carrier, item: Carried, recall: Recall) -> None:
-    """A snapshot that a device brings: one of its own, under a name that has and had nothing else here."""
+def _take_own(
+    history: History, carrier: Carrier, item: Carried, recall: Recall, remembered: Mapping[str, Remembered]
+) -> None:
+    """A snapshot that a device brings: one of its own, under a name that nothing else has or had here.
+
+    Where another record has that name, one of the two is a thief's, and nobody here vouches for either. What is
+    damaged or gone comes back where this machine knows that it was the same.
+    """
+    if not item.name.startswith("snapshots/"):
+        raise _not_its_own(carrier, item)
+    digest, slot, _ = recall(item)
+    missed = item.name in history.damaged or item.name in history.vanished
+    same = item.name in remembered and remembered[item.name].hash == digest
+    if slot.id != carrier.slot.id or (missed and not same):
+        raise _not_its_own(carrier, item)
     before = history.committed.get(ids.hex_tail(item.name) or b"")
-    other = before is not None and before.hash != hashlib.sha256(item.stored).digest()
-    if not item.name.startswith("snapshots/") or other or item.name in {*history.damaged, *history.vanished}:
+    if before is None or before.hash == digest:
+        _take_carried_fate(history, carrier, item, recall)
+    elif before.slot.revoked is None and slot.revoked is None:
+        history.contested[item.name] = before.slot, slot
+    else:
         raise _not_its_own(carrier, item)
-    if recall(item)[1].id != carrier.slot.id:
-        raise _not_its_own(carrier, item)
-    _take_carried_fate(history, carrier, item, recall)
 
 
 def _not_its_own(carrier: Carrier, item: Carried) -> Damaged:
     return Damaged(
-        f"{carrier.slot.name!r} copied what is not its own, or is there otherwise. "
+        f"{carrier.slot.name!r} copied what is not its own, or what was damaged or deleted here. "
         f"Object: {item.name} in {carrier.name}.",
         kind="carry",
-        remedy="It does not count. Copy it as a maintainer or owner; if that device never copied, revoke it.",
+        remedy="It does not count. Copy as a maintainer or owner, and find out who damaged or deleted what was here.",
     )
 
 

@@ -93,7 +93,7 @@ def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[
             history.damaged[name] = error
             fresh.pop(name, None)
     for time, name, carry, slot in sorted(carries, key=believed_first):
-        take_carried(unlocked, history, Carrier(name, carry, slot, time), {} if anew else seen, fresh)
+        take_carried(unlocked, history, Carrier(name, carry, slot, time), {} if anew else seen, fresh, seen)
     refuse(history)
     history.deleted |= history.absent
     history.vanished = [name for name in history.vanished if name not in history.brought]

@@ -80,8 +80,9 @@ class Repository(Keys, Keeping, AuditLog):
 
         `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
         `upload_limit`: bytes a second that go there at most; or a function that says so of a local time, None: no
-        limit then. `repository`: its id, or at least the first 16 digits, where this machine comes there for the first
-        time: another one may have been put there. A machine that was there before remembers it.
+        limit then; what goes to a disk of this computer is not held back. `repository`: its id, or at least the first
+        16 digits, where this machine comes for the first time: another one may have been put there. One that was
+        there before remembers it.
         """
         _check_words(actor, reason)
         from pharmabackup.engine import opening
@@ -95,9 +96,11 @@ class Repository(Keys, Keeping, AuditLog):
             meanwhile=_import_verbs,
         )
         if upload_limit is not None:
+            from pharmabackup.storage.disks import hardware
             from pharmabackup.storage.pace import Pace
 
-            unlocked.storage.pace = Pace(upload_limit)
+            root, pace = unlocked.storage.local_root(), Pace(upload_limit)
+            unlocked.storage.pace = pace if root is None or hardware(root) is None else None
         return cls(unlocked, os.fspath(url), actor=actor, reason=reason)
 
     def __enter__(self) -> Repository:

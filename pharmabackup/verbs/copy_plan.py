@@ -23,13 +23,15 @@ class Plan:
     """`records`: oldest first, and whether the content comes too. `marks`: names of objects, holds first.
 
     `refused`: what cannot count there, since its transaction was aborted there, or since another record has its name
-    there: that one. `contested`: marks whose names others have there.
+    there: that one. `damaged`: what lies there and cannot be read, which a device does not bring again. `contested`:
+    marks whose names others have there.
     """
 
     records: list[tuple[Committed, bool]]
     marks: list[str]
     refused: list[tuple[Committed, Committed | None]] = field(default_factory=list)
     contested: list[tuple[Said, Said]] = field(default_factory=list)
+    damaged: list[Committed] = field(default_factory=list)
 
     @property
     def whole(self) -> list[Committed]:
@@ -47,7 +49,7 @@ def plan_copy(
     """`chosen`: the only snapshots whose content is wanted; None: all that are not forgotten here.
 
     `only_marks`: names of the only marks that come, since they were there and are lost; None: all.
-    `own`: the device that copies: it brings its own snapshots, where nothing else has or had their names, no marks.
+    `own`: the device that copies: it brings its own snapshots, where nothing else has their names, and no marks.
 
     The records of those that are not wanted come all the same where others name them as what came before: a history
     with holes looks as if somebody had deleted from it. What was there and vanished comes with its content, or that
@@ -60,8 +62,8 @@ def plan_copy(
     others = {who: there.committed[who] for who, item in ours.items() if _is_another(item, there)}
     lost = {who for who, other in others.items() if own is None and _gives_way(other.slot, ours[who].slot)}
     present = (set(there.committed) - there.absent - lost) | there.aborted | (others.keys() - lost)
-    if own is not None:  # a device mends no history
-        present |= {who for who in ours if ids.fate_name(who) in {*there.vanished, *there.damaged}}
+    torn = {who for who in ours if own is not None and ids.fate_name(who) in there.damaged}
+    present |= torn  # who mends that is a maintainer or owner
     lacking = {who: item for who, item in ours.items() if who not in present}
     wanted = {who for who in lacking if who not in forgotten and (chosen is None or who in chosen or who in vanished)}
     needed, left = set(wanted), list(wanted)
@@ -95,7 +97,13 @@ def plan_copy(
     ]
     asked = set(ours) - forgotten if chosen is None else chosen - forgotten
     refused = [pair for pair in refused if pair[0].transaction in asked]
-    return Plan(records, list(dict.fromkeys(ids.mark_name(said.id) for said in marks)), refused, contested)
+    return Plan(
+        records,
+        list(dict.fromkeys(ids.mark_name(said.id) for said in marks)),
+        refused,
+        contested,
+        [ours[who] for who in torn],
+    )
 
 
 def _is_another(item: Committed, there: History) -> bool:

@@ -29,6 +29,11 @@ TAKEN_REMEDY = (
     "Find out who put it there: one of the two keys was stolen. Revoke that slot, or delete that one object there by "
     "hand, and copy again."
 )
+TORN = Damaged(
+    "What lies there under its name is damaged, and a device brings nothing in its place.",
+    kind="snapshot",
+    remedy="Copy as a maintainer or owner.",
+)
 
 
 class ReplicaCopy:
@@ -106,6 +111,7 @@ class ReplicaCopy:
         self._blocks.refresh()
         plan = plan_copy(here, there, self._chosen, self._only_marks, own=self._own)
         self._outcome.failed = [(item, _refused(other)) for item, other in plan.refused]
+        self._outcome.failed += [(item, TORN) for item in plan.damaged]
         for said, other in plan.contested:
             self._contested(said, other)
         while plan.records or plan.marks:

@@ -16,7 +16,7 @@ from pharmabackup.engine.packs import Sent
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.transaction import SEGMENT_PACKS
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Error, Incomplete, InvalidInput
+from pharmabackup.errors import Cancelled, Error, Incomplete, InvalidInput, NotFound
 from pharmabackup.events import Finding, worst
 from pharmabackup.format.index import PackEntry
 from pharmabackup.results import Report
@@ -33,7 +33,8 @@ class Place:
 def spread(first: Unlocked, places: Sequence[Place], backup: Callable[[Sent], Report]) -> Report:
     """Back up to the first place and bring it all to the others. InvalidInput; what `backup` raises.
 
-    Trouble of another place is a finding in the report: what is backed up is safe in the first.
+    Trouble of another place is a finding in the report: what is backed up is safe in the first. What a backup had
+    committed before it failed is brought to the others, too; one that was cancelled ends at once.
     """
     _check(first, places)
     followers = [_Follower(first, place) for place in places]
@@ -48,13 +49,17 @@ def spread(first: Unlocked, places: Sequence[Place], backup: Callable[[Sent], Re
             report = backup(sent)
         except Incomplete as error:
             report, failed = error.result, error
-    except BaseException:
         for follower in followers:
-            follower.give_up()
+            follower.end()
+    except BaseException as error:
+        for follower in followers:
+            follower.end(gives_up=isinstance(error, Cancelled) or not isinstance(error, Error))
         raise
-    for follower in followers:
-        follower.end()
-    findings = (*report.findings, *(finding for follower in followers for finding in follower.result()))
+    finally:
+        for follower in followers:
+            follower.join()
+    told = [finding for follower in followers for finding in follower.result()]
+    findings = (*report.findings, *(finding for finding in told if finding not in report.findings))
     report = replace(report, findings=findings, state=worst(findings))
     if failed is not None:
         raise Incomplete(failed.message, kind=failed.kind, remedy=failed.remedy, findings=findings, result=report)
@@ -73,14 +78,19 @@ def _check(first: Unlocked, places: Sequence[Place]) -> None:
         raise InvalidInput("One place was given twice.", remedy="Give each other place once, and not the first.")
 
 
+class _GivenUp(Exception):
+    """The backup came to nothing: nothing more is sent."""
+
+
 class _Follower:
-    """One other place, with a thread of its own. What goes wrong there is kept until it is asked for."""
+    """One other place, with a thread of its own. What comes of it there is kept until it is asked for."""
 
     def __init__(self, first: Unlocked, place: Place) -> None:
         self._first = first
         self._place = place
         self._packs: SimpleQueue[PackEntry | None] = SimpleQueue()
-        self._given_up = False
+        self._gives_up = False
+        self._copied: Report | None = None
         self._trouble: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="pharmabackup-follow", daemon=True)
         self._thread.start()
@@ -88,57 +98,58 @@ class _Follower:
     def send(self, entry: PackEntry) -> None:
         self._packs.put(entry)
 
-    def end(self) -> None:
-        """No more packs come: now the copy."""
+    def end(self, *, gives_up: bool = False) -> None:
+        """No more packs come: now the copy, or nothing more."""
+        self._gives_up = gives_up
         self._packs.put(None)
 
-    def give_up(self) -> None:
-        """The backup came to nothing: nor does anything else go there. Waits for the pack that is under way."""
-        self._given_up = True
-        self.end()
+    def join(self) -> None:
         self._thread.join()
 
-    def result(self) -> list[Finding]:
-        """Waits for the copy. What had gone wrong with it."""
-        self._thread.join()
+    def result(self) -> tuple[Finding, ...]:
+        """After `join`: what the copy told, and what went wrong with it."""
+        if self._copied is not None:
+            return self._copied.findings
         trouble, location = self._trouble, self._place.unlocked.storage.location
-        if trouble is None:
-            return []
-        if not isinstance(trouble, Error):
-            raise trouble
+        told = trouble if isinstance(trouble, Error) else Error(f"there was a fault ({type(trouble).__name__}).")
         behind = Finding(
             code="location-behind",
             severity="warning",
             subject=location,
-            message=f"Not everything came to {location}: {trouble.message}",
-            remedy=f"{trouble.remedy} The next backup or copy brings what is missing there.".lstrip(),
+            message=f"Not everything came to {location}: {told.message}",
+            remedy=f"{told.remedy} The next backup or copy brings what is missing there.".lstrip(),
             location=location,
         )
-        return [*trouble.findings, behind]
+        return *told.findings, behind
 
     def _run(self) -> None:
         try:
             self._follow()
-            if not self._given_up:
-                self._place.copy()
+            if not self._gives_up:
+                self._copied = self._place.copy()
         except BaseException as error:  # noqa: BLE001  (carried over to the thread that asks)
             self._trouble = error
 
     def _follow(self) -> None:
         """Send packs until there are no more. From one on that finds no place there, they are left to the copy."""
-        there = self._place.unlocked
-        sending, unindexed = self._first.roster_hash == there.roster_hash, list[PackEntry]()  # else keys come first
+        there, sending, unindexed = self._place.unlocked, True, list[PackEntry]()
         while (entry := self._packs.get()) is not None:
-            if not sending or self._given_up:
+            if not sending or self._first.roster_hash != there.roster_hash:  # lists of keys come before packs
                 continue
             try:
-                if send_pack(self._first.storage, there.storage, entry.pack, entry.size):
+                if send_pack(self._first.storage, there.storage, entry.pack, entry.size, self._step):
                     unindexed.append(entry)
                 if len(unindexed) == SEGMENT_PACKS:
                     write_segment(there, unindexed)
                     unindexed = []
+            except NotFound:  # of an attempt that a collection overtook, which let it go
+                continue
             except Error:
                 sending = False
-        if unindexed and not self._given_up:
+        if unindexed and not self._gives_up:
             with suppress(Error):  # the copy reads these packs' directories, then
                 write_segment(there, unindexed)
+
+    def _step(self, size: int) -> None:  # noqa: ARG002
+        if self._gives_up:
+            raise _GivenUp

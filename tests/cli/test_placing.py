@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pharmabackup.cli.settings import Rate
+
 Call = Callable[..., Any]
 
 
@@ -58,3 +60,34 @@ def test_what_goes_wrong(place: Any, call: Call, snapshots: list[str]) -> None:
     assert call("copy", place.repository).code == 64
     secret = call("copy", "s3://key:secret@bucket/x")
     assert secret.code == 64 and "secret@" not in secret.err
+
+
+def test_one_backup_to_several_places_of_which_some_are_away(place: Any, call: Call, snapshots: list[str]) -> None:
+    usb, broken = place.root / "usb", place.root / "broken"
+    for other in (usb, broken):
+        assert call("copy", other, "--create").code == 0
+    (broken / "roster" / "0").write_bytes(b"junk")
+    done = call("backup", *place.sources(), "--also", usb, "--also", broken, "--also", place.root / "nothing")
+    assert done.code == 1, done.err
+    assert str(broken) in done.err + done.out and "is left out" in done.err + done.out
+    assert len(call("snapshots", "--json").json["snapshots"]) == 4
+    assert len(call("-r", usb, "snapshots", "--json").json["snapshots"]) == 4
+    assert call("backup", *place.sources(), "--also", usb).code == 0
+
+
+def test_another_repository_than_was_meant(place: Any, call: Call, snapshots: list[str]) -> None:
+    own = call("slots", "--json").code
+    assert own == 0
+    refused = call("--id", "0123456789abcdef", "snapshots")
+    assert refused.code == 65 and "there is another repository" in refused.err
+
+
+@pytest.mark.parametrize(("text", "rate"), [("2Mbit/s", 250_000), ("500 kbit/s", 62_500), ("0.5Gbit/s", 62_500_000)])
+def test_rates(text: str, rate: int) -> None:
+    assert Rate().convert(text, None, None) == rate
+
+
+@pytest.mark.parametrize("text", ["2", "2MB/s", "-1kbit/s", "0kbit/s", "fast"])
+def test_what_is_no_rate(call: Call, text: str) -> None:
+    refused = call("--upload-limit", text, "snapshots")
+    assert refused.code == 64 and "is no rate" in refused.err

@@ -80,7 +80,7 @@ def carry(data: bytes) -> object:
     assert wire.encode(wire.decode(wire.encode(found), Carry)) == wire.encode(found)
     known = History()
     carrier = historycarried.Carrier(CARRIER, found, cast("Any", Unsealed.slot), 0)
-    historycarried.take_carried(cast("Any", Unsealed()), known, carrier, {}, {})
+    historycarried.take_carried(cast("Any", Unsealed()), known, carrier, {}, {}, {})
     assert known.absent <= known.committed.keys()
     assert all(name.startswith(("snapshots/", "marks/")) for name in known.brought)
     assert len(known.brought) + len(known.damaged) <= len(found.items)

@@ -177,8 +177,14 @@ class Records(Keys):
                     if not carer:  # a device brings its own, where nothing else is
                         known = [own[item.name]] if item.name in own else []
                         known += [other for other, _ in brought.get(item.name, [])]
-                        free = item.name not in damaged and all(other.hash == one.hash for other in known)
-                        require(free and item.name.startswith("snapshots/") and one.slot.id == slot.id, "not its own")
+                        own_one = item.name.startswith("snapshots/") and one.slot.id == slot.id
+                        require(own_one and item.name not in damaged, "not its own")
+                        if any(other.hash != one.hash for other in known):
+                            require(
+                                not slot.revoked and not any(other.slot.revoked for other in known), "not its own"
+                            )
+                            self.contested.append(item.name)
+                            continue
                     if item.name.startswith("snapshots/"):
                         require(one.record.outcome == "commit", "an abort is not carried")
                         here = own.get(item.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.storage import pace
+from pharmabackup.storage import disks, pace
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.pace import PIECE_MIN, Pace
@@ -123,19 +123,22 @@ def test_a_folder_is_paced_too(clock: Clock, tmp_path: Path) -> None:
     assert storage.get("packs/a", limit=1 << 20) == b"x" * 200_000
 
 
-def test_a_repository_is_opened_with_a_limit(
-    tmp_path: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["a share", "a disk"])
+def test_a_repository_behind_a_line_is_opened_with_a_limit(
+    tmp_path: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    taken = list[int]()
+    """A disk of this computer is not held back: it goes first, and the line is the others'."""
+    taken, where, state = list[int](), tmp_path / "repository", tmp_path / "state"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "scan").write_bytes(bytes(range(256)) * 1000)
-    pb.Repository.create(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "state").close()
+    pb.Repository.create(where, PASSPHRASE, state_dir=state).close()
     monkeypatch.setattr(Pace, "take", lambda self, size: taken.append(size) or size)
-    with pb.Repository.open(
-        tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "state", upload_limit=9
-    ) as repo:
+    hardware = None if place == "a share" else frozenset({"sda"})
+    monkeypatch.setattr(disks, "hardware", lambda path: hardware)
+    with pb.Repository.open(where, PASSPHRASE, state_dir=state, upload_limit=9_000) as repo:
         repo.backup([pb.Files(tmp_path / "site")])
-    stored = sum(path.stat().st_size for path in (tmp_path / "repository" / "packs").rglob("*") if path.is_file())
-    assert sum(taken) > stored > 0
+    stored = sum(path.stat().st_size for path in (where / "packs").rglob("*") if path.is_file())
+    assert stored > 0
+    assert sum(taken) > stored if place == "a share" else not taken
     with pytest.raises(pb.InvalidInput):
-        pb.Repository.open(tmp_path / "repository", PASSPHRASE, state_dir=tmp_path / "state", upload_limit=0)
+        pb.Repository.open(where, PASSPHRASE, state_dir=state, upload_limit=0)

@@ -117,7 +117,7 @@ def _is_there(pair: Till, name: str) -> None: ...
 
 @pytest.mark.parametrize("state", [_is_there, _damaged, _deleted])
 def test_a_carry_of_a_thief_takes_no_snapshots_place(pair: Till, state: Callable[[Till, str], None]) -> None:
-    """Neither what lies there as an object, nor what was and is damaged or gone, nor is a prune stopped by it."""
+    """Neither of what lies there as an object, nor of what was and is damaged or gone."""
     made = pair.site.back_up(pair.two)
     two = pair.two
     before = {item.hash for item in load_history(two._unlocked).committed.values()}
@@ -130,11 +130,16 @@ def test_a_carry_of_a_thief_takes_no_snapshots_place(pair: Till, state: Callable
     if state is not _deleted:  # a new machine cannot know that something was there
         known = {item.hash for item in load_history(pair.new_machine()._unlocked).committed.values()}
         assert known == (before if state is _is_there else set())
-    assert not history.contested
-    assert [one for one in history.void if one.startswith(name)]
     again = two.check()
     assert told <= {finding.code for finding in again.findings}
     assert [finding for finding in again.findings if "thief" in finding.message]
+    if state is not _deleted:  # nothing is let go there until it is settled
+        assert set(history.contested) == {f"snapshots/{made}"}
+        with pytest.raises(pb.Damaged, match="thief"):
+            two.propose_prune()
+    else:
+        assert not history.contested
+        assert [one for one in history.void if one.startswith(name)]
 
 
 @pytest.mark.parametrize("first", ["the thief", "the owner"])
@@ -147,10 +152,10 @@ def test_whoever_comes_first_what_an_owner_brings_counts(pair: Till, tmp_path: P
         pair.carry(by, item)
     history = load_history(pair.new_machine()._unlocked)
     assert history.committed[made].slot.name == "till"
-    assert not history.contested
+    assert set(history.contested) == {name}
     reader = Reader(pair.there, "correct horse battery staple")
     assert made.hex() in reader.snapshots()
-    assert reader.void
+    assert reader.contested == [name]
 
 
 def test_a_device_brings_nobody_elses_snapshot_and_no_mark(pair: Till) -> None:
@@ -185,6 +190,51 @@ def test_a_device_leaves_alone_what_another_domain_left_unfinished(pair: Till) -
     pair.back_up()
     pair.open("till").copy(pair.at_replica("till"))
     assert len(list((pair.there / "index").iterdir())) == 1
+
+
+def test_what_is_put_under_a_copied_number_lets_nothing_go(pair: Till, time: Time) -> None:
+    """A carry leaves the name itself free: whoever puts something there hides the snapshot, and is found out."""
+    made = pair.back_up()
+    pair.open("till").copy(pair.at_replica("till"))
+    two = pair.new_machine()
+    packs = len([path for path in (pair.there / "packs").rglob("*") if path.is_file()])
+    thief = pair.in_replica("thief")
+    forged = pair.forged(made, "thief")
+    thief.storage.put_new(forged.name, forged.stored)
+    assert "record-contested" in {finding.code for finding in two.check().findings}
+    time.ahead += 30 * 86_400 * 10**9
+    with pytest.raises(pb.Damaged, match="thief"):
+        two.propose_prune()
+    assert len([path for path in (pair.there / "packs").rglob("*") if path.is_file()]) == packs
+    reader = Reader(pair.there, "correct horse battery staple")
+    assert reader.contested == [forged.name]
+
+
+def test_what_a_machine_remembers_comes_back_as_it_was(pair: Till) -> None:
+    """What the till had backed up to the replica itself, in a place where that was deleted since."""
+    there = pair.at_replica("till")
+    made = pair.site.back_up(there)
+    there.copy(pair.open("till"))
+    two = pair.new_machine()
+    assert _ids(two) == {made}
+    (pair.there / f"snapshots/{made}").unlink()
+    assert "history-forked" in {finding.code for finding in two.check().findings}
+    pair.open("till").copy(pair.at_replica("till"))
+    assert "history-forked" not in {finding.code for finding in two.check().findings}
+    assert _ids(two) == {made}
+
+
+def test_what_is_damaged_there_is_told_when_a_device_copies(pair: Till) -> None:
+    there = pair.at_replica("till")
+    made = pair.site.back_up(there)
+    there.copy(pair.open("till"))
+    _damaged(pair, f"snapshots/{made}")
+    anew = pb.Repository.open(pair.there, pair.keys["till"], state_dir=pair.folder / "new till")
+    with anew, pytest.raises(pb.Incomplete) as caught:
+        pair.open("till").copy(anew)
+    (finding,) = [one for one in caught.value.findings if one.code == "snapshot-not-copied"]
+    assert finding.subject == made
+    assert "maintainer or owner" in finding.message + finding.remedy
 
 
 def test_a_device_does_not_mend_what_is_gone_there(pair: Till) -> None:

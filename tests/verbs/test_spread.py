@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -153,6 +154,55 @@ def test_a_pack_that_is_gone_again_is_left_to_the_copy(
     assert _codes(_back_up(site, repo, usb)) == set()
     assert asked
     site.all_restore(usb, tmp_path / "out")
+
+
+def test_what_the_copy_tells_is_told(make_repo: MakeRepo, site: Site, time: Time, tmp_path: Path) -> None:
+    repo = make_repo()
+    usb = _replica(repo, tmp_path / "usb", tmp_path / "s1")
+    for _ in range(2):
+        _back_up(site, repo, usb)
+    forget_all_but(usb, 1, time)
+    assert _codes(_back_up(site, repo, usb)) == {"snapshot-forgotten-there"}
+
+
+class Failing(pb.Files):
+    """What it backs up is well; the storage is not."""
+
+    def view(self, *, scratch: Path) -> NoReturn:
+        raise _full()
+
+
+def test_what_was_committed_before_the_first_place_failed_is_in_the_others(
+    make_repo: MakeRepo, site: Site, tmp_path: Path
+) -> None:
+    repo, other = make_repo(), tmp_path / "other"
+    usb = _replica(repo, tmp_path / "usb", tmp_path / "s1")
+    site.change()
+    other.mkdir()
+    with pytest.raises(StorageFailed):
+        repo.backup([pb.Files(site.root, tier=1), Failing(other, tier=4)], replicas=[usb])
+    assert [one.dataset for one in usb.snapshots()] == [one.dataset for one in repo.snapshots()]
+    assert not [thread for thread in threading.enumerate() if thread.name == "pharmabackup-follow"]
+
+
+def test_a_fault_in_one_place_loses_no_report(
+    make_repo: MakeRepo, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    usb, cloud = _replica(repo, tmp_path / "usb", tmp_path / "s1"), _replica(repo, tmp_path / "two", tmp_path / "s2")
+    real = repo.copy
+
+    def copy(other: pb.Repository, **options: object) -> pb.Report:
+        if other is usb:
+            raise RuntimeError("of /home/jaya/letters")
+        return real(other, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(repo, "copy", copy)
+    report = _back_up(site, repo, usb, cloud)
+    (behind,) = [finding for finding in report.findings if finding.code == "location-behind"]
+    assert "RuntimeError" in behind.message
+    assert "letters" not in str(behind)
+    site.all_restore(cloud, tmp_path / "out")
 
 
 def test_what_was_not_read_is_missing_everywhere_and_is_no_other_places_fault(
