@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 from pharmabackup.storage.base import ObjectInfo, Storage
 
@@ -14,16 +15,22 @@ Listing = Callable[[str], Iterable[ObjectInfo]]
 
 
 def one_listing(storage: Storage) -> Listing:
-    """Lists folders as they were when this was called, of all at once; or each anew. StorageFailed.
+    """Lists folders as they were when it was first asked, of all at once; or each anew. It raises StorageFailed.
 
     It may have come to the folders in any order. A writer may rely on it, as it shuns what was ever condemned
     (docs/format.md, §20).
     """
     if storage.lanes <= 1:
         return storage.list
+    together = cache(lambda: _together(storage))  # whoever asks may have to remember something first
+    return lambda folder: storage.list(folder) if (found := together()) is None else found[folder]
+
+
+def _together(storage: Storage) -> Mapping[str, Sequence[ObjectInfo]] | None:
+    """By the first part of their names; None: they are too many."""
     found: defaultdict[str, list[ObjectInfo]] = defaultdict(list)
     for count, info in enumerate(storage.list(""), 1):
         if count > TOGETHER_MAX:
-            return storage.list
+            return None
         found[info.name.partition("/")[0]].append(info)
-    return lambda folder: found[folder]
+    return found

@@ -93,6 +93,26 @@ def test_of_many_objects_each_folder_is_listed(
     assert lists.index("list collections", 4) < lists.index("list index") < lists.index("list packs")
 
 
+def test_what_another_process_commits_after_the_one_listing_is_not_gone(
+    tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _open(tmp_path) as repo, _open(tmp_path) as other:
+        repo.backup(pharmacy)
+        real, listed = far.list, list[str]()
+
+        def then_the_other_commits(folder: str) -> list[ObjectInfo]:
+            found = list(real(folder))
+            if not listed:
+                listed.append(folder)
+                other.backup(pharmacy)
+            return found
+
+        monkeypatch.setattr(far, "list", then_the_other_commits)
+        assert not [finding for finding in repo.backup(pharmacy).findings if finding.code == "history-forked"]
+        assert listed == [""]
+        assert len(repo.snapshots()) == 6
+
+
 def test_blocks_of_a_restore_come_together(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
