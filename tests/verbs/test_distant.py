@@ -14,7 +14,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup.engine import ahead, listing, opening, packs
 from pharmabackup.engine.creating import create
-from pharmabackup.errors import StorageFailed
+from pharmabackup.errors import Damaged, StorageFailed
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import check_packs
@@ -140,7 +140,7 @@ def test_blocks_of_a_restore_come_together(
     ]
 
 
-def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_fails(
+def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_is_damaged(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _open(tmp_path) as repo:
@@ -149,7 +149,7 @@ def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_fails(
 
         def cut(self: DistantStorage, name: str, offset: int, length: int) -> bytes:
             if threading.current_thread().name.startswith("pharmabackup-ahead"):
-                raise StorageFailed("The line dropped.", kind="unreachable", location="there")
+                raise Damaged("It ends before that.", kind="object", remedy="Run check.")
             return real(self, name, offset, length)
 
         monkeypatch.setattr(DistantStorage, "get_range", cut)
