@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.clock import now_ns
 from pharmabackup.engine import ahead, listing, opening, packs
 from pharmabackup.engine.creating import create
 from pharmabackup.errors import Damaged, StorageFailed
@@ -84,13 +85,27 @@ def test_a_backup_in_which_nothing_changed_needs_few_requests(
 def test_of_many_objects_each_folder_is_listed(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """This machine remembers for a week that there were too many, and asks for pages of all of them no more."""
     monkeypatch.setattr(listing, "TOGETHER_MAX", 3)
-    with _open(tmp_path) as repo:
-        far.requests.clear()
-        repo.backup(pharmacy)
-        lists = [what for what in far.requests if what.startswith("list")]
-    assert lists[:4] == ["list ", "list snapshots", "list marks", "list collections"]
-    assert lists.index("list collections", 4) < lists.index("list index") < lists.index("list packs")
+
+    def lists() -> list[str]:
+        with _open(tmp_path) as repo:
+            far.requests.clear()
+            repo.backup(pharmacy)
+            return [what for what in far.requests if what.startswith("list")]
+
+    folders = ["list snapshots", "list marks", "list collections"]
+    first = lists()
+    assert first[:4] == ["list ", *folders]
+    assert first.index("list collections", 4) < first.index("list index") < first.index("list packs")
+    second = lists()
+    assert second[:3] == folders and "list " not in second
+    (remembered,) = (tmp_path / "state").rglob(listing.TOO_MANY)
+    os.utime(remembered, ns=(0, now_ns() - 8 * 86_400 * 10**9))
+    assert lists()[:4] == ["list ", *folders]
+    os.utime(remembered, ns=(0, now_ns() - 8 * 86_400 * 10**9))
+    monkeypatch.setattr(listing, "TOGETHER_MAX", 5000)
+    assert lists()[0] == "list " and lists()[0] == "list "
 
 
 def test_what_another_process_commits_after_the_one_listing_is_not_gone(
