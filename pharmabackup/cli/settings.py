@@ -246,8 +246,10 @@ class Rate(click.ParamType[int]):
             return value
         found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([kMG])bit/s", str(value).strip())
         rate = int(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]] / 8) if found else 0
-        if rate < 1:
+        if not found:
             self.fail(f"{value!r} is no rate. Write it like 500kbit/s or 2Mbit/s.", param, ctx)
+        if rate < 1000:  # what the library refuses, in bytes
+            self.fail(f"{value!r} is too little. Give 8kbit/s or more.", param, ctx)
         return rate
 
 

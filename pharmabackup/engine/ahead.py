@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pharmabackup.errors import Error
+from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.storage.base import Storage
 
 GAP = 1 << 20  # bytes that are fetched for nothing rather than to ask once more: at 100 MB/s they take 10 ms
@@ -65,13 +65,16 @@ class Ahead:
             self._go_on()
 
     def get_range(self, name: str, offset: int, length: int) -> bytes | memoryview:
-        """As `Storage.get_range`. What was not planned, or is asked for before its turn, is fetched now."""
+        """As `Storage.get_range`. What was not planned, or is asked for before its turn, is fetched now.
+
+        StorageFailed, too, comes to who wants what was fetched, and is not asked for twice.
+        """
         with self._lock:
             pieces = self._of.get((name, offset, length))
             piece = pieces[0] if pieces else None
             fetched = None if piece is None else piece.fetched
         if piece is not None and fetched is not None:
-            with suppress(Error):  # it may be the neighbour that is damaged
+            with suppress(Damaged, NotFound):  # it may be the neighbour; a storage that failed was patient already
                 at = offset - piece.start
                 return memoryview(fetched.result())[at : at + length]
         return self._storage.get_range(name, offset, length)

@@ -41,27 +41,42 @@ def load_history(unlocked: Unlocked, *, anew: bool = False, listing: Listing | N
 
     What cannot be read is told, not raised. Where storage lists what it did, the last history is given again.
     """
+    state, roster, looked = historycache.state_of(unlocked), unlocked.roster_hash, unlocked.looked
+    seen: dict[str, Remembered] | None = None
+    if anew or looked is None or looked.of[1:] != (state, roster):
+        # Before the listing: what another process of this machine commits, and remembers, after it is not gone.
+        seen = historycache.load(unlocked)
     listed: dict[str, ObjectInfo] = {}
     for folder in SHAPES:
         for info in (listing or unlocked.storage.list)(folder):
             if folder == "collections" or ids.id_of(info.name) is not None:  # what else lies there is not ours
                 listed[info.name] = info
     counting = {name: info.modified for name, info in listed.items() if _is_said(name, listed)}
-    roster, looked = unlocked.roster_hash, unlocked.looked
-    basis = counting, historycache.state_of(unlocked), roster  # before it is read: it may change meanwhile
+    basis = counting, state, roster
     if not anew and looked is not None and looked.of == basis:
         history = looked.history
     else:
-        history = _read(unlocked, listed, sorted(counting), anew=anew)
+        if seen is None:
+            seen = historycache.load(unlocked)
+            if historycache.state_of(unlocked) != state:  # perhaps after the listing
+                return load_history(unlocked)
+        history = _read(unlocked, seen, state, listed, sorted(counting), anew=anew)
         if unlocked.roster_hash != roster:  # a record led to newer keys, and rules, than it was begun with
-            return load_history(unlocked, anew=anew, listing=listing)
+            return load_history(unlocked, anew=anew)
         if not history.damaged:
             unlocked.looked = Looked(basis, history)
     return replace(history, committed=dict(history.committed))  # which writers add to
 
 
-def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[str], *, anew: bool) -> History:
-    seen = historycache.load(unlocked)
+def _read(
+    unlocked: Unlocked,
+    seen: Mapping[str, Remembered],
+    state: tuple[int, int, int],
+    listed: Mapping[str, ObjectInfo],
+    names: Sequence[str],
+    *,
+    anew: bool,
+) -> History:
     policy = unlocked.roster.policy
     history = History(quorum=policy.forget_quorum, delay=policy.forget_delay * 10**9)
     rosters = {ids.roster_name(number): Remembered(digest) for number, digest in unlocked.rosters.items()}
@@ -101,7 +116,8 @@ def _read(unlocked: Unlocked, listed: Mapping[str, ObjectInfo], names: Sequence[
     _look_for_lists(unlocked, history)
     history.said.sort(key=lambda item: item.time)
     if fresh != {name: seen.get(name) for name in fresh}:
-        historycache.save(unlocked, seen | fresh)
+        others = historycache.load(unlocked) if historycache.state_of(unlocked) != state else {}
+        historycache.save(unlocked, {**seen, **others, **fresh})
     return history
 
 

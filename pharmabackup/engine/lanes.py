@@ -33,7 +33,8 @@ def in_lanes(
     yet. What these take together, as `size` says in bytes, stays below `at_most`, but for one item that is larger by
     itself. Whoever ends early waits for what is under way, and nothing more is begun.
 
-    `pool`: threads that several share, who all read in lanes; who shares them ends them.
+    `pool`: threads that several share, instead of as many as there are lanes; with one lane they are not used. Who
+    ends early takes back what has not begun, and does not wait for what has: who shares them ends them, and waits.
     """
     if lanes <= 1:
         for item in items:

@@ -79,10 +79,12 @@ class Repository(Keys, Keeping, AuditLog):
         """Open a repository. NotFound, WrongCredential, Unsupported, Damaged, InvalidInput.
 
         `actor`: the person; `reason`: why. Both go into the audit records of what is done with it (docs/audit.md).
-        `upload_limit`: bytes a second that go there at most; or a function that says so of a local time, None: no
-        limit then; what goes to a disk of this computer is not held back. `repository`: its id, or at least the first
-        16 digits, where this machine comes for the first time: another one may have been put there. One that was
-        there before remembers it.
+        `upload_limit`: bytes a second that go there at most, 1,000 or more; or a function that says so of a local
+        time. None: no limit then; 0: nothing goes until it says something else, and a server may end a line on which
+        nothing comes: what was being sent is sent again then. What the function raises ends the upload. What goes to
+        a disk of this computer is not held back.
+        `repository`: its id, or at least the first 16 digits, where this machine comes for the first time: another one
+        may have been put there. One that was there before remembers it.
         """
         _check_words(actor, reason)
         from pharmabackup.engine import opening

@@ -22,7 +22,8 @@ class Body:
     """Bytes that are written once and read as often as needed: a file, as far as clients want one.
 
     One thread uses it at a time. `moved_at` (monotonic seconds) is when a client last took bytes: a try during which
-    they flow does not use its call's patience up. `pace` holds back what is read while `sending`.
+    they flow does not use its call's patience up. `pace` holds back what is read while `sending`; what it raises is
+    `refused`, since clients take it for a trouble of the line.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Body:
         self.crc32 = 0
         self.moved_at = 0.0
         self.pace: Pace | None = None
+        self.refused: Exception | None = None
         self.sending = True
 
     def write(self, data: Buffer) -> None:
@@ -44,9 +46,13 @@ class Body:
         wanted = self.size if length is None or length < 0 else length
         left = min(wanted, self.size - self._file.tell())
         if self.pace is not None and self.sending and left > 0:
-            allowed = self.pace.take(left)
-            while allowed < left and wanted >= self.size:  # who asks for all of it gets all of it
-                allowed += self.pace.take(left - allowed)
+            try:
+                allowed = self.pace.take(left)
+                while allowed < left and wanted >= self.size:  # who asks for all of it gets all of it
+                    allowed += self.pace.take(left - allowed)
+            except Exception as error:
+                self.refused = error
+                raise
             left = allowed
         self.moved_at = time.monotonic()
         return self._file.read(left)

@@ -123,12 +123,12 @@ class LocalUpload(Upload):
         assert self._file is not None, "published or discarded"
         rest = memoryview(data).cast("B")
         self._size += len(rest)
-        try:
-            while rest:
-                allowed = len(rest) if self._pace is None else self._pace.take(len(rest))
+        while rest:
+            allowed = len(rest) if self._pace is None else self._pace.take(len(rest))
+            try:
                 rest = rest[os.write(self._file, rest[:allowed]) :]
-        except OSError as error:
-            raise failed(error, self._location, writing=True) from error
+            except OSError as error:
+                raise failed(error, self._location, writing=True) from error
 
     def publish(self, name: str) -> ObjectInfo:
         checked(name)

@@ -10,14 +10,20 @@ from datetime import datetime
 from pharmabackup.errors import InvalidInput
 
 UploadLimit = int | Callable[[datetime], int | None]
-"""Bytes a second; or what says so for a moment of this machine's local time, None: as fast as it goes."""
+"""Bytes a second, at least RATE_MIN; or what says so for a moment of this machine's local time.
 
+None: as fast as it goes. 0, of a function alone: nothing now. What is under way waits then until the function says
+something else; a server may end a line on which nothing comes, and what was being sent is sent again.
+"""
+
+RATE_MIN = 1000  # bytes a second; below it, pieces of several threads come so seldom that servers end their lines
 PIECES_PER_SECOND = 10  # a piece is what goes at once: smaller ones cost more, larger ones come in gusts
 PIECE_MIN = 4096
+ASK_AGAIN_S = 1.0  # while nothing may go
 
 
 class Pace:
-    """Lets several threads together send no more than a limit. InvalidInput where that lets nothing through."""
+    """Lets several threads together send no more than a limit. InvalidInput where that lets too little through."""
 
     def __init__(self, limit: UploadLimit) -> None:
         self._limit = limit
@@ -27,9 +33,8 @@ class Pace:
             _check(limit)
 
     def take(self, size: int) -> int:
-        """How much of `size` bytes may go now. It waits until that is so."""
-        limit = self._limit
-        rate = _check(limit(datetime.now().astimezone())) if callable(limit) else limit
+        """How much of `size` bytes may go now. It waits until that is so. It raises what a limit's function does."""
+        rate = self._rate()
         if rate is None:
             return size
         size = min(size, max(PIECE_MIN, rate // PIECES_PER_SECOND))
@@ -40,11 +45,18 @@ class Pace:
         time.sleep(wait)
         return size
 
+    def _rate(self) -> int | None:
+        if not callable(self._limit):
+            return self._limit
+        while (rate := self._limit(datetime.now().astimezone())) == 0:
+            time.sleep(ASK_AGAIN_S)
+        return _check(rate)
+
 
 def _check(rate: int | None) -> int | None:
-    if rate is not None and rate < 1:
+    if rate is not None and rate < RATE_MIN:
         raise InvalidInput(
-            f"An upload limit of {rate} bytes a second lets nothing through.",
-            remedy="Give a number of bytes a second, or None for no limit.",
+            f"An upload limit of {rate} bytes a second lets too little through: it has to be {RATE_MIN:,} or more.",
+            remedy="Give a number of bytes a second, or None for no limit. A function may say 0: nothing now.",
         )
     return rate

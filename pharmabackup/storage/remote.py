@@ -215,15 +215,24 @@ class RemoteStorage(Storage, Generic[Client]):
     # How
 
     def publish(self, name: str, body: Body) -> ObjectInfo:
-        """Create `name` from `body`; whose it is when it turns out to be there is settled by its mark."""
+        """Create `name` from `body`; whose it is when it turns out to be there is settled by its mark.
+
+        What the upload limit raises is raised as it is.
+        """
         mark = secrets.token_hex(16)
 
-        def put(client: Client, tries: _Tries) -> Created:
+        def put(client: Client, tries: _Tries) -> Created | None:
             body.seek(0)
             body.moved_at = 0.0
             body.pace, body.sending = self.pace, not self.reads_first
             try:
                 return self._put(client, name, body, mark)
+            except Exception:
+                if body.refused is None:
+                    raise
+                if self.one_line:
+                    self._drop(client)
+                return None  # no other try
             finally:
                 tries.moved_at = body.moved_at
 
@@ -235,6 +244,9 @@ class RemoteStorage(Storage, Generic[Client]):
             if not self._is_own(name, body, mark, lost_an_answer=tries.failures > 0):
                 raise
             made = Created()
+        if made is None:
+            assert body.refused is not None
+            raise body.refused
         if made.modified is None:
             return self.info(name)
         proved = body.crc32 if made.proved else None

@@ -170,7 +170,7 @@ class _Run:
         self._now: int | None = None  # by the storage's clock, when something was last committed
 
     def prepare(self, sources: Sequence[Source]) -> None:
-        listing = one_listing(self._unlocked.storage)
+        listing = one_listing(self._unlocked.storage, self._unlocked.state)
         self._history = load_history(self._unlocked, listing=listing)
         self._heads = self._history.heads(self._unlocked.slot.id)
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)

@@ -60,6 +60,8 @@ def test_the_table(error: pb.Error, code: int, judged: int) -> None:
         ("cat", "documents"),
         ("snapshots", "--passphrase", "x"),
         ("snapshots", "--storage-option", "novalue"),
+        ("snapshots", "--upload-limit", "2"),
+        ("snapshots", "--upload-limit", "7.999kbit/s"),
     ],
 )
 def test_usage(place: Any, call: Call, arguments: tuple[str, ...]) -> None:

@@ -106,6 +106,26 @@ def test_a_damaged_neighbour_harms_nobody(storage: DistantStorage, ahead: Ahead)
         ahead.get_range("packs/cc/c", 0, 1)
 
 
+def test_a_storage_that_failed_is_not_asked_again(
+    storage: DistantStorage, ahead: Ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waited through its patience once does not wait a second time. What comes later is another matter."""
+
+    def fails(name: str, offset: int, length: int) -> bytes:
+        raise pb.StorageFailed("The line dropped.", kind="unreachable", location="there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.inner, "get_range", fails)
+        ahead.plan([(A, 0, 100), (A, 100, 100)])
+        for planned in ((A, 0, 100), (A, 100, 100)):
+            with pytest.raises(pb.StorageFailed, match="The line dropped"):
+                ahead.get_range(*planned)
+            ahead.done(planned)
+    assert len(storage.requests) == 1
+    ahead.plan([(A, 0, 100)])
+    _read(ahead, (A, 0, 100))
+
+
 def test_several_are_under_way_at_once(storage: DistantStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AHEAD_BYTES", 8000)
     together, real = threading.Barrier(4), storage.inner.get_range

@@ -20,6 +20,7 @@ from pharmabackup.errors import Damaged
 from pharmabackup.format.recipe import UNUSED
 from pharmabackup.format.transaction import Mark
 from pharmabackup.format.wire import Kind, Signed
+from pharmabackup.storage.base import ObjectInfo
 from tests.conftest import PASSPHRASE
 from tests.format import samples
 
@@ -135,6 +136,38 @@ def test_what_another_process_saw_meanwhile_is_missed_when_it_is_gone(
     load_history(unlocked)
     unlocked.storage.delete(names)
     assert load_history(unlocked).vanished == names
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["first look", "later look"])
+def test_what_another_process_commits_after_the_listing_is_not_gone(
+    repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked: bool
+) -> None:
+    """It remembers what it committed, where this one looks for what has vanished. `looked`: it has looked before."""
+    unlocked = repo._unlocked
+    for _ in range(2):
+        load_history(unlocked)
+    if looked:  # and another machine has committed since
+        with pb.Repository.open(repo.url, pb.Passphrase(PASSPHRASE), state_dir=tmp_path / "elsewhere") as machine:
+            _back_up(machine, tmp_path / "documents", 1)
+    else:
+        unlocked.looked = None
+    real, committed = unlocked.storage.list, list[str]()
+
+    def then_another_commits(folder: str) -> list[ObjectInfo]:
+        found = list(real(folder))
+        if folder == "marks" and not committed:
+            committed.append(folder)
+            with pb.Repository.open(repo.url, pb.Passphrase(PASSPHRASE), state_dir=unlocked.state.parent) as other:
+                _back_up(other, tmp_path / "documents", 1)
+                load_history(other._unlocked)
+        return found
+
+    monkeypatch.setattr(unlocked.storage, "list", then_another_commits)
+    history = load_history(unlocked)
+    assert committed
+    assert history.vanished == []
+    assert load_history(unlocked).vanished == []
+    assert len(load_history(unlocked).committed) == len(list(real("snapshots")))
 
 
 def test_a_segment_and_what_it_names_are_verified_once_by_a_process(

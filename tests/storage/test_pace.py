@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.storage import disks, pace
+from pharmabackup.storage import connect, disks, pace
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.pace import PIECE_MIN, Pace
+from tests.servers import azure, s3, sftp
 from tests.verbs.site import PASSPHRASE
 
 
@@ -22,6 +26,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.slept = list[float]()
         self.lock = threading.Lock()
 
     def monotonic(self) -> float:
@@ -30,6 +35,7 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         with self.lock:
             self.now += seconds
+            self.slept.append(seconds)
 
 
 @pytest.fixture
@@ -37,6 +43,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(pace, "time", made)
     return made
+
+
+@pytest.fixture(params=["s3", "azure", "sftp", "folder"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """URL and storage_options."""
+    if request.param == "s3":
+        yield f"s3://{s3.BUCKET}/{secrets.token_hex(8)}", request.getfixturevalue("moto").options
+    elif request.param == "azure":
+        yield azure.fresh(), request.getfixturevalue("azurite").options
+    elif request.param == "sftp":
+        (tmp_path / "sshd").mkdir()
+        with sftp.sshd(tmp_path / "sshd") as server:
+            yield server.url(tmp_path / "repository"), server.options
+    else:
+        yield str(tmp_path / "repository"), {}
 
 
 def _send(allowance: Pace, size: int) -> list[int]:
@@ -89,10 +110,51 @@ def test_it_may_depend_on_the_time_of_day(clock: Clock) -> None:
     assert clock.now - 1000 == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("limit", [0, -1, lambda now: 0])
-def test_a_limit_that_lets_nothing_through_is_a_mistake(clock: Clock, limit: pace.UploadLimit) -> None:
-    with pytest.raises(pb.InvalidInput, match="lets nothing through"):
+@pytest.mark.parametrize("limit", [0, -1, 999, lambda now: -1, lambda now: 999])
+def test_a_limit_that_lets_too_little_through_is_a_mistake(clock: Clock, limit: pace.UploadLimit) -> None:
+    with pytest.raises(pb.InvalidInput, match="lets too little through: it has to be 1,000 or more"):
         Pace(limit).take(1)
+
+
+def test_a_function_may_say_that_nothing_goes_now_and_is_asked_again(clock: Clock) -> None:
+    """Each second, so that it is soon heard when it says something else."""
+
+    def not_in_the_first_hour(now: datetime) -> int | None:
+        return 0 if clock.now < 1000 + 3600 else 100_000
+
+    assert Pace(not_in_the_first_hour).take(1_000_000) == 10_000
+    assert clock.now - 1000 == pytest.approx(3600.1)
+    assert max(clock.slept) <= 1
+
+
+def _ends(now: datetime) -> int:
+    raise OSError(5, "the limit's own")
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(_ends, OSError), (lambda now: {}["till"], KeyError), (lambda now: -1, pb.InvalidInput)]
+)
+def test_what_a_limit_raises_ends_the_upload_as_it_is_and_is_not_tried_again(
+    place: tuple[str, dict[str, Any]], limit: Callable[[datetime], int | None], error: type[Exception]
+) -> None:
+    """Clients take it for a trouble of the line: botocore wraps what a body's `read` raises."""
+    url, options = place
+    storage, asked = connect(url, storage_options=options, create=True), list[datetime]()
+
+    def counted(now: datetime) -> int | None:
+        asked.append(now)
+        return limit(now)
+
+    storage.pace = Pace(counted)
+    with pytest.raises(error) as found:
+        storage.put_new("packs/a", b"x" * 100_000)
+    assert found.type is error
+    assert len(asked) == 1
+    storage.pace = None
+    assert list(storage.list("")) == []
+    storage.put_new("packs/a", b"x")
+    assert storage.get("packs/a", limit=1) == b"x"
+    storage.close()
 
 
 @pytest.mark.parametrize("wanted", [-1, None, 1 << 20, 3000])

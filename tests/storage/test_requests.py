@@ -57,7 +57,7 @@ def test_an_upload_limit_counts_what_is_sent_once(
     monkeypatch.setattr(Pace, "take", lambda self, size: taken.append(size) or size)
     url, options = _place(request, server)
     storage = connect(url, storage_options=options, create=True)
-    storage.pace = Pace(1)
+    storage.pace = Pace(1000)
     storage.put_new("packs/a", b"x" * 3_000_000)
     assert sum(taken) == 3_000_000
     assert storage.get("packs/a", limit=1 << 22) == b"x" * 3_000_000

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.clock import now_ns
 from pharmabackup.engine import ahead, listing, opening, packs
 from pharmabackup.engine.creating import create
-from pharmabackup.errors import StorageFailed
+from pharmabackup.errors import Damaged, StorageFailed
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.verbs import check_packs
@@ -84,13 +85,47 @@ def test_a_backup_in_which_nothing_changed_needs_few_requests(
 def test_of_many_objects_each_folder_is_listed(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """This machine remembers for a week that there were too many, and asks for pages of all of them no more."""
     monkeypatch.setattr(listing, "TOGETHER_MAX", 3)
-    with _open(tmp_path) as repo:
-        far.requests.clear()
+
+    def lists() -> list[str]:
+        with _open(tmp_path) as repo:
+            far.requests.clear()
+            repo.backup(pharmacy)
+            return [what for what in far.requests if what.startswith("list")]
+
+    folders = ["list snapshots", "list marks", "list collections"]
+    first = lists()
+    assert first[:4] == ["list ", *folders]
+    assert first.index("list collections", 4) < first.index("list index") < first.index("list packs")
+    second = lists()
+    assert second[:3] == folders and "list " not in second
+    (remembered,) = (tmp_path / "state").rglob(listing.TOO_MANY)
+    os.utime(remembered, ns=(0, now_ns() - 8 * 86_400 * 10**9))
+    assert lists()[:4] == ["list ", *folders]
+    os.utime(remembered, ns=(0, now_ns() - 8 * 86_400 * 10**9))
+    monkeypatch.setattr(listing, "TOGETHER_MAX", 5000)
+    assert lists()[0] == "list " and lists()[0] == "list "
+
+
+def test_what_another_process_commits_after_the_one_listing_is_not_gone(
+    tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _open(tmp_path) as repo, _open(tmp_path) as other:
         repo.backup(pharmacy)
-        lists = [what for what in far.requests if what.startswith("list")]
-    assert lists[:4] == ["list ", "list snapshots", "list marks", "list collections"]
-    assert lists.index("list collections", 4) < lists.index("list index") < lists.index("list packs")
+        real, listed = far.list, list[str]()
+
+        def then_the_other_commits(folder: str) -> list[ObjectInfo]:
+            found = list(real(folder))
+            if not listed:
+                listed.append(folder)
+                other.backup(pharmacy)
+            return found
+
+        monkeypatch.setattr(far, "list", then_the_other_commits)
+        assert not [finding for finding in repo.backup(pharmacy).findings if finding.code == "history-forked"]
+        assert listed == [""]
+        assert len(repo.snapshots()) == 6
 
 
 def test_blocks_of_a_restore_come_together(
@@ -120,7 +155,7 @@ def test_blocks_of_a_restore_come_together(
     ]
 
 
-def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_fails(
+def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_is_damaged(
     tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _open(tmp_path) as repo:
@@ -129,7 +164,7 @@ def test_a_restore_is_the_same_though_all_that_is_fetched_ahead_fails(
 
         def cut(self: DistantStorage, name: str, offset: int, length: int) -> bytes:
             if threading.current_thread().name.startswith("pharmabackup-ahead"):
-                raise StorageFailed("The line dropped.", kind="unreachable", location="there")
+                raise Damaged("It ends before that.", kind="object", remedy="Run check.")
             return real(self, name, offset, length)
 
         monkeypatch.setattr(DistantStorage, "get_range", cut)
