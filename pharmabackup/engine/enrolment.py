@@ -23,7 +23,7 @@ from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
-from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported, WrongCredential
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
@@ -50,9 +50,16 @@ def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None
 def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
     """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back.
 
+    WrongCredential when this slot opens with something else by now: it would not learn what it is about to write.
     `against`: the slots that are being revoked. What they alone say of lists stops nobody, or they could stop that.
     """
     unlocked.renew()
+    if unlocked.slot.recipient != unlocked.opener.recipient:
+        raise WrongCredential(
+            "The passphrase of this credential was changed since it was opened with the one of before.",
+            kind="passphrase-changed",
+            remedy="Open it again, with the new one.",
+        )
     history = load_history(unlocked)
     cited = {roster for roster, _ in history.unlisted.values()}
     remembered = [name for name in history.vanished if name.startswith("roster/") and name not in cited]
