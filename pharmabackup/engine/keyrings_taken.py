@@ -33,7 +33,7 @@ def keyrings_to_take(
     """Those that the target lacks and that are sealed to what a list says, or said, of their slots.
 
     Nobody needs others; those of a passphrase of before, whoever is still open with it. `own`: slots whose keyrings
-    can be opened here. StorageFailed, Damaged when a list is, or one of the two has names of keyrings that are none.
+    can be opened here. StorageFailed.
     """
     taken = Taken()
     there, here = keyring_numbers(source), keyring_numbers(target)
