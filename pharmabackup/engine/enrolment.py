@@ -20,7 +20,7 @@ from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
-from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
+from pharmabackup.engine.keyrings import NUMBER_LAST, Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported, WrongCredential
@@ -124,7 +124,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, recipient: bytes, listed: 
     """
     numbers = (listed or keyring_numbers(unlocked.storage)).get(keyring.slot.hex(), [])
     number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
-    if not ids.NUMBER.fullmatch(str(number)):  # nobody would read it
+    if number > NUMBER_LAST:  # no replica would take it, so that this slot would not open there
         last = ids.keyring_name(keyring.slot, max(numbers))
         raise Conflict(
             f"No number is left for another keyring: somebody has put one with an impossible number here, {last}.",

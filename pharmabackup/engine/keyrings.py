@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # imported while the passphrase is stretched
 
 KEYRING = re.compile(rf"keys/[0-9a-f]{{32}}/({ids.NUMBER.pattern})")
 STORED_MAX = keys.KEYRING_MAX + 4096
+NUMBER_LAST = 1 << 56  # far more changes than a slot ever has; above it no replica takes one
 
 
 @dataclass(frozen=True, slots=True)

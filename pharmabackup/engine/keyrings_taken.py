@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
-from pharmabackup.engine.keyrings import STORED_MAX, Opener, decode_sealed, keyring_numbers
+from pharmabackup.engine.keyrings import NUMBER_LAST, STORED_MAX, Opener, decode_sealed, keyring_numbers
 from pharmabackup.engine.roster import Rosters
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.storage.base import Storage
-
-NUMBER_FAR = 1 << 46  # above the highest number that is known: some hundred changes at once
-NUMBER_LAST = 1 << 56  # far more changes than a slot ever has, and far below the last number that has a name
 
 
 @dataclass(slots=True)
@@ -40,11 +37,10 @@ def keyrings_to_take(
     for slot in rosters.newest.slots:
         folder = slot.id.hex()
         numbers = here.get(folder, [])
-        last = min(NUMBER_LAST, max(numbers) + NUMBER_FAR) if numbers else NUMBER_LAST
         opener, recipients = own.get(slot.id), rosters.given[slot.id].recipients
         for number in sorted(set(there.get(folder, [])) - set(numbers)):
             name = ids.keyring_name(slot.id, number)
-            if number > last:
+            if number > NUMBER_LAST:
                 taken.refused.append(name)
                 continue
             try:
