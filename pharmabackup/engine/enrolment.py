@@ -25,7 +25,7 @@ from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
+from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SealedKeyring, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
 
 ATTEMPTS = 3  # when other owners are faster
@@ -88,10 +88,11 @@ def change_roster(
         before = unlocked.roster
         after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
         content, slot = wire.encode(after), unlocked.keyring.slot
-        _check_whole(content, Roster)
         message = roster_message(unlocked.repository, after.number, slot, unlocked.roster_hash, content)
         signed = SignedRoster(content, slot, SigningKey(signing).sign(message))
-        stored, name = wire.header(Kind.ROSTER) + wire.encode(signed), ids.roster_name(after.number)
+        _check_whole(content, Roster)
+        _check_whole(body := wire.encode(signed), SignedRoster)
+        stored, name = wire.header(Kind.ROSTER) + body, ids.roster_name(after.number)
         try:
             create(unlocked.storage, name, stored)
         except Conflict:
@@ -133,6 +134,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, recipient: bytes, listed: 
         )
     _check_whole(wire.encode(keyring), Keyring)
     stored = seal_keyring(keyring, number, recipient)
+    _check_whole(stored[wire.HEADER.size :], SealedKeyring)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
 
