@@ -20,6 +20,7 @@ from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
+from pharmabackup.engine.keyring_contents import lacking
 from pharmabackup.engine.keyrings import NUMBER_LAST, Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
@@ -68,6 +69,16 @@ def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
     said = {slot.name: roster for roster, slot in history.unlisted.values() if slot.name not in against}
     if said:
         raise turned_back_by_word(max(said.values()), sorted(said))
+
+
+def check_complete(unlocked: Unlocked, to: str) -> None:
+    """Damaged when this slot lacks keys that it was given: whom it passes its own on to would lack them for ever."""
+    if lacks := lacking(unlocked.keyring, unlocked.slot, unlocked.roster):
+        raise Damaged(
+            f"No keyring of {unlocked.slot.name!r} has {' and '.join(lacks)}: to {to} now could lose these for ever.",
+            kind="keys",
+            remedy=f"Copy what keys/{unlocked.slot.id.hex()} lacks from another location, or open as another owner.",
+        )
 
 
 def change_roster(

@@ -14,7 +14,7 @@ from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipien
 from pharmabackup.crypto.shares import check_numbers, set_of, split
 from pharmabackup.engine import enrolment, historycache
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.grants import JUDGED_MARKS
+from pharmabackup.engine.grants import JUDGED_MARKS, READERS
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers, new_setting
 from pharmabackup.engine.unlocked import Unlocked
@@ -71,6 +71,7 @@ def enrol(
     enrolment.permit_owner(unlocked)
     way = Way.of(who)
     enrolment.learn(unlocked)
+    enrolment.check_complete(unlocked, "enrol")
     known = unlocked.roster
     _check_free(known, name)
     _check_tried(known, way)
@@ -108,7 +109,10 @@ def revoke(
     enrolment.permit_owner(unlocked)
     names = list(dict.fromkeys(names))
     enrolment.learn(unlocked, against=names)
-    slots = {_named(unlocked.roster, name).id for name in names}
+    going = [_named(unlocked.roster, name) for name in names]
+    if any(slot.role in READERS for slot in going):  # nobody else may have what is lacking here
+        enrolment.check_complete(unlocked, "revoke")
+    slots = {slot.id for slot in going}
     if unlocked.keyring.slot in slots:
         raise Conflict(
             "Nobody revokes the credential that he has opened with.",
@@ -238,6 +242,7 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
         )
     check_numbers(threshold, shares)
     enrolment.learn(unlocked)
+    enrolment.check_complete(unlocked, "split")
     known = unlocked.roster
     ever = [slot for slot in known.slots if slot.credential == "shares"]
     old = [slot for slot in enrolment.present(known) if slot in ever]
@@ -332,6 +337,7 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
     recipient, given = opener.recipient, list[Keyring]()
 
     def change(roster: Roster) -> Roster:
+        enrolment.check_complete(unlocked, "change the passphrase")
         if unlocked.keyring not in given:  # again where another owner gave new keys, to the passphrase of before
             enrolment.put_keyring(unlocked, unlocked.keyring, recipient)
             given.append(unlocked.keyring)
