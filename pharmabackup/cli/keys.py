@@ -146,9 +146,12 @@ def revoke(settings: Settings, names: tuple[str, ...], reason: str, urls: tuple[
         repository = opened.enter_context(settings.open())
         who = settings.who() if urls else None
         replicas = [opened.enter_context(settings.open_at(url, who)) for url in urls if who is not None]
-        repository.revoke(*names, reason=reason, replicas=replicas)
+        found = repository.revoke(*names, reason=reason, replicas=replicas)
     told = " ".join(f"{name} is revoked; what it has backed up stays." for name in names)
-    facts = {"slot": names[0]} if len(names) == 1 else {"slots": list(names)}
+    facts: dict[str, object] = {"slot": names[0]} if len(names) == 1 else {"slots": list(names)}
+    if found and not settings.output.people:
+        facts["findings"] = [finding.to_dict() for finding in found]
+    settings.output.findings(found)
     _done(settings, facts, f"{told} Take access to the storage away, too.")
 
 

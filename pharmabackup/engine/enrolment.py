@@ -20,12 +20,13 @@ from pharmabackup.engine.creating import create
 from pharmabackup.engine.grants import NAMERS, READERS
 from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
-from pharmabackup.engine.keyrings import Opener, Way, domain_of, keyring_numbers, seal_keyring
+from pharmabackup.engine.keyring_contents import lacking
+from pharmabackup.engine.keyrings import NUMBER_LAST, Opener, Way, domain_of, keyring_numbers, seal_keyring
 from pharmabackup.engine.roster import new_slot, roster_message
 from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
-from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported
+from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SignedRoster, Slot
+from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SealedKeyring, SignedRoster, Slot
 from pharmabackup.format.wire import Kind
 
 ATTEMPTS = 3  # when other owners are faster
@@ -50,9 +51,16 @@ def permit_owner(unlocked: Unlocked, to: str = "change who may do what") -> None
 def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
     """The newest list and keys, before anything is sealed for whom it names. Damaged when it was turned back.
 
+    WrongCredential when this slot opens with something else by now: it would not learn what it is about to write.
     `against`: the slots that are being revoked. What they alone say of lists stops nobody, or they could stop that.
     """
     unlocked.renew()
+    if unlocked.slot.recipient != unlocked.opener.recipient:
+        raise WrongCredential(
+            "The passphrase of this credential was changed since it was opened with the one of before.",
+            kind="passphrase-changed",
+            remedy="Open it again, with the new one.",
+        )
     history = load_history(unlocked)
     cited = {roster for roster, _ in history.unlisted.values()}
     remembered = [name for name in history.vanished if name.startswith("roster/") and name not in cited]
@@ -61,6 +69,16 @@ def learn(unlocked: Unlocked, *, against: Collection[str] = ()) -> None:
     said = {slot.name: roster for roster, slot in history.unlisted.values() if slot.name not in against}
     if said:
         raise turned_back_by_word(max(said.values()), sorted(said))
+
+
+def check_complete(unlocked: Unlocked, to: str) -> None:
+    """Damaged when this slot lacks keys that it was given: whom it passes its own on to would lack them for ever."""
+    if lacks := lacking(unlocked.keyring, unlocked.slot, unlocked.roster):
+        raise Damaged(
+            f"No keyring of {unlocked.slot.name!r} has {' and '.join(lacks)}: to {to} now could lose these for ever.",
+            kind="keys",
+            remedy=f"Copy what keys/{unlocked.slot.id.hex()} lacks from another location, or open as another owner.",
+        )
 
 
 def change_roster(
@@ -81,10 +99,11 @@ def change_roster(
         before = unlocked.roster
         after = replace(change(before), number=before.number + 1, previous=unlocked.roster_hash, created=now_ns())
         content, slot = wire.encode(after), unlocked.keyring.slot
-        _check_whole(content, Roster)
         message = roster_message(unlocked.repository, after.number, slot, unlocked.roster_hash, content)
         signed = SignedRoster(content, slot, SigningKey(signing).sign(message))
-        stored, name = wire.header(Kind.ROSTER) + wire.encode(signed), ids.roster_name(after.number)
+        _check_whole(content, Roster)
+        _check_whole(body := wire.encode(signed), SignedRoster)
+        stored, name = wire.header(Kind.ROSTER) + body, ids.roster_name(after.number)
         try:
             create(unlocked.storage, name, stored)
         except Conflict:
@@ -117,7 +136,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, recipient: bytes, listed: 
     """
     numbers = (listed or keyring_numbers(unlocked.storage)).get(keyring.slot.hex(), [])
     number = max(numbers, default=0) + 1 + int.from_bytes(os.urandom(GAP_BYTES))
-    if not ids.NUMBER.fullmatch(str(number)):  # nobody would read it
+    if number > NUMBER_LAST:  # no replica would take it, so that this slot would not open there
         last = ids.keyring_name(keyring.slot, max(numbers))
         raise Conflict(
             f"No number is left for another keyring: somebody has put one with an impossible number here, {last}.",
@@ -126,6 +145,7 @@ def put_keyring(unlocked: Unlocked, keyring: Keyring, recipient: bytes, listed: 
         )
     _check_whole(wire.encode(keyring), Keyring)
     stored = seal_keyring(keyring, number, recipient)
+    _check_whole(stored[wire.HEADER.size :], SealedKeyring)
     create(unlocked.storage, ids.keyring_name(keyring.slot, number), stored)
 
 

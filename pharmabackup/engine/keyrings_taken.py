@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
-from pharmabackup.engine.keyrings import STORED_MAX, Opener, decode_sealed, keyring_numbers
+from pharmabackup.engine.keyrings import NUMBER_LAST, STORED_MAX, Opener, decode_sealed, keyring_numbers
 from pharmabackup.engine.roster import Rosters
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.storage.base import Storage
-
-NUMBER_FAR = 1 << 46  # above the highest number that is known: some hundred changes at once
-NUMBER_LAST = 1 << 56  # far more changes than a slot ever has, and far below the last number that has a name
 
 
 @dataclass(slots=True)
@@ -33,18 +30,17 @@ def keyrings_to_take(
     """Those that the target lacks and that are sealed to what a list says, or said, of their slots.
 
     Nobody needs others; those of a passphrase of before, whoever is still open with it. `own`: slots whose keyrings
-    can be opened here. StorageFailed, Damaged when a list is, or one of the two has names of keyrings that are none.
+    can be opened here. StorageFailed.
     """
     taken = Taken()
     there, here = keyring_numbers(source), keyring_numbers(target)
     for slot in rosters.newest.slots:
         folder = slot.id.hex()
         numbers = here.get(folder, [])
-        last = min(NUMBER_LAST, max(numbers) + NUMBER_FAR) if numbers else NUMBER_LAST
         opener, recipients = own.get(slot.id), rosters.given[slot.id].recipients
         for number in sorted(set(there.get(folder, [])) - set(numbers)):
             name = ids.keyring_name(slot.id, number)
-            if number > last:
+            if number > NUMBER_LAST:
                 taken.refused.append(name)
                 continue
             try:

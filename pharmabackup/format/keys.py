@@ -183,3 +183,9 @@ class Keyring(Secret, frozen=True):
     catalogue: Annotated[tuple[CatalogueKey, ...], msgspec.Meta(min_length=1, max_length=1000)]
     block_names: Key  # names blocks, for all generations
     readers: Annotated[tuple[ReaderKey, ...], msgspec.Meta(max_length=1000)]
+
+    def check(self) -> None:
+        """Damaged when there are two keys of one generation: to try a thousand takes half a second."""
+        for found in (self.catalogue, self.readers):
+            if len({key.generation for key in found}) < len(found):
+                raise malformed("keyring", "it has two keys of one generation")

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pharmabackup.credentials import KeyFile, Passphrase, Recipient, Shares, StrPath, Vault
-from pharmabackup.events import Progress
+from pharmabackup.events import Finding, Progress
 from pharmabackup.repository.opened import Opened
 from pharmabackup.results import Proposal, RecoveryDrill, Rules, ShareCheck, Slot
 from pharmabackup.retention import Keep
@@ -49,18 +49,21 @@ class Keys(Opened):
             noted=True,
         )
 
-    def revoke(self, name: str, *others: str, reason: str, replicas: Sequence[Repository] = ()) -> None:
+    def revoke(
+        self, name: str, *others: str, reason: str, replicas: Sequence[Repository] = ()
+    ) -> tuple[Finding, ...]:
         """A slot opens nothing any more, and what it signs does not count; what it has backed up stays.
 
         New keys are made, since it knows those that are in use. `others`: all that were stolen along with it, in one
         list of keys, since each could stop the others' being revoked.
         `replicas`: where it has backed up to directly, so that this stays too.
+        What is found: of whom not all that was there counts, since he had written too much (`revoked-in-part`).
         NotFound, Conflict, InvalidInput, NotPermitted, StorageFailed.
         """
         from pharmabackup.verbs.keys import revoke
 
         elsewhere = [other._unlocked for other in replicas]
-        self._journal.run(
+        return self._journal.run(
             "revoke",
             lambda: revoke(self._unlocked, (name, *others), reason=reason, elsewhere=elsewhere),
             subject=", ".join((name, *others)),

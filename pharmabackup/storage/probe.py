@@ -7,11 +7,12 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pharmabackup.errors import Conflict
+from pharmabackup.errors import Conflict, StorageFailed
 from pharmabackup.storage.base import Capabilities, Storage
 
 ROUNDS = 3
 WRITERS = 4
+START_S = 60  # until all of them run: a machine may have no thread left for one
 
 
 def probe(storage: Storage) -> Capabilities:
@@ -54,7 +55,15 @@ def one_wins(storage: Storage, name: str, contents: Sequence[bytes]) -> bytes | 
     start = threading.Barrier(len(early))
 
     def write(data: bytes) -> bool:
-        start.wait()
+        try:
+            start.wait(START_S)
+        except threading.BrokenBarrierError:
+            raise StorageFailed(
+                "This machine was too busy to try whether the storage creates an object exclusively.",
+                remedy="Run it again when less is running.",
+                retryable=True,
+                location=storage.location,
+            ) from None
         return _put(storage, name, data)
 
     with ThreadPoolExecutor(len(early)) as pool:

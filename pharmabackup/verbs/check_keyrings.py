@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from pharmabackup.crypto import hashing
 from pharmabackup.engine.grants import NAMERS
-from pharmabackup.engine.keyrings import KEYRING, numbered, read_sealed
+from pharmabackup.engine.keyring_contents import INTERRUPTED, Granted, lacking, twice
+from pharmabackup.engine.keyrings import KEYRING, joined, numbered, read_sealed
 from pharmabackup.engine.roster import Rosters, read_rosters
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.events import Finding, Severity
 from pharmabackup.format.keys import Keyring, SealedKeyring, Slot
-from pharmabackup.verbs.keyring_contents import INTERRUPTED, Granted, twice
 
 NOT_USED = "Nobody uses it. Unless a change of keys was interrupted, find out who put it there; delete it by hand."
 MENDED = (
@@ -125,18 +125,18 @@ class _Check:
     def _of_user(self, tally: _Tally) -> Generator[Finding, None, bool]:
         """What one who is not revoked cannot do any more; whether there is anything."""
         slot, due, is_own = tally.slot, self._due(tally.slot), self._is_own(tally.slot)
-        lacking = self._granted(slot).lacking([keyring for _, keyring in tally.opened]) if is_own else []
-        if lacking and not tally.foreign:
+        lacks = self._lacking(tally) if is_own else []
+        if lacks and not tally.foreign:
             tally.foreign += [(name, "another one adds the same keys") for name in twice(tally.opened)]
         instead = len(tally.damaged) + len(tally.closed) + len(tally.foreign)
         missing = due - tally.whole - instead
         if missing > 0:
             problem = f"Of {slot.name!r} {missing} of {due} keyrings that there have to be are missing"
-        elif lacking and not instead:
-            problem = f"No keyring of {slot.name!r} has {' and '.join(lacking)}"
+        elif lacks and not instead:
+            problem = f"No keyring of {slot.name!r} has {' and '.join(lacks)}"
         else:
             problem = ""
-        severity: Severity = "warning" if is_own and not lacking else "critical"
+        severity: Severity = "warning" if is_own and not lacks else "critical"
         cost = "that credential does not open all that is here, or nothing"
         if severity == "warning":
             cost = "the others have the same keys, and must not be lost too"
@@ -144,14 +144,14 @@ class _Check:
             subject = f"keys/{slot.id.hex()}"
             remedy = "Copy from a place that has them, or let an owner enrol that credential once more."
             yield self._finding("keyring-missing", severity, subject, f"{problem}: {cost}.", remedy)
-        if not (lacking if is_own else tally.whole < due):
+        if not (lacks if is_own else tally.whole < due):
             return False
         cost = (
             f"Without it {slot.name!r} has fewer than it was given: that credential does not open all that is "
             "here, or nothing, unless another of them has the same keys"
         )
-        if lacking:
-            cost = f"No other keyring of {slot.name!r} has {' and '.join(lacking)}"
+        if lacks:
+            cost = f"No other keyring of {slot.name!r} has {' and '.join(lacks)}"
         bad = [*tally.damaged, *tally.closed]
         yield from self._told("keyring-damaged", "critical", bad, f"it is damaged. {cost}", MENDED)
         for why in dict.fromkeys(why for _, why in tally.foreign):
@@ -159,6 +159,12 @@ class _Check:
             said = f"it is not what was written, or somebody put it there: {why}. {cost}"
             yield from self._told("keyring-swapped", "critical", names, said, MENDED)
         return True
+
+    def _lacking(self, tally: _Tally) -> list[str]:
+        opened = [keyring for _, keyring in tally.opened]
+        return (
+            lacking(joined(opened, self.rosters.newest), tally.slot, self.rosters.newest) if opened else ["all keys"]
+        )
 
     def _due(self, slot: Slot) -> int:
         """Each change of keys gave every slot one more keyring (docs/format.md, §8)."""

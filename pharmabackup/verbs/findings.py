@@ -76,8 +76,8 @@ def keyring_finding(name: str, location: str) -> Finding:
         code="keyring-differs",
         severity="warning",
         subject=name,
-        message="A keyring is damaged, here or there, or it could keep out who can open this repository. It was left "
-        "where it is. Who needs it may not be able to open that place.",
+        message="A keyring is damaged, here or there, or it has a number after which none is left for the next. "
+        "It was left where it is. Who needs it may not be able to open that place.",
         remedy="Run check in both places. Find out who put it there, or put the whole one in the place of the other.",
         location=location,
     )

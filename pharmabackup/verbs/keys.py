@@ -14,12 +14,13 @@ from pharmabackup.credentials import SEED_SIZE, Credential, Passphrase, Recipien
 from pharmabackup.crypto.shares import check_numbers, set_of, split
 from pharmabackup.engine import enrolment, historycache
 from pharmabackup.engine.audit import note
-from pharmabackup.engine.grants import JUDGED_MARKS
+from pharmabackup.engine.grants import JUDGED_MARKS, READERS
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyrings import Opener, Way, keyring_numbers, new_setting
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, InvalidInput, NotFound
-from pharmabackup.format.keys import PASSPHRASES_MAX, Keyring, Revoked, Role, Roster
+from pharmabackup.events import Finding
+from pharmabackup.format.keys import PASSPHRASES_MAX, ROSTER_MAX, Keyring, Revoked, Role, Roster
 from pharmabackup.format.keys import Slot as RosterSlot
 from pharmabackup.results import Slot
 
@@ -27,6 +28,10 @@ NAME_MAX = 200
 REASON_MAX = 1000
 ACCEPTED_NEWEST = 1000  # of a revoked slot's snapshots
 ACCEPTED_EVERY = 100  # and of the older ones
+ACCEPTED_SHARE = (
+    4  # of the half of a list that is for such hashes, one part of so many of what is left: 65,536 at first
+)
+HASH_SIZE = 32
 
 
 def slots(unlocked: Unlocked) -> list[Slot]:
@@ -66,6 +71,7 @@ def enrol(
     enrolment.permit_owner(unlocked)
     way = Way.of(who)
     enrolment.learn(unlocked)
+    enrolment.check_complete(unlocked, "enrol")
     known = unlocked.roster
     _check_free(known, name)
     _check_tried(known, way)
@@ -89,18 +95,24 @@ def enrol(
     note(unlocked, "enrol", name, reason=None)
 
 
-def revoke(unlocked: Unlocked, names: Sequence[str], *, reason: str, elsewhere: Sequence[Unlocked] = ()) -> None:
+def revoke(
+    unlocked: Unlocked, names: Sequence[str], *, reason: str, elsewhere: Sequence[Unlocked] = ()
+) -> tuple[Finding, ...]:
     """What these slots have backed up stays; nothing that they sign from now on counts, nor can they read what comes.
 
     `elsewhere`: replicas into which they back up themselves, so that what they did there counts too. Interrupted, all
-    are revoked or none is; then new keys may be missing, which `rotate` makes.
+    are revoked or none is; then new keys may be missing, which `rotate` makes. Finds who had said more than
+    counts.
     Conflict, InvalidInput, NotFound, NotPermitted, StorageFailed.
     """
     _check_reason(reason)
     enrolment.permit_owner(unlocked)
     names = list(dict.fromkeys(names))
     enrolment.learn(unlocked, against=names)
-    slots = {_named(unlocked.roster, name).id for name in names}
+    going = [_named(unlocked.roster, name) for name in names]
+    if any(slot.role in READERS for slot in going):  # nobody else may have what is lacking here
+        enrolment.check_complete(unlocked, "revoke")
+    slots = {slot.id for slot in going}
     if unlocked.keyring.slot in slots:
         raise Conflict(
             "Nobody revokes the credential that he has opened with.",
@@ -109,7 +121,10 @@ def revoke(unlocked: Unlocked, names: Sequence[str], *, reason: str, elsewhere: 
         )
     if any(one.repository != unlocked.repository for one in elsewhere):
         raise InvalidInput("One of the replicas is another repository.", remedy="Give replicas of this one.")
-    accepted = {slot: _accepted((unlocked, *elsewhere), slot) for slot in slots}
+    most = _most_accepted(unlocked.roster, len(slots))
+    judged = {slot: _accepted((unlocked, *elsewhere), slot, most) for slot in slots}
+    accepted = {slot: hashes for slot, (hashes, _) in judged.items()}
+    cut = [_cut(unlocked, slot, most, judged[slot.id][1]) for slot in unlocked.roster.slots if slot.id in slots]
 
     def change(roster: Roster) -> Roster:
         for name in names:
@@ -122,26 +137,55 @@ def revoke(unlocked: Unlocked, names: Sequence[str], *, reason: str, elsewhere: 
     told, many = " and ".join(names), len(names) > 1
     done, why = f"{told} {'are' if many else 'is'} revoked", f"{told} {'were' if many else 'was'} revoked"
     _rotate_after(unlocked, done, why[-REASON_MAX:], "Then rotate.")
+    return tuple(finding for finding in cut if finding)
 
 
-def _accepted(places: Sequence[Unlocked], slot: bytes) -> bytes:
-    """The hashes of a slot's fates and marks that still count; fates do with all that they name as before them.
+def _cut(unlocked: Unlocked, slot: RosterSlot, most: int, left: int) -> Finding | None:
+    """What is told of a slot that had said more than the list can accept."""
+    if not left:
+        return None
+    return Finding(
+        code="revoked-in-part",
+        severity="warning",
+        subject=slot.name,
+        message=f"{slot.name!r} had written more than a list of keys can hold: of its snapshots, forgets, recalls "
+        f"and releases it names the newest {most:,}. Of {left:,} others only snapshots before these count.",
+        remedy="Run check: it names what does not count. What only it had forgotten may look lost: forget that anew.",
+        location=unlocked.storage.location,
+    )
 
-    So the last fate is not enough: a replica may lag behind, and one of them may be damaged later. What is damaged or
-    gone now may be the slot's: its hash counts where this machine has seen it.
+
+def _accepted(places: Sequence[Unlocked], slot: bytes, most: int) -> tuple[bytes, int]:
+    """The hashes of a slot's fates and marks that still count, `most` of them, and how many more there are.
+
+    Fates do with all that they name as before them. So the last one is not enough: a replica may lag behind, and one
+    of them may be damaged later. What is damaged or gone now may be the slot's: its hash counts where this machine
+    has seen it. Whoever stole the slot can write any number: the newest come first, of snapshots, then of marks.
     """
-    found: set[bytes] = set()
+    found: dict[bytes, None] = {}  # in this order
+    marks: list[tuple[int, bytes]] = []
     for unlocked in places:
         history = load_history(unlocked)
-        found.update(head.hash for head in history.heads(slot))
         own = [item.hash for item in history.newest() if item.slot.id == slot]
-        found.update((*own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY]))
-        found.update(said.hash for said in history.said if said.slot.id == slot and said.mark.kind in JUDGED_MARKS)
-        seen = historycache.load(unlocked)
+        heads = {head.hash for head in history.heads(slot)}
+        several = (*(one for one in own if one in heads), *own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY])
+        found |= dict.fromkeys(several)
+        marks += [
+            (said.time, said.hash) for said in history.said if said.slot.id == slot and said.mark.kind in JUDGED_MARKS
+        ]
+    found |= dict.fromkeys(digest for _, digest in sorted(marks, reverse=True))
+    for unlocked in places:
+        history, seen = load_history(unlocked), historycache.load(unlocked)
         for name in (*history.damaged, *history.vanished):
             if (known := seen.get(name)) is not None and name.startswith(("snapshots/", "marks/")) and known.hash:
-                found.add(known.hash)
-    return b"".join(sorted(found))
+                found.setdefault(known.hash)
+    return b"".join(sorted(list(found)[:most])), max(0, len(found) - most)
+
+
+def _most_accepted(roster: Roster, slots: int) -> int:
+    """So many hashes for each of these slots surely fit, and those of slots that are revoked later."""
+    used = sum(len(slot.revoked.accepted) for slot in roster.slots if slot.revoked)
+    return max(0, ROSTER_MAX // 2 - used) // ACCEPTED_SHARE // (HASH_SIZE * max(1, slots))
 
 
 def _without(roster: Roster, accepted: Mapping[bytes, bytes], reason: str) -> Roster:
@@ -198,6 +242,7 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
         )
     check_numbers(threshold, shares)
     enrolment.learn(unlocked)
+    enrolment.check_complete(unlocked, "split")
     known = unlocked.roster
     ever = [slot for slot in known.slots if slot.credential == "shares"]
     old = [slot for slot in enrolment.present(known) if slot in ever]
@@ -212,7 +257,8 @@ def split_recovery(unlocked: Unlocked, *, threshold: int, shares: int) -> tuple[
     )
     slot, keyring = enrolment.newcomer(unlocked, name, "owner", None, way)
     enrolment.put_keyring(unlocked, keyring, way.recipient)
-    accepted = {one.id: _accepted((unlocked,), one.id) for one in old}
+    most = _most_accepted(known, len(old))
+    accepted = {one.id: _accepted((unlocked,), one.id, most)[0] for one in old}
 
     def change(roster: Roster) -> Roster:
         if (roster.generations, roster.domains) != (known.generations, known.domains):
@@ -278,7 +324,7 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
     """Open with another passphrase from now on. Interrupted before the list that says so, the old one opens.
 
     Whoever copied the storage before and knows the old one can still read what was there: see `rotate`.
-    InvalidInput, NotPermitted, Conflict, StorageFailed.
+    InvalidInput, NotPermitted, WrongCredential, Conflict, StorageFailed.
     """
     if unlocked.slot.credential != "passphrase":
         raise InvalidInput("This slot opens with a key.", kind="credential", remedy="Enrol another key instead.")
@@ -291,8 +337,7 @@ def change_passphrase(unlocked: Unlocked, new: Credential) -> None:
     recipient, given = opener.recipient, list[Keyring]()
 
     def change(roster: Roster) -> Roster:
-        if unlocked.slot.recipient != unlocked.opener.recipient:
-            raise _at_the_same_time()  # it would pass on fewer keys than the slot was given since
+        enrolment.check_complete(unlocked, "change the passphrase")
         if unlocked.keyring not in given:  # again where another owner gave new keys, to the passphrase of before
             enrolment.put_keyring(unlocked, unlocked.keyring, recipient)
             given.append(unlocked.keyring)

@@ -134,7 +134,7 @@ class Keys:
     def _keyrings(self) -> dict[bytes, list[Any]]:
         """All keyrings of each slot that the roster has, newest first."""
         found: dict[bytes, list[Any]] = {}
-        for match in self._list("keys", f"{HEX16}/{NUMBER}", strict=True):
+        for match in self._list("keys", f"{HEX16}/{NUMBER}"):
             slot, number = bytes.fromhex(match[1]), int(match[2])
             if slot not in self.slots:
                 continue  # its roster may not have come yet

@@ -265,7 +265,6 @@ EDITS: dict[str, Callable[[Path], object]] = {
     "a missing roster": lambda root: _first(root, "roster").unlink(),
     "a gap in the rosters": lambda root: _first(root, "roster").rename(root / "roster" / "1"),
     "a foreign file in roster": lambda root: (root / "roster" / "01").write_bytes(b"x"),
-    "a foreign file in keys": lambda root: (root / "keys" / "thumbs.db").write_bytes(b"x"),
     "a fate of another name": lambda root: _first(root, "snapshots").rename(root / "snapshots" / ("0" * 32)),
     "a snapshot turned back": lambda root: (root / "snapshots" / V1["snapshots"][1]["id"]).unlink(),
     "a newer version": lambda root: (root / "repository").write_text('{"pharmabackup": 2}'),
@@ -283,9 +282,10 @@ def test_damage_is_refused(golden: Path, edit: str) -> None:
 def test_foreign_files_are_ignored(golden: Path) -> None:
     (golden / "packs" / "thumbs.db").write_bytes(b"x")
     (golden / "intents" / "thumbs.db").write_bytes(b"x")
+    (golden / "keys" / "thumbs.db").write_bytes(b"x")
     (golden / "roster" / "Thumbs.db").write_bytes(b"x")  # no object at all: names have no capitals
     (golden / ".uploads").mkdir(exist_ok=True)
     (golden / ".uploads" / "roster").write_bytes(b"x")
     reader = Reader(golden, V1["passphrase"])
-    assert reader.ignored == ["intents/thumbs.db", "packs/thumbs.db"]
+    assert reader.ignored == ["intents/thumbs.db", "packs/thumbs.db"]  # those of keys were noted before, and cleared
     assert read_all(golden) == 33

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -126,3 +127,13 @@ def test_an_error_is_no_finding(monkeypatch):
     monkeypatch.setattr(storage, "put_new", fail)
     with pytest.raises(StorageFailed, match="line"):
         probe(storage)
+
+
+def test_where_not_all_writers_can_run_it_ends(monkeypatch):
+    """They wait for each other, and a machine may have no thread left."""
+    monkeypatch.setattr("pharmabackup.storage.probe.START_S", 0.05)
+    monkeypatch.setattr(
+        "pharmabackup.storage.probe.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(workers - 1)
+    )
+    with pytest.raises(StorageFailed, match="too busy"):
+        probe(MemoryStorage())

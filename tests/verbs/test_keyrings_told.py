@@ -334,3 +334,45 @@ def test_beside_a_change_of_keys_nothing_is_told(staff: Staff, monkeypatch: pyte
     assert not _told(staff.repo, MISSING, UNUSED)
     assert done
     other.close()
+
+
+# ------------------------------------------------------------ who lacks keys passes none on
+
+PASSING: dict[str, Callable[[pb.Repository], object]] = {
+    "enrol": lambda repo: repo.enrol("owner", pb.Passphrase("a fourth passphrase"), name="fourth"),
+    "split": lambda repo: repo.split_recovery(),
+    "revoke who has them": lambda repo: repo.revoke("Jaya Patel", reason="has left"),
+    "change the passphrase": lambda repo: repo.change_passphrase(pb.Passphrase("a fourth passphrase")),
+}
+HARMLESS: dict[str, Callable[[pb.Repository], object]] = {
+    "rotate": lambda repo: repo.rotate(reason="a laptop was lost"),
+    "revoke who reads nothing": lambda repo: repo.revoke("till", reason="stolen"),
+}
+
+
+@pytest.mark.parametrize("what", PASSING)
+def test_who_lacks_keys_passes_none_on(staff: Staff, what: str) -> None:
+    """Nor revokes who has them: what he lacks would be lost for ever. It is said what to bring back."""
+    staff.repo.rotate(reason="to see")
+    staff.repo.rotate(reason="to see")
+    folder = Path(staff.repo.url) / "keys" / _slot(staff, "owner").hex()
+    own = staff.repo._unlocked
+    whole = sorted(folder.iterdir(), key=lambda path: int(path.name))
+    saved = {path: path.read_bytes() for path in whole}
+    for path in whole:
+        path.unlink()
+    lesser = replace(own.keyring, catalogue=own.keyring.catalogue[1:], readers=own.keyring.readers[1:])
+    enrolment.put_keyring(own, lesser, own.slot.recipient)
+    before = set(stored(own.storage, "keys")), set(stored(own.storage, "roster"))
+    with pb.Repository.open(staff.repo.url, CHANGED, state_dir=staff.folder / "again") as repo:
+        with pytest.raises(pb.Damaged) as caught:
+            PASSING[what](repo)
+        assert "the keys of generation 0 and the keys to read of generation 0" in caught.value.message
+        assert f"keys/{folder.name}" in caught.value.remedy
+        assert before == (set(stored(own.storage, "keys")), set(stored(own.storage, "roster")))
+        for harmless in HARMLESS.values():
+            harmless(repo)
+    for path, data in saved.items():
+        path.write_bytes(data)
+    with pb.Repository.open(staff.repo.url, CHANGED, state_dir=staff.folder / "whole") as repo:
+        PASSING[what](repo)

@@ -201,7 +201,7 @@ def test_a_collection_that_condemns_everything(staff: Staff, site: Site, tmp_pat
     _all_is_there(staff, site, tmp_path / "out")
 
 
-PLANTED = ["roster/7", "roster/99", "roster/x", "keys/x", "keys/00/0"]
+PLANTED = ["roster/7", "roster/99", "roster/x"]
 PLANTED += [f"collections/{name}" for name in ("1/condemn", "1/execute", "1/done", "3/condemn", "x")]
 
 
@@ -233,6 +233,20 @@ def test_junk_that_stops_everybody_is_named_with_what_to_do(
     planted.unlink()
     site.back_up(staff.open("till"))
     _all_is_there(staff, site, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["keys/x", "keys/00/0", "keys/SLOT/007", "keys/SLOT/x", f"keys/SLOT/{10**18}"])
+def test_what_is_no_name_of_a_keyring_is_told_and_stops_nobody(staff: Staff, site: Site, name: str) -> None:
+    """Nor does it keep a copy from bringing keyrings, or an owner from giving new keys."""
+    owner = staff.repo._unlocked
+    planted = Path(staff.repo.url) / (name := name.replace("SLOT", owner.keyring.slot.hex()))
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_bytes(os.urandom(2000))
+    site.back_up(staff.open("till"))
+    again = staff.open("owner", key=PASSPHRASE)
+    again.rotate(reason="to see")
+    told = [finding for finding in again.check().findings if finding.code.startswith("keyring")]
+    assert [(one.code, one.severity, one.subject) for one in told] == [("keyring-damaged", "warning", name)]
 
 
 def test_a_keyring_with_other_keys_is_not_taken(staff: Staff, site: Site, tmp_path: Path) -> None:

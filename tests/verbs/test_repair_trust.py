@@ -13,8 +13,7 @@ from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine import enrolment
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.keyrings import keyring_numbers, read_sealed
-from pharmabackup.engine.keyrings_taken import NUMBER_FAR, NUMBER_LAST
+from pharmabackup.engine.keyrings import NUMBER_LAST, keyring_numbers, read_sealed
 from pharmabackup.engine.moving import publish
 from pharmabackup.engine.packs import PackWriter, read_directory, read_names
 from pharmabackup.engine.reading import BlockReader
@@ -99,25 +98,30 @@ def test_no_keyring_with_an_impossible_number_comes(ward: Ward, replica: pb.Repo
     _opens(ward, OTHER)
 
 
-def test_numbers_ascend_in_steps(ward: Ward, replica: pb.Repository) -> None:
-    assert _plant(ward, NUMBER_FAR + 1) in _codes(ward.repo.propose_repair(replicas=[replica]))
+def test_a_planted_one_far_above_cuts_nobody_off_from_replicas(ward: Ward, replica: pb.Repository) -> None:
+    """The next number is above it, and where it was not planted that one has to come all the same."""
     ward.repo.enrol("owner", OTHER, name="Jaya Patel")
+    ward.repo.copy(replica)
     with pb.Repository.open(ward.path, OTHER, state_dir=ward.root / "other") as other:
-        (own,) = (name for name in ward.names("keys") if other._unlocked.keyring.slot.hex() in name)
-        ward.repo.copy(replica)
-        name = _plant(ward, int(own.rpartition("/")[2]) + NUMBER_FAR + 1, of=other)
-    assert _codes(replica.copy(ward.repo))[name] == "keyring-differs"
+        name = _plant(ward, (1 << 47) + int(ward.names("keys")[-1].rpartition("/")[2]), to=OTHERS[0], of=other)
+    (ward.root / "replica" / name).rename(ward.path / name)
+    ward.repo.rotate(reason="a laptop was lost")
+    assert "keyring-differs" not in _codes(ward.repo.copy(replica)).values()
+    with pb.Repository.open(ward.root / "replica", OTHER, state_dir=ward.root / "there") as there:
+        assert there._unlocked.has_newest_keys
+        assert {finding.code for finding in there.check().findings} == set()
 
 
-def test_where_no_number_is_left_it_is_said(ward: Ward) -> None:
-    """Somebody who may write here has put it here."""
+@pytest.mark.parametrize("number", [NUMBER_LAST, LAST])
+def test_where_no_number_is_left_it_is_said(ward: Ward, number: int) -> None:
+    """Somebody who may write here has put it here. One above it would be taken by no replica."""
     with ward.replica():
-        name = _plant(ward, LAST)
+        name = _plant(ward, number)
         (ward.path / name).write_bytes((ward.root / "replica" / name).read_bytes())
     with pytest.raises(pb.Conflict) as caught:
         ward.repo.rotate(reason="a laptop was lost")
     assert caught.value.kind == "keyring-number" and name in str(caught.value)
-    assert {name.rpartition("/")[2] for name in ward.names("keys")} == {"0", str(LAST)}
+    assert {name.rpartition("/")[2] for name in ward.names("keys")} == {"0", str(number)}
 
 
 def test_a_slot_without_keyrings_takes_its_own_alone(ward: Ward, replica: pb.Repository) -> None:

@@ -5,6 +5,7 @@ Whoever has its key cites the list of keys of before, so that neither time nor c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.unlocked import Unlocked
+from pharmabackup.format import wire
+from pharmabackup.format.keys import ROSTER_MAX, Revoked
 from pharmabackup.format.transaction import Carried, Carry, Mark
 from pharmabackup.format.wire import Kind
+from pharmabackup.verbs import keys
 from tests.reader.reader import Reader
 from tests.verbs.site import DAY_NS, PASSPHRASE, Site, Time, prune, stored
 from tests.verbs.test_contested import TWO_NAMES, Two, _criticals
@@ -89,6 +94,52 @@ def shop(make_repo: MakeRepo, site: Site, time: Time, tmp_path: Path) -> Iterato
     made = Shop(make_repo(), site, time, tmp_path)
     yield made
     made.close()
+
+
+# ------------------------------------------------------------ more than a list can hold
+
+
+def test_of_more_than_a_list_holds_the_newest_count(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pharmabackup.verbs.keys._most_accepted", lambda *_: 3)
+    forgot = [sign(shop.supplier, "forget", None, made) for made in shop.made[:4] for _ in range(2)]
+    newest = [said.id for said in load_history(shop.repo._unlocked).said if said.slot.name == "the supplier"][-3:]
+    (told,) = shop.repo.revoke("the supplier", reason="stolen")
+    assert (told.code, told.severity, told.subject) == ("revoked-in-part", "warning", "the supplier")
+    assert "the newest 3" in told.message and "5 others" in told.message
+    assert void(shop.repo) == {one.hex() for one in set(forgot) - set(newest)}
+
+
+def test_of_more_snapshots_than_a_list_holds_those_before_the_newest_count(
+    shop: Shop, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    till = shop.enrol("device", "till")
+    made = {site.back_up(till) for _ in range(4)}
+    monkeypatch.setattr("pharmabackup.verbs.keys._most_accepted", lambda *_: 1)
+    (told,) = shop.repo.revoke("till", reason="stolen")
+    assert told.code == "revoked-in-part" and "3 others" in told.message
+    assert made <= {snapshot.id for snapshot in shop.repo.snapshots()}
+    assert "snapshot-revoked" not in {finding.code for finding in shop.repo.check().findings}
+
+
+def test_a_list_that_nobody_could_read_again_is_not_written(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts have room for more than its whole."""
+    many = bytes(32 * 530_000)
+    monkeypatch.setattr("pharmabackup.verbs.keys._accepted", lambda *_: (many, 0))
+    with pytest.raises(pb.InvalidInput, match="limits"):
+        shop.repo.revoke("the supplier", reason="stolen")
+    assert [slot.revoked for slot in shop.new_machine().slots()] == [None, None]
+
+
+def test_however_many_are_revoked_their_hashes_fit_and_leave_room(shop: Shop) -> None:
+    roster = shop.repo._unlocked.roster
+    assert keys._most_accepted(roster, 1) == 65_536
+    for _ in range(20):
+        most = keys._most_accepted(roster, 2)
+        assert most > 100
+        old = roster.slots[-1]
+        gone = [replace(old, id=os.urandom(16), revoked=Revoked(0, "stolen", bytes(32 * most))) for _ in range(2)]
+        roster = replace(roster, slots=(*roster.slots, *gone))
+    assert len(wire.encode(roster)) < ROSTER_MAX * 6 // 10
 
 
 # ------------------------------------------------------------ what is signed afterwards

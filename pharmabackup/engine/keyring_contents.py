@@ -10,10 +10,27 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.crypto.signatures import SigningKey
 from pharmabackup.engine.grants import NAMERS, READERS
-from pharmabackup.engine.keyrings import domain_of, joined
+from pharmabackup.engine.keyrings import domain_of
 from pharmabackup.format.keys import Keyring, Roster, Slot
 
 INTERRUPTED = "a change of keys was interrupted, or somebody put it there"
+
+
+def lacking(held: Keyring, slot: Slot, roster: Roster) -> list[str]:
+    """What that slot's keys, of all its keyrings together, have not of what the list grants it, in words."""
+    catalogue = {hashing.key_id(key.key) for key in held.catalogue}
+    readers = {PrivateKey(key.key).public.raw for key in held.readers}
+    naming = {key.domain for key in held.naming}
+    found = [_of("the keys", [one.number for one in roster.generations if one.catalogue not in catalogue])]
+    if slot.role in READERS:
+        without = [one.number for one in roster.generations if one.reader not in readers]
+        found.append(_of("the keys to read", without))
+    for domain in roster.domains:
+        if (slot.role in NAMERS or domain.id == slot.domain) and domain.id not in naming:
+            found.append(f"the naming key of {domain.name!r}")
+    if held.signing is None:
+        found.append("its signing key")
+    return [one for one in found if one]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +40,6 @@ class Granted:
     roster: Roster
     slot: Slot
     given: int
-
-    def lacking(self, opened: Sequence[Keyring]) -> list[str]:
-        """What no keyring of these has, in words; the newest first."""
-        if not opened:
-            return ["all keys"]
-        held, slot = joined(opened, self.roster), self.slot
-        catalogue = {hashing.key_id(key.key) for key in held.catalogue}
-        readers = {PrivateKey(key.key).public.raw for key in held.readers}
-        naming = {key.domain for key in held.naming}
-        generations = self.roster.generations
-        found = [_of("the keys", [one.number for one in generations if one.catalogue not in catalogue])]
-        if slot.role in READERS:
-            found.append(_of("the keys to read", [one.number for one in generations if one.reader not in readers]))
-        for domain in self.roster.domains:
-            if (slot.role in NAMERS or domain.id == slot.domain) and domain.id not in naming:
-                found.append(f"the naming key of {domain.name!r}")
-        if held.signing is None:
-            found.append("its signing key")
-        return [one for one in found if one]
 
     def foreign(self, keyring: Keyring, own: Keyring) -> str:
         """Why nobody who was enrolled can have written it, in words, or nothing. `own`: what this slot works with."""
