@@ -148,9 +148,7 @@ def common(own: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
             metavar="REF",
             help="ask, env:NAME, file:PATH or vault:SERVICE/NAME. [env: PHARMABACKUP_CREDENTIAL]",
         ),
-        option(
-            "--id", "expected", metavar="ID", help="Its id, as on the recovery kit: no other is opened."
-        ),
+        option("--id", "expected", metavar="ID", help="Its id, as on the recovery kit: no other is opened."),
         option("--upload-limit", metavar="RATE", type=Rate(), help="Such as 500kbit/s or 2Mbit/s; no limit."),
         option("--state", metavar="DIR", help="Where this machine keeps its caches. [env: PHARMABACKUP_STATE]"),
         option("--actor", metavar="NAME", help="Who you are, for the audit log."),

@@ -83,8 +83,8 @@ class Repository(Keys, Keeping, AuditLog):
         time. None: no limit then; 0: nothing goes until it says something else, and a server may end a line on which
         nothing comes: what was being sent is sent again then. What the function raises ends the upload. What goes to
         a disk of this computer is not held back.
-        `repository`: its id, or at least the first 16 digits, where this machine comes for the first time: another one
-        may have been put there. One that was there before remembers it.
+        `repository`: its id, or at least the first 16 digits, where this machine comes for the first time: another
+        one may have been put there. One that was there before remembers it.
         """
         _check_words(actor, reason)
         from pharmabackup.engine import opening

@@ -90,6 +90,7 @@ def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
         program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
         "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3", f"-s3.port={server.port}",
         "-s3.config=ids.json",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # theirs are fixed, so that a second server would not start
         *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
     ]  # fmt: skip
     with running(command, server.port, folder, ready=server.has_bucket):
