@@ -111,7 +111,10 @@ class Storage(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects below the folder `prefix` ("" is all), in no order. Uploads under way do not show."""
+        """All objects below the folder `prefix` ("" is all), in no order. Uploads under way do not show.
+
+        Below an object there are none, or StorageFailed says that it is no folder.
+        """
 
     @abstractmethod
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:

@@ -238,6 +238,15 @@ class LocalStorage(Storage):
             location=self.location,
         )
 
+    def _no_folder(self, folder: str) -> StorageFailed:
+        path = f"{self._root}/{folder}" if folder else self._root
+        return StorageFailed(
+            f"{path} is a file, or lies in one, and has to be a folder.",
+            kind="unreachable",
+            remedy="Find out who put that file there, move it away, and run check.",
+            location=self.location,
+        )
+
     def _why(self, error: OSError, name: str, *, reading: bool = False) -> Error:
         """NotFound when the storage is there and says so; Damaged when it is there, and that object cannot be read.
 
@@ -295,8 +304,11 @@ class LocalStorage(Storage):
                                 folders.append(name)
                             elif (found := self._status(entry)) and stat.S_ISREG(found.st_mode):
                                 yield ObjectInfo(name=name, size=found.st_size, modified=found.st_mtime_ns)
-                except NOT_AN_OBJECT:
+                except FileNotFoundError:
                     pass
+                except NotADirectoryError as error:
+                    self._look()
+                    raise self._no_folder(folder) from error
             self._look()
         except OSError as error:
             raise failed(error, self.location) from error

@@ -270,6 +270,20 @@ class TestAnotherUser:
             self.denied(lambda: storage.checksum("b"))
 
 
+@pytest.mark.parametrize("prefix", ["snapshots", "snapshots/ab", ""])
+def test_a_file_where_a_folder_has_to_be_is_no_empty_folder(tmp_path: Path, prefix: str) -> None:
+    storage = LocalStorage.create(tmp_path / "storage")
+    if prefix:
+        (tmp_path / "storage" / "snapshots").write_bytes(b"")
+    else:
+        shutil.rmtree(tmp_path / "storage")
+        (tmp_path / "storage").write_bytes(b"")
+    with pytest.raises(StorageFailed, match="has to be a folder") as caught:
+        list(storage.list(prefix))
+    assert not caught.value.retryable
+    assert list(LocalStorage.create(tmp_path / "other").list("snapshots")) == []  # which is not there
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told to forget")
 @pytest.mark.parametrize(("size", "times"), [(100, 1), (2 << 20, 2)])
 def test_reading_back_asks_the_disk_and_leaves_large_objects_out_of_memory(
