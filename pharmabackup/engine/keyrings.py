@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -19,7 +19,16 @@ from pharmabackup.crypto import hashing, passphrases
 from pharmabackup.crypto.sealing import NotAuthentic
 from pharmabackup.errors import Damaged, InvalidInput, WrongCredential
 from pharmabackup.format import keys, wire
-from pharmabackup.format.keys import Argon2id, Keyring, NamingKey, ReaderKey, Roster, SealedKeyring, Slot
+from pharmabackup.format.keys import (
+    Argon2id,
+    CatalogueKey,
+    Keyring,
+    NamingKey,
+    ReaderKey,
+    Roster,
+    SealedKeyring,
+    Slot,
+)
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
@@ -90,16 +99,15 @@ class Opener:
 
     def open_all(
         self, repository: bytes, sealed: Iterable[SealedKeyring], unreadable: list[Damaged]
-    ) -> list[Keyring]:
-        """Those of these that were sealed to it; what is damaged is told in `unreadable`."""
-        opened, own = list[Keyring](), hashing.key_id(self.recipient)
+    ) -> Iterator[Keyring]:
+        """Those of these that were sealed to it, one after another; what is damaged is told in `unreadable`."""
+        own = hashing.key_id(self.recipient)
         for item in sealed:
             if item.key_id == own:
                 try:
-                    opened.append(self.open(repository, item))
+                    yield self.open(repository, item)
                 except Damaged as error:
                     unreadable.append(_of(item.slot.hex(), item.number, error))
-        return opened
 
 
 def key_of(credential: Credential) -> Passphrase | Opener:
@@ -179,36 +187,49 @@ def check_not_revoked(slot: Slot) -> None:
         )
 
 
-def joined(opened: Sequence[Keyring], roster: Roster) -> Keyring:
-    """The keys of all a slot's keyrings that one credential opens, the newest first.
+def joined(opened: Iterable[Keyring], roster: Roster) -> Keyring:
+    """The keys of all a slot's keyrings that one credential opens, which are given the newest first; by generation.
 
     Whoever may write to the storage can seal a keyring to a slot. So what names things is taken from one that holds
     the slot's signing key; others only add keys of generations and of domains, and of these such as the roster knows.
+    There may be any number, of 1 MiB each: of one, only what counts is kept before the next is asked for. At least
+    one has to be given.
     """
     from pharmabackup.crypto.recipients import PrivateKey
     from pharmabackup.crypto.signatures import SigningKey
 
-    known = {slot.signing for slot in roster.slots if slot.id == opened[0].slot}
-    own = next((item for item in opened if item.signing and SigningKey(item.signing).public in known), opened[-1])
-    catalogues = {generation.catalogue for generation in roster.generations}
-    catalogue = {key.key: key for item in reversed(opened) for key in item.catalogue}
-    readers: dict[bytes, ReaderKey] = {}
-    for item in reversed(opened):
-        given = {key.generation: key for key in item.readers}  # somebody may have put a thousand of one there
-        for generation in roster.generations:
-            held = given.get(generation.number)
-            if held and held.key not in readers and PrivateKey(held.key).public.raw == generation.reader:
-                readers[held.key] = held
-    proved = [key for item in opened for key in item.naming if domain_of(key.key) == key.domain]
-    naming: dict[bytes, NamingKey] = {}
-    for key in (*own.naming, *proved):  # in this order: in the first one's domain an owner writes
-        naming.setdefault(key.domain, key)
+    signing = {slot.id: slot.signing for slot in roster.slots}
+    numbers = {generation.catalogue: generation.number for generation in roster.generations}
     domains = {domain.id for domain in roster.domains}
+    own: Keyring | None = None
+    catalogue: dict[int, CatalogueKey] = {}
+    readers: dict[int, ReaderKey] = {}
+    proved: dict[bytes, NamingKey] = {}
+    for item in opened:
+        oldest = item
+        if own is None and item.signing and SigningKey(item.signing).public == signing.get(item.slot):
+            own = item
+        for key in item.catalogue:
+            number = numbers.get(hashing.key_id(key.key))
+            if number is not None:
+                catalogue.setdefault(number, CatalogueKey(number, key.key))
+        given = {key.generation: key for key in item.readers}
+        for generation in roster.generations:
+            held = None if generation.number in readers else given.get(generation.number)
+            if held and PrivateKey(held.key).public.raw == generation.reader:
+                readers[generation.number] = held
+        for name in item.naming:
+            if name.domain in domains and domain_of(name.key) == name.domain:
+                proved.setdefault(name.domain, name)
+    own = own or oldest
+    naming: dict[bytes, NamingKey] = {}
+    for name in (*own.naming, *proved.values()):  # in this order: in the first one's domain an owner writes
+        naming.setdefault(name.domain, name)
     return replace(
         own,
-        naming=tuple(key for key in naming.values() if key.domain in domains),
-        catalogue=tuple(key for key in catalogue.values() if hashing.key_id(key.key) in catalogues),
-        readers=tuple(readers.values()),
+        naming=tuple(name for name in naming.values() if name.domain in domains),
+        catalogue=tuple(key for _, key in sorted(catalogue.items())),
+        readers=tuple(key for _, key in sorted(readers.items())),
     )
 
 
@@ -217,15 +238,18 @@ def domain_of(naming_key: bytes) -> bytes:
     return hashing.key_id(naming_key)[: ids.ID_SIZE]
 
 
-def read_whole(storage: Storage, slot: str, numbers: Iterable[int], unreadable: list[Damaged]) -> list[SealedKeyring]:
-    """A slot's keyrings, the newest first; what is damaged is told in `unreadable`. NotFound, StorageFailed."""
-    found: list[SealedKeyring] = []
+def read_whole(
+    storage: Storage, slot: str, numbers: Iterable[int], unreadable: list[Damaged]
+) -> Iterator[SealedKeyring]:
+    """A slot's keyrings, the newest first, each read when it is asked for; what is damaged is told in `unreadable`.
+
+    NotFound, StorageFailed.
+    """
     for number in sorted(numbers, reverse=True):
         try:
-            found.append(read_sealed(storage, slot, number))
+            yield read_sealed(storage, slot, number)
         except Damaged as error:
             unreadable.append(_of(slot, number, error))
-    return found
 
 
 def without_newest(slot: Slot, sealed: Iterable[SealedKeyring]) -> Damaged:

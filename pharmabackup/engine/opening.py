@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pharmabackup import ids
@@ -210,7 +211,7 @@ def _unlock(
         meanwhile()
         rosters, found = finding.result()
     slot = found.slot
-    keyring = joined(found.opened, rosters.newest)
+    keyring = found.keyring
     check_keyring(keyring, slot)
     unlocked = Unlocked(
         storage=storage,
@@ -233,10 +234,10 @@ def _unlock(
 
 @dataclass(frozen=True, slots=True)
 class FoundKeys:
-    """A credential's slot, and those of its keyrings that open."""
+    """A credential's slot, and what those of its keyrings that open have."""
 
     slot: Slot
-    opened: list[Keyring]
+    keyring: Keyring
     opener: Opener
 
 
@@ -254,8 +255,8 @@ def _find(storage: Storage, repository: bytes, key: Passphrase | Opener, roster:
         check_not_revoked(slot)
         sealed = read_whole(storage, slot.id.hex(), numbers.get(slot.id.hex(), []), unreadable)
         opened = opener.open_all(repository, sealed, unreadable)
-        if opened:
-            return FoundKeys(slot, opened, opener)
+        if (newest := next(opened, None)) is not None:
+            return FoundKeys(slot, joined(chain((newest,), opened), roster), opener)
         empty = empty or slot
     if unreadable:
         raise unreadable[-1]

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, get_args
 
@@ -108,11 +109,12 @@ class Unlocked:
                 raise turned_back(ids.roster_name(number))
         own = next(one for one in rosters.newest.slots if one.id == self.keyring.slot)
         check_not_revoked(own)  # what it signed now would stop whoever reads it
-        unreadable: list[Damaged] = []
-        sealed = read_whole(self.storage, slot, keyring_numbers(self.storage).get(slot, []), unreadable)
-        opened = self.opener.open_all(self.repository, sealed, unreadable)
-        if opened:
-            keyring = joined(opened, rosters.newest)
+        unreadable, numbers = list[Damaged](), keyring_numbers(self.storage).get(slot, [])
+        opened = self.opener.open_all(
+            self.repository, read_whole(self.storage, slot, numbers, unreadable), unreadable
+        )
+        if (newest := next(opened, None)) is not None:
+            keyring = joined(chain((newest,), opened), rosters.newest)
             check_keyring(keyring, own)
             self.keyring = keyring
             self._take_keys()
@@ -126,7 +128,7 @@ class Unlocked:
             if unreadable:
                 raise unreadable[-1]
             if own.recipient == self.opener.recipient:
-                raise without_newest(own, sealed)
+                raise without_newest(own, read_whole(self.storage, slot, numbers, unreadable))
             raise WrongCredential(
                 "The keys of this repository were changed, and this passphrase does not open the new ones.",
                 remedy="Open it again; if the passphrase was changed, use the new one.",

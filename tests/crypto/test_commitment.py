@@ -88,14 +88,14 @@ def test_a_keyring_opens_for_whose_it_says_it_is() -> None:
     one, other = (Opener(hashing.derive("recipient", key, 96)) for key in (ONE, OTHER))
     stored = wire.decode(seal_keyring(ring, 3, one.recipient)[8:], keys.SealedKeyring)
     unreadable: list[Damaged] = []
-    assert one.open_all(ring.repository, [stored], unreadable) == [ring]
-    assert other.open_all(ring.repository, [stored], unreadable) == []
+    assert list(one.open_all(ring.repository, [stored], unreadable)) == [ring]
+    assert list(other.open_all(ring.repository, [stored], unreadable)) == []
     assert unreadable == []
     for renamed in (other, one):
         context = wire.keyring_context(ring.repository, hashing.key_id(other.recipient), ring.slot, 3)
         sealed = PublicKey(one.recipient).seal(wire.pad(wire.encode(ring)), context)
         stored = keys.SealedKeyring(ring.slot, 3, hashing.key_id(renamed.recipient), sealed)
-        assert renamed.open_all(ring.repository, [stored], unreadable) == []
+        assert list(renamed.open_all(ring.repository, [stored], unreadable)) == []
     assert len(unreadable) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -15,9 +16,9 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import hashing, recipients
 from pharmabackup.engine import enrolment, passphrase_tries
-from pharmabackup.engine.keyrings import Opener, keyring_numbers
+from pharmabackup.engine.keyrings import Opener, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.format import wire
-from pharmabackup.format.keys import Argon2id, ReaderKey, Slot
+from pharmabackup.format.keys import Argon2id, NamingKey, ReaderKey, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
 from tests.verbs.site import Site, stored
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
@@ -196,3 +197,55 @@ def test_of_a_thousand_readers_keys_of_one_generation_none_is_tried(
     assert "keyring-damaged" in {finding.code for finding in repo.check().findings}
     assert not set(made) & {key.key for key in false}
     assert len(unlocked.keyring.readers) == 1
+
+
+def _large(repo: pb.Repository, mebibytes: int) -> None:
+    """Two that are sealed to whom the list says, with as many keys as fit, for one that does not open."""
+    unlocked, slot = repo._unlocked, repo._unlocked.slot
+    readers = tuple(ReaderKey(number, os.urandom(96)) for number in range(1000, 2000))
+    naming = tuple(NamingKey(os.urandom(16), os.urandom(32)) for _ in range(4000))
+    full = replace(unlocked.keyring, signing=None, readers=readers, naming=naming)
+    numbers = range(1, mebibytes + 1)
+    for number in numbers:
+        path = Path(repo.url) / ids.keyring_name(slot.id, number)
+        if number % 3:
+            path.write_bytes(seal_keyring(full, number, slot.recipient))
+        else:
+            junk = SealedKeyring(slot.id, number, hashing.key_id(slot.recipient), os.urandom(1 << 20))
+            path.write_bytes(wire.header(Kind.KEYRING) + wire.encode(junk))
+
+
+def test_opening_takes_no_memory_that_grows_with_what_was_planted(repo: pb.Repository) -> None:
+    """Of up to 1 MiB each: one is looked at after another."""
+    peaks = []
+    for many in (3, 30):
+        _large(repo, many)
+        tracemalloc.start()
+        pb.Repository.open(repo.url, FIRST).close()
+        repo._unlocked.renew()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2_000_000
+
+
+def test_what_is_given_with_a_new_domain_is_of_the_newest_generation(repo: pb.Repository, tmp_path: Path) -> None:
+    """Whatever the order in which this owner's keyrings lie: copied from another place, a later one may be older."""
+    repo.rotate(reason="a laptop was lost")
+    unlocked = repo._unlocked
+    own = unlocked.keyring
+    for path in (Path(repo.url) / "keys" / own.slot.hex()).iterdir():
+        path.unlink()
+    whole = replace(own, catalogue=own.catalogue[:1], readers=own.readers[:1])
+    later = replace(own, signing=None, naming=(), catalogue=own.catalogue[1:], readers=own.readers[1:])
+    for number, keyring in enumerate((later, whole)):
+        path = Path(repo.url) / ids.keyring_name(own.slot, number)
+        path.write_bytes(seal_keyring(keyring, number, unlocked.slot.recipient))
+    with pb.Repository.open(repo.url, FIRST) as again:
+        assert [key.generation for key in again._unlocked.keyring.catalogue] == [0, 1]
+        again.enrol("device", pb.KeyFile.create(tmp_path / "key").recipient, name="till", domain="branch")
+    with pb.Repository.open(repo.url, SECOND, state_dir=tmp_path / "second") as other:
+        assert {finding.code for finding in other.check().findings} == set()
+        second, slot = other._unlocked, other._unlocked.keyring.slot.hex()
+        sealed = read_whole(second.storage, slot, keyring_numbers(second.storage)[slot], [])
+        opened = list(second.opener.open_all(second.repository, sealed, []))
+    assert [key.generation for key in (*opened[0].catalogue, *opened[0].readers)] == [1, 1]
