@@ -20,6 +20,7 @@ from pharmabackup.engine.keyrings import Opener, keyring_numbers, read_whole, se
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Argon2id, NamingKey, ReaderKey, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
+from pharmabackup.verbs.check_keyrings import keyring_findings
 from tests.verbs.site import Site, stored
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
 
@@ -215,14 +216,21 @@ def _large(repo: pb.Repository, mebibytes: int) -> None:
             path.write_bytes(wire.header(Kind.KEYRING) + wire.encode(junk))
 
 
-def test_opening_takes_no_memory_that_grows_with_what_was_planted(repo: pb.Repository) -> None:
+@pytest.mark.parametrize("verb", ["open", "check"])
+def test_no_memory_is_taken_that_grows_with_what_was_planted(repo: pb.Repository, verb: str) -> None:
     """Of up to 1 MiB each: one is looked at after another."""
     peaks = []
     for many in (3, 30):
         _large(repo, many)
         tracemalloc.start()
-        pb.Repository.open(repo.url, FIRST).close()
-        repo._unlocked.renew()
+        if verb == "open":
+            pb.Repository.open(repo.url, FIRST).close()
+            repo._unlocked.renew()
+        else:
+            assert {finding.code for finding in keyring_findings(repo._unlocked)} == {
+                "keyring-damaged",
+                "keyring-unused",
+            }
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2_000_000
