@@ -263,10 +263,12 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
             differing.append(name)
     own = {source.keyring.slot: source.opener}
     lists = read_rosters(source.storage, source.repository)
-    taken = keyrings_to_take(source.storage, target, lists, own, source.repository)
-    for name, data in taken.objects.items():
+    for name, taken in keyrings_to_take(source.storage, target, lists, own, source.repository):
+        if taken is None:
+            differing.append(name)
+            continue
         try:
-            create(target, name, data)
+            create(target, name, taken)
         except Conflict:
             differing.append(name)
     for name in (name for name in rosters if name not in there):
@@ -277,7 +279,7 @@ def copy_keys(source: Unlocked, target: Storage) -> list[str]:
             create(target, name, data)
         except Conflict:  # somebody has changed it there just now
             raise _forked() from None
-    return sorted({*differing, *taken.refused})
+    return sorted(set(differing))
 
 
 def _keeps_out(source: Storage, target: Storage, name: str) -> bool:

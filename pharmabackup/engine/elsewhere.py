@@ -80,12 +80,12 @@ def keys_elsewhere(unlocked: Unlocked, replicas: Sequence[Unlocked]) -> Taken:
         own = {replica.keyring.slot: replica.opener}
         if not new:
             own[unlocked.keyring.slot] = unlocked.opener
-        taken = keyrings_to_take(replica.storage, unlocked.storage, lists, own, unlocked.repository)
-        keyrings.refused += taken.refused
         before = {name.split("/")[1] for name in keyrings.objects}  # each slot's come from one replica
-        for name, data in taken.objects.items():
+        for name, data in keyrings_to_take(replica.storage, unlocked.storage, lists, own, unlocked.repository):
             slot = name.split("/")[1]
-            if slot not in before and (new or slot not in slots_here or bytes.fromhex(slot) in own):
+            if data is None:
+                keyrings.refused.append(name)
+            elif slot not in before and (new or slot not in slots_here or bytes.fromhex(slot) in own):
                 keyrings.objects[name] = data
     keyrings.objects |= rosters
     return keyrings

@@ -80,11 +80,10 @@ class Granted:
         return ""
 
 
-def twice(opened: Sequence[tuple[str, Keyring]]) -> list[str]:
-    """The names of those that only add, and add what another does: each new key is given once."""
-    adding = [(name, (one.catalogue, one.naming)) for name, one in opened if one.signing is None]
-    times = Counter(added for _, added in adding)
-    return [name for name, added in adding if times[added] > 1]
+def twice(adding: Sequence[tuple[str, Keyring]]) -> list[str]:
+    """The names of those of these, which only add, that add what another does: each new key is given once."""
+    times = Counter((one.catalogue, one.naming) for _, one in adding)
+    return [name for name, one in adding if times[one.catalogue, one.naming] > 1]
 
 
 def _generations(keyring: Keyring) -> tuple[set[int], set[int]]:

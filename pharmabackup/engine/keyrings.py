@@ -195,42 +195,65 @@ def joined(opened: Iterable[Keyring], roster: Roster) -> Keyring:
     There may be any number, of 1 MiB each: of one, only what counts is kept before the next is asked for. At least
     one has to be given.
     """
-    from pharmabackup.crypto.recipients import PrivateKey
-    from pharmabackup.crypto.signatures import SigningKey
-
-    signing = {slot.id: slot.signing for slot in roster.slots}
-    numbers = {generation.catalogue: generation.number for generation in roster.generations}
-    domains = {domain.id for domain in roster.domains}
-    own: Keyring | None = None
-    catalogue: dict[int, CatalogueKey] = {}
-    readers: dict[int, ReaderKey] = {}
-    proved: dict[bytes, NamingKey] = {}
+    join = Joining(roster)
     for item in opened:
-        oldest = item
-        if own is None and item.signing and SigningKey(item.signing).public == signing.get(item.slot):
-            own = item
+        join.add(item)
+    return join.keyring
+
+
+class Joining:
+    """What a slot's keyrings come to while they are opened, the newest first: see `joined`."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._signing = {slot.id: slot.signing for slot in roster.slots}
+        self._numbers = {generation.catalogue: generation.number for generation in roster.generations}
+        self._domains = {domain.id for domain in roster.domains}
+        self._own: Keyring | None = None
+        self._oldest: Keyring | None = None
+        self._catalogue: dict[int, CatalogueKey] = {}
+        self._readers: dict[int, ReaderKey] = {}
+        self._proved: dict[bytes, NamingKey] = {}
+
+    def add(self, item: Keyring) -> None:
+        """An older one than those before."""
+        from pharmabackup.crypto.recipients import PrivateKey
+        from pharmabackup.crypto.signatures import SigningKey
+
+        self._oldest = item
+        if self._own is None and item.signing and SigningKey(item.signing).public == self._signing.get(item.slot):
+            self._own = item
         for key in item.catalogue:
-            number = numbers.get(hashing.key_id(key.key))
+            number = self._numbers.get(hashing.key_id(key.key))
             if number is not None:
-                catalogue.setdefault(number, CatalogueKey(number, key.key))
+                self._catalogue.setdefault(number, CatalogueKey(number, key.key))
         given = {key.generation: key for key in item.readers}
-        for generation in roster.generations:
-            held = None if generation.number in readers else given.get(generation.number)
+        for generation in self._roster.generations:
+            held = None if generation.number in self._readers else given.get(generation.number)
             if held and PrivateKey(held.key).public.raw == generation.reader:
-                readers[generation.number] = held
+                self._readers[generation.number] = held
         for name in item.naming:
-            if name.domain in domains and domain_of(name.key) == name.domain:
-                proved.setdefault(name.domain, name)
-    own = own or oldest
-    naming: dict[bytes, NamingKey] = {}
-    for name in (*own.naming, *proved.values()):  # in this order: in the first one's domain an owner writes
-        naming.setdefault(name.domain, name)
-    return replace(
-        own,
-        naming=tuple(name for name in naming.values() if name.domain in domains),
-        catalogue=tuple(key for _, key in sorted(catalogue.items())),
-        readers=tuple(key for _, key in sorted(readers.items())),
-    )
+            if name.domain in self._domains and domain_of(name.key) == name.domain:
+                self._proved.setdefault(name.domain, name)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._oldest is None
+
+    @property
+    def keyring(self) -> Keyring:
+        """All that counts of them; there is one at least."""
+        own = self._own or self._oldest
+        assert own is not None
+        naming: dict[bytes, NamingKey] = {}
+        for name in (*own.naming, *self._proved.values()):  # in this order: in the first's domain an owner writes
+            naming.setdefault(name.domain, name)
+        return replace(
+            own,
+            naming=tuple(name for name in naming.values() if name.domain in self._domains),
+            catalogue=tuple(key for _, key in sorted(self._catalogue.items())),
+            readers=tuple(key for _, key in sorted(self._readers.items())),
+        )
 
 
 def domain_of(naming_key: bytes) -> bytes:

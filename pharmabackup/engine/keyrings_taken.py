@@ -6,7 +6,7 @@ somebody out who could open here before: the next keyring's number is above all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pharmabackup import ids
@@ -26,13 +26,13 @@ class Taken:
 
 def keyrings_to_take(
     source: Storage, target: Storage, rosters: Rosters, own: Mapping[bytes, Opener], repository: bytes
-) -> Taken:
-    """Those that the target lacks and that are sealed to what a list says, or said, of their slots.
+) -> Iterator[tuple[str, bytes | None]]:
+    """Those that the target lacks and that are sealed to what a list says, or said, of their slots; None: refused.
 
-    Nobody needs others; those of a passphrase of before, whoever is still open with it. `own`: slots whose keyrings
-    can be opened here. StorageFailed.
+    There may be any number, of up to 1 MiB: each is read when it is asked for. Nobody needs others than these; those
+    of a passphrase of before, whoever is still open with it. `own`: slots whose keyrings can be opened here.
+    StorageFailed.
     """
-    taken = Taken()
     there, here = keyring_numbers(source), keyring_numbers(target)
     for slot in rosters.newest.slots:
         folder = slot.id.hex()
@@ -41,7 +41,7 @@ def keyrings_to_take(
         for number in sorted(set(there.get(folder, [])) - set(numbers)):
             name = ids.keyring_name(slot.id, number)
             if number > NUMBER_LAST:
-                taken.refused.append(name)
+                yield name, None
                 continue
             try:
                 data = source.get(name, limit=STORED_MAX)
@@ -53,7 +53,6 @@ def keyrings_to_take(
             except NotFound:
                 continue
             except Damaged:
-                taken.refused.append(name)
+                yield name, None
             else:
-                taken.objects[name] = data
-    return taken
+                yield name, data

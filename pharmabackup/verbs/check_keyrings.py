@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pharmabackup.crypto import hashing
 from pharmabackup.engine.grants import NAMERS
 from pharmabackup.engine.keyring_contents import INTERRUPTED, Granted, lacking, twice
-from pharmabackup.engine.keyrings import KEYRING, joined, numbered, read_sealed
+from pharmabackup.engine.keyrings import KEYRING, Joining, numbered, read_sealed
 from pharmabackup.engine.roster import Rosters, read_rosters
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -40,11 +40,12 @@ class _Tally:
     """What there is of one slot; names, the newest first."""
 
     slot: Slot
+    held: Joining  # of one's own
     whole: int = 0  # that its credential opens, as far as can be told
     damaged: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)  # that say that they are sealed to one's own credential
     strange: list[str] = field(default_factory=list)  # sealed to somebody else
-    opened: list[tuple[str, Keyring]] = field(default_factory=list)  # of one's own
+    adding: list[tuple[str, Keyring]] = field(default_factory=list)  # of one's own, those that only add
     foreign: list[tuple[str, str]] = field(default_factory=list)  # each with what is wrong in it
     unlisted: list[tuple[str, str]] = field(default_factory=list)
 
@@ -55,7 +56,7 @@ class _Check:
     rosters: Rosters
 
     def findings(self) -> Iterator[Finding]:
-        tallies = {slot.id.hex(): _Tally(slot) for slot in self.rosters.newest.slots}
+        tallies = {slot.id.hex(): _Tally(slot, Joining(self.rosters.newest)) for slot in self.rosters.newest.slots}
         odd, strangers = list[str](), list[str]()
         names = [info.name for info in self.unlocked.storage.list("keys")]
         for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
@@ -98,11 +99,14 @@ class _Check:
         except Damaged:
             tally.closed.append(name)
             return
-        tally.opened.append((name, keyring))
+        tally.held.add(keyring)
         granted = self._granted(tally.slot)
         if why := granted.foreign(keyring, self.unlocked.keyring):
             tally.foreign.append((name, why))
-        elif why := granted.unlisted(keyring):
+            return
+        if keyring.signing is None:
+            tally.adding.append((name, keyring))
+        if why := granted.unlisted(keyring):
             tally.unlisted.append((name, why))
         else:
             tally.whole += 1
@@ -127,7 +131,7 @@ class _Check:
         slot, due, is_own = tally.slot, self._due(tally.slot), self._is_own(tally.slot)
         lacks = self._lacking(tally) if is_own else []
         if lacks and not tally.foreign:
-            tally.foreign += [(name, "another one adds the same keys") for name in twice(tally.opened)]
+            tally.foreign += [(name, "another one adds the same keys") for name in twice(tally.adding)]
         instead = len(tally.damaged) + len(tally.closed) + len(tally.foreign)
         missing = due - tally.whole - instead
         if missing > 0:
@@ -161,10 +165,8 @@ class _Check:
         return True
 
     def _lacking(self, tally: _Tally) -> list[str]:
-        opened = [keyring for _, keyring in tally.opened]
-        return (
-            lacking(joined(opened, self.rosters.newest), tally.slot, self.rosters.newest) if opened else ["all keys"]
-        )
+        held, newest = tally.held, self.rosters.newest
+        return ["all keys"] if held.is_empty else lacking(held.keyring, tally.slot, newest)
 
     def _due(self, slot: Slot) -> int:
         """Each change of keys gave every slot one more keyring (docs/format.md, §8)."""

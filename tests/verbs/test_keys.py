@@ -210,7 +210,7 @@ def test_a_keyring_that_somebody_put_there_locks_nobody_out(
     repo.enrol("owner", SECOND, name="Jaya Patel")
     unlocked = repo._unlocked
     keyring = replace(
-        enrolment.NextGeneration.make().keyring(unlocked, unlocked.slot, 0),
+        enrolment.NextGeneration.make().keyring(unlocked, unlocked.slot, 1),
         block_names=os.urandom(32),
         signing=os.urandom(32) if how == "signs" else None,
     )

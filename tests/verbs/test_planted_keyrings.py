@@ -16,10 +16,12 @@ import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto import hashing, recipients
 from pharmabackup.engine import enrolment, passphrase_tries
+from pharmabackup.engine.carrying import copy_keys
 from pharmabackup.engine.keyrings import Opener, keyring_numbers, read_whole, seal_keyring
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Argon2id, NamingKey, ReaderKey, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
+from pharmabackup.verbs.check_keyrings import keyring_findings
 from tests.verbs.site import Site, stored
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
 
@@ -215,17 +217,40 @@ def _large(repo: pb.Repository, mebibytes: int) -> None:
             path.write_bytes(wire.header(Kind.KEYRING) + wire.encode(junk))
 
 
-def test_opening_takes_no_memory_that_grows_with_what_was_planted(repo: pb.Repository) -> None:
+@pytest.mark.parametrize("verb", ["open", "check"])
+def test_no_memory_is_taken_that_grows_with_what_was_planted(repo: pb.Repository, verb: str) -> None:
     """Of up to 1 MiB each: one is looked at after another."""
     peaks = []
     for many in (3, 30):
         _large(repo, many)
         tracemalloc.start()
-        pb.Repository.open(repo.url, FIRST).close()
-        repo._unlocked.renew()
+        if verb == "open":
+            pb.Repository.open(repo.url, FIRST).close()
+            repo._unlocked.renew()
+        else:
+            assert {finding.code for finding in keyring_findings(repo._unlocked)} == {
+                "keyring-damaged",
+                "keyring-unused",
+            }
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2_000_000
+
+
+def test_a_copy_takes_no_memory_that_grows_with_what_was_planted(repo: pb.Repository, tmp_path: Path) -> None:
+    """What says that it is another slot's may be, and comes."""
+    second, there = _slots(repo)[1], pb.Repository.create(tmp_path / "there", FIRST, replica_of=repo)
+    for number in range(1, 31):
+        junk = SealedKeyring(second.id, number, hashing.key_id(second.recipient), os.urandom(1 << 20))
+        path = Path(repo.url) / ids.keyring_name(second.id, number)
+        path.write_bytes(wire.header(Kind.KEYRING) + wire.encode(junk))
+    with there:
+        tracemalloc.start()
+        assert copy_keys(repo._unlocked, there._unlocked.storage) == []
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(keyring_numbers(there._unlocked.storage)[second.id.hex()]) == 31
+    assert peak < 10_000_000
 
 
 def test_what_is_given_with_a_new_domain_is_of_the_newest_generation(repo: pb.Repository, tmp_path: Path) -> None:
