@@ -67,7 +67,9 @@ class Simulation:
     def __enter__(self) -> Self:
         turns = SimpleNamespace(Queue=TurnQueue, SimpleQueue=queue.SimpleQueue)
         all_turns = SimpleNamespace(Queue=TurnQueue, SimpleQueue=TurnQueue)
-        no_race = SimpleNamespace(Barrier=lambda _: SimpleNamespace(wait=lambda: 0))
+        no_race = SimpleNamespace(
+            Barrier=lambda _: SimpleNamespace(wait=lambda _: 0), BrokenBarrierError=threading.BrokenBarrierError
+        )
         time = SimpleNamespace(time_ns=lambda: self.clock.now, monotonic_ns=lambda: self.clock.now)
         for place, stand_in in {
             "clock.time": time,
