@@ -77,10 +77,16 @@ def of_size(*sizes: int) -> Callable[[], Values]:
     return lambda: ((bytes(low), bytes(high)), ((bytes(low - 1),) if low else ()) + (bytes(high + 1),))
 
 
-def at_most(item: object, number: int, least: int = 0) -> Callable[[], Values]:
+def at_most(item: Record, number: int, least: int = 0) -> Callable[[], Values]:
     """Arrays with as many items, and around that."""
-    few = ((item,) * (least - 1),) if least else ()
-    return lambda: (((item,) * least, (item,) * number), (*few, (item,) * (number + 1)))
+
+    def items(count: int) -> tuple[Record, ...]:
+        if not hasattr(item, "generation"):  # of which there is one key each
+            return (item,) * count
+        return tuple(replace(item, generation=generation) for generation in range(count))
+
+    few = (items(least - 1),) if least else ()
+    return lambda: ((items(least), items(number)), (*few, items(number + 1)))
 
 
 ID, HASH, KEY, PUBLIC = of_size(16), of_size(32), of_size(32), of_size(1216)
