@@ -25,6 +25,7 @@ from pharmabackup.storage import failures, remote
 from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
+from pharmabackup.storage.ranges import content_range
 from pharmabackup.storage.remote import Created, Page, RemoteStorage, Stored
 
 PIECE = 1 << 20  # bytes read from an answer at a time
@@ -143,7 +144,9 @@ class S3Storage(RemoteStorage[Any]):
         expected = answer.get("ContentLength")
         stream = answer["Body"]
         try:
-            start, end, size = _content_range(answer.get("ContentRange"), expected)
+            start, end, size = 0, expected or 0, expected or 0  # who ignores ranges sends all of it, and says none
+            if said := answer.get("ContentRange"):
+                start, end, size = content_range(said)
             if expected is None or end - start != expected or start != offset or end != min(offset + length, size):
                 raise failures.cut(self.location, name)
             while expected:
@@ -312,15 +315,3 @@ def _crc32(answer: Mapping[str, Any]) -> int | None:
         return int.from_bytes(base64.b64decode(said, validate=True), "big")
     except ValueError:
         return None
-
-
-def _content_range(said: str | None, length: int | None) -> tuple[int, int, int]:
-    """Start, end (exclusive) and the object's size. A server that ignores ranges sends all of it, and says none."""
-    if said is None:
-        return 0, length or 0, length or 0
-    span, _, size = said.removeprefix("bytes ").partition("/")
-    first, _, last = span.partition("-")
-    try:
-        return int(first), int(last) + 1, int(size)
-    except ValueError:
-        return -1, -1, -1

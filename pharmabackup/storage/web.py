@@ -21,6 +21,7 @@ import httpx
 from pharmabackup.errors import Error, InvalidInput
 from pharmabackup.storage import failures, remote
 from pharmabackup.storage.body import Body
+from pharmabackup.storage.ranges import content_range
 from pharmabackup.storage.remote import RemoteStorage
 
 PIECE = 1 << 20  # bytes taken from an answer at a time
@@ -67,17 +68,7 @@ class WebStorage(RemoteStorage[httpx.Client]):
         """What an answer that is no success means; its body has been read. It may be of a HEAD, and have none."""
 
     def _connect(self) -> httpx.Client:
-        trust: ssl.SSLContext | bool = self._verify
-        if self._ca_bundle and self._verify:
-            try:
-                trust = ssl.create_default_context(cafile=self._ca_bundle)
-            except OSError:
-                raise InvalidInput("The file ca_bundle has no certificates.", remedy="Check its path.") from None
-        return httpx.Client(
-            timeout=httpx.Timeout(remote.SILENCE_S, connect=remote.CONNECT_S),
-            limits=httpx.Limits(max_connections=POOL, max_keepalive_connections=POOL),
-            verify=trust,
-        )
+        return open_client(ca_bundle=self._ca_bundle, verify=self._verify)
 
     def _disconnect(self, client: httpx.Client) -> None:
         client.close()
@@ -100,7 +91,7 @@ class WebStorage(RemoteStorage[httpx.Client]):
             method,
             url,
             params=query or None,
-            headers={"Accept-Encoding": "identity"} | dict(headers or {}),
+            headers=dict(headers or {}),
             content=content,
             json=json,
         )
@@ -158,18 +149,43 @@ class WebStorage(RemoteStorage[httpx.Client]):
                 raise failures.cut(self.location, name)
 
     def _failure(self, error: Exception) -> Error:
-        if found := failures.from_line(error, self.location):
-            return found
-        match error:
-            case httpx.TimeoutException():
-                return failures.silent(self.location)
-            case httpx.ProxyError():
-                return failures.unreachable(self.location, "the proxy does not answer", "Check HTTPS_PROXY.")
-            case httpx.TransportError() | httpx.DecodingError():
-                return failures.unreachable(self.location)
-            case JSONDecodeError() | UnicodeDecodeError() | LookupError():
-                return failures.unreachable(self.location, "an answer could not be read")
-        return failures.unexpected(self.location, type(error).__name__)
+        if isinstance(error, JSONDecodeError | UnicodeDecodeError | LookupError):
+            return failures.unreachable(self.location, "an answer could not be read")
+        return went_wrong(error, self.location)
+
+
+def open_client(*, ca_bundle: str | None, verify: bool) -> httpx.Client:
+    """`ca_bundle`: a file of certificates, beside none that the system trusts. InvalidInput when it has none."""
+    trust: ssl.SSLContext | bool = verify
+    if ca_bundle and verify:
+        try:
+            trust = ssl.create_default_context(cafile=ca_bundle)
+        except OSError:
+            raise InvalidInput(
+                "The file of ca_bundle cannot be read, or has no certificates.",
+                remedy="Check ca_bundle in storage_options.",
+            ) from None
+    return httpx.Client(
+        timeout=httpx.Timeout(remote.SILENCE_S, connect=remote.CONNECT_S),
+        limits=httpx.Limits(max_connections=POOL, max_keepalive_connections=POOL),
+        verify=trust,
+        follow_redirects=False,
+        headers={"Accept-Encoding": "identity"},  # lengths and ranges are those of the object
+    )
+
+
+def went_wrong(error: Exception, location: str) -> Error:
+    """What httpx raised, in our words."""
+    if found := failures.from_line(error, location):
+        return found
+    match error:
+        case httpx.TimeoutException():
+            return failures.silent(location)
+        case httpx.ProxyError():
+            return failures.unreachable(location, "the proxy does not answer", "Check HTTPS_PROXY.")
+        case httpx.TransportError() | httpx.DecodingError():
+            return failures.unreachable(location)
+    return failures.unexpected(location, type(error).__name__)
 
 
 def pieces(body: Body) -> Iterator[bytes]:
@@ -181,13 +197,3 @@ def pieces(body: Body) -> Iterator[bytes]:
 def announced(answer: httpx.Response) -> bool:
     """Whether the answer says how it ends: otherwise a line that breaks is taken for its end."""
     return "content-length" in answer.headers or "chunked" in answer.headers.get("transfer-encoding", "")
-
-
-def content_range(said: str) -> tuple[int, int, int]:
-    """Start, end (exclusive) and the object's size; (-1, -1, -1) for what is none."""
-    span, _, size = said.removeprefix("bytes ").partition("/")
-    first, _, last = span.partition("-")
-    try:
-        return int(first), int(last) + 1, int(size)
-    except ValueError:
-        return -1, -1, -1

@@ -8,7 +8,6 @@ A password is sent over TLS, to this computer itself, or where the option `clear
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -21,10 +20,12 @@ import httpx
 from defusedxml import DefusedXmlException
 
 from pharmabackup.errors import Error, InvalidInput, StorageFailed
-from pharmabackup.storage import failures, remote
+from pharmabackup.storage import failures
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
+from pharmabackup.storage.ranges import content_range
 from pharmabackup.storage.remote_folder import Absent, Entry, RemoteFolder, Taken
+from pharmabackup.storage.web import open_client, went_wrong
 
 PIECE = 1 << 20  # bytes read or sent at a time
 LISTING_MAX = 256 << 20  # bytes of one folder's listing
@@ -80,30 +81,13 @@ class WebdavStorage(RemoteFolder[httpx.Client]):
     # The connection
 
     def _open(self) -> httpx.Client:
-        limits = httpx.Limits(max_connections=4 * self.lanes, max_keepalive_connections=2 * self.lanes)
-        client = httpx.Client(
-            timeout=httpx.Timeout(remote.SILENCE_S, connect=remote.CONNECT_S),
-            verify=self._trusted(),
-            limits=limits,
-            follow_redirects=False,
-            headers={"Accept-Encoding": "identity"},
-        )
+        client = open_client(ca_bundle=self._text.get("ca_bundle"), verify=self._switches.get("verify", True))
         try:
             self._log_in(client)
         except BaseException:
             client.close()
             raise
         return client
-
-    def _trusted(self) -> ssl.SSLContext | bool:
-        if not self._switches.get("verify", True):
-            return False
-        try:
-            return ssl.create_default_context(cafile=self._text.get("ca_bundle"))
-        except OSError:
-            raise InvalidInput(
-                "The file of ca_bundle cannot be read.", remedy="Check ca_bundle in storage_options."
-            ) from None
 
     def _log_in(self, client: httpx.Client) -> None:
         """Find out which of its ways the server wants: no body is sent twice then."""
@@ -283,7 +267,7 @@ class WebdavStorage(RemoteFolder[httpx.Client]):
                     if answer.status_code == 200:
                         raise failures.unexpected(self.location, "it does not send parts of files")
                     raise self._from(answer)
-            start, end, size = _content_range(answer.headers.get("content-range", ""))
+            start, end, size = content_range(answer.headers.get("content-range", ""))
             if start != offset or end != min(offset + length, size) or said not in (None, str(end - start)):
                 raise failures.cut(self.location, path)
             left = end - start
@@ -319,15 +303,7 @@ class WebdavStorage(RemoteFolder[httpx.Client]):
         return failures.from_status(answer.status_code, self.location, answer.headers.get("retry-after"))
 
     def _failure(self, error: Exception) -> Error:
-        if isinstance(error, httpx.TimeoutException):
-            return failures.silent(self.location)
-        if isinstance(error, httpx.ProxyError):
-            return failures.unreachable(self.location, "the proxy does not answer", "Check HTTPS_PROXY.")
-        if found := failures.from_line(error, self.location):
-            return found
-        if isinstance(error, httpx.TransportError):
-            return failures.unreachable(self.location)
-        return failures.unexpected(self.location, type(error).__name__)
+        return went_wrong(error, self.location)
 
 
 class _Pieces(httpx.SyncByteStream):
@@ -344,16 +320,6 @@ class _Pieces(httpx.SyncByteStream):
 
 def _path_of(href: str) -> str:
     return unquote(urlsplit(href).path).strip("/")
-
-
-def _content_range(said: str) -> tuple[int, int, int]:
-    """Start, end (exclusive) and the file's size (RFC 9110, 14.4); negative where it says none of that."""
-    span, _, size = said.removeprefix("bytes ").partition("/")
-    first, _, last = span.partition("-")
-    try:
-        return int(first), int(last) + 1, int(size)
-    except ValueError:
-        return -1, -1, -1
 
 
 def _is_this_computer(host: str) -> bool:

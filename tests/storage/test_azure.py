@@ -157,7 +157,7 @@ def test_a_container_that_is_not_there_is_no_empty_storage(azurite, connected):
 
 
 def test_what_arrives_changed_is_not_stored(storage, monkeypatch):
-    monkeypatch.setattr(module, "pieces", lambda body, seen=[]: iter([b"y" if seen else seen.append(1) or b"x"]))
+    monkeypatch.setattr(module, "pieces", lambda body: iter([b"y"]))  # after its MD5 was taken
     with pytest.raises(StorageFailed):
         storage.put_new("a", b"x")
     assert list(storage.list("")) == []
