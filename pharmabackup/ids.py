@@ -30,6 +30,15 @@ def intent_name(transaction: bytes, number: int) -> str:
     return f"intents/{transaction.hex()}.{number}"
 
 
+def probe_name(number: bytes) -> str:
+    return f"probe-{number.hex()}"
+
+
+def is_passing(name: str) -> bool:
+    """Whether an object is there for a while only, and no snapshot relies on it: an intent, a probe's."""
+    return name.startswith(("intents/", "probe-"))
+
+
 def fate_name(transaction: bytes) -> str:
     return f"snapshots/{transaction.hex()}"
 

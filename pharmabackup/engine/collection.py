@@ -249,10 +249,15 @@ def own_entries(
 
 
 def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:
-    """StorageFailed when one is still there: then the collection is not finished."""
+    """StorageFailed when one is still there: then the collection is not finished.
+
+    What is locked is left to later prunes (`Garbage.left`): nobody relies on it, whether it is there or not.
+    """
     for start in range(0, len(names), DELETE_AT_ONCE):
         look()
         results = unlocked.storage.delete(names[start : start + DELETE_AT_ONCE])
-        problem: Error | None = next((error for error in results.values() if error is not None), None)
+        problem: Error | None = next(
+            (error for error in results.values() if error is not None and error.kind != "locked"), None
+        )
         if problem is not None:
             raise problem

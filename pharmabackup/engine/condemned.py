@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,7 +54,16 @@ def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
     A delete that was on its way when its collector died may still come, and somebody who slept may have put such a
     pack there again: nobody relies on one, or gives a pack such a name.
     """
-    return _named_by(unlocked, {"execute"}, unlocked.storage.list)
+    return _packs_of(_records(unlocked, {"execute"}, unlocked.storage.list))
+
+
+def burnt_segments(unlocked: Unlocked) -> frozenset[bytes]:
+    """Index segments that a collection ever came to delete. Damaged, StorageFailed."""
+    found = set[bytes]()
+    for record in _records(unlocked, {"execute"}, unlocked.storage.list):
+        assert isinstance(record, Execute)
+        found.update(split(record.segments, 32, "collection"))
+    return frozenset(found)
 
 
 def shunned_packs(unlocked: Unlocked, listing: Listing | None = None) -> frozenset[bytes]:
@@ -62,11 +71,15 @@ def shunned_packs(unlocked: Unlocked, listing: Listing | None = None) -> frozens
 
     One that survived, since a snapshot needs it, may have been condemned for damage: no writer relies on it anew.
     """
-    return _named_by(unlocked, {"condemn", "execute"}, listing or unlocked.storage.list)
+    return _packs_of(_records(unlocked, {"condemn", "execute"}, listing or unlocked.storage.list))
 
 
-def _named_by(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> frozenset[bytes]:
-    seen, found = historycache.load(unlocked), set[bytes]()
+def _packs_of(records: Iterable[Condemn | Execute]) -> frozenset[bytes]:
+    return frozenset(pack for record in records for pack in split(record.packs, 32, "collection"))
+
+
+def _records(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> Iterator[Condemn | Execute]:
+    seen = historycache.load(unlocked)
     sizes = {info.name: info.size for info in listing("collections") if parse_name(info.name)[1] in parts}
     unread = [name for name in sizes if name not in seen or not seen[name].signed]
     stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
@@ -79,8 +92,7 @@ def _named_by(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> f
         except Damaged as error:
             raise or_planted(error, name) from None
         assert isinstance(record, Condemn | Execute)
-        found.update(split(record.packs, 32, "collection"))
-    return frozenset(found)
+        yield record
 
 
 def read_condemned(unlocked: Unlocked, since: int | None = None, *, listing: Listing | None = None) -> Condemned:

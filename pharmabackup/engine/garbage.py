@@ -14,13 +14,14 @@ from itertools import pairwise
 
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
-from pharmabackup.engine.condemned import read_condemned
+from pharmabackup.engine.condemned import burnt_names, read_condemned
+from pharmabackup.engine.emptying import choose_small, choose_sparse
 from pharmabackup.engine.grants import INTENT_GRANTS
 from pharmabackup.engine.history import History
 from pharmabackup.engine.historyreader import sound_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.lanes import objects_in_lanes
-from pharmabackup.engine.packs import PACK_TARGET, PackBytes, check_region, read_directory
+from pharmabackup.engine.packs import PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import BODY_MAX, Unlocked
 from pharmabackup.errors import Damaged, NotFound
@@ -31,9 +32,6 @@ ABANDONED_NS = 24 * 3600 * 10**9  # a transaction that was not decided so long a
 YOUNG_NS = 24 * 3600 * 10**9  # what nobody relies on may be of a backup that has not come to its intent yet
 Look = Callable[[], None]
 READ_SIZE = 4 << 20
-UNUSED_SHARE = 0.05  # of what is alive: so much may stay dead between living blocks
-SMALL = PACK_TARGET // 4  # bytes: packs below that are joined when there are many of about one size
-MANY = 32  # far more than a class of sizes spans, so that what was joined is not joined again with those
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,7 @@ class Garbage:
     doubtful: set[bytes] = field(default_factory=set)  # the same, and their blocks are not those of their directory
     unreadable: set[bytes] = field(default_factory=set)  # the same, and they do not say what they hold
     dead: set[bytes] = field(default_factory=set)
+    left: set[bytes] = field(default_factory=set)  # the same, which a collection came to delete and storage kept
     in_doubt: set[bytes] = field(default_factory=set)  # ever condemned, or a revoked slot's: a block may be wrong
     emptiable: dict[bytes, list[int]] = field(default_factory=dict)  # packs that may go once these have moved
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
@@ -125,7 +124,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
 
     `look` is called often and may raise. Damaged, NotFound when a collection goes on, StorageFailed.
     """
-    state = read_condemned(unlocked)
+    state, burnt = read_condemned(unlocked), burnt_names(unlocked)
     intents = list_intents(unlocked)
     history = sound_history(unlocked)
     garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
@@ -158,9 +157,9 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
                 continue  # a block in it may be wrong, and would get a new name
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
-            garbage.dead.add(pack)
-    _choose_sparse(garbage, unused, content, kept)
-    _choose_small(garbage, unused, kept)
+            (garbage.left if pack in burnt else garbage.dead).add(pack)
+    choose_sparse(garbage, unused, content, kept)
+    choose_small(garbage, unused, kept)
     garbage.freed += sum(garbage.sizes[pack] for pack in garbage.dead)
     garbage.freed += sum(unused[pack] for pack in garbage.sparse)
     return garbage
@@ -371,29 +370,3 @@ def _places(
         for pack in chosen:
             kept.setdefault(pack, []).append(places[pack])
     return kept, unsure
-
-
-def _choose_sparse(
-    garbage: Garbage, unused: dict[bytes, int], content: dict[bytes, int], kept: dict[bytes, list[int]]
-) -> None:
-    """Empty the packs with the greatest share of dead bytes, until few are left."""
-    left = sum(unused.values())
-    may_stay = UNUSED_SHARE * sum(garbage.sizes[pack] - rest for pack, rest in unused.items())
-    for pack in sorted(unused, key=lambda pack: (unused[pack] / max(1, content[pack]), pack), reverse=True):
-        if left <= may_stay:
-            return
-        garbage.sparse[pack] = sorted(kept[pack])
-        left -= unused[pack]
-
-
-def _choose_small(garbage: Garbage, unused: dict[bytes, int], kept: dict[bytes, list[int]]) -> None:
-    """Join small packs where there are many of about one size: of one power of eight."""
-    domain_of = dict(zip(garbage.index.blocks.packs, garbage.index.blocks.domains, strict=True))
-    classes: dict[tuple[bytes, int], list[bytes]] = {}
-    for pack in unused.keys() - garbage.sparse.keys():
-        if garbage.sizes[pack] < SMALL:
-            classes.setdefault((domain_of[pack], garbage.sizes[pack].bit_length() // 3), []).append(pack)
-    for packs in classes.values():
-        if len(packs) >= MANY:
-            garbage.small.update(packs)
-            garbage.sparse.update((pack, sorted(kept[pack])) for pack in packs)

@@ -22,7 +22,7 @@ from fsspec.spec import AbstractFileSystem
 
 from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage import failures
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.remote import Created, Page, RemoteStorage, Stored
 
@@ -171,7 +171,7 @@ class FsspecStorage(RemoteStorage[Any]):
         items, more = [], []
         for entry in entries:
             name = f"{folder}/{_last(entry)}".lstrip("/")
-            if len(name) > NAME_MAX or not NAME.fullmatch(name):  # others may put their own things there
+            if not is_name(name):  # others may put their own things there
                 continue
             if entry["type"] == "directory":
                 more.append(name)

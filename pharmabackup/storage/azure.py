@@ -23,10 +23,12 @@ from xml.etree import ElementTree
 
 import httpx
 
-from pharmabackup.errors import Error, InvalidInput
+from pharmabackup.clock import now_ns
+from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage import entra, failures
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
+from pharmabackup.storage.locking import LockingStorage, Version, Versions
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.web import WebStorage, pieces
@@ -52,20 +54,23 @@ PASSING = frozenset({"InternalError", "OperationTimedOut", "ContainerBeingDelete
 IMMUTABLE = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"})
 
 
-class AzureStorage(WebStorage):
+class AzureStorage(LockingStorage[httpx.Client], WebStorage):
     """The blobs below `prefix` in `container`.
 
     Options: `account_name`; `account_key`, `sas_token`, `connection_string`, or an Entra ID identity: `tenant_id`,
     `client_id` and `client_secret`, or whatever azure-identity finds. `account_url` of another server than Azure's
-    own, `ca_bundle` (a file of certificates), `verify` (false trusts any certificate).
+    own, `ca_bundle` (a file of certificates), `verify` (false trusts any certificate). `immutable` (35d) locks what
+    is stored; `lock_mode` is locked, which nobody can end, or unlocked. `as_of` reads what was there then.
     """
 
     options = Options(
         text=(
-            "account_name", "account_key", "sas_token", "connection_string", "account_url", "ca_bundle",
+            "account_name", "account_key", "sas_token", "connection_string", "account_url", "ca_bundle", "lock_mode",
             *entra.OPTIONS,
         ),
         switches=("verify",),
+        periods=("immutable",),
+        moments=("as_of",),
     )  # fmt: skip
     capabilities = Capabilities(exclusive_create=True, fresh_listing=True)
 
@@ -90,9 +95,15 @@ class AzureStorage(WebStorage):
         elif not self._sas:
             self._tokens = entra.Tokens(location, "https://storage.azure.com/.default", text)
         self._container, self._below = container, f"{prefix}/" if prefix else ""
+        self._lock_mode = text.get("lock_mode", "locked").capitalize()
+        if self._lock_mode not in ("Locked", "Unlocked"):
+            raise InvalidInput("There is no such lock_mode.", remedy="Give locked or unlocked.")
+        self._ahead = 0  # ns by which the service's clock is ahead of this computer's
         super().__init__(
             location,
             text["account_url"],
+            immutable=given.periods.get("immutable", 0),
+            as_of=given.moments.get("as_of"),
             ca_bundle=text.get("ca_bundle"),
             verify=given.switches.get("verify", True),
         )
@@ -114,6 +125,20 @@ class AzureStorage(WebStorage):
 
     # Requests
 
+    def _connect(self) -> httpx.Client:
+        client = super()._connect()
+        try:
+            self._take_past(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _take(self, answer: httpx.Response) -> None:
+        if (date := _ns(answer.headers.get("date"))) is not None:
+            self._ahead = date - now_ns()
+        super()._take(answer)
+
     def _put(self, client: httpx.Client, name: str, body: Body, mark: str) -> Created:
         digest = base64.b64encode(body.md5()).decode()
         headers = {
@@ -124,6 +149,8 @@ class AzureStorage(WebStorage):
             "Content-MD5": digest,
             "Content-Type": "application/octet-stream",
         }
+        if until := self._lock_until(name):
+            headers |= self._policy(until)
         answer = self._answer(client, "PUT", self._blob(name), headers=headers, content=pieces(body))
         with answer as said:
             self._take(said)
@@ -154,12 +181,17 @@ class AzureStorage(WebStorage):
         return Stored(size=int(headers["content-length"]), modified=modified, mark=headers.get(MARK, ""))
 
     def _page(self, client: httpx.Client, prefix: str, at: object) -> Page:
-        query = {
-            "restype": "container",
-            "comp": "list",
-            "prefix": self._below + (f"{prefix}/" if prefix else ""),
-            "maxresults": "5000",
-        }
+        blobs, more = self._blobs(client, f"{prefix}/" if prefix else "", at)
+        items = [ObjectInfo(name=each.name, size=each.size, modified=each.modified) for each in blobs]
+        return Page(items, [more] if more else [])
+
+    def _versions(self, client: httpx.Client, prefix: str, at: object) -> Versions:
+        return Versions(*self._blobs(client, prefix, at, include="versions"))
+
+    def _blobs(
+        self, client: httpx.Client, prefix: str, at: object, **query: str
+    ) -> tuple[Sequence[Version], str | None]:
+        query |= {"restype": "container", "comp": "list", "prefix": self._below + prefix, "maxresults": "5000"}
         if at is not None:
             query["marker"] = str(at)
         answer = self._ask(client, "GET", f"{self._base}/{self._container}", query=query, good=(200,))
@@ -170,27 +202,86 @@ class AzureStorage(WebStorage):
         items = []
         for blob in root.iterfind("Blobs/Blob"):
             name = (blob.findtext("Name") or "").removeprefix(self._below)
-            size, modified = blob.findtext("Properties/Content-Length"), blob.findtext("Properties/Last-Modified")
-            if blob.findtext("Properties/ResourceType") == "directory" or len(name) > NAME_MAX:
-                continue
-            if NAME.fullmatch(name):  # others put their own things into a container
-                items.append(ObjectInfo(name=name, size=int(size or ""), modified=_ns(modified) or 0))
-        return Page(items, [after.text] if after.text else [])
+            if is_name(name) and blob.findtext("Properties/ResourceType") != "directory":  # others put things there
+                items.append(
+                    Version(
+                        name=name,
+                        id=blob.findtext("VersionId") or "",
+                        modified=_ns(blob.findtext("Properties/Last-Modified")) or 0,
+                        size=int(blob.findtext("Properties/Content-Length") or ""),
+                        newest=blob.findtext("IsCurrentVersion") == "true",
+                    )
+                )
+        return items, after.text or None
 
     def _remove(self, client: httpx.Client, names: Sequence[str]) -> Mapping[str, Error | None]:
-        return {name: self._removed(client, name) for name in names}
+        return {name: self._deleted(client, self._blob(name)) for name in names}
 
-    def _removed(self, client: httpx.Client, name: str) -> Error | None:
+    def _deleted(self, client: httpx.Client, blob: str) -> Error | None:
         try:
-            self._ask(client, "DELETE", self._blob(name), good=(202,))
+            self._ask(client, "DELETE", blob, good=(202,))
         except _Absent:
             return None
         except Error as error:
             return error
         return None
 
-    def _blob(self, name: str) -> str:
-        return f"{self._base}/{self._container}/{quote(self._below + name)}"
+    def _blob(self, name: str, version: str | None = None) -> str:
+        version = version or self._version_then(name)
+        which = "" if version is None else f"?versionid={quote(version, safe='')}"
+        return f"{self._base}/{self._container}/{quote(self._below + name)}{which}"
+
+    # Locks and versions
+
+    def check_locks(self) -> None:
+        if self.immutable:
+            self._call(lambda client, _: self._check_locks(client))
+
+    def _check_locks(self, client: httpx.Client) -> None:
+        place = f"{self._base}/{self._container}"
+        answer = self._ask(client, "HEAD", place, query={"restype": "container"}, good=(200,))
+        if answer.headers.get("x-ms-immutable-storage-with-versioning-enabled") != "true":
+            raise Unsupported(
+                f"The container of {self.location} has no version-level immutability.",
+                kind="capability",
+                remedy="Enable it for the container, or leave immutable out.",
+            )
+
+    def _policy(self, until: int) -> dict[str, str]:
+        return {
+            "x-ms-immutability-policy-until-date": formatdate(-(-until // 10**9), usegmt=True),
+            "x-ms-immutability-policy-mode": self._lock_mode,
+        }
+
+    def _keep(self, client: httpx.Client, name: str, until: int) -> None:
+        try:
+            self._ask(
+                client,
+                "PUT",
+                self._blob(name),
+                query={"comp": "immutabilityPolicies"},
+                headers=self._policy(until) | {"Content-Length": "0"},
+                good=(200,),
+            )
+        except _Absent:
+            raise failures.missing(self.location, name) from None
+        except Error as error:
+            # A policy cannot be shortened: then it is there for longer already.
+            if error.kind != "locked" or self._kept(client, name) < until:
+                raise
+
+    def _kept(self, client: httpx.Client, name: str) -> int:
+        try:
+            answer = self._ask(client, "HEAD", self._blob(name), good=(200,))
+        except _Absent:
+            raise failures.missing(self.location, name) from None
+        return _ns(answer.headers.get("x-ms-immutability-policy-until-date")) or 0
+
+    def _forget(self, client: httpx.Client, versions: Sequence[Version]) -> Sequence[Error | None]:
+        return [self._deleted(client, self._blob(version.name, version.id)) for version in versions]
+
+    def _now(self) -> int:
+        return now_ns() + self._ahead
 
     # Who asks
 
@@ -245,9 +336,7 @@ class AzureStorage(WebStorage):
         if code == "InvalidAuthenticationInfo":  # a token that has expired in between
             return failures.expired(self.location)
         if code in IMMUTABLE:
-            return failures.denied(
-                self.location, "does not let go of this before its time", "Wait until its retention ends."
-            )
+            return failures.locked(self.location)
         if code in CHANGED:
             return failures.unreachable(self.location, "what was sent arrived changed")
         if code in PASSING:

@@ -42,7 +42,7 @@ class Capabilities:
 
     exclusive_create: bool
     fresh_listing: bool  # a listing begun after `publish` returned shows the object
-    object_lock: bool = False
+    object_lock: bool = False  # what it stores cannot be deleted by anybody for a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,7 @@ class Storage(ABC):
     location: str  # for messages: the URL without anything secret
     pace: Pace | None = None  # how fast uploads go; None: as fast as they can
     lanes: int = 1  # how many requests at once help; 1 where the storage is a local disk
+    immutable: int = 0  # ns for which nobody can delete what a snapshot relies on; 0: whoever may delete can at once
 
     @property
     @abstractmethod
@@ -138,6 +139,40 @@ class Storage(ABC):
             done += len(piece)
         return size, checksum
 
+    @property
+    def locked_for(self) -> int:
+        """How long what is stored is locked, ns: for half a period more, so that locks are renewed only so often."""
+        return self.immutable * 3 // 2
+
+    def check_locks(self) -> None:  # noqa: B027  (most storages lock nothing)
+        """Unsupported where the storage does not keep what is locked, though `immutable`; StorageFailed."""
+
+    def keep(self, names: Sequence[str], *, until: int) -> Mapping[str, Error | None]:  # noqa: ARG002
+        """Let nobody delete these before `until` (ns since 1970 UTC, by the storage's clock); a result per name.
+
+        What is kept for longer stays so. Only where `immutable`.
+        """
+        raise self._locks_nothing()
+
+    def kept_until(self, name: str) -> int:  # noqa: ARG002
+        """Until when nobody can delete it, ns since 1970 UTC; 0: at any time. NotFound("object"), StorageFailed."""
+        raise self._locks_nothing()
+
+    def leftovers(self, folder: str) -> Iterator[ObjectInfo]:  # noqa: ARG002
+        """Objects that were deleted, of which older versions still take room: `size` is that of all of them."""
+        return iter(())
+
+    def clear(self, names: Sequence[str]) -> Mapping[str, Error | None]:
+        """Delete what deleting these has left; a result per name. What is locked is StorageFailed("locked")."""
+        return dict.fromkeys(names)
+
+    def _locks_nothing(self) -> Unsupported:
+        return Unsupported(
+            f"{self.location} cannot keep what is stored from being deleted.",
+            kind="capability",
+            remedy="Use a storage with Object Lock or immutability policies.",
+        )
+
     def local_root(self) -> str | None:
         """The folder on this machine that holds the objects, if there is one: for warnings alone."""
         return None
@@ -154,8 +189,13 @@ class Storage(ABC):
         """Let go of connections and files. The storage may be used again afterwards."""
 
 
+def is_name(name: str) -> bool:
+    """Whether it may name an object: others put their own things into a bucket."""
+    return len(name) <= NAME_MAX and NAME.fullmatch(name) is not None
+
+
 def checked(name: str) -> str:
     """`name`, if it may name an object. InvalidInput otherwise."""
-    if len(name) > NAME_MAX or not NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidInput(f"{name!r} cannot name an object.", kind="name", remedy="Report this as a fault.")
     return name

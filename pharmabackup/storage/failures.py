@@ -60,6 +60,15 @@ def denied(
     )
 
 
+def locked(location: str) -> StorageFailed:
+    return StorageFailed(
+        f"{location} does not let go of this before its time.",
+        kind="locked",
+        remedy="Wait until its retention ends; a prune after that deletes it.",
+        location=location,
+    )
+
+
 def no_credentials(location: str, remedy: str) -> StorageFailed:
     return StorageFailed(
         f"No credentials were found for {location}.", kind="storage-denied", remedy=remedy, location=location

@@ -26,7 +26,7 @@ from google.oauth2.service_account import Credentials
 
 from pharmabackup.errors import Error, InvalidInput, NotFound
 from pharmabackup.storage import failures
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.remote import Created, Page, Stored
@@ -140,7 +140,7 @@ class GoogleStorage(WebStorage):
         items = []
         for entry in said.get("items", ()):
             name = entry["name"].removeprefix(self._below)
-            if len(name) <= NAME_MAX and NAME.fullmatch(name):  # others put their own things into a bucket
+            if is_name(name):  # others put their own things into a bucket
                 items.append(ObjectInfo(name=name, size=int(entry["size"]), modified=_ns(entry["updated"])))
         return Page(items, [said["nextPageToken"]] if said.get("nextPageToken") else [])
 
@@ -216,9 +216,7 @@ class GoogleStorage(WebStorage):
         if reason in THROTTLED:
             return failures.throttled(self.location, failures.seconds(wait))
         if status == 403 and reason in ("retentionPolicyNotMet", "objectUnderActiveHold"):
-            return failures.denied(
-                self.location, "does not let go of this before its time", "Wait until its retention ends."
-            )
+            return failures.locked(self.location)
         if status == 400 and "hash" in answer.text.lower():
             return failures.unreachable(self.location, "what was sent arrived changed")
         return failures.from_status(status, self.location, wait)

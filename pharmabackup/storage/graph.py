@@ -18,7 +18,7 @@ import httpx
 
 from pharmabackup.errors import Error, InvalidInput, NotFound
 from pharmabackup.storage import entra, failures
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.remote import Created, Page, Stored
@@ -172,7 +172,7 @@ class GraphStorage(WebStorage):
         more: list[object] = [(folder, said["@odata.nextLink"])] if said.get("@odata.nextLink") else []
         for item in said["value"]:
             name = f"{folder}/{item['name']}".lstrip("/")
-            if len(name) > NAME_MAX or not NAME.fullmatch(name):  # others put their own things into a folder
+            if not is_name(name):  # others put their own things into a folder
                 continue
             if "folder" in item:
                 more.append((name, ""))

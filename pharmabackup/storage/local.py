@@ -24,8 +24,6 @@ from zlib import crc32
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound, StorageFailed
 from pharmabackup.storage import disks
 from pharmabackup.storage.base import (
-    NAME,
-    NAME_MAX,
     READ_BACK,
     UNREADABLE,
     Capabilities,
@@ -33,6 +31,7 @@ from pharmabackup.storage.base import (
     Storage,
     Upload,
     checked,
+    is_name,
 )
 from pharmabackup.storage.local_os import (
     Way,
@@ -298,7 +297,7 @@ class LocalStorage(Storage):
                     with entries_of(f"{self._root}/{folder}" if folder else self._root) as entries:
                         for entry in entries:
                             name = f"{folder}/{entry.name}" if folder else entry.name
-                            if len(name) > NAME_MAX or not NAME.fullmatch(name):
+                            if not is_name(name):
                                 continue  # not ours: no adapter can have written it
                             if entry.is_dir():
                                 folders.append(name)

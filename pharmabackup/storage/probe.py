@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from pharmabackup import ids
 from pharmabackup.errors import Conflict, StorageFailed
 from pharmabackup.storage.base import Capabilities, Storage
 
@@ -18,10 +19,12 @@ START_S = 60  # until all of them run: a machine may have no thread left for one
 def probe(storage: Storage) -> Capabilities:
     """What the adapter claims, less what does not hold. It writes a few tiny objects and deletes them.
 
-    Meant for a new repository: it lists the whole storage. StorageFailed, also when the objects cannot be deleted.
+    Meant for a new repository: it lists the whole storage. StorageFailed, also when the objects cannot be deleted;
+    Unsupported when it was to be immutable and is not.
     """
+    storage.check_locks()
     claimed = storage.capabilities
-    names = [f"probe-{secrets.token_hex(8)}" for _ in range(ROUNDS)]
+    names = [ids.probe_name(secrets.token_bytes(8)) for _ in range(ROUNDS)]
     try:
         _lists(storage, names[0])  # so that a cache that may come between has something stale to tell
         exclusive = all([_is_exclusive(storage, name) for name in names])
@@ -34,7 +37,7 @@ def probe(storage: Storage) -> Capabilities:
     return Capabilities(
         exclusive_create=exclusive and claimed.exclusive_create,
         fresh_listing=fresh and claimed.fresh_listing,
-        object_lock=claimed.object_lock,
+        object_lock=storage.immutable > 0,
     )
 
 

@@ -26,7 +26,7 @@ from zlib import crc32
 
 from pharmabackup.errors import Error, StorageFailed
 from pharmabackup.storage import failures
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.local_uploads import UPLOADS
 from pharmabackup.storage.remote import Client, Created, Page, RemoteStorage, Stored
@@ -217,7 +217,7 @@ class RemoteFolder(RemoteStorage[Client]):
         for folder, inside in zip(folders, found, strict=True):
             for entry in inside or ():
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if len(name) > NAME_MAX or not NAME.fullmatch(name):
+                if not is_name(name):
                     continue  # others put their own things there
                 if entry.is_folder:
                     below.append(name)

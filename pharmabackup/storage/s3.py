@@ -11,50 +11,52 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import botocore
 import botocore.exceptions as raised
 from botocore.config import Config
 from botocore.handlers import add_expect_header
-from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
-from pharmabackup.errors import Error, InvalidInput
+from pharmabackup.clock import from_ns
+from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage import failures, remote
-from pharmabackup.storage.base import NAME, NAME_MAX, Capabilities, ObjectInfo
+from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
+from pharmabackup.storage.locking import LockingStorage, Version, Versions
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.ranges import content_range
-from pharmabackup.storage.remote import Created, Page, RemoteStorage, Stored
+from pharmabackup.storage.remote import Created, Page, Stored
+from pharmabackup.storage.s3_failures import (
+    DENIED,
+    EXPIRED,
+    NO_LOCKS,
+    code_of,
+    from_code,
+    from_error,
+    status_of,
+    unusable,
+)
 
 PIECE = 1 << 20  # bytes read from an answer at a time
 POOL = 32  # connections kept open
 MARK = "pharmabackup-upload"  # the metadata that tells whose an object is
 
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
-DENIED = frozenset(
-    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "InvalidToken"}
-)
-THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"})
-PASSING = frozenset({"InternalError", "OperationAborted", "ConditionalRequestConflict"})
-CHANGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"})
-FULL = frozenset({"QuotaExceeded", "QuotaExceededException", "XMinioStorageFull"})
-ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"})
-NO_CREDENTIALS = (raised.NoCredentialsError, raised.PartialCredentialsError, raised.NoAuthTokenError)
-LOG_IN_AGAIN = (raised.SSOError, raised.TokenRetrievalError, raised.CredentialRetrievalError)
-WHERE_CREDENTIALS = "Give key and secret in storage_options, or a profile, or set them up as for AWS's own tools."
 
-
-class S3Storage(RemoteStorage[Any]):
+class S3Storage(LockingStorage[Any]):
     """The objects below `prefix` in `bucket`. Options as s3fs names them, where it has them.
 
     `key`, `secret`, `token`, `profile`, `region`, `endpoint_url` (of a server that is not AWS's), `ca_bundle` (a file
-    of certificates), `verify` (false trusts any certificate) and `anon` (true signs nothing).
+    of certificates), `verify` (false trusts any certificate) and `anon` (true signs nothing). `immutable` (35d) locks
+    what is stored; `lock_mode` is compliance, which nobody can end, or governance. `as_of` reads what was there then.
     """
 
     options = Options(
-        text=("key", "secret", "token", "profile", "region", "endpoint_url", "ca_bundle"), switches=("verify", "anon")
+        text=("key", "secret", "token", "profile", "region", "endpoint_url", "ca_bundle", "lock_mode"),
+        switches=("verify", "anon"),
+        periods=("immutable",),
+        moments=("as_of",),
     )
     capabilities = Capabilities(exclusive_create=True, fresh_listing=True)
     reads_first = True  # for the signature, which covers the content
@@ -68,8 +70,15 @@ class S3Storage(RemoteStorage[Any]):
             )
         self._bucket, self._below = bucket, f"{prefix}/" if prefix else ""
         self._text, self._switches = given.text, given.switches
+        self._lock_mode = given.text.get("lock_mode", "compliance").upper()
+        if self._lock_mode not in ("COMPLIANCE", "GOVERNANCE"):
+            raise InvalidInput("There is no such lock_mode.", remedy="Give compliance or governance.")
         self._one_by_one = False  # the server does not know DeleteObjects
-        super().__init__(f"s3://{bucket}/{prefix}".rstrip("/"))
+        super().__init__(
+            f"s3://{bucket}/{prefix}".rstrip("/"),
+            immutable=given.periods.get("immutable", 0),
+            as_of=given.moments.get("as_of"),
+        )
 
     @classmethod
     def at(cls, url: str, options: Mapping[str, object], *, create: bool) -> Self:  # noqa: ARG003
@@ -108,10 +117,15 @@ class S3Storage(RemoteStorage[Any]):
                 config=config,
             )
         except ValueError:
-            raise self._unusable() from None
+            raise unusable(self.location) from None
         # botocore waits for ever where a line ends within the answer "100-continue".
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-send.s3.PutObject", _sends_now)
+        try:
+            self._take_past(client)
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def _disconnect(self, client: Any) -> None:
@@ -126,10 +140,13 @@ class S3Storage(RemoteStorage[Any]):
                 ChecksumCRC32=base64.b64encode(body.crc32.to_bytes(4, "big")).decode(),
                 IfNoneMatch="*",
                 Metadata={MARK: mark},
+                **(self._retention(until) if (until := self._lock_until(name)) else {}),
             )
         except raised.ClientError as error:
-            if _status(error) == 412:
+            if status_of(error) == 412:
                 raise failures.exists(self.location, name) from None
+            if until and code_of(error) in NO_LOCKS:
+                raise self._unlockable() from None
             raise
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return Created(_ns(parsedate_to_datetime(date)) if date else None, _crc32(answer) == body.crc32)
@@ -138,7 +155,7 @@ class S3Storage(RemoteStorage[Any]):
         try:
             answer = client.get_object(**self._object(name), Range=f"bytes={offset}-{offset + length - 1}")
         except raised.ClientError as error:
-            if _status(error) == 416:
+            if status_of(error) == 416:
                 return  # it ends before `offset`
             raise self._absence(error, name) from None
         expected = answer.get("ContentLength")
@@ -163,7 +180,7 @@ class S3Storage(RemoteStorage[Any]):
         try:
             answer = client.head_object(**self._object(name), ChecksumMode="ENABLED")
         except raised.ClientError as error:
-            if _status(error) != 404:
+            if status_of(error) != 404:
                 raise
             # Without a body, it does not tell a missing object from a missing bucket.
             for _ in self._read(client, name, 0, 1):
@@ -188,7 +205,7 @@ class S3Storage(RemoteStorage[Any]):
         items = []
         for entry in answer.get("Contents", ()):
             name = entry["Key"].removeprefix(self._below)
-            if len(name) <= NAME_MAX and NAME.fullmatch(name):  # others put their own things into a bucket
+            if is_name(name):  # others put their own things into a bucket
                 items.append(ObjectInfo(name=name, size=entry["Size"], modified=_ns(entry["LastModified"])))
         return Page(items, [answer["NextContinuationToken"]] if answer["IsTruncated"] else [])
 
@@ -200,7 +217,7 @@ class S3Storage(RemoteStorage[Any]):
                 Bucket=self._bucket, Delete={"Objects": [{"Key": self._below + name} for name in names]}
             )
         except raised.ClientError as error:
-            if _status(error) not in (400, 405, 501) or _code(error) in EXPIRED:
+            if status_of(error) not in (400, 405, 501) or code_of(error) in EXPIRED:
                 raise
             self._one_by_one = True
             return self._remove(client, names)
@@ -209,7 +226,8 @@ class S3Storage(RemoteStorage[Any]):
         }
         for entry in answer.get("Errors", ()):
             gone = entry["Code"] == "NoSuchKey"
-            results[entry["Key"].removeprefix(self._below)] = None if gone else self._from_code(entry["Code"], 200)
+            name = entry["Key"].removeprefix(self._below)
+            results[name] = None if gone else from_code(entry["Code"], 200, self.location)
         unsaid = failures.unreachable(self.location, "it did not say whether an object was deleted")
         return {name: results.get(name, unsaid) for name in names}
 
@@ -217,88 +235,113 @@ class S3Storage(RemoteStorage[Any]):
         try:
             client.delete_object(**self._object(name))
         except raised.ClientError as error:
-            return None if _code(error) == "NoSuchKey" else self._failure(error)
+            return None if code_of(error) == "NoSuchKey" else self._failure(error)
         return None
 
     def _object(self, name: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._below + name}
+        version = self._version_then(name)
+        which = {} if version is None else {"VersionId": version}
+        return {"Bucket": self._bucket, "Key": self._below + name} | which
+
+    # Locks and versions
+
+    def check_locks(self) -> None:
+        if self.immutable:
+            self._call(lambda client, _: self._check_locks(client))
+
+    def _check_locks(self, client: Any) -> None:
+        try:
+            answer = client.get_object_lock_configuration(Bucket=self._bucket)
+        except raised.ClientError as error:
+            if code_of(error) in NO_LOCKS or status_of(error) in (400, 404, 501):
+                raise self._unlockable() from None
+            raise
+        if answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
+            raise self._unlockable()
+
+    def _retention(self, until: int) -> dict[str, object]:
+        return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": from_ns(until)}
+
+    def _keep(self, client: Any, name: str, until: int) -> None:
+        until = -(-until // 10**9) * 10**9  # it counts in seconds
+        try:
+            client.put_object_retention(
+                **self._object(name), Retention={"Mode": self._lock_mode, "RetainUntilDate": from_ns(until)}
+            )
+        except raised.ClientError as error:
+            if code_of(error) in NO_LOCKS:
+                raise self._unlockable() from None
+            # A lock cannot be shortened: then it is there for longer already.
+            if code_of(error) not in DENIED or self._kept(client, name) < until:
+                raise self._absence(error, name) from None
+
+    def _kept(self, client: Any, name: str) -> int:
+        try:
+            answer = client.head_object(**self._object(name))
+        except raised.ClientError as error:
+            if status_of(error) == 404:
+                self._head(client, name)  # which tells what is missing
+            raise
+        until = answer.get("ObjectLockRetainUntilDate")
+        return _ns(until) if until else 0
+
+    def _versions(self, client: Any, prefix: str, at: object) -> Versions:
+        more = cast(dict[str, str], at or {})
+        answer = client.list_object_versions(Bucket=self._bucket, Prefix=self._below + prefix, **more)
+        if "IsTruncated" not in answer:
+            raise failures.cut(self.location, "a listing")
+        items = [
+            Version(
+                name=name,
+                id=entry["VersionId"],
+                modified=_ns(entry["LastModified"]),
+                size=entry.get("Size", 0),
+                newest=entry["IsLatest"],
+                deleted="Size" not in entry,
+            )
+            for entry in (*answer.get("Versions", ()), *answer.get("DeleteMarkers", ()))
+            if (name := entry["Key"].removeprefix(self._below)) and is_name(name)
+        ]
+        items.sort(key=lambda version: version.name)  # the two lists come apart
+        if not answer["IsTruncated"]:
+            return Versions(items)
+        after = {"KeyMarker": answer["NextKeyMarker"]}
+        if "NextVersionIdMarker" in answer:
+            after["VersionIdMarker"] = answer["NextVersionIdMarker"]
+        return Versions(items, after)
+
+    def _forget(self, client: Any, versions: Sequence[Version]) -> Sequence[Error | None]:
+        which = [{"Key": self._below + version.name, "VersionId": version.id} for version in versions]
+        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": which, "Quiet": True})
+        told = {(entry["Key"], entry.get("VersionId")): entry["Code"] for entry in answer.get("Errors", ())}
+        return [self._kept_back(told.get((each["Key"], each["VersionId"]))) for each in which]
+
+    def _kept_back(self, code: str | None) -> Error | None:
+        """AWS tells a lock and a missing permission by the same code."""
+        if code is None or code in ("NoSuchKey", "NoSuchVersion"):
+            return None
+        return failures.locked(self.location) if code in DENIED else from_code(code, 200, self.location)
+
+    def _unlockable(self) -> Unsupported:
+        return Unsupported(
+            f"The bucket of {self.location} has no Object Lock.",
+            kind="capability",
+            remedy="Create a bucket with Object Lock and put the repository there, or leave immutable out.",
+        )
 
     # What goes wrong
 
-    def _unusable(self) -> InvalidInput:
-        return InvalidInput(
-            f"{self.location} or its options are not as S3 wants them.",
-            remedy="Check the bucket's name, region and endpoint_url (https://host).",
-        )
-
     def _absence(self, error: Any, name: str) -> Exception:
-        return failures.missing(self.location, name) if _code(error) == "NoSuchKey" else error
+        return failures.missing(self.location, name) if code_of(error) == "NoSuchKey" else error
 
     def _failure(self, error: Exception) -> Error:
-        match error:
-            case raised.ClientError():
-                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-                return self._from_code(_code(error), _status(error), headers.get("retry-after"))
-            case raised.ProfileNotFound():
-                return InvalidInput("There is no such AWS profile here.", remedy="Check profile, or ~/.aws/config.")
-            case raised.ParamValidationError() | raised.InvalidRegionError():
-                return self._unusable()
-            case raised.ProxyConnectionError():
-                return failures.unreachable(self.location, "the proxy does not answer", "Check HTTPS_PROXY.")
-        if isinstance(error, LOG_IN_AGAIN):
-            return failures.expired(self.location)
-        if isinstance(error, NO_CREDENTIALS):
-            return failures.no_credentials(self.location, WHERE_CREDENTIALS)
-        if found := failures.from_line(error, self.location):
-            return found
-        if isinstance(error, raised.ReadTimeoutError | raised.ConnectTimeoutError):
-            return failures.silent(self.location)
-        if isinstance(error, raised.HTTPClientError | raised.IncompleteReadError | ResponseParserError | ValueError):
-            return failures.unreachable(
-                self.location
-            )  # a number or a date of which a part is missing is a ValueError
-        return failures.unexpected(self.location, type(error).__name__)
-
-    def _from_code(self, code: str, status: int, retry_after: str | None = None) -> Error:
-        if code == "RequestTimeTooSkewed":
-            return failures.wrong_clock(self.location)
-        if code in EXPIRED:
-            return failures.expired(self.location)
-        if code in DENIED:
-            return failures.denied(self.location)
-        if code in FULL:
-            return failures.full(self.location)
-        if code in THROTTLED:
-            return failures.throttled(self.location, failures.seconds(retry_after))
-        if code == "NoSuchBucket":
-            return failures.nowhere(self.location, "there is no such bucket", "Check the URL, or create the bucket.")
-        if code in ELSEWHERE:
-            return failures.nowhere(
-                self.location, "the bucket is in another region", "Give its region in storage_options."
-            )
-        if code in PASSING:
-            return failures.unreachable(self.location, f"the server failed ({code})")
-        if code in CHANGED:
-            return failures.unreachable(self.location, "what was sent arrived changed")
-        if code == "RequestTimeout":
-            return failures.silent(self.location)
-        if status == 404:  # without the body that says what is not there
-            return failures.unreachable(self.location, "the answer broke off")
-        return failures.from_status(status, self.location, retry_after)
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+        return from_error(error, self.location)
 
 
 def _sends_now(request: Any, **_: object) -> None:
     """The signature is made: what reads the body from here on sends it."""
     if isinstance(request.body, Body):
         request.body.sending = True
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _ns(time: datetime) -> int:

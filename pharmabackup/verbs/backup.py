@@ -31,6 +31,7 @@ from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
 from pharmabackup.storage.disks import on_one_disk
 from pharmabackup.verbs.findings import clock_findings, history_findings
+from pharmabackup.verbs.locks import lock_findings
 from pharmabackup.verbs.reporter import Reporter
 
 ATTEMPTS = 3  # when collections overtake a transaction
@@ -176,6 +177,8 @@ class _Run:
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)
         self._ground = survey(self._unlocked, self._index, listing=listing)
         for finding in history_findings(self._history, self._unlocked.storage.location):
+            self._reporter.find(finding)
+        for finding in lock_findings(self._unlocked, self._history, listing):  # before anything relies on it
             self._reporter.find(finding)
         for source in sources:
             if on_same_device(self._unlocked, source):

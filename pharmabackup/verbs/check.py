@@ -33,6 +33,7 @@ from pharmabackup.verbs.check_records import check_records
 from pharmabackup.verbs.check_schedule import Readings, verified
 from pharmabackup.verbs.check_state import ABSENT, Numbers, State
 from pharmabackup.verbs.findings import clock_findings, history_findings
+from pharmabackup.verbs.locks import short_locks
 from pharmabackup.verbs.reporter import Reporter
 
 REPAIR = "Restore from another location, then run check and propose_repair."
@@ -115,6 +116,8 @@ class _Checker:
         for finding in clock_findings(self._history, now_ns(), self._location):
             self._reporter.find(finding)
         for finding in wrong_collections(self._unlocked, self._history, self._state.gone, self._state.since):
+            self._reporter.find(finding)
+        for finding in short_locks(self._unlocked, self._history, self._reporter.look):
             self._reporter.find(finding)
         check_records(self._unlocked, self._find, self._reporter.look, share)
         self._tell()

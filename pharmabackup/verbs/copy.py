@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pharmabackup.engine.history import Committed
+from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Incomplete, InvalidInput
@@ -15,6 +16,7 @@ from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.verbs.copy_across import AcrossCopy
 from pharmabackup.verbs.copy_plan import Outcome
 from pharmabackup.verbs.copy_replica import ReplicaCopy
+from pharmabackup.verbs.locks import lock_findings
 from pharmabackup.verbs.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def copy(
         outcome = ReplicaCopy(source, blocks, target, reporter, wanted).run()
     else:
         outcome = AcrossCopy(source, blocks, target, reporter, wanted).run()
+    if target.storage.immutable:
+        for finding in lock_findings(target, load_history(target), target.storage.list):
+            reporter.find(finding)
     return _report(reporter, outcome, shower, target.storage.location)
 
 

@@ -12,11 +12,12 @@ from pharmabackup.engine.collection import condemn, finish, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
 from pharmabackup.engine.grants import COLLECTORS
 from pharmabackup.engine.history import Committed, History
+from pharmabackup.engine.leftovers import Sizes, clear_hidden, delete_again, hidden_leftovers, listed_leftovers
 from pharmabackup.engine.moving import Moved, move
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
 from pharmabackup.events import Finding, Progress
-from pharmabackup.results import Proposal, Report
+from pharmabackup.results import Proposal, Report, sized
 from pharmabackup.verbs.hurt import last_good
 from pharmabackup.verbs.proposals import left_damaged, stale
 from pharmabackup.verbs.reporter import Reporter
@@ -61,7 +62,11 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
             not_before=from_ns(now),
             snapshots=tuple(show(item) for item in garbage.history.newest() if item.transaction in new),
             bytes_freed=garbage.freed,
-            findings=(*_told(garbage, unlocked.storage.location), *_spared(spared, unlocked.storage.location)),
+            findings=(
+                *_told(garbage, unlocked.storage.location),
+                *_spared(spared, unlocked.storage.location),
+                *_pending(listed_leftovers(garbage) | hidden_leftovers(unlocked), unlocked.storage.location),
+            ),
             wish=Wish(frozenset(new), frozenset(garbage.dead), frozenset(garbage.sparse)),
         )
     finally:
@@ -122,6 +127,7 @@ class _Pruning:
         try:
             if garbage.unfinished:
                 return False
+            pending = delete_again(unlocked, listed_leftovers(garbage), look)
             moved = self._let_go(garbage)
         finally:
             garbage.index.close()
@@ -131,20 +137,22 @@ class _Pruning:
         if deleted is None:
             return False
         self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved.bytes)
+        for finding in _pending(pending | clear_hidden(unlocked, look), unlocked.storage.location):
+            self.reporter.find(finding)
         return True
 
     def _let_go(self, garbage: Garbage) -> Moved | None:
         """Steps 2 and 3: what was moved; None when another collection was faster. Conflict."""
         unlocked, wish = self._unlocked, self._wish
         dead = wish.dead & set(garbage.sizes)  # what another collection has deleted is done
-        if not (dead <= garbage.dead and wish.gone <= garbage.gone):
+        if not (dead <= garbage.dead | garbage.left and wish.gone <= garbage.gone):
             raise stale("What was proposed is no longer true: something is needed that would go.")
         if last_good(unlocked, garbage.history, garbage.gone):
             raise stale("What was proposed is no longer true: a check found damaged what was to stay.")
         moving = wish.sparse & set(garbage.sparse)  # what is whole again is only not worth the while
         moved = move(unlocked, garbage, moving, self.reporter.look)
         self._damaged = moved.damaged
-        going = dead | (wish.sparse & garbage.dead) | moved.emptied
+        going = (dead & garbage.dead) | (wish.sparse & garbage.dead) | moved.emptied
         self.reporter.check_cancelled()
         return moved if not going or condemn(unlocked, garbage, going) else None
 
@@ -167,6 +175,18 @@ def _told(garbage: Garbage, location: str) -> Iterator[Finding]:
             subject="packs",
             message=f"{len(garbage.small)} small packs are joined into larger ones.",
             remedy="Nothing to do.",
+            location=location,
+        )
+
+
+def _pending(left: Sizes, location: str) -> Iterator[Finding]:
+    if left:
+        yield Finding(
+            code="deletion-pending",
+            severity="info",
+            subject="packs",
+            message=f"{len(left)} objects that were deleted still take {sized(sum(left.values()))} there.",
+            remedy="Nothing to do: a prune lets go of them when the storage does.",
             location=location,
         )
 

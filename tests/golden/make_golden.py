@@ -313,7 +313,7 @@ def make_roles() -> None:
             for day in (1, 2):
                 for slot in tills:
                     back_up(slot, day)
-            with mock.patch("pharmabackup.engine.garbage._choose_sparse", _choose_all):
+            with mock.patch("pharmabackup.engine.garbage.choose_sparse", _choose_all):
                 _forget_and_collect(opened["the supplier"], made[0])
             opened["the auditor"].check()
             repo.revoke("till-2", reason="stolen from the counter")

@@ -297,13 +297,14 @@ class Looking:
                     used.setdefault(pack, set()).add(need)
             free = {pack for pack in view.packs if pack not in pinned and pack not in taken}
             dead = frozenset(free - set(used))
+            left = (free if self._rules.deletes_left == "all" else dead) & view.burnt  # an earlier one came to it
             unsure = {pack for packs in chosen if len(packs) > 1 for pack in packs} | shunned
             movable = sorted(p for p in free & set(used) if self._rules.moves_doubtful or p not in unsure)
             sparse = [p for p in movable if len(used[p]) < len(view.packs[p].says)]
-            for going in subsets(dead) if self._young else [dead]:
+            for going in subsets(dead - left) if self._young else [dead - left]:
                 for emptied in [sparse, []] + [movable] * self._joins if used else [[]]:
                     moves = frozenset(need for pack in emptied for need in used[pack])
-                    yield self._planned(at, going | frozenset(emptied), moves, view)
+                    yield self._planned(at, going | frozenset(emptied), moves, left, view)
 
     def _shunned(self, view: View) -> Names:
         """The shortcut that takes a collection for done before it is decided heeds only what was decided."""
@@ -328,8 +329,8 @@ class Looking:
             packs = packs - shunned or packs
         return [(pack,) for pack in sorted(packs)]
 
-    def _planned(self, at: At, packs: Names, moves: Needs, view: View) -> Move:
-        if not packs:
+    def _planned(self, at: At, packs: Names, moves: Needs, left: Names | set[str], view: View) -> Move:
+        if not packs and not left:
             return Move("finds nothing that may go", self._ended(at), view.store)
         listed = frozenset(item.txn for item in at.intents) & at.decided
         wrong = frozenset(block for pack in packs for block in view.packs[pack].says - view.packs[pack].holds)
@@ -341,6 +342,8 @@ class Looking:
         )  # fmt: skip
         if not moves and self._rules.replaces == "early":
             now = now._replace(pc="publish")
+        elif left:
+            now = now._replace(pc="clear", left=frozenset(left))
         return Move(
             f"lists packs/: {names(packs)} to go" + f", {names(b for b, _ in moves)} to move" * bool(moves),
             now,

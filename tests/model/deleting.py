@@ -169,8 +169,6 @@ class Collector(Looking):
                     others -= shunned
                 if not others:
                     dead -= places
-        if not rules.executes_locked:
-            dead -= view.locked
         now = At("execute", at.run, at.number, packs=dead, roster=at.roster)
         if rules.replaces == "early":
             return Move(f"lets {names(dead)} go", now._replace(segments=at.segments), view.store)
@@ -237,6 +235,18 @@ class Collector(Looking):
                 continue
             item = view.packs.get(name) or view.segments.get(name)
             yield Move(f"deletes {name}", now, view.delete(item) if item else view.store)
+
+    def _clear(self, at: At, view: View) -> Iterator[Move]:
+        """In any order. What is locked still is left to the next."""
+        for name in sorted(at.left):
+            now = at._replace(left=at.left - {name})
+            if not now.left:
+                now = now._replace(pc="move" if at.moves else "condemn") if at.packs else self._ended(at)
+            if name in view.locked:
+                yield Move(f"asks again to delete {name}: refused", now, view.store)
+            else:
+                found = [view.packs[name]] if name in view.packs else []
+                yield Move(f"deletes {name}, which was left", now, view.delete(*found))
 
     def _tidy(self, at: At, view: View) -> Iterator[Move]:
         """Delete the intents of the transactions that condemn lists, then say that it is done."""

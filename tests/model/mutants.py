@@ -227,10 +227,12 @@ mutant(
     "L4",
     "a refused deletion counts as done, and writers shun nothing",
     "DATA",
-    done_despite_refusal=True,
     shuns="none",
 )
-mutant("l-named", "L3", "execute names what is under a lock", "QUIET", executes_locked=True)
+mutant("l-waits", "L3", "a refused deletion leaves the collection unfinished", "QUIET", done_despite_refusal=False)
+mutant(
+    "l-all", "K8", "deletes what an execute named, without looking whether it is needed", "DATA", deletes_left="all"
+)
 
 # ---------------------------------------------------------------- replicas
 

@@ -61,8 +61,8 @@ class Rules:
     indexes_moved: bool = True  # publishes the new pack's entries before condemn
     drops: frozenset[str] = frozenset()  # records deleted when done: "fates", "marks", "collections"
     gap: str = ""  # "anew": writers begin anew when a collection's records are missing
-    done_despite_refusal: bool = False
-    executes_locked: bool = False
+    done_despite_refusal: bool = True  # what storage refuses to delete is left to a later collector
+    deletes_left: str = "needless"  # of burnt packs that are there: what nothing needs; "all"
 
     # ---- marks and time
     clock: str = "storage"  # "own": the collector's clock, which may be ahead; "late": asked after marks were read

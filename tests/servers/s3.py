@@ -18,8 +18,10 @@ from botocore.session import Session
 from tests.servers.process import free_port, running
 
 BUCKET = "pharmacy"
+LOCKED = "locked"  # a bucket with Object Lock, on SeaweedFS
 KEY, SECRET = "test-key", "test-secret"
 READER, READER_SECRET = "reader-key", "reader-secret"
+TILL, TILL_SECRET = "till-key", "till-secret"  # no administrator: what a bucket's policy denies is denied to it
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
             "name": "writer",
             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
             "actions": ["Admin", "Read", "Write", "List"],
+        },
+        {
+            "name": "till",
+            "credentials": [{"accessKey": TILL, "secretKey": TILL_SECRET}],
+            "actions": ["Read", "Write", "List"],
         },
         {
             "name": "reader",

@@ -62,7 +62,7 @@ class World(Knowledge):
         self.calls: dict[str, int] = {}  # by verb: how many it made when it last came to its end
         self.kinds: dict[tuple[str, str], Counter[str]] = {}  # of these, by verb and storage
         # Everything that is dead is worth moving here: then what has to be left can be told exactly.
-        self._all_dead = mock.patch("pharmabackup.engine.garbage.UNUSED_SHARE", 0.0)
+        self._all_dead = mock.patch("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)
         self._all_dead.start()
         self.simulation.__enter__()
         self.simulation.create(self.storage)

@@ -64,7 +64,7 @@ def anew(monkeypatch, server):
         ("AuthenticationFailed", 403, "storage-denied", "refused"),
         ("InvalidAuthenticationInfo", 401, "storage-denied", "have expired"),
         ("AuthorizationPermissionMismatch", 403, "storage-denied", "refused"),
-        ("BlobImmutableDueToPolicy", 409, "storage-denied", "before its time"),
+        ("BlobImmutableDueToPolicy", 409, "locked", "before its time"),
         ("ContainerNotFound", 404, "unreachable", "no such container"),
     ],
 )

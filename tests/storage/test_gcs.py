@@ -159,7 +159,7 @@ def raised(error):
     [
         ("authError", 401, "storage-denied", "have expired"),
         ("forbidden", 403, "storage-denied", "refused"),
-        ("retentionPolicyNotMet", 403, "storage-denied", "before its time"),
+        ("retentionPolicyNotMet", 403, "locked", "before its time"),
     ],
 )
 def test_what_google_refuses_is_said_at_once(server, answered, reason, status, kind, match):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import garbage, opening
+from pharmabackup.engine import opening
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.ailing import Ward
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but
@@ -52,7 +52,7 @@ def memory(
     monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, site: Site, time: Time, tmp_path: Path
 ) -> Iterator[MemoryStorage]:
     """Four snapshots, of which the newest is kept, in memory; whatever is not all alive is moved."""
-    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)
     storage = MemoryStorage("base")
     monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
     pb.Repository.create("memory://x", PASSPHRASE).close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import collection, garbage
+from pharmabackup.engine import collection
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage import local
 from pharmabackup.storage.local import LocalStorage
@@ -104,7 +104,7 @@ def test_a_segment_that_cannot_be_read_for_a_moment_stays(
             return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(garbage, "UNUSED_SHARE", 0.0)  # so that something goes
+        patch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)  # so that something goes
         patch.setattr(collection, "_replace_segments", replace)
         prune(ward.repo)
     assert called

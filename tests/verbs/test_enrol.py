@@ -227,7 +227,7 @@ def test_names_are_computed_again_where_a_signature_does_not_vouch_for_them(
     if mover == "maintainer":
         carer = staff.enrol("maintainer", "the supplier")
         forget_all_but(carer, 1, time)
-        monkeypatch.setattr(garbage, "_choose_sparse", _choose_all)
+        monkeypatch.setattr(garbage, "choose_sparse", _choose_all)
         prune(carer)
     reader = staff.enrol("restorer", "the desk")
     snapshot = reader.snapshot(id=poisoned)

@@ -21,7 +21,6 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine import garbage
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.format import wire
@@ -40,7 +39,7 @@ WHY = (
 @pytest.fixture(autouse=True)
 def _everything_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prune moves whatever is not all alive."""
-    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def test_what_was_moved_twice_meanwhile_is_not_missing(
 ) -> None:
     """Its index is from before the first collection, and a pack that it lists from before the second."""
     forget_all_but(repo, 1, time)
-    monkeypatch.setattr(garbage, "_choose_sparse", _choose_all)
+    monkeypatch.setattr(garbage, "choose_sparse", _choose_all)
     with pb.Repository.open(repo.url, PASSPHRASE, state_dir=tmp_path / "other") as other:
         coming = ["after its index", "before its pack"]
         seen: list[list[str]] = []
@@ -60,7 +60,7 @@ def test_what_another_collection_has_deleted_meanwhile_is_not_damaged(
     tmp_path: Path, repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that this one wanted to do, which is to move blocks alone, is done then."""
-    monkeypatch.setattr(garbage, "_choose_sparse", _choose_all)
+    monkeypatch.setattr(garbage, "choose_sparse", _choose_all)
     proposal, real = repo.propose_prune(), prune_verb.move
     assert proposal.wish.sparse and not proposal.wish.dead  # type: ignore[attr-defined]
 

@@ -328,7 +328,7 @@ def test_small_packs_are_joined_when_there_are_many_and_then_left_alone(
 ) -> None:
     repo = make_repo()
     storage = repo._unlocked.storage
-    monkeypatch.setattr(garbage, "MANY", 10)
+    monkeypatch.setattr("pharmabackup.engine.emptying.MANY", 10)
     for day in range(24):
         (site.root / f"{day}").write_bytes(os.urandom(3000))
         site.back_up(repo)
@@ -526,7 +526,7 @@ def test_small_packs_are_read_together() -> None:
 def test_a_damaged_pack_among_sound_ones_that_are_read_with_it(
     repo: pb.Repository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(garbage, "MANY", 2)
+    monkeypatch.setattr("pharmabackup.engine.emptying.MANY", 2)
     proposal = repo.propose_prune()
     joined = sorted(proposal.wish.sparse)  # type: ignore[attr-defined]
     assert len(joined) > 2

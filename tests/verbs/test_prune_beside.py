@@ -374,7 +374,7 @@ def test_who_may_not(repo: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_few_dead_bytes_are_left_alone(large: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     assert large.propose_prune().wish.sparse  # type: ignore[attr-defined]
-    monkeypatch.setattr(garbage, "UNUSED_SHARE", 100.0)
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 100.0)
     assert not large.propose_prune().wish.sparse  # type: ignore[attr-defined]
 
 

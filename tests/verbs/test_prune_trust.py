@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine import garbage, moving
+from pharmabackup.engine import moving
 from pharmabackup.engine.packs import read_directory
-from pharmabackup.engine.segments import read_segment, write_segment
-from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.format.index import PackEntry
+from pharmabackup.engine.segments import read_segment, read_segments, write_segment
+from pharmabackup.engine.unlocked import Statement, Unlocked
+from pharmabackup.format.index import PackEntry, Segment
 from pharmabackup.format.pack import Directory
 from pharmabackup.format.wire import Kind, encode
 from tests.verbs.site import DAY_NS, Site, Time, double, forget_all_but, prune, stored
@@ -32,7 +33,7 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
     tmp_path: Path, repo: pb.Repository, site: Site, time: Time, monkeypatch: pytest.MonkeyPatch, foreign: bool
 ) -> None:
     """A device's word that counts for nothing does not count either once a collector has published it."""
-    unlocked, real = repo._unlocked, read_segment
+    unlocked, real = repo._unlocked, read_segments
     named = [
         entry
         for name in stored(unlocked.storage, "index")
@@ -41,16 +42,20 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
     planted = [[replace(entry, size=entry.size + 1 + number) for entry in named] for number in range(9)]
     told = {write_segment(unlocked, entries) for entries in planted}
 
-    def read(unlocked: Unlocked, digest: bytes, **how: bool) -> Any:
-        found = real(unlocked, digest, **how)
+    def foreigner(get: Callable[[], Statement[Segment]]) -> Statement[Segment]:
+        found = get()
         slot = replace(found.slot, role="device", domain=ids.new_id())
-        return dataclasses.replace(found, slot=slot) if foreign and digest in told else found
+        return dataclasses.replace(found, slot=slot)
+
+    def read(unlocked: Unlocked, sizes: Mapping[bytes, int], **how: Any) -> Iterator[Any]:
+        for digest, get in real(unlocked, sizes, **how):
+            yield digest, partial(foreigner, get) if foreign and digest in told else get
 
     for module in ("collection", "index"):
-        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segment", read)
+        monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segments", read)
     forget_all_but(repo, 2, time)
     prune(repo)
-    left = [real(unlocked, ids.hex_tail(name) or b"") for name in stored(unlocked.storage, "index")]
+    left = [read_segment(unlocked, ids.hex_tail(name) or b"") for name in stored(unlocked.storage, "index")]
     entries = {entry for segment in left for entry in segment.record.packs}
     kept = {entry for entry in named if ids.pack_name(entry.pack) in set(stored(unlocked.storage, "packs"))}
     assert kept and kept <= entries
@@ -79,7 +84,7 @@ def test_packs_and_segments_stay_within_what_readers_take(
     for name, most in (("BLOCKS_MAX", 2), ("KEYS_MAX", 1)):
         monkeypatch.setattr(f"pharmabackup.engine.packs.{name}", most)
     monkeypatch.setattr(moving, "SEGMENT_BYTES", 1)
-    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)
     forget_all_but(repo, 3, time)
     before = set(stored(repo._unlocked.storage, "packs"))
     prune(repo)

@@ -435,7 +435,7 @@ def test_a_source_that_changed_before_it_was_applied(ward: Ward) -> None:
 def test_a_prune_does_not_undo_it(ward: Ward, replica: pb.Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a block lies in a damaged pack and in a whole one, the whole one is kept."""
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", -(1 << 62))
-    monkeypatch.setattr("pharmabackup.engine.garbage.UNUSED_SHARE", 0.0)
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)
     name = ward.pack_of(Kind.DATA_BLOCK, part="large")
     regions = ward.regions(name)
     ward.flip(name, regions["data block"])

@@ -144,7 +144,8 @@ def test_a_collection_is_not_done_before_it_is_decided(
     def steal(record: Execute) -> None:
         assert record.packs
         thief.put(Done(record.number))
-        monkeypatch.setattr(garbage, "UNUSED_SHARE", 1.0)  # meanwhile so much was stored that nothing is worth moving
+        # Meanwhile so much was stored that nothing is worth moving.
+        monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 1.0)
         prune(carer)
 
     _meanwhile(monkeypatch, Kind.EXECUTE, steal)
@@ -230,7 +231,7 @@ def test_out_of_packs_that_are_in_doubt_nothing_is_moved(
     ward.repo.apply(ward.repo.propose_forget({"*": pb.Keep(last=1)}))
     ward.repo.revoke("till-1", reason="it was replaced")
     time.ahead += 20 * DAY_NS
-    monkeypatch.setattr(garbage, "UNUSED_SHARE", 0.0)  # whatever is not all alive would be moved
+    monkeypatch.setattr("pharmabackup.engine.emptying.UNUSED_SHARE", 0.0)  # whatever is not all alive would be moved
     found = garbage.look_for_garbage(ward.repo._unlocked, clock.now_ns() + time.ahead, lambda: None)
     doubtful = {pack for pack in found.emptiable if found.emptiable[pack] and pack in found.history.shunned}
     table = found.index.blocks

@@ -66,7 +66,7 @@ def test_only_who_can_prove_blocks_moves_what_was_ever_condemned(
         garbage, "sound_history", lambda unlocked: dataclasses.replace(real(unlocked), shunned={*packs})
     )
     monkeypatch.setattr(
-        garbage, "_choose_sparse", lambda found, unused, *_: found.sparse.update({p: [] for p in unused})
+        garbage, "choose_sparse", lambda found, unused, *_: found.sparse.update({p: [] for p in unused})
     )
     looked = garbage.look_for_garbage(ward.repo._unlocked, now_ns(), lambda: None)
     looked.index.close()

@@ -1,0 +1,413 @@
+"""Object Lock, versions and credentials that cannot delete, on SeaweedFS, which keeps to all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.clock import now_ns
+from pharmabackup.errors import Damaged, InvalidInput, NotFound, StorageFailed, Unsupported
+from pharmabackup.storage import connect
+from tests.servers import s3
+
+HOUR = 3600 * 10**9
+WHO = pb.Passphrase("correct horse battery staple")
+
+
+@pytest.fixture(scope="module")
+def client(seaweedfs):
+    client = seaweedfs.client()
+    client.create_bucket(Bucket=s3.LOCKED, ObjectLockEnabledForBucket=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def options(seaweedfs, client):
+    return seaweedfs.options
+
+
+def fresh() -> str:
+    return f"s3://{s3.LOCKED}/{secrets.token_hex(8)}"
+
+
+def key(storage, name: str) -> str:
+    return f"{storage.location.removeprefix(f's3://{s3.LOCKED}/')}/{name}"
+
+
+def versions(client, storage, name: str = "") -> list[dict]:
+    answer = client.list_object_versions(Bucket=s3.LOCKED, Prefix=key(storage, name))
+    return [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
+
+
+@pytest.fixture
+def locked(options):
+    storage = connect(fresh(), storage_options=options | {"immutable": "1h"})
+    yield storage
+    storage.close()
+
+
+def test_what_is_stored_cannot_be_deleted_for_one_and_a_half_periods(client, locked):
+    before = now_ns()
+    locked.put_new("packs/a", b"x")
+    assert before + 1.5 * HOUR <= locked.kept_until("packs/a") <= now_ns() + 1.5 * HOUR + 10**9
+    (version,) = versions(client, locked)
+    with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
+        client.delete_object(Bucket=s3.LOCKED, Key=key(locked, "packs/a"), VersionId=version["VersionId"])
+
+
+@pytest.mark.parametrize("name", ["intents/a.0", "probe-00"])
+def test_what_is_there_for_a_while_only_is_not_locked(locked, name):
+    locked.put_new(name, b"x")
+    assert locked.kept_until(name) == 0
+
+
+def test_without_the_option_nothing_is_locked(options):
+    storage = connect(fresh(), storage_options=options)
+    storage.put_new("packs/a", b"x")
+    assert storage.kept_until("packs/a") == 0
+    storage.close()
+
+
+def test_a_lock_is_made_longer_and_never_shorter(locked):
+    locked.put_new("packs/a", b"x")
+    later = now_ns() + 5 * HOUR
+    for until in (later, now_ns() + HOUR):
+        results = locked.keep(["packs/a", "packs/b"], until=until)
+        assert results["packs/a"] is None and isinstance(results["packs/b"], NotFound)
+        assert later <= locked.kept_until("packs/a") <= later + 10**9
+    with pytest.raises(NotFound):
+        locked.kept_until("packs/b")
+
+
+def test_a_governance_lock_says_so(client, options):
+    storage = connect(fresh(), storage_options=options | {"immutable": timedelta(hours=1), "lock_mode": "governance"})
+    storage.put_new("packs/a", b"x")
+    storage.keep(["packs/a"], until=now_ns() + 3 * HOUR)
+    kept = client.get_object_retention(Bucket=s3.LOCKED, Key=key(storage, "packs/a"))["Retention"]
+    assert kept["Mode"] == "GOVERNANCE" and kept["RetainUntilDate"] > datetime.now(UTC) + timedelta(hours=2)
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"immutable": "35 days"}, "no period"),
+        ({"immutable": "0d"}, "no period"),
+        ({"immutable": 35}, "no period"),
+        ({"lock_mode": "none"}, "lock_mode"),
+        ({"as_of": "yesterday"}, "no moment"),
+        ({"as_of": "2026-11-20T08:00:00"}, "no moment"),
+    ],
+)
+def test_options_are_checked(wrong, match):
+    with pytest.raises(InvalidInput, match=match):
+        connect("s3://bucket/x", storage_options=wrong)
+
+
+def test_a_bucket_without_locks_is_refused_before_anything_is_stored(options, tmp_path):
+    url = f"s3://{s3.BUCKET}/{secrets.token_hex(8)}"
+    with pytest.raises(Unsupported, match="no Object Lock"):
+        pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=tmp_path)
+    storage = connect(url, storage_options=options | {"immutable": "1h"})
+    with pytest.raises(Unsupported, match="no Object Lock"):
+        storage.put_new("packs/a", b"x")
+    assert list(storage.list("")) == []
+    storage.put_new("intents/a.0", b"x")
+    assert isinstance(storage.keep(["intents/a.0"], until=now_ns() + HOUR)["intents/a.0"], Unsupported)
+    storage.close()
+
+
+# Versions
+
+
+def wait(moment: datetime | None = None) -> datetime:
+    """A moment between what came before and what comes after: the server counts in seconds."""
+    time.sleep(1.1)
+    moment = datetime.now(UTC)
+    time.sleep(1.1)
+    return moment
+
+
+@pytest.fixture(scope="module")
+def attacked(client, seaweedfs):
+    """A storage whose objects an attacker hid, replaced and added to; and a time before that."""
+    storage = connect(fresh(), storage_options=seaweedfs.options)
+    for name in ("packs/aa/a", "packs/aa/b", "packs/c"):
+        storage.put_new(name, name.encode() * 100)
+    moment = wait()
+    storage.delete(["packs/aa/a", "packs/c"])
+    client.put_object(Bucket=s3.LOCKED, Key=key(storage, "packs/aa/b"), Body=b"evil")
+    storage.put_new("packs/c", b"evil")
+    storage.put_new("packs/d", b"evil")
+    yield storage, moment
+    storage.close()
+
+
+@pytest.mark.parametrize("page", [1, 2, 1000])
+def test_what_was_there_at_a_time_is_read(attacked, options, page):
+    storage, moment = attacked
+    then = connect(storage.location, storage_options=options | {"as_of": moment})
+    with _pages_of(then, page):
+        assert sorted(info.name for info in then.list("")) == ["packs/aa/a", "packs/aa/b", "packs/c"]
+        assert sorted(info.name for info in then.list("packs/aa")) == ["packs/aa/a", "packs/aa/b"]
+        for name in ("packs/aa/a", "packs/aa/b", "packs/c"):
+            assert then.get(name, limit=2000) == name.encode() * 100
+            assert then.get_range(name, 5, 10) == (name.encode() * 100)[5:15]
+            assert then.info(name).size == len(name) * 100
+            assert then.checksum(name)[0] == len(name) * 100
+        with pytest.raises(NotFound):
+            then.get("packs/d", limit=10)
+        with pytest.raises(NotFound):
+            then.info("packs/d")
+    then.close()
+
+
+def test_before_anything_was_there_nothing_is(attacked, options):
+    storage, moment = attacked
+    then = connect(storage.location, storage_options=options | {"as_of": (moment - timedelta(hours=1)).isoformat()})
+    assert list(then.list("")) == []
+    then.close()
+
+
+def test_the_past_cannot_be_changed(attacked, options, client):
+    storage, moment = attacked
+    before = versions(client, storage)
+    then = connect(storage.location, storage_options=options | {"as_of": moment})
+    with pytest.raises(Unsupported, match="as of"):
+        then.put_new("a", b"x")
+    assert isinstance(then.delete(["packs/aa/b"])["packs/aa/b"], Unsupported)
+    assert isinstance(then.keep(["packs/aa/b"], until=now_ns() + HOUR)["packs/aa/b"], Unsupported)
+    assert isinstance(then.clear(["packs/aa/b"])["packs/aa/b"], Unsupported)
+    assert versions(client, storage) == before
+    then.close()
+
+
+@contextmanager
+def _pages_of(storage, count: int):
+    """Listings of versions in pages of so many."""
+    client = storage._client()
+    client.meta.events.register(
+        "before-parameter-build.s3.ListObjectVersions", lambda params, **_: params.update(MaxKeys=count)
+    )
+    storage._then = {}
+    storage._take_past(client)
+    yield
+
+
+def test_what_deleting_leaves_is_found_and_let_go(client, options):
+    storage = connect(fresh(), storage_options=options)
+    for name in ("packs/a", "packs/b", "index/c"):
+        storage.put_new(name, b"xyz")
+    storage.delete(["packs/a", "index/c"])
+    storage.put_new("packs/a", b"again")
+    storage.delete(["packs/a"])
+    assert [(info.name, info.size) for info in storage.leftovers("packs")] == [("packs/a", 8)]
+    assert [(info.name, info.size) for info in storage.leftovers("index")] == [("index/c", 3)]
+    assert storage.clear(["packs/a"]) == {"packs/a": None}
+    assert list(storage.leftovers("packs")) == [] and not versions(client, storage, "packs/a")
+    assert len(versions(client, storage, "index/c")) == 2
+    assert [info.name for info in storage.list("packs")] == ["packs/b"]
+    storage.close()
+
+
+def test_what_is_locked_stays_deleted_until_it_can_be_let_go(client, options):
+    storage = connect(fresh(), storage_options=options | {"immutable": "2s"})
+    storage.put_new("packs/a", b"xyz")
+    storage.put_new("intents/a.0", b"x")
+    assert storage.delete(["packs/a", "intents/a.0"]) == {"packs/a": None, "intents/a.0": None}
+    told = storage.clear(["packs/a", "intents/a.0"])
+    assert told["packs/a"].kind == "locked" and told["intents/a.0"] is None
+    assert list(storage.list("packs")) == [] and len(versions(client, storage, "packs/a")) == 2
+    time.sleep(max(0, storage_wait(client, storage)))
+    assert storage.clear(["packs/a"]) == {"packs/a": None}
+    assert not versions(client, storage)
+    storage.close()
+
+
+def storage_wait(client, storage) -> float:
+    (version,) = (each for each in versions(client, storage, "packs/a") if "Size" in each)
+    kept = client.get_object_retention(Bucket=s3.LOCKED, Key=key(storage, "packs/a"), VersionId=version["VersionId"])
+    return (kept["Retention"]["RetainUntilDate"] - datetime.now(UTC)).total_seconds() + 1.1
+
+
+# Whole repositories
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").write_bytes(os.urandom(3 << 20))
+    return folder
+
+
+def restored(repo, tmp_path) -> bytes:
+    target = tmp_path / secrets.token_hex(4)
+    repo.restore(target)
+    return (target / "data" / "a").read_bytes()
+
+
+def test_what_an_attacker_hid_and_replaced_is_restored(client, options, data, tmp_path):
+    url = fresh()
+    with pb.Repository.create(
+        url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=tmp_path / "state"
+    ) as repo:
+        assert repo.capabilities["object-lock"]
+        repo.backup([pb.Files(data, name="data")])
+        assert repo.check(read_data=1.0).findings == ()
+    moment = wait()
+    storage = connect(url, storage_options=options)
+    names = [info.name for info in storage.list("")]
+    assert set(storage.delete(names).values()) == {None}  # all that these credentials may do
+    for error in storage.clear(names).values():
+        assert error is None or error.kind == "locked"
+    client.put_object(Bucket=s3.LOCKED, Key=key(storage, "repository"), Body=b"evil")
+    storage.close()
+    with pytest.raises((NotFound, Damaged)):
+        pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "state").close()
+    then = options | {"as_of": moment}
+    with pb.Repository.open(url, WHO, storage_options=then, state_dir=tmp_path / "state") as repo:
+        assert restored(repo, tmp_path) == (data / "a").read_bytes()
+        assert not [finding for finding in repo.check(read_data=1.0).findings if finding.severity == "critical"]
+        with pytest.raises(Unsupported, match="as of"):
+            repo.backup([pb.Files(data, name="data")])
+
+
+def kept(repo) -> dict[str, int]:
+    storage = repo._unlocked.storage
+    return {info.name: storage.kept_until(info.name) for info in storage.list("")}
+
+
+def test_a_backup_locks_anew_what_it_relies_on_before_locks_run_out(options, data, tmp_path):
+    url, state = fresh(), tmp_path / "state"
+    with pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=state) as repo:
+        repo.backup([pb.Files(data, name="data")])
+        first = kept(repo)
+        repo.backup([pb.Files(data, name="data")])
+        assert first.items() <= kept(repo).items()  # nothing was to be done
+    longer = options | {"immutable": "2h"}
+    with pb.Repository.open(url, WHO, storage_options=longer, state_dir=state) as repo:
+        (short,) = repo.check().findings
+        assert short.code == "lock-short" and short.severity == "warning"
+        now = now_ns()
+        report = repo.backup([pb.Files(data, name="data")])
+        assert report.findings == ()
+        after = kept(repo)
+        assert {name.partition("/")[0] for name in first if after[name] >= now + 3 * HOUR} == {
+            "repository", "roster", "keys", "packs", "index", "snapshots"
+        }  # fmt: skip
+        assert [name for name in first if after[name] < now + 3 * HOUR and "audit/" not in name] == [
+            name for name in first if name.startswith("intents/")
+        ]
+        assert repo.check().findings == ()
+
+
+def test_locks_that_cannot_be_set_are_told_and_tried_again(options, data, tmp_path, monkeypatch):
+    with pb.Repository.create(
+        fresh(), WHO, storage_options=options | {"immutable": "1h"}, state_dir=tmp_path / "state"
+    ) as repo:
+        storage = repo._unlocked.storage
+        real = type(storage)._keep
+
+        def fails(self, client, name, until):
+            if name == "repository":
+                raise StorageFailed("geht nicht.", remedy="Warten.")
+            real(self, client, name, until)
+
+        monkeypatch.setattr(type(storage), "_keep", fails)
+        for _ in range(2):
+            report = repo.backup([pb.Files(data, name="data")])
+            assert [finding.code for finding in report.findings] == ["lock-not-renewed"]
+            assert "1 objects" in report.findings[0].message
+        monkeypatch.setattr(type(storage), "_keep", real)
+        assert repo.backup([pb.Files(data, name="data")]).findings == ()
+
+
+def test_a_prune_leaves_what_is_locked_to_a_later_one(client, options, data, tmp_path, monkeypatch):
+    url, state = fresh(), tmp_path / "state"
+    given = options | {"immutable": "4s"}
+    monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
+    with pb.Repository.create(url, WHO, storage_options=given, state_dir=state) as repo:
+        repo.backup([pb.Files(data, name="data")])
+        (data / "a").write_bytes(os.urandom(1 << 20))
+        repo.backup([pb.Files(data, name="data")])
+        repo.configure(forget_delay=timedelta(0))
+        repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
+        time.sleep(1.1)
+        storage = repo._unlocked.storage
+        packs = {info.name for info in storage.list("packs")}
+        report = repo.apply(repo.propose_prune())
+        assert [finding.code for finding in report.findings] == ["deletion-pending"]
+        gone = packs - {info.name for info in storage.list("packs")}
+        left = {info.name for info in storage.leftovers("packs")}
+        assert gone and left == gone
+        assert restored(repo, tmp_path) == (data / "a").read_bytes()
+        storage.put_new("packs/zz", b"strange")  # nobody's, and no collection deletes it
+        storage.delete(["packs/zz"])
+        until = max(_until(client, storage, name) for name in left | {"packs/zz"})
+        time.sleep(max(0.0, (until - datetime.now(UTC)).total_seconds() + 1.1))
+        (pending,) = (each for each in repo.propose_prune().findings if each.code == "deletion-pending")
+        assert pending.severity == "info"
+        assert repo.apply(repo.propose_prune()).findings == ()
+        assert [info.name for info in storage.leftovers("packs")] == ["packs/zz"]
+        assert restored(repo, tmp_path) == (data / "a").read_bytes()
+
+
+def _until(client, storage, name: str) -> datetime:
+    (version,) = (each for each in versions(client, storage, name) if "Size" in each)
+    kept = client.get_object_retention(Bucket=s3.LOCKED, Key=key(storage, name), VersionId=version["VersionId"])
+    return kept["Retention"]["RetainUntilDate"]
+
+
+@contextmanager
+def nothing_deleted(client, bucket: str):
+    """Nobody may delete in this bucket."""
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"],
+            }
+        ],
+    }
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    try:
+        yield
+    finally:
+        client.delete_bucket_policy(Bucket=bucket)
+
+
+def test_credentials_that_cannot_delete_can_do_all_but_prune(client, options, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
+    url = f"s3://{s3.BUCKET}/{secrets.token_hex(8)}"
+    with pb.Repository.create(url, WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
+        repo.backup([pb.Files(data, name="data")])
+        repo.configure(forget_delay=timedelta(0))
+    options = options | {"key": s3.TILL, "secret": s3.TILL_SECRET}
+    with nothing_deleted(client, s3.BUCKET):
+        shutil.rmtree(tmp_path / "state")
+        with pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
+            (data / "a").write_bytes(os.urandom(1 << 20))
+            for _ in range(2):
+                assert repo.backup([pb.Files(data, name="data")]).findings == ()
+            assert restored(repo, tmp_path) == (data / "a").read_bytes()
+            assert repo.check(read_data=1.0).findings == ()
+            repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
+            time.sleep(1.1)
+            with pytest.raises(StorageFailed) as caught:
+                repo.apply(repo.propose_prune())
+            assert caught.value.kind == "storage-denied"
+        with pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
+            assert restored(repo, tmp_path) == (data / "a").read_bytes()
