@@ -181,11 +181,14 @@ class Rules:
     forget_delay: timedelta
     forget_quorum: int
     reason_required: bool = False
+    lock: timedelta = timedelta(0)  # for which places that can keep what is stored from being deleted
 
     def __str__(self) -> str:
         kept = [f"{pattern}: {keep}" for pattern, keep in self.keep.items()] or ["Everything is kept."]
         people = "one person" if self.forget_quorum == 1 else f"{self.forget_quorum} people"
         kept.append(f"A forget counts {spelled(self.forget_delay)} after {people} said so.")
+        if self.lock:
+            kept.append(f"Where that can be, nothing is deleted by anybody for {spelled(self.lock)}.")
         return "\n".join([*kept, *(["Who restores has to say why."] if self.reason_required else [])])
 
     def to_dict(self) -> dict[str, object]:
@@ -194,6 +197,7 @@ class Rules:
             "forget_delay": self.forget_delay.total_seconds(),
             "forget_quorum": self.forget_quorum,
             "reason_required": self.reason_required,
+            "lock": self.lock.total_seconds(),
         }
 
 

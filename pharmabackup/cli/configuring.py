@@ -61,6 +61,11 @@ def _option(name: str, kind: click.ParamType[Any], metavar: str, text: str) -> C
     default=None,
     help="Whether nothing is restored or looked into without --reason.",
 )
+@click.option(
+    "--lock",
+    type=Duration(),
+    help="For how long nobody can delete what is stored, in places that can lock it: 35d. 0d sets no more locks.",
+)
 @click.pass_context
 def configure(
     context: click.Context,
@@ -69,6 +74,7 @@ def configure(
     days: int | None,
     quorum: int | None,
     reasoned: bool | None,
+    lock: timedelta | None,
     **given: tuple[Any, ...],
 ) -> None:
     """Set what `forget` keeps when it is given no rules, how long it waits, how many have to agree, and whether a
@@ -88,18 +94,25 @@ def configure(
     delay = None if days is None else timedelta(days=min(days, timedelta.max.days))
     output = settings.output
     with settings.open() as repository:
-        if keep is None and delay is None and quorum is None and reasoned is None:
+        if keep is None and {delay, quorum, reasoned, lock} == {None}:
             _show(output, repository.rules())
             return
-        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum, reason_required=reasoned)
+        repository.configure(keep=keep, forget_delay=delay, forget_quorum=quorum, reason_required=reasoned, lock=lock)
     if not output.people:
         facts = {
             "keep": None if keep is None else list(keep),
             "forget_delay": None if delay is None else delay.total_seconds(),
         }
-        output.result(facts | {"forget_quorum": quorum, "reason_required": reasoned})
+        output.result(
+            facts
+            | {
+                "forget_quorum": quorum,
+                "reason_required": reasoned,
+                "lock": None if lock is None else lock.total_seconds(),
+            }
+        )
     elif not output.quiet:
-        output.line(_told(keep, days, quorum, reasoned))
+        output.line(_told(keep, days, quorum, reasoned, lock))
 
 
 def _show(output: Output, rules: Rules) -> None:
@@ -115,6 +128,8 @@ def _show(output: Output, rules: Rules) -> None:
     )
     if rules.reason_required:
         output.line(f"{_asked(reasoned=True).capitalize()}.")
+    if rules.lock:
+        output.line(f"{_locks(rules.lock).capitalize()}.")
 
 
 def _agreed(quorum: int) -> str:
@@ -123,6 +138,12 @@ def _agreed(quorum: int) -> str:
 
 def _asked(*, reasoned: bool) -> str:
     return "who restores has to say why" if reasoned else "nobody has to say why he restores"
+
+
+def _locks(lock: timedelta) -> str:
+    if not lock:
+        return "no more locks are set"
+    return f"nobody can delete what is stored for {spelled(lock)}, in places that can lock it"
 
 
 def _rules(order: list[str], given: dict[str, tuple[Any, ...]]) -> dict[str, pb.Keep]:
@@ -154,7 +175,13 @@ def _rules(order: list[str], given: dict[str, tuple[Any, ...]]) -> dict[str, pb.
     return found
 
 
-def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None, reasoned: bool | None) -> str:
+def _told(
+    keep: dict[str, pb.Keep] | None,
+    days: int | None,
+    quorum: int | None,
+    reasoned: bool | None,
+    lock: timedelta | None,
+) -> str:
     told = []
     if keep is not None:
         told.append(f"{counted(len(keep), 'rule')} for what is kept" if keep else "no rules: everything is kept")
@@ -164,4 +191,6 @@ def _told(keep: dict[str, pb.Keep] | None, days: int | None, quorum: int | None,
         told.append(_agreed(quorum))
     if reasoned is not None:
         told.append(_asked(reasoned=reasoned))
+    if lock is not None:
+        told.append(_locks(lock))
     return f"Set: {'; '.join(told)}."

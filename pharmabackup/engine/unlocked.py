@@ -95,6 +95,11 @@ class Unlocked:
 
     def __post_init__(self) -> None:
         self._take_keys()
+        self._take_policy()
+
+    def _take_policy(self) -> None:
+        lockable = self.record.capabilities.get("object-lock", False)
+        self.storage.lock_for(self.roster.policy.lock * 10**9, assumed=lockable)
 
     def _take_keys(self) -> None:
         self._catalogue = {hashing.key_id(item.key): SealingKey(item.key) for item in self.keyring.catalogue}
@@ -121,6 +126,7 @@ class Unlocked:
         self.revoked_in = rosters.revoked_in
         self.rosters = rosters.hashes  # before what is looked up in them: other threads may be signing
         self.roster, self.roster_hash = rosters.newest, rosters.newest_hash
+        self._take_policy()
         self._verified.clear()  # a slot may have been revoked
         self.recalled.clear()
         self.looked = None

@@ -135,15 +135,16 @@ class Keys(Opened):
         forget_delay: timedelta | None = None,
         forget_quorum: int | None = None,
         reason_required: bool | None = None,
+        lock: timedelta | None = None,
     ) -> None:
         """The owner's rules: for `propose_forget()`, how long a forget waits, how many must agree, whether a restore
-        needs a reason. None: as it is.
+        needs a reason, and for how long places that can lock what is stored. None: as it is.
 
         InvalidInput, NotPermitted, Conflict, Damaged, StorageFailed.
         """
         from pharmabackup.verbs.configure import Wish, configure
 
-        wish = Wish(keep, forget_delay, forget_quorum, reason_required)
+        wish = Wish(keep, forget_delay, forget_quorum, reason_required, lock)
         self._journal.run("configure", lambda: configure(self._unlocked, wish), noted=True)
 
     def rules(self) -> Rules:

@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import httpx
 
 from pharmabackup.clock import now_ns
-from pharmabackup.errors import Error, InvalidInput, Unsupported
+from pharmabackup.errors import Error, InvalidInput
 from pharmabackup.storage import entra, failures
 from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
@@ -233,19 +233,10 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
 
     # Locks and versions
 
-    def check_locks(self) -> None:
-        if self.immutable:
-            self._call(lambda client, _: self._check_locks(client))
-
-    def _check_locks(self, client: httpx.Client) -> None:
+    def _can_lock(self, client: httpx.Client) -> bool:
         place = f"{self._base}/{self._container}"
         answer = self._ask(client, "HEAD", place, query={"restype": "container"}, good=(200,))
-        if answer.headers.get("x-ms-immutable-storage-with-versioning-enabled") != "true":
-            raise Unsupported(
-                f"The container of {self.location} has no version-level immutability.",
-                kind="capability",
-                remedy="Enable it for the container, or leave immutable out.",
-            )
+        return bool(answer.headers.get("x-ms-immutable-storage-with-versioning-enabled") == "true")
 
     def _policy(self, until: int) -> dict[str, str]:
         return {

@@ -88,7 +88,6 @@ class Storage(ABC):
     location: str  # for messages: the URL without anything secret
     pace: Pace | None = None  # how fast uploads go; None: as fast as they can
     lanes: int = 1  # how many requests at once help; 1 where the storage is a local disk
-    immutable: int = 0  # ns for which nobody can delete what a snapshot relies on; 0: whoever may delete can at once
 
     @property
     @abstractmethod
@@ -140,12 +139,24 @@ class Storage(ABC):
         return size, checksum
 
     @property
+    def immutable(self) -> int:
+        """For how many ns nobody can delete what a snapshot relies on; 0: whoever may delete can at once."""
+        return 0
+
+    @property
     def locked_for(self) -> int:
         """How long what is stored is locked, ns: for half a period more, so that locks are renewed only so often."""
         return self.immutable * 3 // 2
 
-    def check_locks(self) -> None:  # noqa: B027  (most storages lock nothing)
-        """Unsupported where the storage does not keep what is locked, though `immutable`; StorageFailed."""
+    def can_lock(self) -> bool:
+        """Whether the storage keeps what is locked from being deleted. StorageFailed."""
+        return False
+
+    def lock_for(self, period: int, *, assumed: bool) -> None:  # noqa: B027  (most storages lock nothing)
+        """Lock what is stored from now on for so many ns at least, if the storage can; 0: as its options say.
+
+        `assumed`: whether it can, where these credentials may not ask. StorageFailed.
+        """
 
     def keep(self, names: Sequence[str], *, until: int) -> Mapping[str, Error | None]:  # noqa: ARG002
         """Let nobody delete these before `until` (ns since 1970 UTC, by the storage's clock); a result per name.

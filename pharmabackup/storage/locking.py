@@ -17,7 +17,7 @@ from typing import Any
 
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, iso, now_ns
-from pharmabackup.errors import Error, Unsupported
+from pharmabackup.errors import Error, StorageFailed, Unsupported
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import ObjectInfo, Upload, checked
 from pharmabackup.storage.remote import Client, RemoteStorage
@@ -50,7 +50,9 @@ class LockingStorage(RemoteStorage[Client]):
     """Objects that can be locked, in a place that keeps versions. `immutable`: see `Storage`."""
 
     def __init__(self, location: str, *where: Any, immutable: int = 0, as_of: int | None = None, **how: Any) -> None:
-        self.immutable = immutable
+        self._wanted = immutable  # by its options
+        self._demanded = 0  # by the repository's owner
+        self._lockable: bool | None = None  # None: not asked yet
         self._as_of = as_of
         self._then: Mapping[str, Version] = {}  # what was there at that time; read when a client is made
         super().__init__(location if as_of is None else f"{location} as of {iso(from_ns(as_of))}", *where, **how)
@@ -73,7 +75,31 @@ class LockingStorage(RemoteStorage[Client]):
     def _forget(self, client: Client, versions: Sequence[Version]) -> Sequence[Error | None]:
         """Delete up to CLEAR_AT_ONCE versions; a result for each, in order. What was not there is None."""
 
+    @abstractmethod
+    def _can_lock(self, client: Client) -> bool:
+        """Whether the place keeps what is locked."""
+
     # What everybody gets from it
+
+    @property
+    def immutable(self) -> int:
+        return max(self._wanted, self._demanded)
+
+    def can_lock(self) -> bool:
+        if self._lockable is None:
+            self._lockable = self._call(lambda client, _: self._can_lock(client))
+        return self._lockable
+
+    def lock_for(self, period: int, *, assumed: bool) -> None:
+        self._demanded = 0
+        if period and self._as_of is None:
+            try:
+                possible = self.can_lock()
+            except StorageFailed as error:
+                if error.kind != "storage-denied":
+                    raise
+                possible = assumed
+            self._demanded = period if possible else 0
 
     def keep(self, names: Sequence[str], *, until: int) -> Mapping[str, Error | None]:
         def one(name: str) -> Error | None:

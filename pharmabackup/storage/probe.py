@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pharmabackup import ids
-from pharmabackup.errors import Conflict, StorageFailed
+from pharmabackup.errors import Conflict, StorageFailed, Unsupported
 from pharmabackup.storage.base import Capabilities, Storage
 
 ROUNDS = 3
@@ -22,7 +22,13 @@ def probe(storage: Storage) -> Capabilities:
     Meant for a new repository: it lists the whole storage. StorageFailed, also when the objects cannot be deleted;
     Unsupported when it was to be immutable and is not.
     """
-    storage.check_locks()
+    can_lock = storage.can_lock()
+    if storage.immutable and not can_lock:
+        raise Unsupported(
+            f"{storage.location} cannot lock what is stored.",
+            kind="capability",
+            remedy="Use a bucket or container that has locks (docs/storage.md), or leave immutable out.",
+        )
     claimed = storage.capabilities
     names = [ids.probe_name(secrets.token_bytes(8)) for _ in range(ROUNDS)]
     try:
@@ -37,7 +43,7 @@ def probe(storage: Storage) -> Capabilities:
     return Capabilities(
         exclusive_create=exclusive and claimed.exclusive_create,
         fresh_listing=fresh and claimed.fresh_listing,
-        object_lock=storage.immutable > 0,
+        object_lock=can_lock,
     )
 
 

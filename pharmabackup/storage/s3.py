@@ -245,19 +245,14 @@ class S3Storage(LockingStorage[Any]):
 
     # Locks and versions
 
-    def check_locks(self) -> None:
-        if self.immutable:
-            self._call(lambda client, _: self._check_locks(client))
-
-    def _check_locks(self, client: Any) -> None:
+    def _can_lock(self, client: Any) -> bool:
         try:
             answer = client.get_object_lock_configuration(Bucket=self._bucket)
         except raised.ClientError as error:
             if code_of(error) in NO_LOCKS or status_of(error) in (400, 404, 501):
-                raise self._unlockable() from None
+                return False
             raise
-        if answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
-            raise self._unlockable()
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
     def _retention(self, until: int) -> dict[str, object]:
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": from_ns(until)}

@@ -38,6 +38,7 @@ class Wish:
     forget_delay: timedelta | None = None
     forget_quorum: int | None = None
     reason_required: bool | None = None
+    lock: timedelta | None = None
 
 
 def rules(unlocked: Unlocked) -> Rules:
@@ -49,6 +50,7 @@ def rules(unlocked: Unlocked) -> Rules:
         forget_delay=policy.forget_delay * SECOND,
         forget_quorum=policy.forget_quorum,
         reason_required=policy.reason_required,
+        lock=policy.lock * SECOND,
     )
 
 
@@ -96,6 +98,7 @@ def _back(roster: Roster, after: Policy, before: Policy) -> Roster:
         return roster
     rules = before.keep if policy.keep == after.keep else policy.keep
     same = policy.reason_required == after.reason_required
+    same_lock = policy.lock == after.lock
     return replace(
         roster,
         policy=replace(
@@ -104,6 +107,7 @@ def _back(roster: Roster, after: Policy, before: Policy) -> Roster:
             forget_delay=before.forget_delay,
             forget_quorum=before.forget_quorum,
             reason_required=before.reason_required if same else policy.reason_required,
+            lock=before.lock if same_lock else policy.lock,
         ),
     )
 
@@ -141,6 +145,14 @@ def _given(wish: Wish) -> dict[str, object]:
                 remedy="Give True or False.",
             )
         given["reason_required"] = wish.reason_required
+    if wish.lock is not None:
+        if not isinstance(wish.lock, timedelta) or not timedelta(0) <= wish.lock <= DELAY_MAX:
+            raise InvalidInput(
+                f"{wish.lock!r} is no time for which objects can be locked.",
+                kind="lock",
+                remedy=f"Give a timedelta from 0 to {DELAY_MAX.days} days.",
+            )
+        given["lock"] = _seconds(wish.lock)
     return given
 
 
@@ -224,4 +236,6 @@ def _told(before: Policy, after: Policy) -> str:
         told.append(f"reason_required: {after.reason_required} (was {before.reason_required})")
     if before.forget_quorum != after.forget_quorum:
         told.append(f"forget_quorum: {after.forget_quorum} (was {before.forget_quorum})")
+    if before.lock != after.lock:
+        told.append(f"lock: {after.lock} s (was {before.lock} s)")
     return "; ".join(told)

@@ -16,8 +16,8 @@ Call = Callable[..., Any]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a disk")
 def test_a_disk_by_its_label_until_it_can_be_unplugged(place: Any, call: Call) -> None:
-    url = "volume://PHARM-USB-A/backup"
-    with image("ext4", 64 << 20, label="PHARM-USB-A") as where:
+    url = "volume://PHARM-EJECT/backup"
+    with image("ext4", 64 << 20, label="PHARM-EJECT") as where:
         assert call("-r", url, "init").code == 0
         assert call("-r", url, "backup", *place.sources()).code == 0
         with open(where / "open", "w"):
@@ -27,7 +27,7 @@ def test_a_disk_by_its_label_until_it_can_be_unplugged(place: Any, call: Call) -
         assert (done.code, done.out) == (0, f"{url} can be unplugged now.\n")
         assert not os.path.ismount(where)
         gone = call("-r", url, "snapshots")
-        assert gone.code == 66 and "Plug in the disk labelled PHARM-USB-A" in gone.err
+        assert gone.code == 66 and "Plug in the disk labelled PHARM-EJECT" in gone.err
 
 
 def test_a_folder_is_no_disk_to_unplug(place: Any, call: Call) -> None:

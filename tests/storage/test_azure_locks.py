@@ -108,15 +108,11 @@ def test_what_is_not_there_cannot_be_kept(server, azure):
 
 
 @pytest.mark.parametrize("said", ["true", "false", None])
-def test_a_container_without_immutability_is_refused(server, azure, said):
+def test_whether_a_container_can_lock_is_asked(server, azure, said):
     head = {} if said is None else {"x-ms-immutable-storage-with-versioning-enabled": said}
     server.respond = in_turn(answer(200, head))
     storage = azure(immutable="1h")
-    if said == "true":
-        storage.check_locks()
-    else:
-        with pytest.raises(Unsupported, match="no version-level immutability"):
-            storage.check_locks()
+    assert storage.can_lock() == (said == "true")
 
 
 def test_what_was_there_at_a_time_is_read(server, azure):

@@ -115,7 +115,7 @@ def test_options_are_checked(wrong, match):
 
 def test_a_bucket_without_locks_is_refused_before_anything_is_stored(options, tmp_path):
     url = f"s3://{s3.BUCKET}/{secrets.token_hex(8)}"
-    with pytest.raises(Unsupported, match="no Object Lock"):
+    with pytest.raises(Unsupported, match="cannot lock"):
         pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=tmp_path)
     storage = connect(url, storage_options=options | {"immutable": "1h"})
     with pytest.raises(Unsupported, match="no Object Lock"):
@@ -309,6 +309,50 @@ def test_a_backup_locks_anew_what_it_relies_on_before_locks_run_out(options, dat
             name for name in first if name.startswith("intents/")
         ]
         assert repo.check().findings == ()
+
+
+def test_the_owner_has_every_place_that_can_lock_what_is_stored(client, options, data, tmp_path):
+    url, other, state = fresh(), f"s3://{s3.BUCKET}/{secrets.token_hex(8)}", tmp_path / "state"
+    with pb.Repository.create(url, WHO, storage_options=options, state_dir=state) as repo:
+        assert repo.capabilities["object-lock"] and repo.rules().lock == timedelta(0)
+        repo.backup([pb.Files(data, name="data")])
+        assert set(kept(repo).values()) == {0}
+        with pb.Repository.create(other, WHO, storage_options=options, state_dir=state, replica_of=repo) as replica:
+            assert not replica.capabilities["object-lock"]
+            with pytest.raises(InvalidInput, match="locked"):
+                repo.configure(lock=timedelta(days=-1))
+            repo.configure(lock=timedelta(hours=1))
+            assert repo.rules().lock == timedelta(hours=1)
+            (data / "a").write_bytes(os.urandom(1 << 20))
+            now = now_ns()
+            assert repo.backup([pb.Files(data, name="data")], replicas=[replica]).findings == ()
+            lasting = {
+                name: until for name, until in kept(repo).items() if not name.startswith(("intents/", "audit/"))
+            }
+            assert min(lasting.values()) >= now + 1.5 * HOUR
+            assert set(kept(replica).values()) == {0}  # it cannot, and is none the worse
+    with pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "elsewhere") as repo:
+        (data / "a").write_bytes(os.urandom(1 << 20))
+        packs = set(kept(repo))
+        repo.backup([pb.Files(data, name="data")])
+        assert all(until for name, until in kept(repo).items() if name not in packs and "intents/" not in name)
+        repo.configure(lock=timedelta(0))
+        assert repo._unlocked.storage.immutable == 0
+
+
+def test_who_may_not_ask_believes_the_repository(options, data, tmp_path, monkeypatch):
+    url, state = fresh(), tmp_path / "state"
+    with pb.Repository.create(url, WHO, storage_options=options, state_dir=state) as repo:
+        repo.configure(lock=timedelta(hours=1))
+    denied = StorageFailed("no.", kind="storage-denied")
+
+    def refused(self, client):
+        raise denied
+
+    monkeypatch.setattr("pharmabackup.storage.s3.S3Storage._can_lock", refused)
+    with pb.Repository.open(url, WHO, storage_options=options, state_dir=state) as repo:
+        repo.backup([pb.Files(data, name="data")])
+        assert all(until for name, until in kept(repo).items() if name.startswith("packs/"))
 
 
 def test_locks_that_cannot_be_set_are_told_and_tried_again(options, data, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pharmabackup as pb
 from pharmabackup.engine import collection
 from pharmabackup.errors import StorageFailed
 from pharmabackup.format.wire import Kind
-from pharmabackup.storage.base import Capabilities, ObjectInfo
+from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.ailing import Ward
 from tests.verbs.faults import Dead, DyingStorage
@@ -132,6 +132,29 @@ def test_a_repair_deletes_nothing_and_mends_all_the_same(
     ward.mend()
     assert asked and name in ward.names("packs") and not ward.names("collections")
     assert ward.whole() == set(ward.states)
+
+
+def test_a_write_that_is_lost_is_not_taken_for_two_that_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage
+) -> None:
+    """The one that comes later succeeds as well, whichever it was. A second try tells the two apart."""
+    storage = twin(memory)
+    real, lost = storage.put_new, list[str]()
+
+    def put_new(name: str, data: Buffer) -> ObjectInfo:
+        made = real(name, data)
+        if name.startswith("intents/") and len(lost) < 1:
+            lost.append(name)
+            storage.delete([name])
+        return made
+
+    with open_at(monkeypatch, storage, tmp_path / "owner") as repo, monkeypatch.context() as patch:
+        patch.setattr(storage, "put_new", put_new)
+        with pytest.raises(StorageFailed) as caught:
+            collection.storage_now(repo._unlocked)
+        assert caught.value.kind == "lost-write" and caught.value.retryable and lost
+        assert collection.storage_now(repo._unlocked)
+    assert stored(storage, "intents") == stored(memory, "intents")
 
 
 def test_it_costs_six_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage) -> None:
