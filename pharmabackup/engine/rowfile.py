@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
@@ -84,7 +85,7 @@ class Fresh:
     """New keys, in one growing array a prefix."""
 
     def __init__(self) -> None:
-        self.buckets_by_prefix: list[bytearray] = [bytearray() for _ in range(1 << FRESH_BITS)]
+        self.buckets_by_prefix: defaultdict[int, bytearray] = defaultdict(bytearray)  # made as they are asked for
         self._count = 0
 
     def __len__(self) -> int:
@@ -114,8 +115,8 @@ class Fresh:
         self._count += count
 
     def buckets(self) -> Iterator[list[bytes]]:
-        for rows in self.buckets_by_prefix:
-            yield split_rows(rows)
+        for prefix in range(1 << FRESH_BITS):
+            yield split_rows(self.buckets_by_prefix.get(prefix, b""))
 
 
 def write_run(path: str, buckets: Iterator[list[bytes]], bucket_bits: int, count: int) -> Run:
