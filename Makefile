@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS = 20
 SEED = 0
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test nightly check fix bench fuzz clean
 
@@ -19,9 +20,9 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready  ## back up a sample pharmacy, let a day pass, restore it and compare every byte
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.ready  ## all tests
+test: $(VENV)/.ready  ## all tests, a file on each processor
 	sh tests/setup.sh
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest  # sets in one order: the simulation does the same each time
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)  # sets in one order: the simulation does the same each time
 
 nightly: $(VENV)/.ready  ## an hour of simulation, model, killed processes and cut lines; SEED=1000 begins with that machine
 	PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest \

@@ -79,7 +79,19 @@ def test_programs_are_told_what_was_set(call: Call) -> None:
         "forget_delay": 7 * 86400,
         "forget_quorum": None,
         "reason_required": None,
+        "lock": None,
     }
+
+
+def test_for_how_long_places_lock(call: Call) -> None:
+    assert (
+        "nobody can delete what is stored for 35 days, in places that can" in call("configure", "--lock", "35d").out
+    )
+    assert "Nobody can delete what is stored for 35 days" in call("configure").out
+    assert call("configure", "--json").json["lock"] == 35 * 86400
+    assert "no more locks are set" in call("configure", "--lock", "0d").out
+    assert "delete" not in call("configure").out
+    assert call("configure", "--lock", "soon").code == 64
 
 
 def test_without_options_it_shows_what_is_set(call: Call, asked: list[dict[str, Any]]) -> None:
@@ -100,6 +112,7 @@ def test_without_options_it_shows_what_is_set(call: Call, asked: list[dict[str, 
         "forget_delay": 86400,
         "forget_quorum": 1,
         "reason_required": False,
+        "lock": 0,
     }
     assert len(asked) == 1
 
