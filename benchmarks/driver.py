@@ -4,10 +4,12 @@
         URL [ARGUMENT ...]
 
 The passphrase comes from PHARMABACKUP_PASSPHRASE, that of who is enrolled from PHARMABACKUP_NEW, the folder for
-caches from PHARMABACKUP_STATE. A backup takes a path that ends in .db as a live SQLite database and every other path
-as a tree of files. Days are counted by backups: the first was of day 1.
+caches from PHARMABACKUP_STATE, storage_options from PHARMABACKUP_STORAGE, as JSON. A backup takes a path that ends in
+.db as a live SQLite database and every other path as a tree of files. Days are counted by backups: the first was of
+day 1.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,10 +21,14 @@ DELAY_DAYS = 15  # an owner's forgetting counts after 14
 
 def main(verb: str, url: str, *arguments: str) -> None:
     who = pb.Passphrase(os.environ["PHARMABACKUP_PASSPHRASE"])
+    where = {
+        "storage_options": json.loads(os.environ.get("PHARMABACKUP_STORAGE", "null")),
+        "state_dir": os.environ["PHARMABACKUP_STATE"],
+    }
     if verb == "create":
-        pb.Repository.create(url, who).close()
+        pb.Repository.create(url, who, **where).close()
         return
-    with pb.Repository.open(url, who, state_dir=os.environ["PHARMABACKUP_STATE"]) as repository:
+    with pb.Repository.open(url, who, **where) as repository:
         if verb == "backup":
             print(repository.backup([source_of(path) for path in arguments]))
         elif verb == "restore":

@@ -1,0 +1,297 @@
+"""Backup and restore over a line, at several round-trip times, beside restic and rclone's plain copy.
+
+S3 is SeaweedFS, SFTP is OpenSSH, Azure is Azurite; restic as Debian has it speaks to no Azure but Microsoft's own.
+The line is toxiproxy, which delays bytes half a round trip each way; the time that a TCP connection takes to be made
+is not delayed. Requests are counted in runs of their own, through a proxy that looks at what goes up.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from answer import Answer, parser
+from counting import Counting
+from data import Pharmacy
+from install import restic as install_restic
+from measure import Failed, Run, output_of, run, settle, usage_of, warm
+from tools import PASSPHRASE, Restic, Source
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from tests.servers import azure, s3, sftp
+from tests.servers.process import free_port, running
+
+DRIVER = Path(__file__).with_name("driver.py")
+COMPARE = Path(__file__).with_name("compare.py")
+TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
+ROUND_TRIPS_MS = (0, 20, 100)
+TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server as a tool reaches it through `port`: where and with what. `url` and `options` are ours."""
+
+    name: str
+    port: int
+    url: Callable[[str], str]
+    options: Callable[[int], Mapping[str, object]]
+    restic: Callable[[int, str], tuple[str, Mapping[str, str], list[str]]] | None
+    rclone: Callable[[int, str], list[str]]
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    rounds, profile, trips = (1, "XS", (0, 20)) if options.quick else (3, "B", ROUND_TRIPS_MS)
+    install_restic(options.work)
+    options.work.mkdir(parents=True, exist_ok=True)
+    pharmacy = Pharmacy(options.work.parent, profile=profile, given=None)
+    pharmacy.make()
+    source = pharmacy.source
+    files, size = usage_of(source.paths)
+    figures: dict[str, float] = {}
+    table = [["", "round trip", "pharmabackup", "restic", "rclone copy", "restic / ours", "requests", "restic's"]]
+    with tempfile.TemporaryDirectory(prefix="pharmabackup-far-") as scratch:
+        for make in (s3_place, sftp_place, azure_place):
+            with make(Path(scratch)) as place:
+                requests = {} if place.name == "SFTP" else counted(place, source, options.work)
+                for trip in trips:
+                    found = measure(place, source, options.work, trip, rounds)
+                    for what in ("backup", "restore"):
+                        table.append(row(place.name, what, trip, found, requests, figures))
+    remark = (
+        f"Medians of {rounds} rounds in turn, whole processes, seconds; the sample pharmacy of profile {profile}: "
+        f"{files:,} files, {size / 1e6:,.0f} MB. restic {Restic.version()}, rclone {rclone_version()} with "
+        f"{TRANSFERS} transfers. Tools and servers share two processors. Requests are those of a first backup and of "
+        "a restore, with everything that opening takes."
+    )
+    Answer("Over a line", figures, table, remark).give(options)
+
+
+def row(
+    place: str,
+    what: str,
+    trip: int,
+    found: Mapping[tuple[str, str], list[float]],
+    requests: Mapping[tuple[str, str], int],
+    figures: dict[str, float],
+) -> list[str]:
+    tools = [tool for tool in ("ours", "restic", "rclone") if (tool, what) in found]
+    middle = {tool: statistics.median(found[tool, what]) for tool in tools}
+    figures[f"{place}_{what}_{trip}_s"] = middle["ours"]
+    if "restic" in middle:
+        figures[f"{place}_{what}_{trip}_ratio"] = middle["restic"] / middle["ours"]
+    shown = [f"{middle[tool]:.2f}" if tool in middle else "–" for tool in ("ours", "restic", "rclone")]
+    ratio = f"{middle['restic'] / middle['ours']:.2f}" if "restic" in middle else "–"
+    counts = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
+    return [f"{place} {what}", f"{trip} ms", *shown, ratio, *counts]
+
+
+def measure(place: Place, source: Source, work: Path, trip: int, rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each tool's first backup, into a place that nobody has used, and of its restore."""
+    found: dict[tuple[str, str], list[float]] = {}
+    with toxiproxy(work, place.port, trip) as port:
+        for _ in range(rounds):
+            for tool, (backup, restore) in jobs(place, port, source, work).items():
+                warm(source.paths)
+                settle(0.5)
+                found.setdefault((tool, "backup"), []).append(backup().seconds)
+                settle(0.5)
+                found.setdefault((tool, "restore"), []).append(restored(restore, source, work).seconds)
+                seconds = [found[tool, what][-1] for what in ("backup", "restore")]
+                print(f"{place.name} {trip} ms {tool}: {seconds}", flush=True)
+    return found
+
+
+def restored(restore: Callable[[Path], Run], source: Source, work: Path) -> Run:
+    target = work / "target"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    cost = restore(target)
+    pairs = [(source.folder / item, _there(target, item)) for item in source.items]
+    run([sys.executable, COMPARE, *(path for pair in pairs for path in pair)], log=work / "compare.log")
+    shutil.rmtree(target)
+    return cost
+
+
+def _there(target: Path, item: str) -> Path:
+    """Ours puts a database into a folder of its dataset's name."""
+    return target / item if (target / item).exists() else next(target.glob(f"*/{item}"), target / item)
+
+
+def counted(place: Place, source: Source, work: Path) -> dict[tuple[str, str], int]:
+    """How many requests a first backup takes, and a restore."""
+    found = {}
+    with Counting("127.0.0.1", place.port) as line:
+        for tool, (backup, restore) in jobs(place, line.port, source, work).items():
+            if tool != "rclone":
+                before = line.requests
+                backup()
+                found[tool, "backup"] = line.requests - before
+                before = line.requests
+                restored(restore, source, work)
+                found[tool, "restore"] = line.requests - before
+    return found
+
+
+Jobs = dict[str, tuple[Callable[[], Run], Callable[[Path], Run]]]
+
+
+def jobs(place: Place, port: int, source: Source, work: Path) -> Jobs:
+    """What each tool runs, its repository made."""
+    where, log = f"run-{time.time_ns()}", work / "log"
+    caches = work / "caches"
+    shutil.rmtree(caches, ignore_errors=True)
+    caches.mkdir(parents=True)
+    mine = {
+        **os.environ,
+        "PHARMABACKUP_PASSPHRASE": PASSPHRASE,
+        "PHARMABACKUP_STATE": str(caches / "ours"),
+        "PHARMABACKUP_STORAGE": json.dumps(place.options(port)),
+    }
+    url = place.url(f"{where}-ours").replace("PORT", str(port))
+    driver: list[str | Path] = [sys.executable, DRIVER]
+    run([*driver, "create", url], env=mine, log=log)
+    found: Jobs = {
+        "ours": (
+            lambda: run([*driver, "backup", url, *source.paths], env=mine, log=log),
+            lambda target: run([*driver, "restore", url, target], env=mine, log=log),
+        )
+    }
+    if place.restic is not None:
+        repository, more, flags = place.restic(port, f"{where}-restic")
+        theirs = {
+            **os.environ,
+            **more,
+            "RESTIC_PASSWORD": PASSPHRASE,
+            "RESTIC_REPOSITORY": repository,
+            "RESTIC_CACHE_DIR": str(caches / "restic"),
+        }
+        restic: list[str | Path] = ["restic", "--quiet", *flags]
+        run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
+        found["restic"] = (
+            lambda: run([*restic, "backup", *source.items], env=theirs, cwd=source.folder, log=log),
+            lambda target: run([*restic, "restore", "latest", "--target", target], env=theirs, log=log),
+        )
+    remote, *flags = place.rclone(port, f"{where}-rclone")
+    rclone: list[str | Path] = ["rclone", "--config", "/dev/null", "--transfers", TRANSFERS, *flags, "copy"]
+    found["rclone"] = (
+        lambda: run([*rclone, source.folder, remote], log=log),
+        lambda target: run([*rclone, remote, target], log=log),
+    )
+    return found
+
+
+# ---------------------------------------------------------------- the line, and what is behind it
+
+
+@contextmanager
+def toxiproxy(work: Path, port: int, trip: int) -> Iterator[int]:
+    """A port through which the server is so many milliseconds away, there and back."""
+    control, near = free_port(), free_port()
+    folder = work / "toxiproxy"
+    folder.mkdir(parents=True, exist_ok=True)
+    with running([str(_program(work)), "-port", str(control)], control, folder):
+        api = f"http://127.0.0.1:{control}/proxies"
+        _tell(api, {"name": "line", "listen": f"127.0.0.1:{near}", "upstream": f"127.0.0.1:{port}", "enabled": True})
+        for stream in ("upstream", "downstream") if trip else ():
+            _tell(f"{api}/line/toxics", {"type": "latency", "stream": stream, "attributes": {"latency": trip // 2}})
+        yield near
+
+
+def _tell(url: str, what: Mapping[str, object]) -> None:
+    request = urllib.request.Request(url, json.dumps(what).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def _program(work: Path) -> Path:
+    found = work / "go" / "server"
+    if not found.exists():
+        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+        if go is None:
+            raise Failed("the delayed line needs Go, to build toxiproxy")
+        print("building toxiproxy", flush=True)
+        subprocess.run([go, "install", TOXIPROXY], env={**os.environ, "GOBIN": str(found.parent)}, check=True)
+    return found
+
+
+@contextmanager
+def s3_place(scratch: Path) -> Iterator[Place]:
+    folder = scratch / "s3"
+    folder.mkdir()
+    with s3.seaweedfs(folder) as server:
+        yield Place(
+            "S3",
+            server.port,
+            lambda name: f"s3://{s3.BUCKET}/{name}",
+            lambda port: server.options | {"endpoint_url": f"http://127.0.0.1:{port}"},
+            lambda port, name: (
+                f"s3:http://127.0.0.1:{port}/{s3.BUCKET}/{name}",
+                {"AWS_ACCESS_KEY_ID": s3.KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET},
+                [],
+            ),
+            lambda port, name: [
+                f":s3:{s3.BUCKET}/{name}", "--s3-provider", "Other", "--s3-endpoint", f"http://127.0.0.1:{port}",
+                "--s3-access-key-id", s3.KEY, "--s3-secret-access-key", s3.SECRET,
+            ],
+        )  # fmt: skip
+
+
+@contextmanager
+def sftp_place(scratch: Path) -> Iterator[Place]:
+    folder = scratch / "sftp"
+    folder.mkdir()
+    with ExitStack() as stack:
+        server = stack.enter_context(sftp.sshd(folder))
+
+        def ssh(port: int) -> str:
+            known = server.known_hosts(port)
+            return f"ssh -p {port} -i {folder}/key -o UserKnownHostsFile={known} root@127.0.0.1 -s sftp"
+
+        yield Place(
+            "SFTP",
+            server.port,
+            lambda name: f"sftp://root@127.0.0.1:PORT{folder}/{name}",
+            lambda port: {"client_keys": str(folder / "key"), "known_hosts": str(server.known_hosts(port))},
+            lambda port, name: (f"sftp:root@127.0.0.1:{folder}/{name}", {}, ["-o", f"sftp.command={ssh(port)}"]),
+            lambda port, name: [
+                f":sftp:{folder}/{name}", "--sftp-host", "127.0.0.1", "--sftp-port", str(port), "--sftp-user", "root",
+                "--sftp-key-file", str(folder / "key"), "--sftp-known-hosts-file", str(server.known_hosts(port)),
+            ],
+        )  # fmt: skip
+
+
+@contextmanager
+def azure_place(scratch: Path) -> Iterator[Place]:
+    folder = scratch / "azure"
+    folder.mkdir()
+    with azure.azurite(folder) as server:
+        yield Place(
+            "Azure",
+            server.port,
+            lambda name: f"azure://{azure.CONTAINER}/{name}",
+            lambda port: server.options | {"account_url": f"http://127.0.0.1:{port}/{azure.ACCOUNT}"},
+            None,
+            lambda port, name: [
+                f":azureblob:{azure.CONTAINER}/{name}", "--azureblob-account", azure.ACCOUNT,
+                "--azureblob-key", azure.KEY,
+                "--azureblob-endpoint", f"http://127.0.0.1:{port}/{azure.ACCOUNT}",
+            ],
+        )  # fmt: skip
+
+
+def rclone_version() -> str:
+    return output_of(["rclone", "version"]).split()[1].lstrip("v")
+
+
+if __name__ == "__main__":
+    main()

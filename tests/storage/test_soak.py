@@ -1,0 +1,205 @@
+"""A day's work on each server, over and over, behind a line whose faults change all the time; at night for an hour.
+
+What failed is done again, as a service would. Nothing that was told to be safe is lost, and a check finds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import threading
+import time
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.errors import Conflict, Error, StorageFailed
+from pharmabackup.storage import remote
+from pharmabackup.testing.line import FaultyLine
+from tests.servers import azure, gcs, s3, sftp, smb, webdav
+
+SERVERS = ("s3", "azure", "gcs", "sftp", "smb", "webdav")
+SECONDS = 3600 / len(SERVERS) if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else 5
+WHO = pb.Passphrase("correct horse battery staple")
+MAY_FAIL = {"unreachable", "timeout", "throttled", "lost-write"}  # of a line; anything else is a fault of ours
+
+
+@pytest.fixture(params=SERVERS)
+def server(request, tmp_path_factory):
+    """Where it listens, and what gives URL and storage_options through another port."""
+    folder, where = tmp_path_factory.mktemp(request.param), secrets.token_hex(8)
+    if request.param == "s3":
+        real = request.getfixturevalue("seaweedfs")
+        yield (
+            real,
+            lambda port: (
+                f"s3://{s3.BUCKET}/{where}",
+                real.options | {"endpoint_url": f"http://127.0.0.1:{port}"},
+            ),
+        )
+    elif request.param == "azure":
+        real = request.getfixturevalue("azurite")
+        yield (
+            real,
+            lambda port: (
+                f"azure://{azure.CONTAINER}/{where}",
+                real.options | {"account_url": f"http://127.0.0.1:{port}/{azure.ACCOUNT}"},
+            ),
+        )
+    elif request.param == "gcs":
+        real = request.getfixturevalue("fake_gcs")
+        yield (
+            real,
+            lambda port: (
+                f"gs://{gcs.BUCKET}/{where}",
+                real.options | {"endpoint_url": f"http://127.0.0.1:{port}"},
+            ),
+        )
+    elif request.param == "sftp":
+        with sftp.sshd(folder) as real:
+            yield (
+                real,
+                lambda port: (
+                    real.url(folder / where, port),
+                    real.options | {"known_hosts": str(real.known_hosts(port))},
+                ),
+            )
+    else:
+        with (smb.samba if request.param == "smb" else webdav.rclone)(folder) as real:
+            yield real, lambda port: (real.url(where, port), real.options)
+
+
+class _Weather(threading.Thread):
+    """Changes what the line does, every second or so."""
+
+    def __init__(self, line: FaultyLine, seed: int) -> None:
+        super().__init__(name="weather", daemon=True)
+        self._line = line
+        self._pick = random.Random(seed)
+        self._over = threading.Event()
+        self.seen: Counter[str] = Counter()
+
+    def run(self) -> None:
+        while not self._over.wait(self._pick.uniform(0.2, 1.5)):
+            self.clear_up()
+            weather = self._pick.choice(("fair", "lossy", "lossy", "slow", "refusing", "silent", "cut"))
+            self.seen[weather] += 1
+            self._line.resetting = self._pick.random() < 0.5
+            if weather == "lossy":
+                self._line.lossy = 0.01
+            elif weather == "slow":
+                self._line.latency = self._pick.choice((0.02, 0.1, 0.2))
+            elif weather in ("refusing", "silent"):
+                setattr(self._line, weather, True)
+            elif weather == "cut":
+                which = self._pick.choice(("up", "down"))
+                self._line.cut_after(**{which: self._pick.randrange(100_000)})
+
+    def clear_up(self) -> None:
+        self._line.lossy = self._line.latency = 0.0
+        self._line.refusing = self._line.silent = False
+        self._line.cut_after()
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+        self.clear_up()
+
+
+class _Work:
+    """A repository, its data, and what every snapshot that was told to be safe has to restore."""
+
+    def __init__(self, url, options, folder, pick):
+        self._open = (url, options)
+        self._folder, self._pick = folder, pick
+        self._data = folder / "data"
+        self._data.mkdir()
+        self.expected: dict[str, dict[str, bytes]] = {}
+        self.may_go: set[str] = set()  # somebody tried to forget them
+        self.done: Counter[str] = Counter()
+
+    def opened(self):
+        url, options = self._open
+        return pb.Repository.open(url, WHO, storage_options=options, state_dir=self._folder / "state")
+
+    def round(self):
+        """One thing that a day brings. What a line may do to it is counted, and nothing else may happen."""
+        verb = self._pick.choice(("back up", "back up", "back up", "restore", "check", "forget", "prune"))
+        try:
+            with self.opened() as repo:
+                getattr(self, f"_{verb.replace(' ', '_')}")(repo)
+            self.done[verb] += 1
+        except (StorageFailed, Conflict) as error:
+            told = error.kind in MAY_FAIL or (isinstance(error, Conflict) and error.kind == "already-running")
+            assert told, f"{verb}: {error!r}"
+            self.done[f"{verb}: {error.kind}"] += 1
+        except Error as error:
+            kinds = {finding.code for finding in error.findings}
+            assert kinds == {"dataset-failed"}, f"{verb}: {error!r} {error.findings}"
+            self.done[f"{verb}: incomplete"] += 1
+
+    def _back_up(self, repo):
+        for _ in range(3):
+            size = self._pick.choice((100, 20_000, 700_000))
+            (self._data / f"file-{self._pick.randrange(8)}").write_bytes(self._pick.randbytes(size))
+        now = {path.name: path.read_bytes() for path in self._data.iterdir()}
+        result = repo.backup([pb.Files(self._data, name="data")]).datasets["data"]
+        assert result.snapshot is not None
+        self.expected[result.snapshot.id] = now
+
+    def _restore(self, repo):
+        snapshots = [item for item in repo.snapshots() if item.id in self.expected.keys() - self.may_go]
+        if snapshots:
+            self.restored(repo, self._pick.choice(snapshots))
+
+    def restored(self, repo, snapshot):
+        target = self._folder / f"restored-{secrets.token_hex(4)}"
+        repo.restore(target, snapshots=[snapshot])
+        assert {path.name: path.read_bytes() for path in (target / "data").iterdir()} == self.expected[snapshot.id]
+
+    def _check(self, repo):
+        assert [each for each in repo.check().findings if each.severity == "critical"] == []
+
+    def _forget(self, repo):
+        if len(snapshots := repo.snapshots()) > 4:
+            self.may_go.add(snapshots[-1].id)
+            repo.apply(repo.propose_forget(snapshots=[snapshots[-1]]))
+
+    def _prune(self, repo):
+        repo.apply(repo.propose_prune())
+
+
+def test_nothing_is_lost(server, tmp_path, cheap_kdf, monkeypatch, capsys):
+    for name, seconds in (("CONNECT_S", 1.0), ("SILENCE_S", 1.0), ("PATIENCE_S", 4.0)):
+        monkeypatch.setattr(remote, name, seconds)
+    real, through = server
+    seed = int(os.environ.get("PHARMABACKUP_SEED", "0"))
+    with FaultyLine("127.0.0.1", real.port, seed=seed) as line:
+        url, options = through(line.port)
+        made = pb.Repository.create(url, WHO, storage_options=options, state_dir=tmp_path / "state")
+        collects = made.capabilities["exclusive-create"]
+        with made:
+            if collects:
+                made.configure(forget_delay=timedelta(0))
+        work, weather = _Work(url, options, tmp_path, random.Random(seed)), _Weather(line, seed)
+        if not collects:
+            work._forget = work._prune = work._check
+        weather.start()
+        try:
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end:
+                work.round()
+        finally:
+            weather.end()
+        with work.opened() as repo:
+            work._back_up(repo)
+            assert repo.check(read_data=1.0).findings == ()
+            there = {snapshot.id: snapshot for snapshot in repo.snapshots()}
+            for told in work.expected.keys() - work.may_go:
+                work.restored(repo, there[told])
+    with capsys.disabled():
+        print(f"\n{url.partition(':')[0]}: {dict(work.done)}; {line.cuts} cuts, weather {dict(weather.seen)}")
+    assert sum(weather.seen.values()) > 1 and work.done
