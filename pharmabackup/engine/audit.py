@@ -61,7 +61,14 @@ def write(
     reason: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Written:
-    """Add one record to this slot's chain, or queue it. InvalidInput when the format does not hold it."""
+    """Add one record to this slot's chain, or queue it. InvalidInput when the format does not hold it.
+
+    Of what is done with what was there at a time, nothing is recorded: it could go nowhere.
+    """
+    if unlocked.storage.read_only:
+        return Written(
+            None, kept=False, waiting=0, why="What was there then is not changed.", lost=None, changed=None
+        )
     said = unlocked.reason if reason is None else reason
     entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
     number, why, kept = None, "", True

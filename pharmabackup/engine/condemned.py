@@ -13,6 +13,7 @@ from pharmabackup.engine.lanes import objects_in_lanes
 from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged
+from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import RECORD_MAX, Condemn, Execute
 from pharmabackup.format.wire import Kind, malformed, or_planted, split
 
@@ -57,12 +58,23 @@ def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
     return _packs_of(_records(unlocked, {"execute"}, unlocked.storage.list))
 
 
-def burnt_segments(unlocked: Unlocked) -> frozenset[bytes]:
-    """Index segments that a collection ever came to delete. Damaged, StorageFailed."""
-    found = set[bytes]()
-    for record in _records(unlocked, {"execute"}, unlocked.storage.list):
-        assert isinstance(record, Execute)
-        found.update(split(record.segments, 32, "collection"))
+def let_go(unlocked: Unlocked) -> frozenset[str]:
+    """The names of packs and segments that a collection ever came to delete. Damaged, StorageFailed.
+
+    But for those of collections that a revoked slot began, or came to execute: these delete nothing.
+    """
+    condemns, executes, revoked = dict[int, Slot](), list[tuple[Execute, Slot]](), unlocked.revoked_in
+    for record, slot in _signed(unlocked, {"condemn", "execute"}, unlocked.storage.list):
+        if isinstance(record, Execute):
+            executes.append((record, slot))
+        else:
+            condemns[record.number] = slot
+    found = set[str]()
+    for record, slot in executes:
+        begun = condemns.get(record.number)
+        if begun is not None and not {begun.id, slot.id} & revoked.keys():
+            found.update(map(ids.pack_name, split(record.packs, 32, "collection")))
+            found.update(map(ids.index_name, split(record.segments, 32, "collection")))
     return frozenset(found)
 
 
@@ -79,6 +91,10 @@ def _packs_of(records: Iterable[Condemn | Execute]) -> frozenset[bytes]:
 
 
 def _records(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> Iterator[Condemn | Execute]:
+    return (record for record, _ in _signed(unlocked, parts, listing))
+
+
+def _signed(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> Iterator[tuple[Condemn | Execute, Slot]]:
     seen = historycache.load(unlocked)
     sizes = {info.name: info.size for info in listing("collections") if parse_name(info.name)[1] in parts}
     unread = [name for name in sizes if name not in seen or not seen[name].signed]
@@ -88,11 +104,11 @@ def _records(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> It
         try:
             if known is None or not known.signed:
                 known = historycache.verify_record(unlocked, name, next(stored)[1]())
-            record, _ = historycache.recalled(unlocked, name, known)
+            record, slot = historycache.recalled(unlocked, name, known)
         except Damaged as error:
             raise or_planted(error, name) from None
         assert isinstance(record, Condemn | Execute)
-        yield record
+        yield record, slot
 
 
 def read_condemned(unlocked: Unlocked, since: int | None = None, *, listing: Listing | None = None) -> Condemned:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from pharmabackup import ids
 from pharmabackup.engine.background import Background
-from pharmabackup.engine.condemned import burnt_names, read_condemned
+from pharmabackup.engine.condemned import let_go, read_condemned
 from pharmabackup.engine.emptying import choose_small, choose_sparse
 from pharmabackup.engine.grants import INTENT_GRANTS
 from pharmabackup.engine.history import History
@@ -124,7 +124,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
 
     `look` is called often and may raise. Damaged, NotFound when a collection goes on, StorageFailed.
     """
-    state, burnt = read_condemned(unlocked), burnt_names(unlocked)
+    state, deleted = read_condemned(unlocked), let_go(unlocked)
     intents = list_intents(unlocked)
     history = sound_history(unlocked)
     garbage = Garbage(state.highest + 1, state.unfinished, history, Index(unlocked, chunks=False), intents)
@@ -157,7 +157,7 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
                 continue  # a block in it may be wrong, and would get a new name
             unused[pack] = max(0, content[pack] - sum(table.length[number] for number in kept[pack]))
         elif garbage.modified[pack] <= now - YOUNG_NS:
-            (garbage.left if pack in burnt else garbage.dead).add(pack)
+            (garbage.left if ids.pack_name(pack) in deleted else garbage.dead).add(pack)
     choose_sparse(garbage, unused, content, kept)
     choose_small(garbage, unused, kept)
     garbage.freed += sum(garbage.sizes[pack] for pack in garbage.dead)

@@ -43,7 +43,7 @@ def packs_with_old_keys(unlocked: Unlocked, garbage: Garbage) -> tuple[dict[byte
         if any(old[table.key[number]] for number in numbers)
     }
     with_old = {table.packs[pack] for pack, key in zip(table.pack, table.key, strict=True) if old[key]}
-    return found, with_old & set(garbage.sizes) - set(garbage.emptiable) - garbage.dead
+    return found, with_old & set(garbage.sizes) - set(garbage.emptiable) - garbage.dead - garbage.left
 
 
 class Resealing:

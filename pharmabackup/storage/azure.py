@@ -26,9 +26,9 @@ import httpx
 from pharmabackup.clock import now_ns
 from pharmabackup.errors import Error, InvalidInput
 from pharmabackup.storage import entra, failures
-from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
+from pharmabackup.storage.base import Capabilities, ObjectInfo, Version, is_name
 from pharmabackup.storage.body import Body
-from pharmabackup.storage.locking import LockingStorage, Version, Versions
+from pharmabackup.storage.locking import LockingStorage, Versions
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.web import WebStorage, pieces
@@ -125,15 +125,6 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
 
     # Requests
 
-    def _connect(self) -> httpx.Client:
-        client = super()._connect()
-        try:
-            self._take_past(client)
-        except BaseException:
-            client.close()
-            raise
-        return client
-
     def _take(self, answer: httpx.Response) -> None:
         if (date := _ns(answer.headers.get("date"))) is not None:
             self._ahead = date - now_ns()
@@ -217,19 +208,21 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
     def _remove(self, client: httpx.Client, names: Sequence[str]) -> Mapping[str, Error | None]:
         return {name: self._deleted(client, self._blob(name)) for name in names}
 
-    def _deleted(self, client: httpx.Client, blob: str) -> Error | None:
+    def _deleted(self, client: httpx.Client, blob: str, query: Mapping[str, str] | None = None) -> Error | None:
         try:
-            self._ask(client, "DELETE", blob, good=(202,))
+            self._ask(client, "DELETE", blob, query=query, good=(202,))
         except _Absent:
             return None
         except Error as error:
             return error
         return None
 
-    def _blob(self, name: str, version: str | None = None) -> str:
-        version = version or self._version_then(name)
-        which = "" if version is None else f"?versionid={quote(version, safe='')}"
-        return f"{self._base}/{self._container}/{quote(self._below + name)}{which}"
+    def _plain(self, name: str) -> str:
+        return f"{self._base}/{self._container}/{quote(self._below + name)}"
+
+    def _blob(self, name: str) -> str:
+        version = self._version_then(name)
+        return self._plain(name) + ("" if version is None else f"?versionid={quote(version, safe='')}")
 
     # Locks and versions
 
@@ -244,34 +237,32 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
             "x-ms-immutability-policy-mode": self._lock_mode,
         }
 
-    def _keep(self, client: httpx.Client, name: str, until: int) -> None:
+    def _keep(self, client: httpx.Client, version: Version, until: int) -> None:
+        query = {"comp": "immutabilityPolicies", "versionid": version.id}
+        headers = self._policy(until) | {"Content-Length": "0"}
         try:
-            self._ask(
-                client,
-                "PUT",
-                self._blob(name),
-                query={"comp": "immutabilityPolicies"},
-                headers=self._policy(until) | {"Content-Length": "0"},
-                good=(200,),
-            )
+            if self._lock_mode == "Unlocked" and self._kept(client, version) >= until:
+                return  # such a policy could be made shorter
+            self._ask(client, "PUT", self._plain(version.name), query=query, headers=headers, good=(200,))
         except _Absent:
-            raise failures.missing(self.location, name) from None
+            raise failures.missing(self.location, version.name) from None
         except Error as error:
             # A policy cannot be shortened: then it is there for longer already.
-            if error.kind != "locked" or self._kept(client, name) < until:
+            if error.kind != "locked" or self._kept(client, version) < until:
                 raise
 
-    def _kept(self, client: httpx.Client, name: str) -> int:
+    def _kept(self, client: httpx.Client, version: Version) -> int:
+        query = {"versionid": version.id}
         try:
-            answer = self._ask(client, "HEAD", self._blob(name), good=(200,))
+            answer = self._ask(client, "HEAD", self._plain(version.name), query=query, good=(200,))
         except _Absent:
-            raise failures.missing(self.location, name) from None
+            raise failures.missing(self.location, version.name) from None
         return _ns(answer.headers.get("x-ms-immutability-policy-until-date")) or 0
 
     def _forget(self, client: httpx.Client, versions: Sequence[Version]) -> Sequence[Error | None]:
-        return [self._deleted(client, self._blob(version.name, version.id)) for version in versions]
+        return [self._deleted(client, self._plain(each.name), {"versionid": each.id}) for each in versions]
 
-    def _now(self) -> int:
+    def now(self) -> int:
         return now_ns() + self._ahead
 
     # Who asks

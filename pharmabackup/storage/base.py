@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 from zlib import crc32
 
+from pharmabackup.clock import now_ns
 from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage.pace import Pace
 
@@ -58,6 +59,18 @@ class ObjectInfo:
     checksum: int | None = field(default=None, compare=False)  # CRC-32, as in `Storage.checksum`
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of an object, by the storage's clock. `deleted`: it says that there is none from then on."""
+
+    name: str
+    id: str
+    modified: int
+    size: int = 0
+    newest: bool = False
+    deleted: bool = False
+
+
 class Upload(ABC):
     """Bytes on their way to becoming an object. One thread uses it; `discard` after `publish` does nothing."""
 
@@ -88,6 +101,7 @@ class Storage(ABC):
     location: str  # for messages: the URL without anything secret
     pace: Pace | None = None  # how fast uploads go; None: as fast as they can
     lanes: int = 1  # how many requests at once help; 1 where the storage is a local disk
+    has_locks: bool = False  # places of this kind may be able to lock what is stored
 
     @property
     @abstractmethod
@@ -139,6 +153,17 @@ class Storage(ABC):
         return size, checksum
 
     @property
+    def read_only(self) -> bool:
+        """Whether nothing can be changed there: what was there at a time is read."""
+        return False
+
+    def now(self) -> int:
+        """The storage's time, ns since 1970 UTC; this computer's where the storage refuses who has a wrong clock."""
+        return now_ns()
+
+    # Locks, and older versions: of storages that keep such
+
+    @property
     def immutable(self) -> int:
         """For how many ns nobody can delete what a snapshot relies on; 0: whoever may delete can at once."""
         return 0
@@ -155,27 +180,27 @@ class Storage(ABC):
     def lock_for(self, period: int, *, assumed: bool) -> None:  # noqa: B027  (most storages lock nothing)
         """Lock what is stored from now on for so many ns at least, if the storage can; 0: as its options say.
 
-        `assumed`: whether it can, where these credentials may not ask. StorageFailed.
+        `assumed`: whether it can, where that cannot be asked. StorageFailed when it does not answer.
         """
 
-    def keep(self, names: Sequence[str], *, until: int) -> Mapping[str, Error | None]:  # noqa: ARG002
-        """Let nobody delete these before `until` (ns since 1970 UTC, by the storage's clock); a result per name.
-
-        What is kept for longer stays so. Only where `immutable`.
-        """
-        raise self._locks_nothing()
-
-    def kept_until(self, name: str) -> int:  # noqa: ARG002
-        """Until when nobody can delete it, ns since 1970 UTC; 0: at any time. NotFound("object"), StorageFailed."""
-        raise self._locks_nothing()
-
-    def leftovers(self, folder: str) -> Iterator[ObjectInfo]:  # noqa: ARG002
-        """Objects that were deleted, of which older versions still take room: `size` is that of all of them."""
+    def versions(self, prefix: str) -> Iterator[Version]:  # noqa: ARG002
+        """All versions of all objects whose names begin so, those of one name one after another. StorageFailed."""
         return iter(())
 
-    def clear(self, names: Sequence[str]) -> Mapping[str, Error | None]:
-        """Delete what deleting these has left; a result per name. What is locked is StorageFailed("locked")."""
-        return dict.fromkeys(names)
+    def keep(self, versions: Sequence[Version], *, until: int) -> Sequence[Error | None]:  # noqa: ARG002
+        """Let nobody delete these before `until` (ns since 1970 UTC, by the storage's clock); a result for each.
+
+        What is kept for longer stays so. NotFound("object") is one of the results.
+        """
+        raise self._locks_nothing()
+
+    def kept_until(self, versions: Sequence[Version]) -> Sequence[int | Error]:  # noqa: ARG002
+        """Until when nobody can delete each, ns since 1970 UTC; 0: whoever may delete can now."""
+        raise self._locks_nothing()
+
+    def clear(self, versions: Sequence[Version]) -> Sequence[Error | None]:  # noqa: ARG002
+        """Delete these versions for good; a result for each. What is locked is StorageFailed("locked")."""
+        raise self._locks_nothing()
 
     def _locks_nothing(self) -> Unsupported:
         return Unsupported(

@@ -8,34 +8,25 @@ credentials can hide everything and destroy nothing, and `as_of` reads what was 
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from pharmabackup import ids
-from pharmabackup.clock import from_ns, iso, now_ns
+from pharmabackup.clock import from_ns, iso
 from pharmabackup.errors import Error, StorageFailed, Unsupported
 from pharmabackup.storage import failures
-from pharmabackup.storage.base import ObjectInfo, Upload, checked
+from pharmabackup.storage.base import ObjectInfo, Upload, Version, checked
 from pharmabackup.storage.remote import Client, RemoteStorage
 
 SECOND = 10**9
-CLEAR_AT_ONCE = 1000
+NO_VERSION = ("", "null")  # ids where a place keeps no versions
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One version of an object, by the storage's clock. `deleted`: it says that there is none from then on."""
-
-    name: str
-    id: str
-    modified: int
-    size: int = 0
-    newest: bool = False
-    deleted: bool = False
+One = TypeVar("One")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +40,29 @@ class Versions:
 class LockingStorage(RemoteStorage[Client]):
     """Objects that can be locked, in a place that keeps versions. `immutable`: see `Storage`."""
 
+    has_locks = True
+
     def __init__(self, location: str, *where: Any, immutable: int = 0, as_of: int | None = None, **how: Any) -> None:
         self._wanted = immutable  # by its options
         self._demanded = 0  # by the repository's owner
         self._lockable: bool | None = None  # None: not asked yet
         self._as_of = as_of
-        self._then: Mapping[str, Version] = {}  # what was there at that time; read when a client is made
+        self._then: Mapping[str, Version] | None = None  # what was there at that time
+        self._then_lock = threading.Lock()
         super().__init__(location if as_of is None else f"{location} as of {iso(from_ns(as_of))}", *where, **how)
 
     # What an adapter does besides: one request each
 
     @abstractmethod
-    def _keep(self, client: Client, name: str, until: int) -> None:
+    def _can_lock(self, client: Client) -> bool:
+        """Whether the place keeps what is locked."""
+
+    @abstractmethod
+    def _keep(self, client: Client, version: Version, until: int) -> None:
         """Lock until `until` at least. What is locked for longer stays so. `failures.missing`."""
 
     @abstractmethod
-    def _kept(self, client: Client, name: str) -> int:
+    def _kept(self, client: Client, version: Version) -> int:
         """Until when; 0: not at all. `failures.missing`."""
 
     @abstractmethod
@@ -73,17 +71,17 @@ class LockingStorage(RemoteStorage[Client]):
 
     @abstractmethod
     def _forget(self, client: Client, versions: Sequence[Version]) -> Sequence[Error | None]:
-        """Delete up to CLEAR_AT_ONCE versions; a result for each, in order. What was not there is None."""
-
-    @abstractmethod
-    def _can_lock(self, client: Client) -> bool:
-        """Whether the place keeps what is locked."""
+        """Delete up to `remove_together` versions; a result for each, in order. What was not there is None."""
 
     # What everybody gets from it
 
     @property
+    def read_only(self) -> bool:
+        return self._as_of is not None
+
+    @property
     def immutable(self) -> int:
-        return max(self._wanted, self._demanded)
+        return 0 if self.read_only else max(self._wanted, self._demanded)
 
     def can_lock(self) -> bool:
         if self._lockable is None:
@@ -91,73 +89,74 @@ class LockingStorage(RemoteStorage[Client]):
         return self._lockable
 
     def lock_for(self, period: int, *, assumed: bool) -> None:
-        self._demanded = 0
-        if period and self._as_of is None:
+        demanded = period
+        if period:
             try:
-                possible = self.can_lock()
+                demanded = period if self.can_lock() else 0
             except StorageFailed as error:
-                if error.kind != "storage-denied":
+                if error.retryable:
                     raise
-                possible = assumed
-            self._demanded = period if possible else 0
+                self._lockable = assumed
+                demanded = period if assumed else 0
+        self._demanded = demanded  # at once: other threads may be putting objects
 
-    def keep(self, names: Sequence[str], *, until: int) -> Mapping[str, Error | None]:
-        def one(name: str) -> Error | None:
-            if self._as_of is not None:
-                return self._past()
+    def versions(self, prefix: str) -> Iterator[Version]:
+        at: object = None
+        while True:
+            answer = self._call(lambda client, _, at=at: self._versions(client, prefix, at))  # type: ignore[misc]
+            yield from answer.items
+            if (at := answer.more) is None:
+                return
+
+    def keep(self, versions: Sequence[Version], *, until: int) -> Sequence[Error | None]:
+        return self._each(versions, lambda version: self._told(lambda client: self._keep(client, version, until)))
+
+    def kept_until(self, versions: Sequence[Version]) -> Sequence[int | Error]:
+        def until(version: Version) -> int | Error:
             try:
-                self._call(lambda client, _: self._keep(client, name, until))
+                return self._call(lambda client, _: self._kept(client, version))
             except Error as error:
                 return error
-            return None
 
-        return self._of_each(names, one)
+        return self._each(versions, until)
 
-    def kept_until(self, name: str) -> int:
-        return self._call(lambda client, _: self._kept(client, checked(name)))
-
-    def leftovers(self, folder: str) -> Iterator[ObjectInfo]:
-        for name, versions in self._by_name(f"{checked(folder)}/"):
-            there = list(versions)
-            if not any(version.newest and not version.deleted for version in there):
-                modified = max(each.modified for each in there)
-                yield ObjectInfo(name=name, size=sum(each.size for each in there), modified=modified)
-
-    def clear(self, names: Sequence[str]) -> Mapping[str, Error | None]:
-        if self._as_of is not None:
-            return dict.fromkeys(names, self._past())
-        wanted = {checked(name) for name in names}
-        results: dict[str, Error | None] = dict.fromkeys(wanted)
-        going: dict[str, list[Version]] = {}
-        for folder in sorted({name.partition("/")[0] for name in wanted}):
-            for name, versions in self._by_name(folder):
-                if name in wanted:
-                    going[name] = list(versions)
-        # What says that an object is deleted goes last: without it the version before would be there again.
-        for deleted in (False, True):
-            versions = [
-                version
-                for name, own in going.items()
-                for version in own
-                if version.deleted == deleted and results[name] is None
-            ]
-            for start in range(0, len(versions), CLEAR_AT_ONCE):
-                share = versions[start : start + CLEAR_AT_ONCE]
-                told = self._call(lambda client, _, share=share: self._forget(client, share))  # type: ignore[misc]
-                for version, error in zip(share, told, strict=True):
-                    results[version.name] = results[version.name] or error
-        return results
+    def clear(self, versions: Sequence[Version]) -> Sequence[Error | None]:
+        if self.read_only:
+            return [self._past() for _ in versions]
+        together = self.remove_together
+        shares = [versions[start : start + together] for start in range(0, len(versions), together)]
+        return [error for told in self._each(shares, self._cleared) for error in told]
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return super().list(prefix) if self._as_of is None else self._list_then(f"{prefix}/" if prefix else "")
+        if not self.read_only:
+            return super().list(prefix)
+        below = f"{checked(prefix)}/" if prefix else ""
+        there = (version for name, version in self._past_objects().items() if name.startswith(below))
+        return (ObjectInfo(name=each.name, size=each.size, modified=each.modified) for each in there)
+
+    def get_range(self, name: str, offset: int, length: int) -> bytes:
+        self._past_objects()
+        return super().get_range(name, offset, length)
+
+    def get(self, name: str, *, limit: int) -> bytes:
+        self._past_objects()
+        return super().get(name, limit=limit)
+
+    def info(self, name: str) -> ObjectInfo:
+        self._past_objects()
+        return super().info(name)
+
+    def checksum(self, name: str) -> tuple[int, int]:
+        self._past_objects()
+        return super().checksum(name)
 
     def upload(self) -> Upload:
-        if self._as_of is not None:
+        if self.read_only:
             raise self._past()
         return super().upload()
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
-        if self._as_of is not None:
+        if self.read_only:
             return dict.fromkeys(names, self._past())
         return super().delete(names)
 
@@ -167,57 +166,65 @@ class LockingStorage(RemoteStorage[Client]):
         """Until when a new object is to be locked, in whole seconds; 0: it is not."""
         if not self.immutable or ids.is_passing(name):
             return 0
-        return -(-(self._now() + self.locked_for) // SECOND) * SECOND
+        return -(-(self.now() + self.locked_for) // SECOND) * SECOND
 
-    def _now(self) -> int:
-        """The storage's time: that of this computer, where the storage refuses whoever's clock is wrong."""
-        return now_ns()
-
-    def _take_past(self, client: Client) -> None:
-        """What was there at `as_of`; an adapter calls it when it has made a client."""
-        if self._as_of is None or self._then:
-            return
-        found: dict[str, Version] = {}
-        for name, versions in self._by_name("", lambda at: self._versions(client, "", at)):
-            then = [each for each in versions if each.modified <= self._as_of]
-            newest = max(then, key=lambda each: (each.modified, each.newest, each.deleted), default=None)
-            if newest is not None and not newest.deleted:
-                found[name] = newest
-        self._then = found
+    def _past_objects(self) -> Mapping[str, Version]:
+        """By name, what was there at `as_of`; it is read once."""
+        if self._as_of is None:
+            return {}
+        with self._then_lock:
+            if self._then is None:
+                found: dict[str, Version] = {}
+                keeps = True
+                for name, versions in groupby(self.versions(""), lambda version: version.name):
+                    each = [*versions]
+                    keeps = not all(version.id in NO_VERSION for version in each)
+                    then = [version for version in each if version.modified <= self._as_of]
+                    newest = max(then, key=lambda one: (one.modified, one.newest, one.deleted), default=None)
+                    if newest is not None and not newest.deleted:
+                        found[name] = newest
+                if not keeps:
+                    raise Unsupported(
+                        f"{self.location} keeps no versions, so that what was there before cannot be read.",
+                        kind="capability",
+                        remedy="Leave as_of out, or ask another location.",
+                    )
+                self._then = found
+            return self._then
 
     def _version_then(self, name: str) -> str | None:
         """The id of the version to read; None: the newest. `failures.missing`."""
         if self._as_of is None:
             return None
-        if name not in self._then:
+        if self._then is None or name not in self._then:
             raise failures.missing(self.location, name)
         return self._then[name].id
 
-    def _list_then(self, prefix: str) -> Iterator[ObjectInfo]:
-        self._call(lambda *_: None)  # makes a client
-        for name, version in self._then.items():
-            if name.startswith(prefix):
-                yield ObjectInfo(name=name, size=version.size, modified=version.modified)
+    def _told(self, do: Callable[[Client], None]) -> Error | None:
+        if self.read_only:
+            return self._past()
+        try:
+            self._call(lambda client, _: do(client))
+        except Error as error:
+            return error
+        return None
 
-    def _by_name(
-        self, prefix: str, ask: Callable[[Any], Versions] | None = None
-    ) -> Iterator[tuple[str, Iterable[Version]]]:
-        ask = ask or (lambda at: self._call(lambda client, _: self._versions(client, prefix, at)))
+    def _cleared(self, versions: Sequence[Version]) -> Sequence[Error | None]:
+        results: dict[Version, Error | None] = dict.fromkeys(versions, _UNASKED)
 
-        def each() -> Iterator[Version]:
-            at = None
-            while True:
-                answer = ask(at)
-                yield from answer.items
-                if (at := answer.more) is None:
-                    return
+        def forget(client: Client) -> None:
+            left = [version for version, error in results.items() if _may_pass(error)]
+            results.update(zip(left, self._forget(client, left), strict=True))
+            for error in results.values():
+                if error is not None and _may_pass(error):
+                    raise error
 
-        return ((name, versions) for name, versions in groupby(each(), lambda version: version.name))
+        failed = self._told(forget)
+        return [failed if error is _UNASKED else error for error in results.values()]
 
-    def _of_each(self, names: Sequence[str], do: Callable[[str], Error | None]) -> Mapping[str, Error | None]:
-        each = [checked(name) for name in names]
-        with ThreadPoolExecutor(self.lanes, "pharmabackup-keep") as pool:
-            return dict(zip(each, pool.map(do, each), strict=True))
+    def _each(self, items: Sequence[One], do: Callable[[One], Any]) -> Sequence[Any]:
+        with ThreadPoolExecutor(self.lanes, "pharmabackup-versions") as pool:
+            return [*pool.map(do, items)]
 
     def _past(self) -> Unsupported:
         return Unsupported(
@@ -225,3 +232,10 @@ class LockingStorage(RemoteStorage[Client]):
             kind="operation",
             remedy="Leave as_of out to change what is there now.",
         )
+
+
+_UNASKED = StorageFailed("not asked yet", retryable=True)
+
+
+def _may_pass(error: Error | None) -> bool:
+    return isinstance(error, StorageFailed) and error.retryable

@@ -11,6 +11,7 @@ from pharmabackup.clock import to_ns
 from pharmabackup.errors import InvalidInput
 
 PERIOD = re.compile(r"(\d{1,6})(s|min|h|d)")
+PERIOD_MAX = timedelta(days=3650)  # what is locked for too long cannot be undone
 UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -71,8 +72,11 @@ class Options:
 def _period(name: str, value: object) -> int:
     if isinstance(value, str) and (found := PERIOD.fullmatch(value.strip())):
         value = timedelta(**{UNITS[found[2]]: int(found[1])})
-    if not isinstance(value, timedelta) or value <= timedelta(0):
-        raise InvalidInput(f"The storage option {name} is no period.", remedy="Write it like 35d, 12h or 90min.")
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= PERIOD_MAX:
+        raise InvalidInput(
+            f"The storage option {name} is no period of at most {PERIOD_MAX.days} days.",
+            remedy="Write it like 35d, 12h or 90min.",
+        )
     return value // timedelta(microseconds=1) * 1000
 
 
@@ -86,4 +90,7 @@ def _moment(name: str, value: object) -> int:
         raise InvalidInput(
             f"The storage option {name} is no moment.", remedy="Write it like 2026-11-20T08:00:00+00:00, or with a Z."
         )
-    return to_ns(value.astimezone(UTC))
+    try:
+        return to_ns(value.astimezone(UTC))
+    except OverflowError:
+        raise InvalidInput(f"The storage option {name} is no moment.", remedy="Give one of this century.") from None

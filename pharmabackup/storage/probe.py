@@ -22,7 +22,12 @@ def probe(storage: Storage) -> Capabilities:
     Meant for a new repository: it lists the whole storage. StorageFailed, also when the objects cannot be deleted;
     Unsupported when it was to be immutable and is not.
     """
-    can_lock = storage.can_lock()
+    try:
+        can_lock = storage.can_lock()
+    except StorageFailed as refused:
+        if refused.kind != "storage-denied" or storage.immutable:
+            raise
+        can_lock = False  # nobody asked for it, and these credentials may not ask
     if storage.immutable and not can_lock:
         raise Unsupported(
             f"{storage.location} cannot lock what is stored.",

@@ -22,15 +22,16 @@ from botocore.session import Session
 from pharmabackup.clock import from_ns
 from pharmabackup.errors import Error, InvalidInput, Unsupported
 from pharmabackup.storage import failures, remote
-from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
+from pharmabackup.storage.base import Capabilities, ObjectInfo, Version, is_name
 from pharmabackup.storage.body import Body
-from pharmabackup.storage.locking import LockingStorage, Version, Versions
+from pharmabackup.storage.locking import LockingStorage, Versions
 from pharmabackup.storage.options import Options
 from pharmabackup.storage.ranges import content_range
 from pharmabackup.storage.remote import Created, Page, Stored
 from pharmabackup.storage.s3_failures import (
     DENIED,
     EXPIRED,
+    GONE,
     NO_LOCKS,
     code_of,
     from_code,
@@ -41,6 +42,10 @@ from pharmabackup.storage.s3_failures import (
 
 PIECE = 1 << 20  # bytes read from an answer at a time
 POOL = 32  # connections kept open
+LOCK_RIGHTS = (
+    "Give these credentials s3:PutObjectRetention besides writing, or take the lock out of the options and of the "
+    "owner's rules."
+)
 MARK = "pharmabackup-upload"  # the metadata that tells whose an object is
 
 
@@ -121,11 +126,6 @@ class S3Storage(LockingStorage[Any]):
         # botocore waits for ever where a line ends within the answer "100-continue".
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-send.s3.PutObject", _sends_now)
-        try:
-            self._take_past(client)
-        except BaseException:
-            client.close()
-            raise
         return client
 
     def _disconnect(self, client: Any) -> None:
@@ -147,6 +147,8 @@ class S3Storage(LockingStorage[Any]):
                 raise failures.exists(self.location, name) from None
             if until and code_of(error) in NO_LOCKS:
                 raise self._unlockable() from None
+            if until and code_of(error) == "AccessDenied":
+                raise failures.denied(self.location, "refused to store a locked object", LOCK_RIGHTS) from None
             raise
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return Created(_ns(parsedate_to_datetime(date)) if date else None, _crc32(answer) == body.crc32)
@@ -249,7 +251,7 @@ class S3Storage(LockingStorage[Any]):
         try:
             answer = client.get_object_lock_configuration(Bucket=self._bucket)
         except raised.ClientError as error:
-            if code_of(error) in NO_LOCKS or status_of(error) in (400, 404, 501):
+            if code_of(error) in NO_LOCKS or status_of(error) in (400, 404, 405, 501):
                 return False
             raise
         return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
@@ -257,25 +259,28 @@ class S3Storage(LockingStorage[Any]):
     def _retention(self, until: int) -> dict[str, object]:
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": from_ns(until)}
 
-    def _keep(self, client: Any, name: str, until: int) -> None:
+    def _keep(self, client: Any, version: Version, until: int) -> None:
         until = -(-until // 10**9) * 10**9  # it counts in seconds
+        retention = {"Mode": self._lock_mode, "RetainUntilDate": from_ns(until)}
         try:
-            client.put_object_retention(
-                **self._object(name), Retention={"Mode": self._lock_mode, "RetainUntilDate": from_ns(until)}
-            )
+            client.put_object_retention(**self._of(version), Retention=retention)
         except raised.ClientError as error:
             if code_of(error) in NO_LOCKS:
                 raise self._unlockable() from None
+            if code_of(error) in GONE:
+                raise failures.missing(self.location, version.name) from None
             # A lock cannot be shortened: then it is there for longer already.
-            if code_of(error) not in DENIED or self._kept(client, name) < until:
-                raise self._absence(error, name) from None
+            if code_of(error) not in DENIED:
+                raise
+            if self._kept(client, version) < until:
+                raise failures.denied(self.location, "refused to lock an object for longer", LOCK_RIGHTS) from None
 
-    def _kept(self, client: Any, name: str) -> int:
+    def _kept(self, client: Any, version: Version) -> int:
         try:
-            answer = client.head_object(**self._object(name))
+            answer = client.head_object(**self._of(version))
         except raised.ClientError as error:
             if status_of(error) == 404:
-                self._head(client, name)  # which tells what is missing
+                raise failures.missing(self.location, version.name) from None
             raise
         until = answer.get("ObjectLockRetainUntilDate")
         return _ns(until) if until else 0
@@ -307,15 +312,23 @@ class S3Storage(LockingStorage[Any]):
 
     def _forget(self, client: Any, versions: Sequence[Version]) -> Sequence[Error | None]:
         which = [{"Key": self._below + version.name, "VersionId": version.id} for version in versions]
-        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": which, "Quiet": True})
-        told = {(entry["Key"], entry.get("VersionId")): entry["Code"] for entry in answer.get("Errors", ())}
-        return [self._kept_back(told.get((each["Key"], each["VersionId"]))) for each in which]
+        answer = client.delete_objects(Bucket=self._bucket, Delete={"Objects": which})
+        told: dict[tuple[str, str], Error | None] = {
+            (entry["Key"], entry["VersionId"]): None for entry in answer.get("Deleted", ()) if "VersionId" in entry
+        }
+        for entry in answer.get("Errors", ()):
+            told[entry["Key"], entry.get("VersionId", "")] = self._kept_back(entry["Code"])
+        unsaid = failures.unreachable(self.location, "it did not say whether a version was deleted")
+        return [told.get((each["Key"], each["VersionId"]), unsaid) for each in which]
 
-    def _kept_back(self, code: str | None) -> Error | None:
-        """AWS tells a lock and a missing permission by the same code."""
-        if code is None or code in ("NoSuchKey", "NoSuchVersion"):
+    def _kept_back(self, code: str) -> Error | None:
+        """AWS tells a lock and a missing right by the same code."""
+        if code in GONE:
             return None
         return failures.locked(self.location) if code in DENIED else from_code(code, 200, self.location)
+
+    def _of(self, version: Version) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._below + version.name, "VersionId": version.id}
 
     def _unlockable(self) -> Unsupported:
         return Unsupported(

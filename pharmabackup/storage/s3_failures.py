@@ -21,6 +21,7 @@ THROTTLED = frozenset({"SlowDown", "Throttling", "ThrottlingException", "Request
 PASSING = frozenset({"InternalError", "OperationAborted", "ConditionalRequestConflict"})
 CHANGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"})
 FULL = frozenset({"QuotaExceeded", "QuotaExceededException", "XMinioStorageFull"})
+GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
 NO_LOCKS = frozenset({"InvalidRequest", "ObjectLockConfigurationNotFoundError", "NotImplemented"})
 ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"})
 NO_CREDENTIALS = (raised.NoCredentialsError, raised.PartialCredentialsError, raised.NoAuthTokenError)

@@ -178,7 +178,7 @@ class _Run:
         self._ground = survey(self._unlocked, self._index, listing=listing)
         for finding in history_findings(self._history, self._unlocked.storage.location):
             self._reporter.find(finding)
-        for finding in lock_findings(self._unlocked, self._history, listing):  # before anything relies on it
+        for finding in lock_findings(self._unlocked, lambda: self._history):  # before anything relies on it
             self._reporter.find(finding)
         for source in sources:
             if on_same_device(self._unlocked, source):

@@ -38,13 +38,12 @@ def copy(
         raise InvalidInput("A repository is not copied to itself.", remedy="Open another location to copy to.")
     wanted = None if chosen is None else {item.transaction for item in chosen}
     reporter = Reporter("copy", progress, cancel)
+    for finding in lock_findings(target, lambda: load_history(target)):  # before anything there relies on it
+        reporter.find(finding)
     if source.repository == target.repository:
         outcome = ReplicaCopy(source, blocks, target, reporter, wanted).run()
     else:
         outcome = AcrossCopy(source, blocks, target, reporter, wanted).run()
-    if target.storage.immutable:
-        for finding in lock_findings(target, load_history(target), target.storage.list):
-            reporter.find(finding)
     return _report(reporter, outcome, shower, target.storage.location)
 
 

@@ -214,7 +214,8 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 severity="warning",
                 subject="audit",
                 message=f"What was done is recorded nowhere, not on this machine either. {written.why}",
-                remedy="Write down what was done, when, by whom and why. Make room in the state folder.",
+                remedy="Write down what was done, when, by whom and why."
+                + ("" if unlocked.storage.read_only else " Make room in the state folder."),
                 location=location,
             )
         )

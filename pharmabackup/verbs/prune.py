@@ -15,7 +15,7 @@ from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.leftovers import Sizes, clear_hidden, delete_again, hidden_leftovers, listed_leftovers
 from pharmabackup.engine.moving import Moved, move
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound
+from pharmabackup.errors import Conflict, Damaged, Incomplete, NotFound, StorageFailed
 from pharmabackup.events import Finding, Progress
 from pharmabackup.results import Proposal, Report, sized
 from pharmabackup.verbs.hurt import last_good
@@ -65,7 +65,7 @@ def propose_prune(unlocked: Unlocked, *, shower: Callable[[History], Callable[[C
             findings=(
                 *_told(garbage, unlocked.storage.location),
                 *_spared(spared, unlocked.storage.location),
-                *_pending(listed_leftovers(garbage) | hidden_leftovers(unlocked), unlocked.storage.location),
+                *_pending(unlocked, lambda: listed_leftovers(garbage) | hidden_leftovers(unlocked)),
             ),
             wish=Wish(frozenset(new), frozenset(garbage.dead), frozenset(garbage.sparse)),
         )
@@ -102,6 +102,7 @@ class _Pruning:
         self._unlocked = unlocked
         self._wish = wish
         self._damaged: dict[bytes, Damaged] = {}
+        self._refused: Sizes = {}
 
     def report(self) -> Report:
         """Incomplete when something that is damaged was left."""
@@ -123,11 +124,11 @@ class _Pruning:
         unlocked, look = self._unlocked, self.reporter.look
         now = storage_now(unlocked)
         finish(unlocked, now, look)
+        roster = unlocked.roster_hash
         garbage = look_for_garbage(unlocked, now, look, may_go=self._wish.gone)
         try:
             if garbage.unfinished:
                 return False
-            pending = delete_again(unlocked, listed_leftovers(garbage), look)
             moved = self._let_go(garbage)
         finally:
             garbage.index.close()
@@ -137,7 +138,9 @@ class _Pruning:
         if deleted is None:
             return False
         self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved.bytes)
-        for finding in _pending(pending | clear_hidden(unlocked, look), unlocked.storage.location):
+        unlocked.renewed()
+        find = clear_hidden if unlocked.roster_hash == roster else hidden_leftovers
+        for finding in _pending(unlocked, lambda: self._refused | find(unlocked)):
             self.reporter.find(finding)
         return True
 
@@ -149,6 +152,10 @@ class _Pruning:
             raise stale("What was proposed is no longer true: something is needed that would go.")
         if last_good(unlocked, garbage.history, garbage.gone):
             raise stale("What was proposed is no longer true: a check found damaged what was to stay.")
+        if garbage.left:
+            if unlocked.renewed():  # what is deleted was judged by a list of keys in which a thief's word may count
+                return None
+            self._refused = delete_again(unlocked, listed_leftovers(garbage), self.reporter.look)
         moving = wish.sparse & set(garbage.sparse)  # what is whole again is only not worth the while
         moved = move(unlocked, garbage, moving, self.reporter.look)
         self._damaged = moved.damaged
@@ -179,15 +186,29 @@ def _told(garbage: Garbage, location: str) -> Iterator[Finding]:
         )
 
 
-def _pending(left: Sizes, location: str) -> Iterator[Finding]:
+def _pending(unlocked: Unlocked, find: Callable[[], Sizes]) -> Iterator[Finding]:
+    """What deleted objects still take there. All else is done: trouble with telling that is told, and no more."""
+    try:
+        left = find()
+        message = f"Objects that were deleted and still take room there: {len(left)}, {sized(sum(left.values()))}."
+        remedy = (
+            "Nothing to do: a prune lets go of them when the storage does. If they stay for longer than the lock, "
+            "give the maintainer's credentials the right to delete versions (s3:DeleteObjectVersion)."
+        )
+    except StorageFailed as error:
+        left, message = {"": 0}, f"It cannot be told what deleted objects still take there. {error.message}"
+        remedy = (
+            "Give the maintainer's credentials the rights to list and delete versions (s3:ListBucketVersions, "
+            "s3:DeleteObjectVersion), or have a rule of the bucket do that."
+        )
     if left:
         yield Finding(
             code="deletion-pending",
             severity="info",
             subject="packs",
-            message=f"{len(left)} objects that were deleted still take {sized(sum(left.values()))} there.",
-            remedy="Nothing to do: a prune lets go of them when the storage does.",
-            location=location,
+            message=message,
+            remedy=remedy,
+            location=unlocked.storage.location,
         )
 
 

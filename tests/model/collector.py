@@ -297,7 +297,7 @@ class Looking:
                     used.setdefault(pack, set()).add(need)
             free = {pack for pack in view.packs if pack not in pinned and pack not in taken}
             dead = frozenset(free - set(used))
-            left = (free if self._rules.deletes_left == "all" else dead) & view.burnt  # an earlier one came to it
+            left = (free & view.burnt) if self._rules.deletes_left == "all" else dead & view.let_go(at.roster)
             unsure = {pack for packs in chosen if len(packs) > 1 for pack in packs} | shunned
             movable = sorted(p for p in free & set(used) if self._rules.moves_doubtful or p not in unsure)
             sparse = [p for p in movable if len(used[p]) < len(view.packs[p].says)]
@@ -343,7 +343,7 @@ class Looking:
         if not moves and self._rules.replaces == "early":
             now = now._replace(pc="publish")
         elif left:
-            now = now._replace(pc="clear", left=frozenset(left))
+            now = now._replace(pc="ask_clear" if self._rules.asks_before_left else "clear", left=frozenset(left))
         return Move(
             f"lists packs/: {names(packs)} to go" + f", {names(b for b, _ in moves)} to move" * bool(moves),
             now,

@@ -236,6 +236,15 @@ class Collector(Looking):
             item = view.packs.get(name) or view.segments.get(name)
             yield Move(f"deletes {name}", now, view.delete(item) if item else view.store)
 
+    def _ask_clear(self, at: At, view: View) -> Iterator[Move]:
+        """What it is to delete was judged by the roster that it knew: a thief's word may have counted."""
+        if self._slot in view.revoked():
+            yield self._hears(view)
+        elif view.newest_roster() != at.roster:
+            yield Move("lists roster/: begins anew", At("roster", at.run), view.store)
+        else:
+            yield Move("lists roster/ again", at._replace(pc="clear"), view.store)
+
     def _clear(self, at: At, view: View) -> Iterator[Move]:
         """In any order. What is locked still is left to the next."""
         for name in sorted(at.left):

@@ -233,6 +233,9 @@ mutant("l-waits", "L3", "a refused deletion leaves the collection unfinished", "
 mutant(
     "l-all", "K8", "deletes what an execute named, without looking whether it is needed", "DATA", deletes_left="all"
 )
+mutant(
+    "l-roster", "K12", "does not list roster/ again before it deletes what was left", "DATA", asks_before_left=False
+)
 
 # ---------------------------------------------------------------- replicas
 

@@ -62,7 +62,8 @@ class Rules:
     drops: frozenset[str] = frozenset()  # records deleted when done: "fates", "marks", "collections"
     gap: str = ""  # "anew": writers begin anew when a collection's records are missing
     done_despite_refusal: bool = True  # what storage refuses to delete is left to a later collector
-    deletes_left: str = "needless"  # of burnt packs that are there: what nothing needs; "all"
+    deletes_left: str = "needless"  # of burnt packs that are there; "all": those that a thief named, too
+    asks_before_left: bool = True  # lists roster/ again before it deletes them
 
     # ---- marks and time
     clock: str = "storage"  # "own": the collector's clock, which may be ahead; "late": asked after marks were read

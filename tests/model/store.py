@@ -289,6 +289,16 @@ class View:
         """Names of packs that any collection has said to delete."""
         return frozenset(pack for item in self.executes.values() for pack in item.packs)
 
+    def let_go(self, roster: int) -> Names:
+        """The same, but for collections that a revoked slot began or came to execute, as this roster has it."""
+        revoked = self.revoked(roster)
+        return frozenset(
+            pack
+            for number, item in self.executes.items()
+            for pack in item.packs
+            if number in self.condemns and not revoked & {item.slot, self.condemns[number].slot}
+        )
+
     def shunned(self, before: int | None = None) -> Names:
         """Packs that any collection ever condemned, or any before this one."""
         return frozenset(pack for item in self.begun if before is None or item.number < before for pack in item.packs)

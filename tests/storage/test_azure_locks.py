@@ -13,6 +13,7 @@ import pytest
 
 from pharmabackup.errors import NotFound, Unsupported
 from pharmabackup.storage import connect
+from pharmabackup.storage.base import Version
 from tests.servers.canned import answer, canned, in_turn
 
 HOUR = 3600
@@ -55,6 +56,9 @@ def version(name: str, number: int, *, current: bool = False, hour: int = 19) ->
     )
 
 
+VERSION = Version(name="packs/a", id="2026-11-26T19:00:00.0000001Z", modified=1)
+
+
 def listing(*blobs: str, more: str = "") -> bytes:
     said = f"<EnumerationResults><Blobs>{''.join(blobs)}</Blobs><NextMarker>{more}</NextMarker></EnumerationResults>"
     return answer(200, {}, said.encode())
@@ -78,11 +82,12 @@ def test_what_is_stored_is_locked_by_the_services_clock(server, azure):
 
 
 def test_a_lock_is_made_longer(server, azure):
-    server.respond = in_turn(answer(200))
+    server.respond = in_turn(answer(200, {UNTIL: formatdate(time.time(), usegmt=True)}), answer(200))
     until = (int(time.time()) + 9 * HOUR) * 10**9
-    assert azure(immutable="1h", lock_mode="unlocked").keep(["packs/a"], until=until - 1) == {"packs/a": None}
-    (asked,) = server.requests
-    assert asked.method == "PUT" and "comp=immutabilityPolicies" in asked.target
+    assert azure(immutable="1h", lock_mode="unlocked").keep([VERSION], until=until - 1) == [None]
+    looked, asked = server.requests  # such a policy could be made shorter
+    assert looked.method == "HEAD"
+    assert asked.method == "PUT" and "comp=immutabilityPolicies" in asked.target and "versionid=2026" in asked.target
     assert seconds(asked.headers[UNTIL]) * 10**9 == until
     assert asked.headers["x-ms-immutability-policy-mode"] == "Unlocked"
 
@@ -92,19 +97,18 @@ def test_what_is_locked_for_longer_already_stays_so(server, azure, hours):
     later = formatdate(time.time() + hours * HOUR, usegmt=True)
     server.respond = in_turn(IMMUTABLE, answer(200, {UNTIL: later}))
     until = int((time.time() + 9 * HOUR) * 10**9)
-    error = azure(immutable="1h").keep(["packs/a"], until=until)["packs/a"]
+    (error,) = azure(immutable="1h").keep([VERSION], until=until)
     assert error is None if hours > 9 else error.kind == "locked"
 
 
 def test_what_is_not_there_cannot_be_kept(server, azure):
     storage = azure(immutable="1h")
     server.respond = in_turn(ABSENT)
-    assert isinstance(storage.keep(["packs/a"], until=1)["packs/a"], NotFound)
+    assert isinstance(storage.keep([VERSION], until=1)[0], NotFound)
     server.respond = in_turn(ABSENT)
-    with pytest.raises(NotFound):
-        storage.kept_until("packs/a")
+    assert isinstance(storage.kept_until([VERSION])[0], NotFound)
     server.respond = in_turn(answer(200, {"Last-Modified": MODIFIED}))
-    assert storage.kept_until("packs/a") == 0
+    assert storage.kept_until([VERSION]) == [0]
 
 
 @pytest.mark.parametrize("said", ["true", "false", None])
@@ -134,14 +138,19 @@ def test_what_was_there_at_a_time_is_read(server, azure):
         storage.put_new("packs/c", b"x")
 
 
-def test_what_deleting_leaves_is_found_and_let_go(server, azure):
-    blobs = version("packs/a", 1), version("packs/a", 2), version("packs/b", 3, current=True), version("packs/c", 4)
+def test_versions_are_told_and_let_go(server, azure):
+    blobs = version("packs/a", 1), version("packs/a", 2), version("packs/b", 3, current=True)
     server.respond = in_turn(listing(*blobs))
     storage = azure()
-    assert [(info.name, info.size) for info in storage.leftovers("packs")] == [("packs/a", 3), ("packs/c", 4)]
+    there = list(storage.versions("packs/"))
+    assert [(each.name, each.size, each.newest) for each in there] == [
+        ("packs/a", 1, False), ("packs/a", 2, False), ("packs/b", 3, True)
+    ]  # fmt: skip
     server.requests.clear()
-    server.respond = in_turn(listing(*blobs), answer(202), answer(202), IMMUTABLE)
-    told = storage.clear(["packs/a", "packs/c"])
-    assert told["packs/a"] is None and told["packs/c"].kind == "locked"
-    deleted = [request.target for request in server.requests if request.method == "DELETE"]
-    assert len(deleted) == 3 and all("versionid=2026-11-26T19%3A00%3A00.000000" in target for target in deleted)
+    storage.lanes = 1  # so that answers come in order
+    server.respond = in_turn(answer(202), IMMUTABLE, ABSENT)
+    gone, locked, missing = storage.clear(there)
+    assert gone is None and missing is None and locked.kind == "locked"
+    assert [request.target.partition("?")[2] for request in server.requests] == [
+        f"versionid=2026-11-26T19%3A00%3A00.000000{number}Z" for number in (1, 2, 3)
+    ]
