@@ -57,7 +57,12 @@ class Stale(MemoryStorage):
 
 
 class Refusing(MemoryStorage):
-    capabilities = Capabilities(exclusive_create=False, fresh_listing=True, object_lock=True)
+    capabilities = Capabilities(exclusive_create=False, fresh_listing=True)
+
+
+class Locking(MemoryStorage):
+    def can_lock(self):
+        return True
 
 
 class Brief(MemoryStorage):
@@ -89,6 +94,7 @@ class Undeleting(MemoryStorage):
         (Pretending, Capabilities(exclusive_create=False, fresh_listing=True)),
         (Stale, Capabilities(exclusive_create=True, fresh_listing=False)),
         (Refusing, Refusing.capabilities),
+        (Locking, Capabilities(exclusive_create=True, fresh_listing=True, object_lock=True)),
         (Asking, ALL),
         (Brief, Capabilities(exclusive_create=False, fresh_listing=True)),
     ],
@@ -111,6 +117,20 @@ def test_an_object_among_others_is_found(tmp_path):
     storage.put_new("repository", b"x")
     assert probe(storage) == ALL
     assert [item.name for item in storage.list("")] == ["repository"]
+
+
+@pytest.mark.parametrize("immutable", [0, 1])
+def test_who_may_not_ask_about_locks_is_only_refused_where_they_are_wanted(monkeypatch, immutable):
+    def refused(self):
+        raise StorageFailed("No.", kind="storage-denied")
+
+    monkeypatch.setattr(MemoryStorage, "can_lock", refused)
+    monkeypatch.setattr(MemoryStorage, "immutable", immutable)
+    if immutable:
+        with pytest.raises(StorageFailed, match="No"):
+            probe(MemoryStorage())
+    else:
+        assert probe(MemoryStorage()) == ALL
 
 
 def test_what_cannot_be_deleted_is_said():
