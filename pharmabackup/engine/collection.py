@@ -19,7 +19,7 @@ from pharmabackup.engine.moving import Proved, publish
 from pharmabackup.engine.packs import check_region, read_directory
 from pharmabackup.engine.segments import CHANGED, read_segments
 from pharmabackup.engine.unlocked import Statement, Unlocked
-from pharmabackup.errors import Conflict, Damaged, Error, NotFound, Unsupported
+from pharmabackup.errors import Conflict, Damaged, NotFound, Unsupported
 from pharmabackup.format import pack as layout
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.keys import Slot
@@ -101,13 +101,19 @@ def condemn(unlocked: Unlocked, garbage: Garbage, packs: Collection[bytes]) -> b
 
 
 def finish(
-    unlocked: Unlocked, now: int, look: Look, *, proved: Mapping[bytes, Proved] | None = None
+    unlocked: Unlocked,
+    now: int,
+    look: Look,
+    *,
+    proved: Mapping[bytes, Proved] | None = None,
+    refused: set[bytes] | None = None,
 ) -> set[bytes] | None:
     """Carry a collection that was begun to its end, whoever began it; the packs that it deleted.
 
     One that a revoked slot began, or came to execute, ends without deleting: what it names may be a thief's choice.
     Then it gives None, and what was to be deleted has to begin anew.
     `proved`: what packs hold that this collector has just written and read back; others are read when it matters.
+    `refused` takes packs that the storage has locked.
     NotFound when another collection goes on, Damaged, StorageFailed.
     """
     state = read_condemned(unlocked)
@@ -127,7 +133,10 @@ def finish(
     if not set(packs) <= set(split(begun.record.packs, 32, "collection")):
         raise malformed("collection", f"number {number} deletes what it has not condemned")
     names = [ids.pack_name(pack) for pack in packs] + [ids.index_name(segment) for segment in segments]
-    _delete(unlocked, names, look)
+    locked = _delete(unlocked, names, look)
+    left = {pack for pack in packs if ids.pack_name(pack) in locked}
+    if refused is not None:
+        refused |= left
     listed = set(split(begun.record.transactions, ids.ID_SIZE, "collection"))
     _delete(
         unlocked,
@@ -135,7 +144,7 @@ def finish(
         look,
     )
     _end(unlocked, number)
-    return set(packs)
+    return set(packs) - left
 
 
 def _end(unlocked: Unlocked, number: int) -> None:
@@ -256,16 +265,19 @@ def own_entries(
     return found
 
 
-def _delete(unlocked: Unlocked, names: list[str], look: Look) -> None:
+def _delete(unlocked: Unlocked, names: list[str], look: Look) -> set[str]:
     """StorageFailed when one is still there: then the collection is not finished.
 
-    What is locked is left to later prunes (`Garbage.left`): nobody relies on it, whether it is there or not.
+    But for what is locked, which it gives. That is left to later prunes (`Garbage.left`): nobody relies on it,
+    whether it is there or not.
     """
+    locked = set[str]()
     for start in range(0, len(names), DELETE_AT_ONCE):
         look()
         results = unlocked.storage.delete(names[start : start + DELETE_AT_ONCE])
-        problem: Error | None = next(
-            (error for error in results.values() if error is not None and error.kind != "locked"), None
-        )
-        if problem is not None:
-            raise problem
+        failed = {name: error for name, error in results.items() if error is not None}
+        locked |= {name for name, error in failed.items() if error.kind == "locked"}
+        for name, problem in failed.items():
+            if name not in locked:
+                raise problem
+    return locked

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pharmabackup import ids
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.collection import condemn, finish, storage_now
 from pharmabackup.engine.garbage import Garbage, look_for_garbage
@@ -134,10 +135,12 @@ class _Pruning:
             garbage.index.close()
         if moved is None:
             return False
-        deleted = finish(unlocked, now, look, proved=moved.proved)
+        refused = set[bytes]()
+        deleted = finish(unlocked, now, look, proved=moved.proved, refused=refused)
         if deleted is None:
             return False
         self.reporter.bytes += max(0, sum(garbage.sizes.get(pack, 0) for pack in deleted) - moved.bytes)
+        self._refused |= {ids.pack_name(pack): garbage.sizes[pack] for pack in refused & garbage.sizes.keys()}
         unlocked.renewed()
         find = clear_hidden if unlocked.roster_hash == roster else hidden_leftovers
         for finding in _pending(unlocked, lambda: self._refused | find(unlocked)):

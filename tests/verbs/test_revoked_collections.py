@@ -12,7 +12,7 @@ import pytest
 import pharmabackup as pb
 from pharmabackup import clock, ids
 from pharmabackup.engine import garbage
-from pharmabackup.engine.condemned import read_condemned
+from pharmabackup.engine.condemned import burnt_names, let_go, read_condemned
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
@@ -109,6 +109,26 @@ def test_what_a_thief_spoilt_is_done_all_the_same(staff: Staff, site: Site, time
         assert prune(staff.repo).bytes > 0
     done = stored(staff.repo._unlocked.storage, "collections")
     assert {"collections/1/done", "collections/2/done"} <= set(done)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_a_thief_named_is_not_taken_for_what_a_collection_let_go(
+    staff: Staff, site: Site, time: Time, both: bool
+) -> None:
+    """It is shunned all the same. Only what an honest one let go goes without being condemned again."""
+    thief = Thief(staff)
+    site.change()
+    site.back_up(staff.repo)
+    forget_all_but(staff.repo, 1, time)
+    staff.repo.revoke("the supplier", reason="stolen")
+    unlocked = staff.repo._unlocked
+    packs = thief.all_of("packs")
+    if both:
+        thief.put(Condemn(1, packs, b"", b""))
+    else:
+        unlocked.put(Kind.CONDEMN, "collections/1/condemn", Condemn(1, packs, b"", b""))
+    thief.put(Execute(1, packs, b""))
+    assert burnt_names(unlocked) and not let_go(unlocked)
 
 
 @pytest.mark.parametrize("executed", [False, True])
