@@ -8,7 +8,7 @@ SECONDS = 20
 SEED = 0
 PARALLEL = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test nightly check fix bench fuzz clean
+.PHONY: demo test nightly protocol storages check fix bench fuzz clean
 
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "pharmabackup needs Python 3.11 or newer: install one, or run make PYTHON=..."; exit 1; }
@@ -24,9 +24,16 @@ test: $(VENV)/.ready  ## all tests, a file on each processor
 	sh tests/setup.sh
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)  # sets in one order: the simulation does the same each time
 
-nightly: $(VENV)/.ready  ## an hour of simulation, model, killed processes and cut lines; SEED=1000 begins with that machine
-	PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest \
-		tests/model tests/verbs/test_kill_any.py tests/simulation tests/storage
+NIGHT = PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest
+
+nightly: protocol storages  ## both; `make -j2 nightly` at once
+
+protocol: $(VENV)/.ready  ## an hour of model, killed processes and simulation; SEED=1000 begins with that machine
+	$(NIGHT) tests/model tests/verbs/test_kill_any.py tests/simulation
+
+storages: $(VENV)/.ready  ## an hour of weather, and lines that are cut at every byte
+	sh tests/setup.sh
+	$(NIGHT) tests/storage
 
 check: $(VENV)/.ready  ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .
