@@ -316,6 +316,16 @@ def test_what_an_attacker_hid_and_replaced_is_restored(client, options, data, tm
             repo.backup([pb.Files(data, name="data")])
 
 
+def leave_garbage(repo, data) -> None:
+    """Two snapshots, of which the older is forgotten for good."""
+    for _ in range(2):
+        (data / "a").write_bytes(os.urandom(1 << 20))
+        repo.backup([pb.Files(data, name="data")])
+    repo.configure(forget_delay=timedelta(0))
+    repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
+    time.sleep(1.1)  # S3 counts in seconds, and a forget takes effect after its own
+
+
 def kept(repo) -> dict[str, int]:
     there = [version for version in of(repo._unlocked.storage) if version.newest and not version.deleted]
     told = repo._unlocked.storage.kept_until(there)
@@ -416,12 +426,7 @@ def test_what_a_collection_let_go_is_no_attack(options, data, tmp_path, monkeypa
     url, state = fresh(), tmp_path / "state"
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
     with pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=state) as repo:
-        for _ in range(2):
-            (data / "a").write_bytes(os.urandom(1 << 20))
-            repo.backup([pb.Files(data, name="data")])
-        repo.configure(forget_delay=timedelta(0))
-        repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
-        time.sleep(1.1)
+        leave_garbage(repo, data)
         repo.apply(repo.propose_prune())
         assert hidden(repo._unlocked.storage)
     with pb.Repository.open(url, WHO, storage_options=options | {"immutable": "2h"}, state_dir=state) as repo:
@@ -471,12 +476,7 @@ def test_who_may_not_list_versions_can_prune(options, data, tmp_path, monkeypatc
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
     state = tmp_path / "state"
     with pb.Repository.create(fresh(), WHO, storage_options=options | {"immutable": "1h"}, state_dir=state) as repo:
-        for _ in range(2):
-            (data / "a").write_bytes(os.urandom(1 << 20))
-            repo.backup([pb.Files(data, name="data")])
-        repo.configure(forget_delay=timedelta(0))
-        repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
-        time.sleep(1.1)
+        leave_garbage(repo, data)
 
         def refused(self, client, prefix, at):
             raise StorageFailed("no.", kind="storage-denied")
@@ -491,12 +491,7 @@ def test_who_may_not_list_versions_can_prune(options, data, tmp_path, monkeypatc
 def test_a_bucket_with_versions_and_no_lock_is_left_its_versions(options, data, tmp_path, monkeypatch):
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
     with pb.Repository.create(fresh(), WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
-        for _ in range(2):
-            (data / "a").write_bytes(os.urandom(1 << 20))
-            repo.backup([pb.Files(data, name="data")])
-        repo.configure(forget_delay=timedelta(0))
-        repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
-        time.sleep(1.1)
+        leave_garbage(repo, data)
         assert repo.apply(repo.propose_prune()).findings == ()
         assert hidden(repo._unlocked.storage)
 
@@ -527,12 +522,7 @@ def test_a_prune_leaves_what_is_locked_to_a_later_one(client, options, data, tmp
     given = options | {"immutable": "4s"}
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
     with pb.Repository.create(url, WHO, storage_options=given, state_dir=state) as repo:
-        repo.backup([pb.Files(data, name="data")])
-        (data / "a").write_bytes(os.urandom(1 << 20))
-        repo.backup([pb.Files(data, name="data")])
-        repo.configure(forget_delay=timedelta(0))
-        repo.apply(repo.propose_forget(snapshots=[repo.snapshots()[-1]]))
-        time.sleep(1.1)
+        leave_garbage(repo, data)
         storage = repo._unlocked.storage
         packs = {info.name for info in storage.list("packs")}
         report = repo.apply(repo.propose_prune())
