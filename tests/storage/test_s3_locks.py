@@ -488,6 +488,28 @@ def test_who_may_not_list_versions_can_prune(options, data, tmp_path, monkeypatc
         assert len(list(repo._unlocked.storage.list("packs"))) < before
 
 
+@pytest.mark.parametrize(
+    ("written", "pruned"),
+    [(None, "1h"), ("1h", "1s")],
+    ids=["never locked, and the period is not over", "locked for longer than who prunes thinks"],
+)
+def test_what_was_deleted_stays_readable_as_of_before(options, data, tmp_path, monkeypatch, written, pruned):
+    monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
+    url, state = fresh(), tmp_path / "state"
+    with pb.Repository.create(
+        url, WHO, storage_options=options | ({"immutable": written} if written else {}), state_dir=state
+    ) as repo:
+        leave_garbage(repo, data)
+    with pb.Repository.open(url, WHO, storage_options=options | {"immutable": pruned}, state_dir=state) as repo:
+        storage = repo._unlocked.storage
+        assert [each.code for each in repo.apply(repo.propose_prune()).findings] == ["deletion-pending"]
+        gone = hidden(storage)
+        time.sleep(2.2)
+        assert [each.code for each in repo.apply(repo.propose_prune()).findings] == ["deletion-pending"]
+        assert gone and hidden(storage) == gone
+        assert all(any(not each.deleted for each in of(storage, name)) for name in gone)
+
+
 def test_a_bucket_with_versions_and_no_lock_is_left_its_versions(options, data, tmp_path, monkeypatch):
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
     with pb.Repository.create(fresh(), WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
