@@ -63,19 +63,17 @@ def write(
 ) -> Written:
     """Add one record to this slot's chain, or queue it. InvalidInput when the format does not hold it.
 
-    Of what is done with what was there at a time, nothing is recorded: it could go nowhere.
+    What is done with what was there at a time is queued for the place as it is now.
     """
-    if unlocked.storage.read_only:
-        return Written(
-            None, kept=False, waiting=0, why="What was there then is not changed.", lost=None, changed=None
-        )
     said = unlocked.reason if reason is None else reason
     entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
     number, why, kept = None, "", True
     chain = _Chain(unlocked)
     with unlocked.auditing:
         try:
-            if not (why := chain.deliver()):
+            if unlocked.storage.read_only:
+                why = "What was there then is not changed."
+            elif not (why := chain.deliver()):
                 number = chain.append(entry)
         except Error as error:
             why = error.message
@@ -89,6 +87,7 @@ def write(
                     chain.deliver()  # the other one may have ended before it saw this one
                 number = chain.delivered.get(name)
         left = len(auditlocal.queued(unlocked))
+        unlocked.lost_records += not kept
     return Written(number, kept, left, why, chain.lost, chain.changed)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -100,9 +101,13 @@ def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
         return
 
 
+def _queue(unlocked: Unlocked) -> Path:
+    return (unlocked.audited or unlocked.state) / QUEUE
+
+
 def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
     """Keep it here, durably, behind all others: its name there; None when that cannot be."""
-    folder = unlocked.state / QUEUE
+    folder = _queue(unlocked)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
@@ -122,7 +127,7 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
 def queued(unlocked: Unlocked) -> list[str]:
     """Names, the oldest first."""
     try:
-        names = os.listdir(unlocked.state / QUEUE)
+        names = os.listdir(_queue(unlocked))
     except OSError:
         return []
     return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
@@ -134,7 +139,7 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
 
     None where nothing can be taken out of the queue: it would be delivered again and again.
     """
-    folder = unlocked.state / QUEUE
+    folder = _queue(unlocked)
     try:
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError:
@@ -156,7 +161,7 @@ def _locked(file: int) -> bool:
 def waiting(unlocked: Unlocked, name: str) -> Entry | None:
     """None when it is gone, or not what was written."""
     try:
-        data = (unlocked.state / QUEUE / name).read_bytes()
+        data = (_queue(unlocked) / name).read_bytes()
         return wire.decoder(Entry).decode(_key(unlocked).open(data, CONTEXT + name.encode()))
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return None
@@ -164,7 +169,7 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
 
 def delivered(unlocked: Unlocked, name: str) -> None:
     """It is in the chain. OSError."""
-    (unlocked.state / QUEUE / name).unlink(missing_ok=True)
+    (_queue(unlocked) / name).unlink(missing_ok=True)
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

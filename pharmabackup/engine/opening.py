@@ -224,6 +224,7 @@ def _unlock(
         keyring=keyring,
         opener=found.opener,
         state=state_folder(state_dir) / state_name(storage.location, slot.id, repository),
+        audited=state_folder(state_dir) / state_name(storage.present, slot.id, repository),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -83,6 +83,8 @@ class Unlocked:
     keyring: Keyring
     opener: Opener = field(repr=False)  # what opens this slot's keyrings, those to come as well
     state: Path  # this repository's folder on this machine: caches that may be deleted
+    audited: Path | None = None  # the one where audit records wait, if another: of the place as it is now
+    lost_records: int = field(init=False, default=0)  # audit records that nobody was told of, and that are nowhere
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
@@ -190,6 +192,10 @@ class Unlocked:
         keyring = self.keyring
         own = keyring.naming[0].key if keyring.naming else keyring.signing or keyring.block_names
         return hashing.derive(purpose, own)
+
+    def own_key(self, purpose: str) -> bytes:
+        """The same, for what no other slot of the domain may open either, such as names of files."""
+        return hashing.derive(purpose, self.keyring.signing or self._own_naming.key)
 
     # ------------------------------------------------------------ records
 

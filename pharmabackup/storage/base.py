@@ -153,6 +153,11 @@ class Storage(ABC):
         return size, checksum
 
     @property
+    def present(self) -> str:
+        """`location` as it is now, where this is what was there at a time."""
+        return self.location
+
+    @property
     def read_only(self) -> bool:
         """Whether nothing can be changed there: what was there at a time is read."""
         return False

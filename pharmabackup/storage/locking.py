@@ -49,6 +49,7 @@ class LockingStorage(RemoteStorage[Client]):
         self._as_of = as_of
         self._then: Mapping[str, Version] | None = None  # what was there at that time
         self._then_lock = threading.Lock()
+        self._present = location
         super().__init__(location if as_of is None else f"{location} as of {iso(from_ns(as_of))}", *where, **how)
 
     # What an adapter does besides: one request each
@@ -74,6 +75,10 @@ class LockingStorage(RemoteStorage[Client]):
         """Delete up to `remove_together` versions; a result for each, in order. What was not there is None."""
 
     # What everybody gets from it
+
+    @property
+    def present(self) -> str:
+        return self._present
 
     @property
     def read_only(self) -> bool:

@@ -6,6 +6,7 @@ It knows counts, ids and codes. Paths, patterns and names of files stay out: eve
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ EVENTS = frozenset({
     "audit-verify", "drill",
 })  # fmt: skip
 """What the library itself says was done; docs/audit.md has the same."""
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Reported = TypeVar("Reported", bound=Report)
@@ -170,6 +173,8 @@ class Journal:
             self._write("read", "done", facts={"snapshots": seen, **looks})
         elif not self._told:
             self._write("open", "done")
+        if lost := self._unlocked.lost_records:  # no report can tell
+            _log.warning("Audit records of %s that are nowhere: %d.", self._unlocked.storage.location, lost)
 
     def _write(
         self, event: str, outcome: str, *, subject: str = "", facts: Mapping[str, object] | None = None
@@ -207,15 +212,15 @@ def audit_id_of(slot: bytes, number: int) -> str:
 def told(written: Written, unlocked: Unlocked) -> list[Finding]:
     """What is wrong with where a record went."""
     found, location = [], unlocked.storage.location
-    if not written.kept:
+    lost, unlocked.lost_records = unlocked.lost_records, 0  # those of verbs that give no report, too
+    if lost:
         found.append(
             Finding(
                 code="audit-lost",
                 severity="warning",
                 subject="audit",
-                message=f"What was done is recorded nowhere, not on this machine either. {written.why}",
-                remedy="Write down what was done, when, by whom and why."
-                + ("" if unlocked.storage.read_only else " Make room in the state folder."),
+                message=f"Records of what was done that are nowhere, not here either: {lost}. {written.why}".rstrip(),
+                remedy="Write down what was done, when, by whom and why. Make room in the state folder.",
                 location=location,
             )
         )

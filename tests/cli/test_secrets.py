@@ -189,3 +189,47 @@ def test_no_colour_without_a_terminal(backed_up: Any, spawn: Call) -> None:
     for arguments in (("snapshots",), ("check",), ("backup", *backed_up.sources()), ("--help",)):
         answer = spawn(*arguments, TERM="xterm-256color")
         assert "\x1b" not in answer.out + answer.err
+
+
+def _shown(process: Any) -> tuple[bytes, int]:
+    """What the lists of processes show of it and its children while it runs, and how often that was looked at."""
+    shown, looks = b"", 0
+    while process.poll() is None:
+        pids, looks = [process.pid], looks + 1
+        for pid in pids:
+            for what in ("cmdline", "environ"):
+                try:
+                    shown += Path(f"/proc/{pid}/{what}").read_bytes()
+                except OSError:
+                    continue  # it has ended
+            try:
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            except OSError:
+                continue
+            pids += [int(child) for child in children.split()]
+    process.communicate()
+    return shown, looks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("verb", ["backup", "restore", "snapshots", "passphrase"])
+def test_lists_of_processes_do_not_show_it(bare: Any, call: Call, start: Call, verb: str) -> None:
+    path, new = private(bare.root / "secret", SECRET), private(bare.root / "new", "another passphrase of the tests")
+    given = ["--credential", f"file:{path}"]
+    assert call("backup", *given, *bare.sources()).code == 0
+    arguments = {
+        "backup": bare.sources(),
+        "restore": [bare.root / "out"],
+        "snapshots": [],
+        "passphrase": ["--new", f"file:{new}"],
+    }
+    process = start(verb, *given, *arguments[verb])
+    shown, looks = _shown(process)
+    assert process.returncode == 0 and looks > 3 and str(path).encode() in shown
+    assert SECRET.encode() not in shown and b"another passphrase" not in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_the_environment_of_a_process_is_shown_to_its_user(place: Any, start: Call) -> None:
+    """Which is why a file is better; and that looking finds it."""
+    assert SECRET.encode() in _shown(start("snapshots"))[0]

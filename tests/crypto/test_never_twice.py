@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -64,7 +65,9 @@ class World:
             found = [key for slot in slots for key in (slot.id, slot.signing, slot.recipient)]
             found += [key for generation in generations for key in (generation.catalogue, generation.reader)]
             found += [slot.argon2id.salt for slot in slots if slot.argon2id is not None]
-        assert len(found) > 15
+            found += [domain.id for domain in unlocked.roster.domains]
+            found += [key.key for key in unlocked.keyring.naming]
+        assert len(found) >= 6
         return [key for key, times in Counter(found).items() if times > 1]
 
     def end(self) -> None:
@@ -95,6 +98,12 @@ class World:
         replicas = [replica] if known else []
         repo.apply(repo.propose_repair(replicas=replicas, sources=[pb.Files(self.root)]))
 
+    def revoke(self, repo: pb.Repository, _: pb.Repository) -> None:
+        key = pb.KeyFile.create(self._base / f"{next(_numbers)}.key")
+        name = f"a till, number {next(_numbers)}"
+        repo.enrol("device", key.recipient, name=name, domain=f"branch {next(_numbers)}")
+        repo.revoke(name, reason="stolen")
+
     def restore(self, repo: pb.Repository, _: pb.Repository) -> None:
         if repo.snapshots():
             repo.restore(self._base / f"out-{next(_numbers)}")
@@ -105,6 +114,9 @@ DEEDS: dict[str, Callable[[World, pb.Repository, pb.Repository], object]] = {
     "check": lambda _, repo, __: repo.check(read_data=1.0),
     "copy": lambda _, repo, replica: repo.copy(replica),
     "enrol": lambda _, repo, __: repo.enrol("owner", PASSPHRASE_OF_ANOTHER, name=f"slot {next(_numbers)}"),
+    "revoke": World.revoke,
+    "split": lambda _, repo, __: repo.split_recovery(),
+    "configure": lambda _, repo, __: repo.configure(forget_delay=timedelta(days=next(_numbers) % 14)),
     "rotate": lambda _, repo, __: repo.rotate(reason="a laptop was lost"),
     "change the passphrase": World.change_passphrase,
     "hold": lambda _, repo, __: repo.snapshots() and repo.hold(repo.snapshots()[0], reason="a dispute"),
@@ -152,6 +164,7 @@ def test_in_any_order(record: Record, tmp_path: Path, deeds: list[str]) -> None:
     world, before = World(tmp_path), len(record.sealed)
     for deed in ["back up", *deeds]:
         world.attempt(deed)
+    assert world.keys_again() == []
     world.end()
     assert len(record.sealed) > before
     assert record.problems() == []

@@ -181,13 +181,29 @@ def test_a_medium_that_cannot_be_written_to(tmp_path: Path, documents: Path, che
             assert repo.audit_verify().state == "ok"
 
 
+def test_what_no_report_can_tell_of_is_logged(
+    tmp_path: Path, storage: Refusing, documents: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _open(tmp_path) as repo:
+        repo.backup([pb.Files(documents)])
+        storage.refuses = True
+        (repo._unlocked.state / auditlocal.QUEUE).write_text("not a folder")
+        repo.snapshot().open("file").read()
+        assert not caplog.records
+    assert "that are nowhere: 2." in caplog.text
+    (repo._unlocked.state / auditlocal.QUEUE).unlink()
+
+
 def test_neither_storage_nor_this_machine_keeps_it(tmp_path: Path, storage: Refusing, documents: Path) -> None:
     """A restore is never refused for that. What a program wants to be recorded fails."""
     with _open(tmp_path) as repo:
         repo.backup([pb.Files(documents)])
         storage.refuses = True
         (repo._unlocked.state / auditlocal.QUEUE).write_text("not a folder")
+        repo.hold(repo.snapshot(), reason="a dispute")  # it gives no report that could tell
         report = repo.restore(tmp_path / "out")
+        (lost,) = (finding for finding in report.findings if finding.code == "audit-lost")
+        assert "here either: 3." in lost.message  # and the restore's two
         assert codes(report) == {"audit-lost"} and (tmp_path / "out" / "documents" / "file").exists()
         with pytest.raises(pb.StorageFailed) as caught:
             repo.record("trial", {})

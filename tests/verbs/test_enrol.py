@@ -19,10 +19,13 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine import enrolment, garbage, opening
 from pharmabackup.engine.carrying import copy_keys
+from pharmabackup.engine.dataset import open_cache
+from pharmabackup.engine.filecache import FileCache
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import domain_of
 from pharmabackup.format.keys import NamingKey, ReaderKey, Role
 from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.crew import unchecked
 from tests.verbs.faults import BusyStorage, near_and_far
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, open_at, prune, stored, twin
 
@@ -140,6 +143,39 @@ def test_keys_that_follow_reach_every_slot(staff: Staff, site: Site, tmp_path: P
         assert (keyring.naming, keyring.signing) == (before[role].naming, before[role].signing)
         staff.open(f"the {role}").check()
     site.all_restore(opened["restorer"], tmp_path / "out")
+
+
+# ------------------------------------------------------------ what a till knows of itself
+
+
+def test_a_tills_memory_of_names_opens_to_no_other_slot(staff: Staff, site: Site) -> None:
+    """It has the names of files of its last snapshots. Whoever copies the folder needs that till's own key."""
+    first, second = staff.enrol("device", "till-1"), staff.enrol("device", "till-2")
+    site.back_up(first)
+    site.back_up(second)
+    own, other = first._unlocked, second._unlocked
+    dataset = site.root.name
+    assert own.naming_key == other.naming_key and open_cache(own, dataset).load() is not None
+    name = hashing.derive("dataset", own.own_key("file cache") + dataset.encode())
+    assert FileCache(own.state, own.own_key("file cache"), name).load() is not None
+    for purpose in ("file cache", "index cache", "history cache", "audit"):
+        for key in (other.own_key(purpose), other.purpose_key(purpose)):
+            assert FileCache(own.state, key, name).load() is None
+
+
+def test_a_till_has_no_key_for_what_it_backed_up_itself(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """Also without the checks: not a byte comes out."""
+    till = staff.enrol("device", "till-1")
+    (site.root / "letter").write_bytes(b"Nobody Atall, 999 000 0000; " * 500)
+    made = site.back_up(till)
+    till.close()  # while it runs, it has the keys that it has just made
+    till = staff.open("till-1")
+    (own,) = (snapshot for snapshot in till.snapshots() if snapshot.id == made)
+    with unchecked(till), pytest.raises((pb.Damaged, pb.Incomplete)):
+        till.restore(tmp_path / "out", snapshots=[own])
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and site.root not in path.parents:
+            assert b"Nobody Atall" not in path.read_bytes()
 
 
 # ------------------------------------------------------------ domains
