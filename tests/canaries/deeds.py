@@ -150,10 +150,24 @@ def everything(teller: Teller) -> None:
         with two_weeks_later():
             teller.show(repo.apply(teller.show(repo.propose_prune()), progress=hear))
         drill(teller, shares)
+        till(teller, repo)
         repo.change_passphrase(pb.Passphrase(c.NEW_PASSPHRASE))
         teller.show(repo._unlocked)
         teller.show(repo._unlocked.keyring)
         teller.show(repo._unlocked.opener)
+
+
+def till(teller: Teller, repo: pb.Repository) -> None:
+    """A device of its own, with a key file that lies beside all that is searched."""
+    key = pb.KeyFile.create(teller.folder.parent / "till.key")
+    repo.enrol("device", key.recipient, name="till")
+    teller.show(key)
+    with pb.Repository.open(teller.repository, key, state_dir=teller.state) as own:
+        teller.show(own)
+        teller.show(own.backup(teller.sources, reason=c.REASON, progress=teller.hear))
+        teller.fails(lambda: own.restore(teller.out()), pb.NotPermitted)
+        teller.show(own._unlocked)
+        teller.show(own._unlocked.opener)
 
 
 def drill(teller: Teller, shares: tuple[str, ...]) -> None:

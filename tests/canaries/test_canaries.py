@@ -88,8 +88,9 @@ def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
         found[f"reader key {place}, ML-KEM"], found[f"reader key {place}, X25519"] = reader.key[:64], reader.key[64:]
     pair = unlocked.opener.private.raw
     found |= {"passphrase's pair, ML-KEM": pair[:64], "passphrase's pair, X25519": pair[64:]}
-    for purpose in ("index cache", "file cache", "history cache", "check schedule"):
+    for purpose in ("index cache", "history cache", "check schedule"):
         found[purpose] = unlocked.purpose_key(purpose)
+    found["file cache"] = unlocked.own_key("file cache")
     index = Index(unlocked, chunks=False)
     index.load()
     for place, wrapped in enumerate(wrapped for wrapped in index.blocks.keys if wrapped.wraps):
@@ -97,6 +98,21 @@ def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
     index.close()
     assert "transaction's key 1" in found and all(len(key) >= 32 for key in found.values())
     return found
+
+
+def till_keys(folder: Path) -> dict[str, bytes]:
+    """What the key file of the device holds and opens."""
+    key = pb.KeyFile(folder.parent / "till.key")
+    with pb.Repository.open(folder / "repository", key) as own:
+        ring, pair = own._unlocked.keyring, own._unlocked.opener.private.raw
+        assert ring.signing is not None and not ring.readers
+        return {
+            "till's seed": key.reveal(),
+            "till's pair, ML-KEM": pair[:64],
+            "till's pair, X25519": pair[64:],
+            "till's signing seed": ring.signing,
+            "till's file cache": own._unlocked.own_key("file cache"),
+        }
 
 
 def _unwrapped(unlocked: Unlocked, wrapped: WrappedKey) -> bytes:
@@ -129,6 +145,7 @@ def keys(aviary: Aviary) -> dict[str, list[bytes]]:
             found[f"{what} recovery key"] = pb.Shares(*some).reveal()
             pair = PrivateKey.from_seed(found[f"{what} recovery key"]).raw
             found[f"{what} pair, ML-KEM"], found[f"{what} pair, X25519"] = pair[:64], pair[64:]
+        found |= till_keys(aviary.folder)
         return c.keys(found) | c.shares(shares)
 
 
