@@ -73,7 +73,8 @@ def _read_label(device: str) -> str | None:
     blkid = shutil.which("blkid", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if blkid is None:
         return None
-    command = [blkid, "--match-tag", "LABEL", "--output", "value", device]
+    # Not from its cache: that believes for two seconds what it has read, also when another disk has come meanwhile.
+    command = [blkid, "--probe", "--match-tag", "LABEL", "--output", "value", device]
     done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)
     return done.stdout.removesuffix("\n") or None
 
