@@ -6,6 +6,7 @@ by a server on this machine that knows nothing of S3. They show what is made of 
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -118,6 +119,8 @@ WHOLE = {
 }
 
 
+# botocore forgets an answer that it cannot parse: its socket is closed when Python comes to it, and no sooner.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", list(WHOLE))
 def test_an_answer_that_ends_without_a_word_at_any_byte_is_asked_for_again(server, s3, what):
     whole, is_right = WHOLE[what]
@@ -127,6 +130,7 @@ def test_an_answer_that_ends_without_a_word_at_any_byte_is_asked_for_again(serve
         assert is_right(s3), f"cut after {whole[:offset][-30:]!r}"
         # Of a HEAD's answer, what follows its last line that is needed may be missing.
         assert len(server.requests) == 2 or what == "info"
+    gc.collect()  # here, and not in a test that has no part in it
 
 
 def test_an_answer_to_head_without_a_length_is_asked_for_again(server, s3):
