@@ -184,9 +184,12 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> Jobs:
         )
     remote, *flags = place.rclone(port, f"{where}-rclone")
     rclone: list[str | Path] = ["rclone", "--config", "/dev/null", "--transfers", TRANSFERS, *flags, "copy"]
+    plain = {
+        name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"
+    }  # it does not start with it
     found["rclone"] = (
-        lambda: run([*rclone, source.folder, remote], log=log),
-        lambda target: run([*rclone, remote, target], log=log),
+        lambda: run([*rclone, source.folder, remote], env=plain, log=log),
+        lambda target: run([*rclone, remote, target], env=plain, log=log),
     )
     return found
 
