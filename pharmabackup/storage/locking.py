@@ -95,7 +95,7 @@ class LockingStorage(RemoteStorage[Client]):
 
     def lock_for(self, period: int, *, assumed: bool) -> None:
         demanded = period
-        if period:
+        if period and not self.read_only:
             try:
                 demanded = period if self.can_lock() else 0
             except StorageFailed as error:
@@ -180,15 +180,16 @@ class LockingStorage(RemoteStorage[Client]):
         with self._then_lock:
             if self._then is None:
                 found: dict[str, Version] = {}
-                keeps = True
+                versioned = plain = False  # whether there are objects with versions, and without
                 for name, versions in groupby(self.versions(""), lambda version: version.name):
                     each = [*versions]
-                    keeps = not all(version.id in NO_VERSION for version in each)
+                    real = any(version.id not in NO_VERSION for version in each)  # others are from before versions
+                    versioned, plain = versioned or real, plain or not real
                     then = [version for version in each if version.modified <= self._as_of]
                     newest = max(then, key=lambda one: (one.modified, one.newest, one.deleted), default=None)
                     if newest is not None and not newest.deleted:
                         found[name] = newest
-                if not keeps:
+                if plain and not versioned:
                     raise Unsupported(
                         f"{self.location} keeps no versions, so that what was there before cannot be read.",
                         kind="capability",
@@ -203,7 +204,11 @@ class LockingStorage(RemoteStorage[Client]):
             return None
         if self._then is None or name not in self._then:
             raise failures.missing(self.location, name)
-        return self._then[name].id
+        return self._then[name].id or None  # Azure's objects of before versions have none
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._then_lock = threading.Lock()  # another thread may have held it
 
     def _told(self, do: Callable[[Client], None]) -> Error | None:
         if self.read_only:

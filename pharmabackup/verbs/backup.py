@@ -176,9 +176,8 @@ class _Run:
         self._heads = self._history.heads(self._unlocked.slot.id)
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)
         self._ground = survey(self._unlocked, self._index, listing=listing)
-        for finding in history_findings(self._history, self._unlocked.storage.location):
-            self._reporter.find(finding)
-        for finding in lock_findings(self._unlocked, lambda: self._history):  # before anything relies on it
+        told = history_findings(self._history, self._unlocked.storage.location)
+        for finding in (*told, *lock_findings(self._unlocked, lambda: self._history)):  # before anything relies on it
             self._reporter.find(finding)
         for source in sources:
             if on_same_device(self._unlocked, source):

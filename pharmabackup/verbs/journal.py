@@ -157,6 +157,7 @@ class Journal:
             )
         written = self._write(event, "done", facts=facts)
         if not written.kept:
+            self._unlocked.lost_records -= 1  # whoever calls is told
             raise StorageFailed(
                 f"That is recorded nowhere. {written.why}",
                 kind="audit-lost",

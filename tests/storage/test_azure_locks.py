@@ -138,6 +138,17 @@ def test_what_was_there_at_a_time_is_read(server, azure):
         storage.put_new("packs/c", b"x")
 
 
+def test_what_is_older_than_the_versions_of_a_place_is_read_too(server, azure):
+    """Versions were switched on later: the last object has none, and the others have."""
+    old = version("packs/z", 4, hour=10, current=True)
+    old = old.partition("<VersionId>")[0] + old.partition("</VersionId>")[2]
+    content = answer(206, {"Last-Modified": MODIFIED, "Content-Range": "bytes 0-3/4"}, b"abcd")
+    server.respond = in_turn(listing(version("packs/a", 1, hour=10, current=True), old), content)
+    storage = azure(as_of="2026-11-26T13:00:00Z")
+    assert [info.name for info in storage.list("")] == ["packs/a", "packs/z"]
+    assert storage.get_range("packs/z", 0, 4) == b"abcd" and "versionid" not in server.requests[-1].target
+
+
 def test_versions_are_told_and_let_go(server, azure):
     blobs = version("packs/a", 1), version("packs/a", 2), version("packs/b", 3, current=True)
     server.respond = in_turn(listing(*blobs))
