@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
@@ -10,7 +12,23 @@ import pytest
 from pharmabackup.errors import Error, StorageFailed
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload
 
+EVERY = 1 if os.environ.get("PHARMABACKUP_PROFILE") == "nightly" else 6
+CALLS_MAX = 1000
+
 near_and_far = pytest.mark.parametrize("lanes", [1, 8], ids=["near", "far"])
+
+
+def any_call() -> Iterator[int]:
+    """Numbers of calls at which to do something, until the caller has seen the verb end before that call.
+
+    All at night. With every change some: the first, and each sixth from one that the test's name decides, so that
+    cases of one test meet different ones, and each case the same ones every time.
+    """
+    first = zlib.crc32(os.environ["PYTEST_CURRENT_TEST"].encode()) % EVERY
+    if first:
+        yield 0
+    yield from range(first, CALLS_MAX, EVERY)
+    pytest.fail("it never ends")
 
 
 class Dead(StorageFailed):

@@ -5,7 +5,6 @@ What `repository` says is of the first. Nothing is condemned, and no collection 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.ailing import Ward
-from tests.verbs.faults import Dead, DyingStorage
+from tests.verbs.faults import Dead, DyingStorage, any_call
 from tests.verbs.site import Site, Time, forget_all_but, only_before, open_at, prune, stored, twin
 
 
@@ -173,7 +172,7 @@ def test_what_is_left_when_it_dies_is_harmless_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: MemoryStorage, site: Site, time: Time, after: bool
 ) -> None:
     cleared = False
-    for dies_at in itertools.count():
+    for dies_at in any_call():
         inner = twin(memory)
         before = stored(inner, "")
         storage, state = DyingStorage(inner, deletes=True), tmp_path / f"state-{dies_at}"

@@ -16,10 +16,9 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.results import Proposal
 from pharmabackup.storage.base import Storage
 from pharmabackup.storage.memory import MemoryStorage
-from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage, any_call
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
-CALLS_MAX = 1000
 
 
 @dataclass
@@ -140,7 +139,7 @@ def _mended(case: Case, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_it_dies_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case, after: bool) -> None:
-    for dies_at in range(CALLS_MAX):
+    for dies_at in any_call():
         inner, where = _twin(case.damaged), tmp_path / f"{dies_at}"
         storage = DyingStorage(inner, deletes=True)
         with _open(monkeypatch, storage, where / "one") as repo:
@@ -158,7 +157,6 @@ def test_it_dies_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
             _mended(case, inner, monkeypatch, where / "end")
         if not died:
             return
-    pytest.fail("it never ends")
 
 
 def _meanwhile(
@@ -170,7 +168,7 @@ def _meanwhile(
     prepare: Callable[[pb.Repository], Proposal] | None = None,
 ) -> None:
     """`other` as a whole between any two calls of `one`; then everything is as it should be."""
-    for at in range(CALLS_MAX):
+    for at in any_call():
         inner, where = _twin(case.damaged), tmp_path / f"{at}"
         states = dict(case.states)
         condemned: list[bool] = []
@@ -198,7 +196,6 @@ def _meanwhile(
         case.states = states
         if not storage.interrupted:
             return
-    pytest.fail("it never ends")
 
 
 def _proposed(case: Case) -> Callable[[pb.Repository], Proposal]:
@@ -242,7 +239,7 @@ def test_a_repair_runs_between_any_two_calls_of_a_restore(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
     first = next(iter(case.states))
-    for at in range(CALLS_MAX):
+    for at in any_call():
         inner, where = _twin(case.damaged), tmp_path / f"{at}"
 
         def meanwhile(inner: MemoryStorage = inner, where: Path = where) -> None:
@@ -258,7 +255,6 @@ def test_a_repair_runs_between_any_two_calls_of_a_restore(
         assert found == case.states[first]
         if not storage.interrupted:
             return
-    pytest.fail("it never ends")
 
 
 def test_a_repair_runs_between_any_two_calls_of_a_backup(
