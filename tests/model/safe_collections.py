@@ -76,7 +76,7 @@ def c10(rules: Rules) -> Built:
     return frozenset({Fate("S0")}), (Writer("T", "n", rules), Collector("C", rules, runs=2), late)
 
 
-@case("C11", "a writer on the packs of one that is under way, two collectors", asks_again=False)
+@case("C11", "a writer on the packs of one that is under way, two collectors", nightly=True, asks_again=False)
 def c11(rules: Rules) -> Built:
     store = DEAD | {pack("T0n", "n"), segment("IT0n", "n T0n"), Intent("T0", 0, names("T0n"))}
     at = WriterAt("recheck", first=1, written=frozenset({("n", "T0n")}), intents=1)
@@ -101,7 +101,11 @@ def slept() -> Store:
     }
 
 
-@case("C12", "a helper of collection 1, which let X stay, wakes before its execute; a writer, two more collections")
+@case(
+    "C12",
+    "a helper of collection 1, which let X stay, wakes before its execute; a writer, two more collections",
+    nightly=True,
+)
 def c12(rules: Rules) -> Built:
     asleep = CollectorAt("execute", number=1, packs=names("X"))
     return slept(), (Writer("U", "d", rules), Collector("C", rules, runs=2), Collector("D", rules, start=asleep))
@@ -184,7 +188,7 @@ def c25(rules: Rules) -> Built:
     return DEAD, (Collector("C", rules),)
 
 
-@case("C26", "packs that are all alive are joined, or not; a writer, a restore", asks_again=False)
+@case("C26", "packs that are all alive are joined, or not; a writer, a restore", nightly=True, asks_again=False)
 def c26(rules: Rules) -> Built:
     store: Store = frozenset(
         {pack("P", "c"), pack("Q", "d"), segment("I0", "c P", "d Q"), commit("S1", "c d"), pack("Z", "z")}

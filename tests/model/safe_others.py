@@ -44,7 +44,13 @@ def r5(rules: Rules) -> Built:
     return HALF_DEAD | {Ripe("S1")}, (Holder("H", "S1", rules), others.forget("S1"), Collector("C", rules, runs=2))
 
 
-@case("R6", "a restore under a hold, a forget, two collectors, listings in parts", paged=True, commits=False)
+@case(
+    "R6",
+    "a restore under a hold, a forget, two collectors, listings in parts",
+    nightly=True,
+    paged=True,
+    commits=False,
+)
 def r6(rules: Rules) -> Built:
     return HALF_DEAD | {Ripe("S1")}, (
         Holder("H", "S1", rules),
@@ -189,7 +195,12 @@ def o1(rules: Rules) -> Built:
     )
 
 
-@case("O2", "a device is revoked while it backs up, another relies on its packs; a collector", asks_again=False)
+@case(
+    "O2",
+    "a device is revoked while it backs up, another relies on its packs; a collector",
+    nightly=True,
+    asks_again=False,
+)
 def o2(rules: Rules) -> Built:
     return DEAD | {Roster(0, names("x y"))}, (
         others.revoke("x"),
@@ -252,7 +263,7 @@ def l1(rules: Rules) -> Built:
     return store, (others.unlock("X"), Writer("T", "d", rules), Collector("C", rules, runs=2, late=True))
 
 
-@case("L2", "a lock is put on what is just being deleted, two collectors", quiet="", asks_again=False)
+@case("L2", "a lock is put on what is just being deleted, two collectors", nightly=True, quiet="", asks_again=False)
 def l2(rules: Rules) -> Built:
     return DEAD, (
         others.lock("X"),

@@ -22,7 +22,12 @@ REVOKED = ENROLLED | {Roster(1, names("m"), names("m"))}
 # ---------------------------------------------------------------- revoked in the middle
 
 
-@case("K1", "a maintainer is revoked while it collects, and sleeps; a writer, another collector", everywhere=True)
+@case(
+    "K1",
+    "a maintainer is revoked while it collects, and sleeps; a writer, another collector",
+    nightly=True,
+    everywhere=True,
+)
 def k1(rules: Rules) -> Built:
     return DEAD | ENROLLED, (
         others.revoke("m"),
@@ -42,7 +47,13 @@ def k2(rules: Rules) -> Built:
     )
 
 
-@case("K3", "the same, two copies of a block, two others, who hear of it or not", commits=False, asks_again=False)
+@case(
+    "K3",
+    "the same, two copies of a block, two others, who hear of it or not",
+    nightly=True,
+    commits=False,
+    asks_again=False,
+)
 def k3(rules: Rules) -> Built:
     return TWICE | ENROLLED, (
         others.revoke("m"),
@@ -122,12 +133,12 @@ def k10(rules: Rules) -> Built:
     )
 
 
-@case("K11", "such a thief, two collectors that know of it", commits=False)
+@case("K11", "such a thief, two collectors that know of it", nightly=True, commits=False)
 def k11(rules: Rules) -> Built:
     return HALF_DEAD | REVOKED, (others.Thief("m"), Collector("C", rules), Collector("D", rules))
 
 
-@case("K12", "such a thief, two collectors that hear of it or not", commits=False)
+@case("K12", "such a thief, two collectors that hear of it or not", nightly=True, commits=False)
 def k12(rules: Rules) -> Built:
     return TWICE | ENROLLED, (
         others.revoke("m"),
