@@ -317,7 +317,7 @@ def test_words_that_cannot_be_recorded_are_refused_before_anything_is_done(place
         {"large": "x" * (2 << 20)},
         {str(number): 1 for number in range(1001)},
     ],
-    ids=str,
+    ids=["deep", "a number for a name", "large", "many"],
 )
 def test_facts_that_cannot_be_recorded_are_refused_and_do_not_wait(repo: pb.Repository, facts: Any) -> None:
     before = told(repo)
