@@ -60,10 +60,12 @@ def write(
     subject: str = "",
     reason: str | None = None,
     facts: Mapping[str, object] | None = None,
+    reported: bool = False,
 ) -> Written:
     """Add one record to this slot's chain, or queue it. InvalidInput when the format does not hold it.
 
-    What is done with what was there at a time is queued for the place as it is now.
+    `reported`: whoever calls tells by himself that it is nowhere. What is done with what was there at a time is
+    queued for the place as it is now.
     """
     said = unlocked.reason if reason is None else reason
     entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
@@ -87,7 +89,7 @@ def write(
                     chain.deliver()  # the other one may have ended before it saw this one
                 number = chain.delivered.get(name)
         left = len(auditlocal.queued(unlocked))
-        unlocked.lost_records += not kept
+        unlocked.lost_records += not (kept or reported)
     return Written(number, kept, left, why, chain.lost, chain.changed)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine.statefolder import PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.storage.local_os import try_lock
@@ -21,7 +22,6 @@ from pharmabackup.storage.local_os import try_lock
 CONTEXT = b"audit"
 HEADS = "audit-heads"
 VERIFIED = "audit-verified"
-QUEUE = "audit-queue"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
 BAD_MAX = 1000  # of a slot; where more records are damaged, nothing is kept, and all are read each time
 
@@ -101,15 +101,12 @@ def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
         return
 
 
-def _queue(unlocked: Unlocked) -> Path:
-    return (unlocked.audited or unlocked.state) / QUEUE
-
-
 def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
     """Keep it here, durably, behind all others: its name there; None when that cannot be."""
-    folder = _queue(unlocked)
+    folder = unlocked.queue
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder.parent, folder):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
         name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
         sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
@@ -126,11 +123,27 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
 
 def queued(unlocked: Unlocked) -> list[str]:
     """Names, the oldest first."""
+    return _names(unlocked.queue)
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        names = os.listdir(_queue(unlocked))
+        names = os.listdir(folder)
     except OSError:
         return []
     return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
+
+
+def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
+    """How many records of each other slot wait on this machine for the same place: by the slot's first digits."""
+    own = PLACE.match(unlocked.queue.name)
+    assert own is not None
+    waiting = dict[str, int]()
+    for folder in unlocked.queue.parent.glob(f"{own['repository']}-*-{own['place']}-*"):
+        found = PLACE.match(folder.name)
+        if found is not None and found["slot"] != own["slot"] and (count := len(_names(folder))):
+            waiting[found["slot"]] = count
+    return waiting
 
 
 @contextmanager
@@ -139,7 +152,7 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
 
     None where nothing can be taken out of the queue: it would be delivered again and again.
     """
-    folder = _queue(unlocked)
+    folder = unlocked.queue
     try:
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError:
@@ -161,7 +174,7 @@ def _locked(file: int) -> bool:
 def waiting(unlocked: Unlocked, name: str) -> Entry | None:
     """None when it is gone, or not what was written."""
     try:
-        data = (_queue(unlocked) / name).read_bytes()
+        data = (unlocked.queue / name).read_bytes()
         return wire.decoder(Entry).decode(_key(unlocked).open(data, CONTEXT + name.encode()))
     except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return None
@@ -169,7 +182,7 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
 
 def delivered(unlocked: Unlocked, name: str) -> None:
     """It is in the chain. OSError."""
-    (_queue(unlocked) / name).unlink(missing_ok=True)
+    (unlocked.queue / name).unlink(missing_ok=True)
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

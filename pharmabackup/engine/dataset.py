@@ -269,7 +269,7 @@ class DatasetSink(Sink):
 
 def open_cache(unlocked: Unlocked, dataset: str) -> FileCache:
     """This machine's memory of a dataset. Its file's name says nothing about the dataset's."""
-    key = unlocked.own_key("file cache")
+    key = unlocked.purpose_key("file cache")
     return FileCache(unlocked.state, key, derive("dataset", key + dataset.encode()))
 
 

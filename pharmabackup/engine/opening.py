@@ -22,7 +22,14 @@ from pharmabackup.engine.keyrings import (
     read_whole,
 )
 from pharmabackup.engine.passphrase_tries import tries
-from pharmabackup.engine.statefolder import StrPath, check_identity, forget_place, state_folder, state_name
+from pharmabackup.engine.statefolder import (
+    AUDIT_QUEUE,
+    StrPath,
+    check_identity,
+    forget_place,
+    state_folder,
+    state_name,
+)
 from pharmabackup.errors import Conflict, Damaged, NotFound, WrongCredential
 from pharmabackup.format.keys import Keyring, Roster, Slot
 from pharmabackup.format.repository import (
@@ -136,7 +143,9 @@ def open_repository(
     NotFound when there is none, WrongCredential, Unsupported, StorageFailed, Damaged("another-repository").
     """
     storage, record = _connected(url, storage_options)
-    check_identity(storage.location, record.id, state_folder(state_dir), expected)
+    check_identity(
+        storage.present, record.id, state_folder(state_dir), expected, forgets=storage.present == storage.location
+    )
     return _unlock(storage, record, credential, state_dir, meanwhile)
 
 
@@ -224,7 +233,7 @@ def _unlock(
         keyring=keyring,
         opener=found.opener,
         state=state_folder(state_dir) / state_name(storage.location, slot.id, repository),
-        audited=state_folder(state_dir) / state_name(storage.present, slot.id, repository),
+        queue=state_folder(state_dir) / AUDIT_QUEUE / state_name(storage.present, slot.id, repository),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)

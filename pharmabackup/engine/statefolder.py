@@ -18,7 +18,8 @@ from pathlib import Path
 from pharmabackup.errors import Damaged, InvalidInput
 
 StrPath = str | os.PathLike[str]
-NAME = re.compile(r"(?P<repository>[0-9a-f]{16})-[0-9a-f]{8}-(?P<place>[0-9a-f]{8})-")
+PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
+AUDIT_QUEUE = "audit-queue"  # in it, a folder each: whoever looks for what was where does not find them
 EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 
 
@@ -42,10 +43,11 @@ def state_name(location: str, slot: bytes, repository: bytes) -> str:
     return f"{repository.hex()[:16]}-{slot.hex()[:8]}-{_place(location)}-{place}"
 
 
-def check_identity(location: str, repository: str, state: Path, expected: str | None) -> None:
+def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:
     """Damaged("another-repository") when it is not the expected one; without that, not the one that was there before.
 
-    `repository`: the id, 64 hexadecimal digits. InvalidInput when too little of it is expected.
+    `repository`: the id, 64 hexadecimal digits. `forgets`: where one is expected, what is known of others there is of
+    no use any more. InvalidInput when too little is expected.
     """
     if expected is not None:
         wanted = expected.strip().lower()
@@ -56,7 +58,8 @@ def check_identity(location: str, repository: str, state: Path, expected: str | 
             )
         if not repository.startswith(wanted):
             raise _another(location, wanted)
-        forget_place(location, state, but=repository)
+        if forgets:
+            forget_place(location, state, but=repository)
         return
     others = {found["repository"] for found in _known(location, state)} - {repository[:16]}
     if others:
@@ -64,7 +67,10 @@ def check_identity(location: str, repository: str, state: Path, expected: str | 
 
 
 def forget_place(location: str, state: Path, *, but: str = "") -> None:
-    """What this machine knew of another repository there is of no use any more: a person has said so."""
+    """What this machine knew of another repository there is of no use any more: a person has said so.
+
+    But for audit records that wait: they are of use when that one is there again.
+    """
     for found in _known(location, state):
         if found["repository"] != but[:16]:
             shutil.rmtree(state / found.string, ignore_errors=True)
@@ -85,7 +91,7 @@ def _known(location: str, state: Path) -> list[re.Match[str]]:
     except OSError:
         return []
     place = _place(location)
-    return [found for name in names if (found := NAME.match(name)) and found["place"] == place]
+    return [found for name in names if (found := PLACE.match(name)) and found["place"] == place]
 
 
 def _place(location: str) -> str:

@@ -83,8 +83,8 @@ class Unlocked:
     keyring: Keyring
     opener: Opener = field(repr=False)  # what opens this slot's keyrings, those to come as well
     state: Path  # this repository's folder on this machine: caches that may be deleted
-    audited: Path | None = None  # the one where audit records wait, if another: of the place as it is now
-    lost_records: int = field(init=False, default=0)  # audit records that nobody was told of, and that are nowhere
+    queue: Path  # where audit records wait for that place as it is now
+    lost_records: int = field(init=False, default=0)  # audit records that are nowhere; under `auditing`
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
@@ -147,6 +147,12 @@ class Unlocked:
         """Whether what is written now can be read."""
         return self.catalogue_id in self._catalogue
 
+    def take_lost(self) -> int:
+        """How many audit records are nowhere that nobody was told of. Now somebody is."""
+        with self.auditing:
+            lost, self.lost_records = self.lost_records, 0
+        return lost
+
     def renewed(self, listing: Listing | None = None) -> bool:
         """Whether there are rosters, and perhaps keys, that were not known; they are now."""
         if sum(1 for _ in (listing or self.storage.list)("roster")) <= len(self.rosters):
@@ -185,17 +191,12 @@ class Unlocked:
         return self._catalogue[self.catalogue_id]
 
     def purpose_key(self, purpose: str) -> bytes:
-        """A key for one purpose on this machine: of this slot's domain, or of a slot that names nothing itself.
+        """A key for one purpose on this machine, which no other slot can come to.
 
-        Every role holds the last one. Only a passphrase that opens nothing to write or restore has no other.
+        What is kept under it is believed as if it had been verified just now, and has names of files. A slot whose
+        signing key cannot be read, since that keyring is damaged, keeps things under what opens its keyrings.
         """
-        keyring = self.keyring
-        own = keyring.naming[0].key if keyring.naming else keyring.signing or keyring.block_names
-        return hashing.derive(purpose, own)
-
-    def own_key(self, purpose: str) -> bytes:
-        """The same, for what no other slot of the domain may open either, such as names of files."""
-        return hashing.derive(purpose, self.keyring.signing or self._own_naming.key)
+        return hashing.derive(purpose, self.keyring.signing or self.opener.secret)
 
     # ------------------------------------------------------------ records
 

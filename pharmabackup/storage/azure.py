@@ -238,7 +238,7 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
         }
 
     def _keep(self, client: httpx.Client, version: Version, until: int) -> None:
-        query = {"comp": "immutabilityPolicies", "versionid": version.id}
+        query = {"comp": "immutabilityPolicies", **_of(version)}
         headers = self._policy(until) | {"Content-Length": "0"}
         try:
             if self._lock_mode == "Unlocked" and self._kept(client, version) >= until:
@@ -252,7 +252,7 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
                 raise
 
     def _kept(self, client: httpx.Client, version: Version) -> int:
-        query = {"versionid": version.id}
+        query = _of(version)
         try:
             answer = self._ask(client, "HEAD", self._plain(version.name), query=query, good=(200,))
         except _Absent:
@@ -260,7 +260,7 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
         return _ns(answer.headers.get("x-ms-immutability-policy-until-date")) or 0
 
     def _forget(self, client: httpx.Client, versions: Sequence[Version]) -> Sequence[Error | None]:
-        return [self._deleted(client, self._plain(each.name), {"versionid": each.id}) for each in versions]
+        return [self._deleted(client, self._plain(each.name), _of(each)) for each in versions]
 
     def now(self) -> int:
         return now_ns() + self._ahead
@@ -357,6 +357,11 @@ def _known(given: Mapping[str, str], account: str) -> dict[str, str]:
         scheme, suffix = parts.get("DefaultEndpointsProtocol", "https"), parts.get("EndpointSuffix")
         text["account_url"] = f"{scheme}://{text['account_name']}.blob.{suffix or 'core.windows.net'}"
     return text
+
+
+def _of(version: Version) -> dict[str, str]:
+    """How a version is asked for. One from before the container kept versions has no id, and is the blob itself."""
+    return {"versionid": version.id} if version.id else {}
 
 
 def _code(answer: httpx.Response) -> str:

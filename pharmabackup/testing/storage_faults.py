@@ -36,7 +36,7 @@ class StorageFaults(ABC):
 
     server: tuple[str, int]
     offsets: tuple[int, ...] = WITHIN  # bytes after which the line is cut
-    small_offsets: tuple[int, ...] = tuple(range(0, 600, 47))  # the same, of answers that are small
+    small_offsets: tuple[int, ...] = tuple(range(0, 600, 97))  # the same, of answers that are small
 
     @abstractmethod
     def make(self, port: int) -> Storage:

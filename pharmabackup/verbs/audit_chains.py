@@ -84,6 +84,26 @@ class Chains:
             fetched = reader.fetch(places, sum(len(look.places) for look in looks))
             for look in looks:
                 yield from self._judge(look, severity, fetched)
+        yield from self._waiting()
+
+    def _waiting(self) -> Iterator[Finding]:
+        """Records that other credentials have left on this machine, and that lack in their chains meanwhile."""
+        names = {slot.id.hex()[:8]: slot for slot in self._unlocked.roster.slots}
+        for digits, count in sorted(auditlocal.queued_by_others(self._unlocked).items()):
+            slot = names.get(digits)
+            if slot is None:
+                continue
+            gone = slot.revoked is not None
+            yield Finding(
+                code="audit-queued",
+                severity="info",
+                subject=f"audit/{slot.id.hex()}",
+                message=f"Audit records of {slot.name} that wait on this machine, and are not in storage: {count}.",
+                remedy="That credential was revoked: they stay here. Keep the state folder, they are evidence."
+                if gone
+                else "They go there when that credential opens the place on this machine.",
+                location=self._unlocked.storage.location,
+            )
 
     def _choose(self, chain: Chain) -> _Look:
         """Which records are read."""

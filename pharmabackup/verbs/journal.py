@@ -155,9 +155,8 @@ class Journal:
             raise InvalidInput(
                 f"{event!r} is what the library itself records.", remedy="Give what you record another name."
             )
-        written = self._write(event, "done", facts=facts)
+        written = self._write(event, "done", facts=facts, reported=True)
         if not written.kept:
-            self._unlocked.lost_records -= 1  # whoever calls is told
             raise StorageFailed(
                 f"That is recorded nowhere. {written.why}",
                 kind="audit-lost",
@@ -174,14 +173,20 @@ class Journal:
             self._write("read", "done", facts={"snapshots": seen, **looks})
         elif not self._told:
             self._write("open", "done")
-        if lost := self._unlocked.lost_records:  # no report can tell
+        if lost := self._unlocked.take_lost():  # no report can tell
             _log.warning("Audit records of %s that are nowhere: %d.", self._unlocked.storage.location, lost)
 
     def _write(
-        self, event: str, outcome: str, *, subject: str = "", facts: Mapping[str, object] | None = None
+        self,
+        event: str,
+        outcome: str,
+        *,
+        subject: str = "",
+        facts: Mapping[str, object] | None = None,
+        reported: bool = False,
     ) -> Written:
         self._told = True
-        return write(self._unlocked, event, outcome, subject=subject, facts=facts)
+        return write(self._unlocked, event, outcome, subject=subject, facts=facts, reported=reported)
 
     def _permit(self) -> None:
         """NotPermitted where this role may not read, or a reason is missing that the owner asks for."""
@@ -197,9 +202,9 @@ class Journal:
 
     def _reported(self, report: Reported, written: Written) -> Reported:
         unlocked = self._unlocked
-        known = {(finding.code, finding.subject) for finding in report.findings}
-        more = told(written, unlocked)
-        findings = (*report.findings, *(item for item in more if (item.code, item.subject) not in known))
+        known = {(finding.code, finding.subject, finding.location) for finding in report.findings}
+        more = [item for item in told(written, unlocked) if (item.code, item.subject, item.location) not in known]
+        findings = (*report.findings, *more)
         audit_id = None if written.number is None else audit_id_of(unlocked.keyring.slot, written.number)
         return dataclasses.replace(
             report, findings=findings, state=worst(findings), audit_id=report.audit_id or audit_id
@@ -213,8 +218,7 @@ def audit_id_of(slot: bytes, number: int) -> str:
 def told(written: Written, unlocked: Unlocked) -> list[Finding]:
     """What is wrong with where a record went."""
     found, location = [], unlocked.storage.location
-    lost, unlocked.lost_records = unlocked.lost_records, 0  # those of verbs that give no report, too
-    if lost:
+    if lost := unlocked.take_lost():  # of verbs that give no report, too
         found.append(
             Finding(
                 code="audit-lost",
@@ -233,7 +237,12 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 subject="audit",
                 message=f"Audit records that wait on this machine, and are not in storage yet: "
                 f"{written.waiting}. {written.why}".rstrip(),
-                remedy="They go there with the next record that it takes. Do not delete the state folder until then.",
+                remedy=(
+                    "They go there when the place is opened as it is now, here and with the same credential."
+                    if unlocked.storage.read_only
+                    else "They go there with this credential's next record that it takes."
+                )
+                + " Do not delete the state folder until then.",
                 location=location,
             )
         )

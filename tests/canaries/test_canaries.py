@@ -88,9 +88,8 @@ def keys_of(unlocked: Unlocked) -> dict[str, bytes]:
         found[f"reader key {place}, ML-KEM"], found[f"reader key {place}, X25519"] = reader.key[:64], reader.key[64:]
     pair = unlocked.opener.private.raw
     found |= {"passphrase's pair, ML-KEM": pair[:64], "passphrase's pair, X25519": pair[64:]}
-    for purpose in ("index cache", "history cache", "check schedule"):
+    for purpose in ("index cache", "history cache", "check schedule", "file cache", "audit"):
         found[purpose] = unlocked.purpose_key(purpose)
-    found["file cache"] = unlocked.own_key("file cache")
     index = Index(unlocked, chunks=False)
     index.load()
     for place, wrapped in enumerate(wrapped for wrapped in index.blocks.keys if wrapped.wraps):
@@ -111,7 +110,7 @@ def till_keys(folder: Path) -> dict[str, bytes]:
             "till's pair, ML-KEM": pair[:64],
             "till's pair, X25519": pair[64:],
             "till's signing seed": ring.signing,
-            "till's file cache": own._unlocked.own_key("file cache"),
+            "till's file cache": own._unlocked.purpose_key("file cache"),
         }
 
 

@@ -127,6 +127,7 @@ def opened(stored_roster: bytes) -> Unlocked:
         keyring=keyring(repository),
         opener=opener(),
         state=Path("nowhere"),
+        queue=Path("nowhere"),
     )
 
 

@@ -73,3 +73,27 @@ def fake_gcs(tmp_path_factory):
 
     with gcs.fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def client(seaweedfs):
+    """Of a bucket with versions and locks."""
+    from tests.servers import s3
+
+    client = seaweedfs.client()
+    client.create_bucket(Bucket=s3.LOCKED, ObjectLockEnabledForBucket=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def options(seaweedfs, client):
+    return seaweedfs.options
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a").write_bytes(os.urandom(3 << 20))
+    return folder

@@ -16,43 +16,12 @@ import pytest
 import pharmabackup as pb
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.locks import Renewed
-from pharmabackup.errors import Damaged, InvalidInput, NotFound, StorageFailed, Unsupported
+from pharmabackup.errors import InvalidInput, NotFound, StorageFailed, Unsupported
 from pharmabackup.storage import connect
 from tests.servers import s3
+from tests.storage.locked import WHO, fresh, key, of, restored, versions
 
 HOUR = 3600 * 10**9
-WHO = pb.Passphrase("correct horse battery staple")
-
-
-@pytest.fixture(scope="module")
-def client(seaweedfs):
-    client = seaweedfs.client()
-    client.create_bucket(Bucket=s3.LOCKED, ObjectLockEnabledForBucket=True)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def options(seaweedfs, client):
-    return seaweedfs.options
-
-
-def fresh() -> str:
-    return f"s3://{s3.LOCKED}/{secrets.token_hex(8)}"
-
-
-def key(storage, name: str) -> str:
-    return f"{storage.location.removeprefix(f's3://{s3.LOCKED}/')}/{name}"
-
-
-def versions(client, storage, name: str = "") -> list[dict]:
-    answer = client.list_object_versions(Bucket=s3.LOCKED, Prefix=key(storage, name))
-    return [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
-
-
-def of(storage, name: str = ""):
-    """The versions of an object, or of all, as the adapter lists them."""
-    return [version for version in storage.versions(name) if not name or version.name == name]
 
 
 def until(storage, name: str) -> int:
@@ -146,78 +115,6 @@ def test_a_bucket_without_locks_is_refused_before_anything_is_stored(options, tm
 # Versions
 
 
-def wait(moment: datetime | None = None) -> datetime:
-    """A moment between what came before and what comes after: the server counts in seconds."""
-    time.sleep(1.1)
-    moment = datetime.now(UTC)
-    time.sleep(1.1)
-    return moment
-
-
-@pytest.fixture(scope="module")
-def attacked(client, seaweedfs):
-    """A storage whose objects an attacker hid, replaced and added to; and a time before that."""
-    storage = connect(fresh(), storage_options=seaweedfs.options)
-    for name in ("packs/aa/a", "packs/aa/b", "packs/c"):
-        storage.put_new(name, name.encode() * 100)
-    moment = wait()
-    storage.delete(["packs/aa/a", "packs/c"])
-    client.put_object(Bucket=s3.LOCKED, Key=key(storage, "packs/aa/b"), Body=b"evil")
-    storage.put_new("packs/c", b"evil")
-    storage.put_new("packs/d", b"evil")
-    yield storage, moment
-    storage.close()
-
-
-@pytest.mark.parametrize("page", [1, 2, 1000])
-def test_what_was_there_at_a_time_is_read(attacked, options, page):
-    storage, moment = attacked
-    then = connect(storage.location, storage_options=options | {"as_of": moment})
-    with _pages_of(then, page):
-        assert sorted(info.name for info in then.list("")) == ["packs/aa/a", "packs/aa/b", "packs/c"]
-        assert sorted(info.name for info in then.list("packs/aa")) == ["packs/aa/a", "packs/aa/b"]
-        for name in ("packs/aa/a", "packs/aa/b", "packs/c"):
-            assert then.get(name, limit=2000) == name.encode() * 100
-            assert then.get_range(name, 5, 10) == (name.encode() * 100)[5:15]
-            assert then.info(name).size == len(name) * 100
-            assert then.checksum(name)[0] == len(name) * 100
-        with pytest.raises(NotFound):
-            then.get("packs/d", limit=10)
-        with pytest.raises(NotFound):
-            then.info("packs/d")
-    then.close()
-
-
-def test_before_anything_was_there_nothing_is(attacked, options):
-    storage, moment = attacked
-    then = connect(storage.location, storage_options=options | {"as_of": (moment - timedelta(hours=1)).isoformat()})
-    assert list(then.list("")) == []
-    then.close()
-
-
-def test_the_past_cannot_be_changed(attacked, options, client):
-    storage, moment = attacked
-    before = versions(client, storage)
-    then = connect(storage.location, storage_options=options | {"as_of": moment})
-    with pytest.raises(Unsupported, match="as of"):
-        then.put_new("a", b"x")
-    assert isinstance(then.delete(["packs/aa/b"])["packs/aa/b"], Unsupported)
-    assert all(isinstance(error, Unsupported) for error in then.keep(of(then), until=now_ns() + HOUR))
-    assert all(isinstance(error, Unsupported) for error in then.clear(of(then)))
-    assert versions(client, storage) == before
-    then.close()
-
-
-@contextmanager
-def _pages_of(storage, count: int):
-    """Listings of versions in pages of so many."""
-    client = storage._client()
-    client.meta.events.register(
-        "before-parameter-build.s3.ListObjectVersions", lambda params, **_: params.update(MaxKeys=count)
-    )
-    yield
-
-
 def test_what_deleting_leaves_can_be_let_go(client, options):
     storage = connect(fresh(), storage_options=options)
     for name in ("packs/a", "packs/b"):
@@ -255,16 +152,6 @@ def test_what_is_locked_is_not_let_go_before_its_time(client, options):
     storage.close()
 
 
-def test_a_place_without_versions_has_no_past(options):
-    storage = connect(f"s3://{s3.BUCKET}/{secrets.token_hex(8)}", storage_options=options)
-    storage.put_new("packs/a", b"x")
-    then = connect(storage.location, storage_options=options | {"as_of": datetime.now(UTC)})
-    with pytest.raises(Unsupported, match="keeps no versions"):
-        list(then.list(""))
-    for each in (storage, then):
-        each.close()
-
-
 def storage_wait(client, storage) -> float:
     (version,) = (each for each in versions(client, storage, "packs/a") if "Size" in each)
     kept = client.get_object_retention(Bucket=s3.LOCKED, Key=key(storage, "packs/a"), VersionId=version["VersionId"])
@@ -272,47 +159,6 @@ def storage_wait(client, storage) -> float:
 
 
 # Whole repositories
-
-
-@pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "a").write_bytes(os.urandom(3 << 20))
-    return folder
-
-
-def restored(repo, tmp_path) -> bytes:
-    target = tmp_path / secrets.token_hex(4)
-    repo.restore(target)
-    return (target / "data" / "a").read_bytes()
-
-
-def test_what_an_attacker_hid_and_replaced_is_restored(client, options, data, tmp_path):
-    url = fresh()
-    with pb.Repository.create(
-        url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=tmp_path / "state"
-    ) as repo:
-        assert repo.capabilities["object-lock"]
-        repo.backup([pb.Files(data, name="data")])
-        assert repo.check(read_data=1.0).findings == ()
-    moment = wait()
-    storage = connect(url, storage_options=options)
-    names = [info.name for info in storage.list("")]
-    assert set(storage.delete(names).values()) == {None}  # all that these credentials may do
-    for error in storage.clear([version for version in of(storage) if not version.deleted]):
-        assert error is None or error.kind == "locked"
-    client.put_object(Bucket=s3.LOCKED, Key=key(storage, "repository"), Body=b"evil")
-    storage.close()
-    with pytest.raises((NotFound, Damaged)):
-        pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "state").close()
-    then = options | {"as_of": moment, "immutable": "1h"}
-    with pb.Repository.open(url, WHO, storage_options=then, state_dir=tmp_path / "state") as repo:
-        assert restored(repo, tmp_path) == (data / "a").read_bytes()
-        assert [finding.code for finding in repo.check().findings] == ["audit-queued"]
-        assert not [finding for finding in repo.check(read_data=1.0).findings if finding.severity == "critical"]
-        with pytest.raises(Unsupported, match="as of"):
-            repo.backup([pb.Files(data, name="data")])
 
 
 def leave_garbage(repo, data) -> None:
@@ -617,18 +463,3 @@ def test_credentials_that_cannot_delete_can_do_all_but_prune(client, options, da
             assert caught.value.kind == "storage-denied"
         with pb.Repository.open(url, WHO, storage_options=options, state_dir=tmp_path / "state") as repo:
             assert restored(repo, tmp_path) == (data / "a").read_bytes()
-
-
-def test_what_was_read_as_of_a_time_is_recorded_when_the_place_is_next_opened(options, data, tmp_path):
-    url, state = fresh(), tmp_path / "state"
-    with pb.Repository.create(url, WHO, storage_options=options, state_dir=state) as repo:
-        repo.backup([pb.Files(data, name="data")])
-    then = options | {"as_of": wait()}
-    with pb.Repository.open(url, WHO, storage_options=then, state_dir=state, actor="Jaya Patel") as repo:
-        with repo.snapshot("data").open("a") as file:
-            assert file.read(1)
-        assert [each for each in repo.audit() if each.event == "read"] == []
-    with pb.Repository.open(url, WHO, storage_options=options, state_dir=state) as repo:
-        repo.check()
-        told = [each for each in repo.audit() if each.event == "read"]
-        assert told and {each.actor for each in told} == {"Jaya Patel"}

@@ -11,7 +11,9 @@ import pharmabackup as pb
 from pharmabackup.engine import opening
 from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.ailing import Ward
+from tests.verbs.faults import Refusing
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but
+from tests.verbs.staff import Staff
 
 PATIENCE_S = 30
 MakeRepo = Callable[[], pb.Repository]
@@ -89,3 +91,30 @@ def ward(built: Ward, tmp_path: Path, cheap_kdf: None) -> Iterator[Ward]:
 def replica(ward: Ward) -> Iterator[pb.Repository]:
     with ward.replica() as made:
         yield made
+
+
+@pytest.fixture
+def staff(make_repo: MakeRepo, site: Site, tmp_path: Path) -> Iterator[Staff]:
+    repo = make_repo()
+    site.change()
+    site.back_up(repo)
+    made = Staff(repo, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    return folder
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, tmp_path: Path) -> Refusing:
+    storage = Refusing(MemoryStorage("base"), deletes=True)
+    storage.refuses = False
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    pb.Repository.create("memory://x", PASSPHRASE, state_dir=tmp_path / "state").close()
+    return storage

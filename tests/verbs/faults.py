@@ -157,3 +157,14 @@ class BusyStorage(DyingStorage):
         if number == self._at and not self.interrupted:
             self.interrupted = True
             self._meanwhile()
+
+
+class Refusing(DyingStorage):
+    """Takes everything but audit records, while `refuses`."""
+
+    refuses = True
+
+    def put_new(self, name: str, data: Buffer) -> ObjectInfo:
+        if self.refuses and name.startswith("audit/"):
+            raise StorageFailed("It is full.", kind="full", location="test")
+        return super().put_new(name, data)

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import audit as audit_engine
-from pharmabackup.engine import auditlocal, opening
-from pharmabackup.errors import StorageFailed
-from pharmabackup.storage.base import ObjectInfo, Upload
+from pharmabackup.engine import auditlocal
+from pharmabackup.engine.statefolder import AUDIT_QUEUE
+from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from pharmabackup.testing.simulated import SimulatedStorage
 from pharmabackup.testing.simulation import Simulation
 from tests.storage.mounts import tmpfs
-from tests.verbs.faults import BusyStorage, Dead, DyingStorage
+from tests.verbs.faults import BusyStorage, Dead, DyingStorage, Refusing
 from tests.verbs.site import PASSPHRASE, open_at, twin
 
 SECRET = "correct horse battery staple"
@@ -37,37 +37,6 @@ def told(repo: pb.Repository) -> list[tuple[str, str]]:
 
 def codes(report: pb.Report) -> set[str]:
     return {finding.code for finding in report.findings} - {"same-device"}
-
-
-@pytest.fixture
-def documents(tmp_path: Path) -> Path:
-    folder = tmp_path / "documents"
-    folder.mkdir()
-    (folder / "file").write_text("content")
-    return folder
-
-
-class Refusing(DyingStorage):
-    """Takes everything but audit records, while `refuses`."""
-
-    refuses = True
-
-    def put_new(self, name: str, data: Any) -> ObjectInfo:
-        if self.refuses and name.startswith("audit/"):
-            raise StorageFailed("It is full.", kind="full", location="test")
-        return super().put_new(name, data)
-
-    def upload(self) -> Upload:
-        return super().upload()
-
-
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, tmp_path: Path) -> Refusing:
-    storage = Refusing(MemoryStorage("base"), deletes=True)
-    storage.refuses = False
-    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
-    pb.Repository.create("memory://x", PASSPHRASE, state_dir=tmp_path / "state").close()
-    return storage
 
 
 def _twin(storage: MemoryStorage) -> MemoryStorage:
@@ -85,9 +54,9 @@ def _open(tmp_path: Path, state: str = "state", **words: Any) -> pb.Repository:
 
 
 def test_what_storage_does_not_take_waits_and_goes_before_the_next(
-    tmp_path: Path, storage: Refusing, documents: Path
+    tmp_path: Path, refusing: Refusing, documents: Path
 ) -> None:
-    storage.refuses = True
+    refusing.refuses = True
     with _open(tmp_path, actor="Sam Okafor", reason="disk failed") as repo:
         report = repo.backup([pb.Files(documents)])
         assert codes(report) == {"audit-queued"} and report.audit_id is None and report.state == "warning"
@@ -96,7 +65,7 @@ def test_what_storage_does_not_take_waits_and_goes_before_the_next(
         assert finding.severity == "warning" and ": 3. It is full." in finding.message and finding.remedy
         repo.record("trial", {"rows": 1})  # it waits as well, without an error
         assert told(repo) == [("create", "done")]
-    storage.refuses = False
+    refusing.refuses = False
     with _open(tmp_path) as repo:
         report = repo.check()
         assert codes(report) == set() and report.audit_id is not None
@@ -114,29 +83,29 @@ def test_what_storage_does_not_take_waits_and_goes_before_the_next(
         assert repo.audit_verify().state == "ok"
 
 
-def test_what_waits_can_be_read_by_nobody_else(tmp_path: Path, storage: Refusing) -> None:
-    storage.refuses = True
+def test_what_waits_can_be_read_by_nobody_else(tmp_path: Path, refusing: Refusing) -> None:
+    refusing.refuses = True
     with _open(tmp_path, actor="Sam Okafor") as repo:
         repo.record("trial", {"a": "a clear word"})
     files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
-    assert any(auditlocal.QUEUE in path.parts for path in files)
+    assert any(AUDIT_QUEUE in path.parts for path in files)
     for path in files:
         assert b"clear word" not in path.read_bytes() and b"Okafor" not in path.read_bytes()
 
 
 def test_what_was_changed_in_the_queue_is_not_delivered_and_stays_a_finding(
-    tmp_path: Path, storage: Refusing
+    tmp_path: Path, refusing: Refusing
 ) -> None:
-    storage.refuses = True
+    refusing.refuses = True
     with _open(tmp_path) as repo:
         repo.record("one", {})
         repo.record("two", {})
         names = auditlocal.queued(repo._unlocked)
-        first = repo._unlocked.state / auditlocal.QUEUE / names[0]
+        first = repo._unlocked.queue / names[0]
         data = bytearray(first.read_bytes())
         data[-1] ^= 1
         first.write_bytes(data)
-        storage.refuses = False
+        refusing.refuses = False
         assert codes(repo.check()) == {"audit-queued"}
         assert [event for event, _ in told(repo)] == ["create", "two", "check"]
         first.rename(first.with_name(names[1]))  # nor does one pass for another
@@ -144,14 +113,14 @@ def test_what_was_changed_in_the_queue_is_not_delivered_and_stays_a_finding(
 
 
 def test_a_long_queue_is_delivered_in_parts(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit_engine, "AT_ONCE", 4)
-    storage.refuses = True
+    refusing.refuses = True
     with _open(tmp_path) as repo:
         for number in range(10):
             repo.record("tick", {"number": number})
-        storage.refuses = False
+        refusing.refuses = False
         assert codes(repo.check()) == {"audit-queued"}
         assert codes(repo.check()) == {"audit-queued"}
         assert codes(repo.check()) == set()
@@ -181,50 +150,20 @@ def test_a_medium_that_cannot_be_written_to(tmp_path: Path, documents: Path, che
             assert repo.audit_verify().state == "ok"
 
 
-def test_what_no_report_can_tell_of_is_logged(
-    tmp_path: Path, storage: Refusing, documents: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with _open(tmp_path) as repo:
-        repo.backup([pb.Files(documents)])
-        storage.refuses = True
-        (repo._unlocked.state / auditlocal.QUEUE).write_text("not a folder")
-        repo.snapshot().open("file").read()
-        assert not caplog.records
-    assert "that are nowhere: 2." in caplog.text
-    (repo._unlocked.state / auditlocal.QUEUE).unlink()
-
-
-def test_neither_storage_nor_this_machine_keeps_it(tmp_path: Path, storage: Refusing, documents: Path) -> None:
-    """A restore is never refused for that. What a program wants to be recorded fails."""
-    with _open(tmp_path) as repo:
-        repo.backup([pb.Files(documents)])
-        storage.refuses = True
-        (repo._unlocked.state / auditlocal.QUEUE).write_text("not a folder")
-        repo.hold(repo.snapshot(), reason="a dispute")  # it gives no report that could tell
-        report = repo.restore(tmp_path / "out")
-        (lost,) = (finding for finding in report.findings if finding.code == "audit-lost")
-        assert "here either: 3." in lost.message  # and the restore's two
-        assert codes(report) == {"audit-lost"} and (tmp_path / "out" / "documents" / "file").exists()
-        with pytest.raises(pb.StorageFailed) as caught:
-            repo.record("trial", {})
-        assert caught.value.kind == "audit-lost" and caught.value.remedy
-        (repo._unlocked.state / auditlocal.QUEUE).unlink()
-
-
-def test_without_the_state_folder_no_more_is_lost_than_what_waits(tmp_path: Path, storage: Refusing) -> None:
+def test_without_the_state_folder_no_more_is_lost_than_what_waits(tmp_path: Path, refusing: Refusing) -> None:
     with _open(tmp_path) as repo:
         repo.record("one", {})
-        storage.refuses = True
+        refusing.refuses = True
         repo.record("lost", {})
     shutil.rmtree(tmp_path / "state")
-    storage.refuses = False
+    refusing.refuses = False
     with _open(tmp_path) as repo:
         repo.record("two", {})
         assert [event for event, _ in told(repo)] == ["create", "one", "two"]
         assert repo.audit_verify().state == "ok"
 
 
-def test_who_cannot_sign_keeps_his_records_here(tmp_path: Path, storage: Refusing) -> None:
+def test_who_cannot_sign_keeps_his_records_here(tmp_path: Path, refusing: Refusing) -> None:
     """Nothing that he could do: it is no warning."""
     with _open(tmp_path) as repo:
         repo._unlocked.keyring = replace(repo._unlocked.keyring, signing=None)
@@ -247,12 +186,12 @@ def test_a_storage_that_cannot_create_exclusively(tmp_path: Path, documents: Pat
             assert repo.audit_verify().state == "ok"
 
 
-def test_whoever_can_write_to_the_storage_stops_nobody_with_a_name(tmp_path: Path, storage: Refusing) -> None:
+def test_whoever_can_write_to_the_storage_stops_nobody_with_a_name(tmp_path: Path, refusing: Refusing) -> None:
     with _open(tmp_path) as repo:
         repo.record("one", {})
         folder = f"audit/{repo._unlocked.keyring.slot.hex()}"
     for name in ("thumbs.db", "007", "2", "3", "999999999999999999"):
-        storage.put_new(f"{folder}/{name}", b"x")
+        refusing.put_new(f"{folder}/{name}", b"x")
     for state in ("state", "fresh"):
         with _open(tmp_path, state) as repo:
             assert codes(repo.check()) >= {"audit-damaged"}
@@ -269,12 +208,12 @@ def test_whoever_can_write_to_the_storage_stops_nobody_with_a_name(tmp_path: Pat
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("state", ["remembers", "is new"])
 def test_the_storage_dies_at_any_call(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch, after: bool, state: str
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, after: bool, state: str
 ) -> None:
     """Each record is in the chain in the end, once, whenever that was."""
     with _open(tmp_path) as repo:
         repo.record("before", {})
-    base = storage.inner
+    base = refusing.inner
     assert isinstance(base, MemoryStorage)
     for dies_at in range(30):
         inner = _twin(base)
@@ -299,16 +238,16 @@ def test_the_storage_dies_at_any_call(
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_verb_whose_record_cannot_be_written_is_done_all_the_same(
-    tmp_path: Path, storage: Refusing, documents: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    tmp_path: Path, refusing: Refusing, documents: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    """Whichever of its last calls the storage dies at."""
-    assert isinstance(storage.inner, MemoryStorage)
-    base = _twin(storage.inner)
+    """Whichever of its last calls the refusing dies at."""
+    assert isinstance(refusing.inner, MemoryStorage)
+    base = _twin(refusing.inner)
     shutil.copytree(tmp_path / "state", tmp_path / "empty")
     with _open(tmp_path) as repo:
-        storage.log.clear()
+        refusing.log.clear()
         repo.backup([pb.Files(documents)])
-        calls = [call.partition(" ")[2].startswith("audit/") for call in storage.log]
+        calls = [call.partition(" ")[2].startswith("audit/") for call in refusing.log]
         first = calls.index(True)
     done = 0
     for dies_at in range(first - 1, len(calls) + 2):
@@ -390,7 +329,7 @@ def test_processes_of_one_slot_at_once(tmp_path: Path, cheap_kdf: None, state: s
     with pb.Repository.open(where, PASSPHRASE, state_dir=tmp_path / "state-0") as repo:
         assert codes(repo.check()) == set()  # and delivers what had to wait, if anything had
         found = Counter(record.event for record in repo.audit())
-        waiting = sum(len(list(folder.rglob(f"{auditlocal.QUEUE}/*-*"))) for folder in {*folders} - {folders[0]})
+        waiting = sum(len(list(folder.rglob(f"{AUDIT_QUEUE}/*/*-*"))) for folder in {*folders} - {folders[0]})
         assert sum(found[f"worker-{number}"] for number in range(3)) + waiting == 3 * count
         for number in range(3):
             told = [r.facts["number"] for r in repo.audit() if r.event == f"worker-{number}"]
@@ -399,10 +338,10 @@ def test_processes_of_one_slot_at_once(tmp_path: Path, cheap_kdf: None, state: s
 
 
 def test_another_process_writes_between_any_two_calls(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And many records at once, so that the next number is far away."""
-    base = storage.inner
+    base = refusing.inner
     assert isinstance(base, MemoryStorage)
     with _open(tmp_path) as repo:
         repo.record("before", {})
@@ -431,14 +370,14 @@ def test_another_process_writes_between_any_two_calls(
 
 
 def test_what_waits_is_delivered_once_by_two_processes(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share the state folder, and both find the queue; the second comes between any two calls of the first."""
-    storage.refuses = True
+    refusing.refuses = True
     with _open(tmp_path) as repo:
         for number in range(3):
             repo.record("queued", {"number": number})
-    base = storage.inner
+    base = refusing.inner
     assert isinstance(base, MemoryStorage)
     for at in range(25):
         inner = _twin(base)
@@ -458,13 +397,13 @@ def test_what_waits_is_delivered_once_by_two_processes(
 
 @pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends meanwhile"])
 def test_while_another_process_delivers_what_is_newer_waits_behind(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch, ends: bool
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
     """Not for long, since it may have been stopped: the next record of anybody takes it along."""
-    storage.refuses = True
+    refusing.refuses = True
     with _open(tmp_path) as repo:
         repo.record("older", {})
-        storage.refuses = False
+        refusing.refuses = False
         with auditlocal.delivering(repo._unlocked) as may, monkeypatch.context() as patch:
             assert may
             if ends:
@@ -482,7 +421,7 @@ def test_while_another_process_delivers_what_is_newer_waits_behind(
         assert auditlocal.queued(repo._unlocked) == [] and repo.audit_verify().findings == ()
 
 
-def test_json_of_a_report_says_which_record(tmp_path: Path, storage: Refusing) -> None:
+def test_json_of_a_report_says_which_record(tmp_path: Path, refusing: Refusing) -> None:
     with _open(tmp_path) as repo:
         report = repo.check()
         assert json.loads(json.dumps(report.to_dict()))["audit_id"] == list(repo.audit())[-1].id
@@ -499,14 +438,14 @@ class Late(DyingStorage):
 
 @pytest.mark.parametrize("hidden", [{2}, {4, 5}, {0, 1}, {0, 3, 5}, set(range(6))], ids=str)
 def test_what_is_only_not_listed_is_not_missing(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch, hidden: set[int]
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, hidden: set[int]
 ) -> None:
-    """Others write while storage lists, and some storages list late."""
+    """Others write while refusing lists, and some storages list late."""
     with _open(tmp_path) as repo:
         for number in range(5):
             repo.record("tick", {"number": number})
         slot = repo._unlocked.keyring.slot.hex()
-    late = Late(storage.inner)
+    late = Late(refusing.inner)
     late.hidden = frozenset(f"audit/{slot}/{number}" for number in hidden)
     with open_at(monkeypatch, late, tmp_path / "state") as repo:
         assert codes(repo.check()) == set()
@@ -521,7 +460,7 @@ def test_what_is_only_not_listed_is_not_missing(
         assert auditlocal.load(repo._unlocked)[slot][-1].number > last
 
 
-def test_what_is_remembered_stays_small(tmp_path: Path, storage: Refusing) -> None:
+def test_what_is_remembered_stays_small(tmp_path: Path, refusing: Refusing) -> None:
     """One record of a chain that was found whole is enough; what contradicts a chain stays."""
     with _open(tmp_path) as repo:
         slot = repo._unlocked.keyring.slot.hex()
@@ -537,13 +476,13 @@ def test_what_is_remembered_stays_small(tmp_path: Path, storage: Refusing) -> No
 
 
 def test_a_queue_that_cannot_be_emptied_is_not_delivered_again_and_again(
-    tmp_path: Path, storage: Refusing, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state folder has become read-only: new records go to storage all the same."""
-    storage.refuses = True
+    """The state folder has become read-only: new records go to refusing all the same."""
+    refusing.refuses = True
     with _open(tmp_path) as repo:
         repo.record("queued", {})
-        storage.refuses = False
+        refusing.refuses = False
         monkeypatch.setattr(auditlocal, "delivering", lambda _: nullcontext(None))
         for _ in range(3):
             report = repo.check()

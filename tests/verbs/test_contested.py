@@ -21,7 +21,7 @@ from pharmabackup.format.transaction import Carried, Carry, Fate, Mark
 from pharmabackup.format.wire import Kind
 from tests.reader.reader import Reader
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, prune, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 TWO_NAMES = "record-contested"

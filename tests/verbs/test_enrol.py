@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 from unittest import mock
@@ -19,8 +19,6 @@ from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine import enrolment, garbage, opening
 from pharmabackup.engine.carrying import copy_keys
-from pharmabackup.engine.dataset import open_cache
-from pharmabackup.engine.filecache import FileCache
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.keyrings import domain_of
 from pharmabackup.format.keys import NamingKey, ReaderKey, Role
@@ -28,45 +26,10 @@ from pharmabackup.storage.memory import MemoryStorage
 from tests.verbs.crew import unchecked
 from tests.verbs.faults import BusyStorage, near_and_far
 from tests.verbs.site import PASSPHRASE, Site, Time, forget_all_but, open_at, prune, stored, twin
+from tests.verbs.staff import Staff
 
 ROLES: tuple[Role, ...] = get_args(Role)
 MakeRepo = Callable[[], pb.Repository]
-
-
-class Staff:
-    """A repository, and a key file for each role, enrolled by its public half."""
-
-    def __init__(self, repo: pb.Repository, folder: Path) -> None:
-        self.repo = repo
-        self.folder = folder
-        self.keys: dict[str, pb.KeyFile] = {}
-        self._opened: list[pb.Repository] = []
-
-    def enrol(self, role: Role, name: str, *, domain: str | None = None) -> pb.Repository:
-        key = self.keys[name] = pb.KeyFile.create(self.folder / f"{name}.key")
-        self.repo.enrol(role, pb.Recipient(str(key.recipient)), name=name, domain=domain)
-        return self.open(name)
-
-    def open(self, name: str, *, key: pb.Credential | None = None, state_dir: Path | None = None) -> pb.Repository:
-        """On a machine of its own."""
-        state = state_dir or self.folder / f"state of {name}"
-        opened = pb.Repository.open(self.repo.url, key or self.keys[name], state_dir=state)
-        self._opened.append(opened)
-        return opened
-
-    def close(self) -> None:
-        for opened in self._opened:
-            opened.close()
-
-
-@pytest.fixture
-def staff(make_repo: MakeRepo, site: Site, tmp_path: Path) -> Iterator[Staff]:
-    repo = make_repo()
-    site.change()
-    site.back_up(repo)
-    made = Staff(repo, tmp_path)
-    yield made
-    made.close()
 
 
 # ------------------------------------------------------------ what each holds
@@ -146,21 +109,6 @@ def test_keys_that_follow_reach_every_slot(staff: Staff, site: Site, tmp_path: P
 
 
 # ------------------------------------------------------------ what a till knows of itself
-
-
-def test_a_tills_memory_of_names_opens_to_no_other_slot(staff: Staff, site: Site) -> None:
-    """It has the names of files of its last snapshots. Whoever copies the folder needs that till's own key."""
-    first, second = staff.enrol("device", "till-1"), staff.enrol("device", "till-2")
-    site.back_up(first)
-    site.back_up(second)
-    own, other = first._unlocked, second._unlocked
-    dataset = site.root.name
-    assert own.naming_key == other.naming_key and open_cache(own, dataset).load() is not None
-    name = hashing.derive("dataset", own.own_key("file cache") + dataset.encode())
-    assert FileCache(own.state, own.own_key("file cache"), name).load() is not None
-    for purpose in ("file cache", "index cache", "history cache", "audit"):
-        for key in (other.own_key(purpose), other.purpose_key(purpose)):
-            assert FileCache(own.state, key, name).load() is None
 
 
 def test_a_till_has_no_key_for_what_it_backed_up_itself(staff: Staff, site: Site, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pharmabackup.engine.keyrings import domain_of, seal_keyring
 from pharmabackup.format.keys import CatalogueKey, Keyring, NamingKey, ReaderKey
 from pharmabackup.verbs import check_keyrings
 from tests.verbs.site import PASSPHRASE, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 
 MISSING, UNUSED = "keyring-missing", "keyring-unused"
 DAMAGED, SWAPPED = "keyring-damaged", "keyring-swapped"

@@ -31,7 +31,7 @@ from pharmabackup.format.keys import CatalogueKey, NamingKey
 from pharmabackup.format.transaction import Audit, Condemn, Done, Execute
 from pharmabackup.format.wire import Kind
 from tests.verbs.site import PASSPHRASE, Site, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 KINDS = [Kind.DATA_BLOCK, Kind.MANIFEST_BLOCK, Kind.RECIPE_BLOCK]

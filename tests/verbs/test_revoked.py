@@ -17,7 +17,8 @@ from pharmabackup.format.wire import Kind
 from tests.reader.reader import Reader
 from tests.verbs.ailing import a_wrong_bit
 from tests.verbs.site import DAY_NS, Site, Time, prune, stored
-from tests.verbs.test_enrol import Staff, _other_names
+from tests.verbs.staff import Staff
+from tests.verbs.test_enrol import _other_names
 
 MakeRepo = Callable[[], pb.Repository]
 

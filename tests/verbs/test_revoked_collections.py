@@ -19,7 +19,7 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import prune as prune_verb
 from tests.verbs.ailing import Ward, a_wrong_bit
 from tests.verbs.site import DAY_NS, Site, Time, forget_all_but, prune, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 from tests.verbs.test_shunned import _before
 
 MakeRepo = Callable[[], pb.Repository]

@@ -28,8 +28,8 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import keys
 from tests.reader.reader import Reader
 from tests.verbs.site import DAY_NS, PASSPHRASE, Site, Time, prune, stored
+from tests.verbs.staff import Staff
 from tests.verbs.test_contested import TWO_NAMES, Two, _criticals
-from tests.verbs.test_enrol import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 SECRET = "correct horse battery staple"

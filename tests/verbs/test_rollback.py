@@ -18,7 +18,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.transaction import Fate
 from pharmabackup.format.wire import Kind
 from tests.verbs.site import PASSPHRASE, Site, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 FORKED = "history-forked"

@@ -18,7 +18,7 @@ from pharmabackup.format.wire import Kind
 from pharmabackup.verbs import check_collections
 from pharmabackup.verbs.marks import say
 from tests.verbs.site import Site, Time, forget_all_but, prune, stored
-from tests.verbs.test_enrol import Staff
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 WRONG = "collection-wrong"
