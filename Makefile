@@ -27,7 +27,7 @@ test: $(VENV)/.ready  ## all tests, three files at a time
 	sh tests/setup.sh
 	PYTEST_DEBUG_TEMPROOT=$(FOLDERS) PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)  # sets in one order: the simulation does the same each time
 
-NIGHT = PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest
+NIGHT = PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest --timeout 5400
 
 nightly: protocol storages  ## both, one after the other
 

@@ -102,12 +102,13 @@ class Carrier:
         def send(pack: bytes) -> _Sent:
             return self._send(pack, packs[pack], steps.append)
 
-        for _, get in in_lanes(self._lanes, send, packs):
-            with suppress(Damaged):  # `_bring_one` looks for others, or tells
-                sent = get()
-                while steps:
-                    self._step(steps.popleft())
-                self._take(sent, wanted, domain)
+        with in_lanes(self._lanes, send, packs) as coming:
+            for _, get in coming:
+                with suppress(Damaged):  # `_bring_one` looks for others, or tells
+                    sent = get()
+                    while steps:
+                        self._step(steps.popleft())
+                    self._take(sent, wanted, domain)
 
     def _bring_one(self, block: bytes, wanted: set[bytes], domain: bytes) -> None:
         """A pack that holds this block, and with it all else that it holds of what is wanted."""

@@ -222,21 +222,24 @@ def _replace_segments(unlocked: Unlocked, packs: set[bytes], look: Look) -> set[
         digest for digest in digests if len(digest) == 32 and ids.index_name(digest) in names
     ]  # check names others
     listed = {digest: names[ids.index_name(digest)] for digest in own}
-    for digest, get in read_segments(unlocked, listed, verified=verified):
-        look()
-        try:
-            segment = get()
-        except NotFound:  # another collector, which finishes this collection too, has deleted it
-            continue
-        except Damaged as error:
-            if error.kind == CHANGED:
-                changed.add(digest)
-            continue
-        known.update(entry.pack for entry in segment.record.packs)
-        if any(entry.pack not in there for entry in segment.record.packs):
-            going.add(digest)
-            stay = (entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry))
-            staying.update(dict.fromkeys(stay))
+    with read_segments(unlocked, listed, verified=verified) as segments:
+        for digest, get in segments:
+            look()
+            try:
+                segment = get()
+            except NotFound:  # another collector, which finishes this collection too, has deleted it
+                continue
+            except Damaged as error:
+                if error.kind == CHANGED:
+                    changed.add(digest)
+                continue
+            known.update(entry.pack for entry in segment.record.packs)
+            if any(entry.pack not in there for entry in segment.record.packs):
+                going.add(digest)
+                stay = (
+                    entry for entry in segment.record.packs if entry.pack in there and _counts(segment.slot, entry)
+                )
+                staying.update(dict.fromkeys(stay))
     if changed:
         staying.update(dict.fromkeys(own_entries(unlocked, there - known, sizes, look)))
     publish(unlocked, list(staying))

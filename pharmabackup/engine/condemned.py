@@ -94,21 +94,23 @@ def _records(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> It
     return (record for record, _ in _signed(unlocked, parts, listing))
 
 
-def _signed(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> Iterator[tuple[Condemn | Execute, Slot]]:
+def _signed(unlocked: Unlocked, parts: Collection[str], listing: Listing) -> list[tuple[Condemn | Execute, Slot]]:
     seen = historycache.load(unlocked)
     sizes = {info.name: info.size for info in listing("collections") if parse_name(info.name)[1] in parts}
     unread = [name for name in sizes if name not in seen or not seen[name].signed]
-    stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
-    for name in sizes:
-        known = seen.get(name)
-        try:
-            if known is None or not known.signed:
-                known = historycache.verify_record(unlocked, name, next(stored)[1]())
-            record, slot = historycache.recalled(unlocked, name, known)
-        except Damaged as error:
-            raise or_planted(error, name) from None
-        assert isinstance(record, Condemn | Execute)
-        yield record, slot
+    found: list[tuple[Condemn | Execute, Slot]] = []
+    with objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes) as stored:
+        for name in sizes:
+            known = seen.get(name)
+            try:
+                if known is None or not known.signed:
+                    known = historycache.verify_record(unlocked, name, next(stored)[1]())
+                record, slot = historycache.recalled(unlocked, name, known)
+            except Damaged as error:
+                raise or_planted(error, name) from None
+            assert isinstance(record, Condemn | Execute)
+            found.append((record, slot))
+    return found
 
 
 def read_condemned(unlocked: Unlocked, since: int | None = None, *, listing: Listing | None = None) -> Condemned:

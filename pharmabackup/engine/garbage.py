@@ -103,8 +103,8 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
 
 def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
     """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
-    stored = objects_in_lanes(unlocked.storage, intents.names, limit=BODY_MAX)
-    return {pack for name, get in stored for pack in pinned_in(unlocked, name, get)}
+    with objects_in_lanes(unlocked.storage, intents.names, limit=BODY_MAX) as stored:
+        return {pack for name, get in stored for pack in pinned_in(unlocked, name, get)}
 
 
 def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = None) -> list[bytes]:

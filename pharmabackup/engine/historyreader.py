@@ -89,24 +89,24 @@ def _read(
     carries: list[tuple[int, str, Carry, Slot]] = []
     unread = [name for name in names if anew or not seen.get(name, NEVER).signed]
     sizes = {name: listed[name].size for name in unread}
-    stored = objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes)
-    for name in names:
-        known = seen.get(name)
-        try:
-            if known is None or not known.signed or anew:
-                known = fresh[name] = verify_record(unlocked, name, next(stored)[1]())
-            if name in fresh and seen.get(name, NEVER).hash not in (b"", known.hash):
-                history.vanished.append(name)  # another record lies in its place
-                del fresh[name]
-            record, slot = recalled(unlocked, name, known)
-            if isinstance(record, Carry):
-                take_carry(history, name, record, known.hash)
-                carries.append((listed[name].modified, name, record, slot))
-            else:
-                take(history, name, record, slot, known.hash, listed[name].modified)
-        except Damaged as error:
-            history.damaged[name] = error
-            fresh.pop(name, None)
+    with objects_in_lanes(unlocked.storage, unread, limit=RECORD_MAX, sizes=sizes) as stored:
+        for name in names:
+            known = seen.get(name)
+            try:
+                if known is None or not known.signed or anew:
+                    known = fresh[name] = verify_record(unlocked, name, next(stored)[1]())
+                if name in fresh and seen.get(name, NEVER).hash not in (b"", known.hash):
+                    history.vanished.append(name)  # another record lies in its place
+                    del fresh[name]
+                record, slot = recalled(unlocked, name, known)
+                if isinstance(record, Carry):
+                    take_carry(history, name, record, known.hash)
+                    carries.append((listed[name].modified, name, record, slot))
+                else:
+                    take(history, name, record, slot, known.hash, listed[name].modified)
+            except Damaged as error:
+                history.damaged[name] = error
+                fresh.pop(name, None)
     for time, name, carry, slot in sorted(carries, key=believed_first):
         take_carried(unlocked, history, Carrier(name, carry, slot, time), {} if anew else seen, fresh, seen)
     refuse(history)

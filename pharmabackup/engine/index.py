@@ -129,12 +129,13 @@ class Index:
             self.forget()
         self.changed = {}
         new = sorted(set(listed) - self.segments, key=lambda digest: (listed[digest].modified, digest))
-        for digest, get in read_segments(self._unlocked, {digest: listed[digest].size for digest in new}):
-            try:
-                self.add_segment(digest, get())
-            except Damaged as error:
-                if error.kind == CHANGED:
-                    self.changed[digest] = error
+        with read_segments(self._unlocked, {digest: listed[digest].size for digest in new}) as segments:
+            for digest, get in segments:
+                try:
+                    self.add_segment(digest, get())
+                except Damaged as error:
+                    if error.kind == CHANGED:
+                        self.changed[digest] = error
 
     def add_segment(self, digest: bytes, segment: Statement[Segment]) -> bool:
         """Make known what a segment says of its writer's domain: a device cannot say where others' blocks lie.
@@ -255,25 +256,25 @@ class Index:
     def _take_pending(self) -> None:
         """Read the names in packs that are new here. StorageFailed: what was not read yet stays pending."""
         reliable = [(pack, directory) for pack, directory, first in self._pending if self.blocks.may_rely(first)]
-        coming = names_in_lanes(self._unlocked, reliable)
-        while self._pending:
-            pack, directory, first = self._pending[0]
-            found: list[bytes] = []
-            try:
-                if self.blocks.may_rely(first):
-                    found = next(coming)()
-                else:
+        with names_in_lanes(self._unlocked, reliable) as coming:
+            while self._pending:
+                pack, directory, first = self._pending[0]
+                found: list[bytes] = []
+                try:
+                    if self.blocks.may_rely(first):
+                        found = next(coming)()
+                    else:
+                        self._nameless.add(pack)
+                except NotFound:
                     self._nameless.add(pack)
-            except NotFound:
-                self._nameless.add(pack)
-            except Damaged as error:
-                self._nameless.add(pack)
-                self.damaged[pack] = error
-            self._pending.popleft()
-            self._pending_rows -= sum(block.count for block in directory.blocks)
-            for number, names in enumerate(found, first):
-                for ordinal in range(len(names) // KEY):
-                    self.put(names[ordinal * KEY : ordinal * KEY + KEY], number, ordinal)
+                except Damaged as error:
+                    self._nameless.add(pack)
+                    self.damaged[pack] = error
+                self._pending.popleft()
+                self._pending_rows -= sum(block.count for block in directory.blocks)
+                for number, names in enumerate(found, first):
+                    for ordinal in range(len(names) // KEY):
+                        self.put(names[ordinal * KEY : ordinal * KEY + KEY], number, ordinal)
 
     def remembered_names(self, wanted: set[bytes]) -> dict[bytes, bytes]:
         """The names of these blocks' chunks, of those that this machine remembers all of; proved by their ids."""

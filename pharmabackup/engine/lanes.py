@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from types import MappingProxyType
-from typing import TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Generic, Self, TypeVar
 
 from pharmabackup.storage.base import Storage
 
@@ -15,6 +15,78 @@ AHEAD_BYTES = 16 << 20  # that are fetched, or being fetched, and not yet taken
 
 Item = TypeVar("Item")
 T = TypeVar("T")
+
+
+class Lanes(Generic[Item, T]):
+    """What `in_lanes` gives. Whoever leaves the `with` waits for what is under way, and nothing more is begun.
+
+    Whoever lets go of it otherwise takes back what has not begun, and does not wait: the garbage collector may do
+    that on any thread at any time, also while `threading` starts another, which would then be waited for for ever.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item], T],
+        items: Iterable[Item],
+        size: Callable[[Item], int],
+        *,
+        lanes: int,
+        at_most: int,
+        pool: Executor | None,
+    ) -> None:
+        self._ahead: deque[tuple[Item, int, Future[T]]] = deque()
+        self._work, self._lanes, self._at_most = work, lanes, at_most
+        self._left: Iterator[tuple[Item, int]] = ((item, size(item)) for item in items)
+        self._coming: tuple[Item, int] | None = None  # the first of what is left, if that was looked at
+        self._total = self._taken = 0  # bytes of all that is ahead and of what was taken last; of that alone
+        self._own: Executor | None = None
+        if lanes > 1 and pool is None:
+            self._own = ThreadPoolExecutor(lanes, thread_name_prefix="pharmabackup-lane")
+        self._threads = self._own or (pool if lanes > 1 else None)
+
+    def __iter__(self) -> Iterator[tuple[Item, Callable[[], T]]]:
+        return self
+
+    def __next__(self) -> tuple[Item, Callable[[], T]]:
+        if self._threads is None:
+            item, _ = next(self._left)
+            return item, partial(self._work, item)
+        self._total, self._taken = self._total - self._taken, 0
+        ahead = self._ahead
+        while len(ahead) < 2 * self._lanes:
+            self._coming = self._coming or next(self._left, None)
+            if self._coming is None or (ahead and self._total + self._coming[1] > self._at_most):
+                break
+            (item, weight), self._coming = self._coming, None
+            ahead.append((item, weight, self._threads.submit(self._work, item)))
+            self._total += weight
+        if not ahead:
+            self.close()
+            raise StopIteration
+        item, self._taken, future = ahead.popleft()
+        return item, future.result
+
+    def close(self) -> None:
+        """Nothing more is begun; of its own threads it waits for what is under way."""
+        self._left, self._coming = iter(()), None
+        self._take_back()
+        if self._own is not None:
+            self._own.shutdown(wait=True)
+
+    def _take_back(self) -> None:
+        while self._ahead:
+            self._ahead.pop()[2].cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._take_back()
 
 
 def in_lanes(
@@ -25,48 +97,23 @@ def in_lanes(
     size: Callable[[Item], int] = lambda _: 0,
     at_most: int = AHEAD_BYTES,
     pool: Executor | None = None,
-) -> Iterator[tuple[Item, Callable[[], T]]]:
+) -> Lanes[Item, T]:
     """Each item, in order, with a function that gives or raises what `work` makes of it.
 
     With one lane that function does the work itself, when it is called: a plain loop, without a thread. With several
     it waits for a thread that began earlier: as many as there are lanes, with as many results that nobody has taken
     yet. What these take together, as `size` says in bytes, stays below `at_most`, but for one item that is larger by
-    itself. Whoever ends early waits for what is under way, and nothing more is begun.
+    itself.
 
     `pool`: threads that several share, instead of as many as there are lanes; with one lane they are not used. Who
-    ends early takes back what has not begun, and does not wait for what has: who shares them ends them, and waits.
+    shares them ends them, and waits.
     """
-    if lanes <= 1:
-        for item in items:
-            yield item, partial(work, item)
-        return
-    left, ahead, total = ((item, size(item)) for item in items), deque[tuple[Item, int, Future[T]]](), 0
-    own = ThreadPoolExecutor(lanes, thread_name_prefix="pharmabackup-lane") if pool is None else None
-    threads = own or pool
-    assert threads is not None
-    try:
-        coming = next(left, None)
-        while True:
-            while coming is not None and len(ahead) < 2 * lanes and (not ahead or total + coming[1] <= at_most):
-                item, weight = coming
-                ahead.append((item, weight, threads.submit(work, item)))
-                total, coming = total + weight, next(left, None)
-            if not ahead:
-                return
-            item, weight, future = ahead.popleft()
-            yield item, future.result
-            total -= weight
-            del future  # with its result, which may be large
-    finally:
-        for _, _, future in ahead:
-            future.cancel()
-        if own is not None:
-            own.shutdown(wait=True)
+    return Lanes(work, items, size, lanes=lanes, at_most=at_most, pool=pool)
 
 
 def objects_in_lanes(
     storage: Storage, names: Iterable[str], *, limit: int, sizes: Mapping[str, int] = MappingProxyType({})
-) -> Iterator[tuple[str, Callable[[], bytes]]]:
+) -> Lanes[str, bytes]:
     """Each object's name, in order, with a function that gives its bytes. `sizes`: as storage lists them, in bytes.
 
     What that function raises is what `Storage.get` does. Who opens what comes does it on his own thread: it may lead

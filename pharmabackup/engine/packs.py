@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from zlib import crc32
@@ -261,17 +261,18 @@ def read_names(unlocked: Unlocked, pack_digest: bytes, directory: Directory) -> 
     return PackBytes(unlocked, pack_digest, 0).names(directory)
 
 
+@contextmanager
 def names_in_lanes(
     unlocked: Unlocked, packs: Iterable[tuple[bytes, Directory]]
-) -> Iterator[Callable[[], list[bytes]]]:
+) -> Iterator[Iterator[Callable[[], list[bytes]]]]:
     """For each of these packs, in order, a function that gives what `read_names` does, or raises it."""
 
     def fetch(of: tuple[bytes, Directory]) -> bytes:
         digest, directory = of
         return unlocked.storage.get_range(ids.pack_name(digest), directory.region_size, directory.names_size)
 
-    for (digest, directory), get in in_lanes(unlocked.storage.lanes, fetch, packs, size=lambda of: of[1].names_size):
-        yield partial(PackBytes(unlocked, digest, 0).names, directory, get)
+    with in_lanes(unlocked.storage.lanes, fetch, packs, size=lambda of: of[1].names_size) as coming:
+        yield (partial(PackBytes(unlocked, digest, 0).names, directory, get) for (digest, directory), get in coming)
 
 
 def block_id(block_names_key: bytes, kind: int, names: bytes) -> bytes:

@@ -143,29 +143,29 @@ def read_rosters(storage: Storage, repository: bytes) -> Rosters:
     policies: dict[int, keys.Policy] = {}
     before: Roster | None = None
     names = [ids.roster_name(number) for number in numbers]
-    stored = objects_in_lanes(storage, names, limit=keys.ROSTER_MAX + 4096)
-    for number, (_, get) in zip(numbers, stored, strict=True):
-        try:
-            data = get()
-        except NotFound:
-            raise Damaged(
-                "The list of who may do what vanished while it was read.",
-                kind="roster-missing",
-                remedy="Run it again; if it happens again, restore from another location.",
-            ) from None
-        try:
-            roster = _check_roster(data, number, repository, before, hashes)
-        except Damaged as error:
-            name = ids.roster_name(number)
-            told = Damaged(f"{error.message} Object: {name}.", kind=error.kind)
-            raise wire.or_planted(told, name) from None
-        hashes[number] = hashlib.sha256(data).digest()
-        for slot in roster.slots:
-            if slot.revoked is not None:
-                revoked_in.setdefault(slot.id, number)
-            given[slot.id] = _given(given.get(slot.id), slot, roster)
-        policies[number] = roster.policy
-        before = roster
+    with objects_in_lanes(storage, names, limit=keys.ROSTER_MAX + 4096) as stored:
+        for number, (_, get) in zip(numbers, stored, strict=True):
+            try:
+                data = get()
+            except NotFound:
+                raise Damaged(
+                    "The list of who may do what vanished while it was read.",
+                    kind="roster-missing",
+                    remedy="Run it again; if it happens again, restore from another location.",
+                ) from None
+            try:
+                roster = _check_roster(data, number, repository, before, hashes)
+            except Damaged as error:
+                name = ids.roster_name(number)
+                told = Damaged(f"{error.message} Object: {name}.", kind=error.kind)
+                raise wire.or_planted(told, name) from None
+            hashes[number] = hashlib.sha256(data).digest()
+            for slot in roster.slots:
+                if slot.revoked is not None:
+                    revoked_in.setdefault(slot.id, number)
+                given[slot.id] = _given(given.get(slot.id), slot, roster)
+            policies[number] = roster.policy
+            before = roster
     assert before is not None
     return Rosters(before, hashes[numbers[-1]], hashes, revoked_in, given, policies)
 

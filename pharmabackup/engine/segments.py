@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from pharmabackup import ids
@@ -19,9 +20,10 @@ SEGMENT_STORED_MAX = 1 << 28  # bytes
 CHANGED = "index"  # what a segment's error is called when its bytes are not those of its name: nobody says that
 
 
+@contextmanager
 def read_segments(
     unlocked: Unlocked, sizes: Mapping[bytes, int], *, verified: Container[bytes] = ()
-) -> Iterator[tuple[bytes, Callable[[], Statement[Segment]]]]:
+) -> Iterator[Iterator[tuple[bytes, Callable[[], Statement[Segment]]]]]:
     """Segments whose bytes are those of their names and whose signatures count, in this order.
 
     Each digest with a function that gives the segment. It raises NotFound, StorageFailed, and Damaged, which is of
@@ -30,9 +32,11 @@ def read_segments(
     asked anew.
     """
     names = {ids.index_name(digest): size for digest, size in sizes.items()}
-    stored = objects_in_lanes(unlocked.storage, names, limit=SEGMENT_STORED_MAX, sizes=names)
-    for digest, (_, get) in zip(sizes, stored, strict=True):
-        yield digest, partial(read_segment, unlocked, digest, get, verified=digest in verified)
+    with objects_in_lanes(unlocked.storage, names, limit=SEGMENT_STORED_MAX, sizes=names) as stored:
+        yield (
+            (digest, partial(read_segment, unlocked, digest, get, verified=digest in verified))
+            for digest, (_, get) in zip(sizes, stored, strict=True)
+        )
 
 
 def read_segment(

@@ -124,10 +124,11 @@ class Shelf:
     def _segments_say(self, digest: bytes) -> Iterator[Directory]:
         if self._in_segments is None:
             self._in_segments = {}
-            for _, get in read_segments(self._unlocked, dict.fromkeys(sorted(self.index.segments), 0)):
-                with suppress(Damaged, NotFound):
-                    for entry in get().record.packs:
-                        self._in_segments.setdefault(entry.pack, set()).add(entry.directory)
+            with read_segments(self._unlocked, dict.fromkeys(sorted(self.index.segments), 0)) as segments:
+                for _, get in segments:
+                    with suppress(Damaged, NotFound):
+                        for entry in get().record.packs:
+                            self._in_segments.setdefault(entry.pack, set()).add(entry.directory)
         for said in sorted(self._in_segments.get(digest, ())):
             with suppress(Damaged):
                 opened = self._unlocked.statement(Kind.DIRECTORY, "packs/", decode(said, Signed), Directory)

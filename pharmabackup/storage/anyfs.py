@@ -12,7 +12,7 @@ import errno
 import ftplib
 import posixpath
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -141,7 +141,7 @@ class FsspecStorage(RemoteStorage[Any]):
                 raise
         return Created()
 
-    def _read(self, client: Any, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: Any, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         size = self._head(client, name).size
         end = min(offset + length, size)
         while offset < end:

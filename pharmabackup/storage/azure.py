@@ -14,7 +14,7 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Self
@@ -153,7 +153,7 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
         proved = said.headers.get("content-md5") == digest
         return Created(_ns(said.headers.get("last-modified")), proved)
 
-    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
             yield from self._ranged(client, self._blob(name), name, offset, length)
         except _Absent:

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any, Self
@@ -112,7 +112,7 @@ class GoogleStorage(WebStorage):
         made = got.json()  # the hash is the service's own: https://cloud.google.com/storage/docs/hashes-etags
         return Created(_ns(made["updated"]), made.get("md5Hash") == digest)
 
-    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
             yield from self._ranged(client, self._object(name), name, offset, length, query={"alt": "media"})
         except _Absent:

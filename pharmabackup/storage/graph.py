@@ -9,7 +9,7 @@ Interface: https://learn.microsoft.com/graph/api/resources/driveitem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
@@ -136,7 +136,7 @@ class GraphStorage(WebStorage):
                 pass
             raise
 
-    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
             with self._answer(client, "GET", f"{self._item(client, name)}:/content") as answer:
                 where = answer.headers.get("location")

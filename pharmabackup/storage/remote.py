@@ -13,8 +13,9 @@ import secrets
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
@@ -102,7 +103,7 @@ class RemoteStorage(Storage, Generic[Client]):
         """
 
     @abstractmethod
-    def _read(self, client: Client, name: str, offset: int, length: int) -> Iterable[bytes]:
+    def _read(self, client: Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         """Pieces of the `length` (>= 1) bytes from `offset`; fewer only where the object ends, none past its end.
 
         The adapter compares what came with what the answer announced and raises `failures.cut` when it is less: an
@@ -163,9 +164,10 @@ class RemoteStorage(Storage, Generic[Client]):
 
         def fold(client: Client, tries: _Tries) -> tuple[int, int]:
             size = check = 0
-            for piece in self._read(client, name, 0, stored.size):
-                tries.moved_at = time.monotonic()
-                size, check = size + len(piece), crc32(piece, check)
+            with closing(self._read(client, name, 0, stored.size)) as coming:
+                for piece in coming:
+                    tries.moved_at = time.monotonic()
+                    size, check = size + len(piece), crc32(piece, check)
             return size, check
 
         return self._call(fold)
@@ -269,10 +271,11 @@ class RemoteStorage(Storage, Generic[Client]):
     def _bytes(self, name: str, offset: int, length: int) -> bytes:
         def read(client: Client, tries: _Tries) -> bytes:
             pieces, size = [], 0
-            for piece in self._read(client, name, offset, length):
-                tries.moved_at = time.monotonic()
-                pieces.append(piece)
-                size += len(piece)
+            with closing(self._read(client, name, offset, length)) as coming:
+                for piece in coming:
+                    tries.moved_at = time.monotonic()
+                    pieces.append(piece)
+                    size += len(piece)
             if size > length:
                 raise failures.unexpected(self.location, "it sent more than it was asked for")
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from posixpath import dirname
 from typing import cast
@@ -116,7 +116,7 @@ class RemoteFolder(RemoteStorage[Client]):
         """What is in a folder. Absent, also when it is no folder."""
 
     @abstractmethod
-    def _pieces(self, client: Client, path: str, offset: int, length: int) -> Iterable[bytes]:
+    def _pieces(self, client: Client, path: str, offset: int, length: int) -> Generator[bytes, None, None]:
         """As `_read`. Absent, also when it is a folder."""
 
     @abstractmethod
@@ -181,7 +181,7 @@ class RemoteFolder(RemoteStorage[Client]):
         self._tidy(client, sent.modified)
         return Created(sent.modified)
 
-    def _read(self, client: Client, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
             yield from self._pieces(client, name, offset, length)
         except Absent:
@@ -297,8 +297,9 @@ class RemoteFolder(RemoteStorage[Client]):
     def _holds(self, client: Client, name: str, body: Body) -> bool:
         size, check = self._entry(client, name).size, 0
         if size == body.size and size:
-            for piece in self._pieces(client, name, 0, size):
-                check = crc32(piece, check)
+            with closing(self._pieces(client, name, 0, size)) as coming:
+                for piece in coming:
+                    check = crc32(piece, check)
         return (size, check) == (body.size, body.crc32)
 
     def _make_last(self, client: Client, name: str) -> None:

@@ -8,7 +8,7 @@ from where AWS's tools take them (environment, profiles, SSO, instance roles) un
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, cast
@@ -153,7 +153,7 @@ class S3Storage(LockingStorage[Any]):
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return Created(_ns(parsedate_to_datetime(date)) if date else None, _crc32(answer) == body.crc32)
 
-    def _read(self, client: Any, name: str, offset: int, length: int) -> Iterator[bytes]:
+    def _read(self, client: Any, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
             answer = client.get_object(**self._object(name), Range=f"bytes={offset}-{offset + length - 1}")
         except raised.ClientError as error:

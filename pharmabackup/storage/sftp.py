@@ -12,7 +12,7 @@ import asyncio
 import os
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from stat import S_ISDIR, S_ISREG
@@ -266,7 +266,7 @@ class SftpStorage(RemoteFolder[Session]):
             if name not in (".", "..") and (S_ISREG(_mode(attributes)) or S_ISDIR(_mode(attributes)))
         ]
 
-    def _pieces(self, client: Session, path: str, offset: int, length: int) -> Iterator[bytes]:
+    def _pieces(self, client: Session, path: str, offset: int, length: int) -> Generator[bytes, None, None]:
         async def begin() -> tuple[Any, Any, Any]:
             file = await client.sftp.open(self._at(path), "rb")
             first = file.read(min(PIECE, length), offset)

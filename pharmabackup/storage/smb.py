@@ -8,7 +8,7 @@ and exclusive creation is not claimed.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -199,7 +199,7 @@ class SmbStorage(RemoteFolder[Share]):
     def _entries(self, client: Share, path: str) -> Iterable[Entry]:
         return client.entries(self._at(path))
 
-    def _pieces(self, client: Share, path: str, offset: int, length: int) -> Iterator[bytes]:
+    def _pieces(self, client: Share, path: str, offset: int, length: int) -> Generator[bytes, None, None]:
         file = Open(client.tree, self._at(path))
         access = FilePipePrinterAccessMask.FILE_READ_DATA | FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
         try:

@@ -11,7 +11,7 @@ import logging
 import ssl
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import Any
@@ -124,7 +124,7 @@ class WebStorage(RemoteStorage[httpx.Client]):
 
     def _ranged(
         self, client: httpx.Client, url: str, name: str, offset: int, length: int, **how: Any
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """`_read` by a GET with a Range (RFC 9110, 14)."""
         headers = dict(how.pop("headers", {})) | {"Range": f"bytes={offset}-{offset + length - 1}"}
         with self._answer(client, "GET", url, headers=headers, **how) as answer:

@@ -8,7 +8,7 @@ A password is sent over TLS, to this computer itself, or where the option `clear
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from posixpath import dirname
@@ -245,7 +245,7 @@ class WebdavStorage(RemoteFolder[httpx.Client]):
         except (ValueError, OverflowError):
             raise failures.unexpected(self.location, "it does not say how large or how old its files are") from None
 
-    def _pieces(self, client: httpx.Client, path: str, offset: int, length: int) -> Iterator[bytes]:
+    def _pieces(self, client: httpx.Client, path: str, offset: int, length: int) -> Generator[bytes, None, None]:
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
         with client.stream("GET", self._url(path), headers=wanted) as answer:
             said = answer.headers.get("content-length")

@@ -27,7 +27,10 @@ Place = tuple[Chain, int]
 
 
 class RecordReader:
-    """Threads that fetch records. Leaving it ends them."""
+    """Threads that fetch records. Leaving it ends them, and waits.
+
+    Whoever gives up an iterator in which it is does not wait: that may be the garbage collector (see `Lanes`).
+    """
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._storage = unlocked.storage
@@ -58,7 +61,7 @@ class RecordReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=kind is not GeneratorExit, cancel_futures=True)
 
 
 def _groups(left: Iterator[Place], together: int) -> Iterator[tuple[list[str], int]]:

@@ -160,23 +160,24 @@ class _Checker:
                 self._unknown(info.name)
             else:
                 sizes[digest] = info.size
-        for digest, get in read_segments(self._unlocked, sizes):
-            name = ids.index_name(digest)
-            try:
-                segment = get()
-                if not self.index.add_segment(digest, segment):
-                    message = f"{name}: {segment.slot.name!r} wrote it, about packs of another domain."
-                    self._find("index-void", "warning", name, message, SEGMENT_VOID)
-            except NotFound:
-                self._state.replaced = True
-            except Damaged as error:
-                self._find(
-                    "index-damaged",
-                    "critical",
-                    name,
-                    error.message,
-                    SEGMENT_REMEDIES.get(error.kind, SEGMENT_UNJUDGED),
-                )
+        with read_segments(self._unlocked, sizes) as segments:
+            for digest, get in segments:
+                name = ids.index_name(digest)
+                try:
+                    segment = get()
+                    if not self.index.add_segment(digest, segment):
+                        message = f"{name}: {segment.slot.name!r} wrote it, about packs of another domain."
+                        self._find("index-void", "warning", name, message, SEGMENT_VOID)
+                except NotFound:
+                    self._state.replaced = True
+                except Damaged as error:
+                    self._find(
+                        "index-damaged",
+                        "critical",
+                        name,
+                        error.message,
+                        SEGMENT_REMEDIES.get(error.kind, SEGMENT_UNJUDGED),
+                    )
 
     def _packs(self) -> dict[bytes, int]:
         """Compare what storage lists with what the index says; the packs that are there with the right size."""

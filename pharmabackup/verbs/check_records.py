@@ -42,15 +42,16 @@ def check_records(unlocked: Unlocked, find: Find, look: Look, share: float) -> N
     for name in chains.strangers:
         find("object-unknown", "info", name, f"{name} is not part of a repository.", "Find out who put it there.")
     names = [name for own in list_intents(unlocked).values() for name in own.names]
-    for name, get in objects_in_lanes(unlocked.storage, names, limit=BODY_MAX):
-        look()
-        try:
-            pinned_in(unlocked, name, get)
-        except NotFound:
-            continue  # a collection has deleted it
-        except Damaged as error:
-            remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
-            find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
+    with objects_in_lanes(unlocked.storage, names, limit=BODY_MAX) as stored:
+        for name, get in stored:
+            look()
+            try:
+                pinned_in(unlocked, name, get)
+            except NotFound:
+                continue  # a collection has deleted it
+            except Damaged as error:
+                remedy = "Nothing is lost. A prune may wait until it is a day old; then it takes it away."
+                find("intent-damaged", "warning", name, f"{name}: {error.message}", remedy)
     _collections(unlocked, find, look)
 
 
@@ -87,18 +88,18 @@ def _collections(unlocked: Unlocked, find: Find, look: Look) -> None:
         number: _expected(number, there, ended=number + 1 in parts) for number, there in sorted(parts.items())
     }
     names = [name for records in expected.values() for name, _, _ in records]
-    stored = objects_in_lanes(unlocked.storage, names, limit=BODY_MAX)
-    for number, records in expected.items():
-        look()
-        if number > 1 and number - 1 not in parts:
-            _tell(find, ids.collection_name(number - 1, "condemn"), "it is missing")
-        for name, kind, shape in records:
-            try:
-                unlocked.open(kind, name, next(stored)[1](), shape)
-            except NotFound:
-                _tell(find, name, "it is missing")
-            except Damaged as error:
-                _tell(find, name, error.message.rstrip("."))
+    with objects_in_lanes(unlocked.storage, names, limit=BODY_MAX) as stored:
+        for number, records in expected.items():
+            look()
+            if number > 1 and number - 1 not in parts:
+                _tell(find, ids.collection_name(number - 1, "condemn"), "it is missing")
+            for name, kind, shape in records:
+                try:
+                    unlocked.open(kind, name, next(stored)[1](), shape)
+                except NotFound:
+                    _tell(find, name, "it is missing")
+                except Damaged as error:
+                    _tell(find, name, error.message.rstrip("."))
 
 
 def _expected(number: int, there: set[str], *, ended: bool) -> list[tuple[str, Kind, type[Record]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -110,15 +111,44 @@ def test_who_ends_early_leaves_no_thread_and_begins_nothing_more(at: int) -> Non
     work = Work()
 
     def until(stop: int) -> None:
-        for number, get in in_lanes(4, work, range(1000)):
-            get()
-            if number == stop:
-                raise KeyError
+        with in_lanes(4, work, range(1000)) as coming:
+            for number, get in coming:
+                get()
+                if number == stop:
+                    raise KeyError
 
     with pytest.raises(KeyError):
         until(at)
     assert not _left()
     assert len(work.begun) <= at + 8
+
+
+def test_the_garbage_collector_waits_for_nothing_and_takes_back_what_has_not_begun() -> None:
+    """It comes to what was let go of in a cycle, such as with an error: also on a thread that just starts."""
+    work, begun, go = Work(), threading.Barrier(3), threading.Event()
+
+    def waits(number: int) -> int:
+        begun.wait(PATIENCE_S)
+        go.wait(PATIENCE_S)
+        return work(number)
+
+    coming = in_lanes(2, waits, range(100))
+    next(coming)
+    cycle: list[object] = [coming]
+    cycle.append(cycle)
+    begun.wait(PATIENCE_S)
+    del coming, cycle
+    collecting = threading.Thread(target=gc.collect)
+    collecting.start()
+    collecting.join(PATIENCE_S / 4)
+    waited = collecting.is_alive()
+    go.set()
+    collecting.join(PATIENCE_S)
+    assert not waited
+    for thread in threading.enumerate():
+        if thread.name in _left():
+            thread.join(PATIENCE_S)
+    assert sorted(work.begun) == [0, 1]
 
 
 def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
@@ -132,7 +162,7 @@ def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
     with ThreadPoolExecutor(1) as pool:
         coming = in_lanes(4, waits, range(100), pool=pool)
         next(coming)
-        coming.close()  # type: ignore[attr-defined]
+        coming.close()
         go.set()
     assert work.begun == [0]
 
@@ -142,6 +172,6 @@ def test_threads_that_are_shared_outlive_who_reads() -> None:
     with ThreadPoolExecutor(2, thread_name_prefix="shared") as pool:
         one, other = (in_lanes(4, work, range(10), pool=pool) for _ in range(2))
         assert [next(one)[1]() for _ in range(10)] == [get() for _, get in other]
-        one.close()  # type: ignore[attr-defined]
+        one.close()
         assert pool.submit(work, 3).result() == 9
     assert work.most <= 2
