@@ -136,7 +136,10 @@ def table(reader: SnapshotReader, name: str) -> Iterator[dict[str, object]]:
                 remedy="Free some space there, or restore the database to a larger disk.",
                 location=tempfile.gettempdir(),
             ) from error
-        with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as database:
+        with closing(
+            # whoever goes on, or gives up, may be another thread, such as the garbage collector's
+            sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, check_same_thread=False)
+        ) as database:
             database.row_factory = sqlite3.Row
             database.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             known = {

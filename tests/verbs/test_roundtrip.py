@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -160,6 +163,21 @@ def test_one_file_one_glob_one_table(tmp_path: Path, make_repo: MakeRepo) -> Non
     assert {name for name in fs.ls("deep", detail=False)} >= {"deep/er", "deep/same.txt"}
     assert fs.isdir("deep")
     assert not fs.exists("nothing here")
+
+
+def test_rows_are_read_and_given_up_on_any_thread(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    repo = make_repo()
+    repo.backup([pb.SQLite(_database(tmp_path / "pmr.db"))])
+    rows = cast(Generator[dict[str, object], None, None], repo.snapshot("pmr").table("patient"))
+    first = next(rows)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(next, rows).result()["id"] == cast(int, first["id"]) + 1
+        other.submit(rows.close).result()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_only_some_of_it(tmp_path: Path, make_repo: MakeRepo) -> None:
