@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_S = 60
+_started: dict[int, subprocess.Popen[bytes]] = {}  # by the port that each listens on
 
 
 def free_port(*, below: int = 65536) -> int:
@@ -27,6 +29,17 @@ def listens(port: int) -> bool:
     with socket.socket() as trial:
         trial.settimeout(1)
         return trial.connect_ex(("127.0.0.1", port)) == 0
+
+
+def kill(port: int) -> None:
+    """Kill -9 the server that was started on that port, and all that it has started since (Linux)."""
+    process = _started[port]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    for child in map(int, children):  # sshd has a process for each connection
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 @contextmanager
@@ -48,6 +61,7 @@ def running(
             stderr=log,
             env=os.environ | dict(environment or {}),
         )
+    _started[port] = process
     try:
         end = time.monotonic() + START_S
         while not (listens(port) and (ready is None or ready())):

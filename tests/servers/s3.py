@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,8 @@ class S3Server:
     def has_bucket(self) -> bool:
         client = self.client()
         try:
-            client.create_bucket(Bucket=BUCKET)
+            with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # started again
+                client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"x")  # SeaweedFS listens before it can store
         except (BotoCoreError, ClientError):
             return False

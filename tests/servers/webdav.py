@@ -46,11 +46,11 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def rclone(folder: Path, served: Path | None = None, *more: str) -> Iterator[WebdavServer]:
+def rclone(folder: Path, served: Path | None = None, *more: str, port: int | None = None) -> Iterator[WebdavServer]:
     program = shutil.which("rclone")
     if program is None:
         pytest.skip("rclone is not installed (Debian: rclone)")
-    server = WebdavServer(free_port(), served or folder / "served")
+    server = WebdavServer(port or free_port(), served or folder / "served")
     server.served.mkdir(exist_ok=True)
     command = [
         program, "serve", "webdav", str(server.served), "--addr", f"127.0.0.1:{server.port}",
