@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,9 +74,16 @@ def test_what_names_no_folder_of_a_disk(url: str) -> None:
         connect(url)
 
 
-def test_an_image_is_on_the_disk_that_its_file_is_on(tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A folder where the images are; `tmp_path` may be in memory."""
+    with tempfile.TemporaryDirectory(prefix="pharmabackup-") as folder:
+        yield Path(folder)
+
+
+def test_an_image_is_on_the_disk_that_its_file_is_on(on_disk: Path) -> None:
     with disk("A") as one, disk("B", "exfat") as other:  # the kernel's driver, and FUSE's, which hides the device
-        assert disks.hardware(str(one)) == disks.hardware(str(other)) == disks.hardware(str(tmp_path)) != frozenset()
+        assert disks.hardware(str(one)) == disks.hardware(str(other)) == disks.hardware(str(on_disk)) != frozenset()
         assert disks.on_one_disk(str(one), str(other))
         assert os.stat(one).st_dev != os.stat(other).st_dev
 
@@ -104,8 +112,8 @@ def test_partitions_and_arrays_are_the_disks_that_they_lie_on(tmp_path: Path) ->
     assert set(_whole(str(block / "dm-0"))) == {"sda", "sdb"}
 
 
-def test_a_backup_beside_the_data_is_told_also_from_another_partition(tmp_path: Path) -> None:
-    site = tmp_path / "site"
+def test_a_backup_beside_the_data_is_told_also_from_another_partition(tmp_path: Path, on_disk: Path) -> None:
+    site = on_disk / "site"
     site.mkdir()
     (site / "records").write_bytes(b"x")
     with disk("PHARM-USB-A") as same:

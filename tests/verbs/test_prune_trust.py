@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def test_what_others_say_of_a_pack_takes_no_ones_place(
         slot = replace(found.slot, role="device", domain=ids.new_id())
         return dataclasses.replace(found, slot=slot)
 
+    @contextmanager
     def read(unlocked: Unlocked, sizes: Mapping[bytes, int], **how: Any) -> Iterator[Any]:
-        for digest, get in real(unlocked, sizes, **how):
-            yield digest, partial(foreigner, get) if foreign and digest in told else get
+        with real(unlocked, sizes, **how) as segments:
+            yield (
+                (digest, partial(foreigner, get) if foreign and digest in told else get) for digest, get in segments
+            )
 
     for module in ("collection", "index"):
         monkeypatch.setattr(f"pharmabackup.engine.{module}.read_segments", read)
