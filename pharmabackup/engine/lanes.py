@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -12,13 +14,41 @@ from typing import Generic, Self, TypeVar
 from pharmabackup.storage.base import Storage
 
 AHEAD_BYTES = 16 << 20  # that are fetched, or being fetched, and not yet taken
+THREADS = 16  # requests under way for what is read piece by piece
 
 Item = TypeVar("Item")
 T = TypeVar("T")
 
 
+class Threads:
+    """Those of an opened repository, for what is read piece by piece and may be given up in between.
+
+    Whoever gives it up cannot wait for them (see `Lanes`). `close` does, so that nobody reads a storage after that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: Executor | None = None
+        self._process = 0
+
+    def pool(self) -> Executor:
+        """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
+        with self._lock:
+            if self._pool is None or self._process != os.getpid():
+                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
+                self._process = os.getpid()
+            return self._pool
+
+    def close(self) -> None:
+        """Nothing more is begun, and what is under way is waited for."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and self._process == os.getpid():
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
 class Lanes(Generic[Item, T]):
-    """What `in_lanes` gives. Whoever leaves the `with` waits for what is under way, and nothing more is begun.
+    """What `in_lanes` gives. Whoever leaves the `with` waits for what its own threads are at; nothing more is begun.
 
     Whoever lets go of it otherwise takes back what has not begun, and does not wait: the garbage collector may do
     that on any thread at any time, also while `threading` starts another, which would then be waited for for ever.

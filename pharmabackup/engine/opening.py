@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pharmabackup.engine.unlocked import Unlocked
 
 REPOSITORY = "repository"
+WITHOUT_KEYS = "without-signing-key"  # where things are kept meanwhile: what is remembered stays as it is
 
 
 def create(
@@ -222,6 +223,7 @@ def _unlock(
     slot = found.slot
     keyring = found.keyring
     check_keyring(keyring, slot)
+    own = state_name(storage.location, slot.id, repository)
     unlocked = Unlocked(
         storage=storage,
         record=record,
@@ -232,7 +234,7 @@ def _unlock(
         revoked_in=rosters.revoked_in,
         keyring=keyring,
         opener=found.opener,
-        state=state_folder(state_dir) / state_name(storage.location, slot.id, repository),
+        state=state_folder(state_dir) / own if keyring.signing else state_folder(state_dir) / own / WITHOUT_KEYS,
         queue=state_folder(state_dir) / AUDIT_QUEUE / state_name(storage.present, slot.id, repository),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that

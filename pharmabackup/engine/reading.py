@@ -198,7 +198,8 @@ class BlockReader:
         """The chunks that a snapshot refers to, in order. Damaged."""
         lanes = min(self._unlocked.storage.lanes, LISTS_AHEAD)
         blocks = (block for block, _ in groupby(references, key=lambda ref: ref.block))
-        coming = in_lanes(lanes, lambda block: self.block(block, domain), blocks)
+        pool = self._unlocked.threads.pool() if lanes > 1 else None
+        coming = in_lanes(lanes, lambda block: self.block(block, domain), blocks, pool=pool)
         content, ends, before = b"", list[int](), b""
         for ref in references:
             if ref.block != before:

@@ -24,6 +24,7 @@ from pharmabackup.engine.keyrings import (
     read_whole,
     without_newest,
 )
+from pharmabackup.engine.lanes import Threads
 from pharmabackup.engine.roster import read_rosters
 from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, WrongCredential
 from pharmabackup.format import wire
@@ -94,6 +95,7 @@ class Unlocked:
     actor: str | None = field(init=False, default=None)  # who opened it, and why: for audit records
     reason: str | None = field(init=False, default=None)
     auditing: threading.Lock = field(init=False, default_factory=threading.Lock)
+    threads: Threads = field(init=False, default_factory=Threads)
 
     def __post_init__(self) -> None:
         self._take_keys()
@@ -193,10 +195,14 @@ class Unlocked:
     def purpose_key(self, purpose: str) -> bytes:
         """A key for one purpose on this machine, which no other slot can come to.
 
-        What is kept under it is believed as if it had been verified just now, and has names of files. A slot whose
-        signing key cannot be read, since that keyring is damaged, keeps things under what opens its keyrings.
+        What is kept under it is believed as verified, and has names of files. Where the keyring with the slot's
+        signing key is damaged, it comes from what opens its keyrings.
         """
-        return hashing.derive(purpose, self.keyring.signing or self.opener.secret)
+        return hashing.derive(purpose, self.keyring.signing) if self.keyring.signing else self.spare_key(purpose)
+
+    def spare_key(self, purpose: str) -> bytes:
+        """The same while the signing key cannot be read."""
+        return hashing.derive(purpose, self.opener.secret)
 
     # ------------------------------------------------------------ records
 

@@ -43,6 +43,7 @@ class Opened:
         `eject` makes a removable disk safe to unplug: StorageFailed("in-use"), Unsupported when it is none.
         """
         self._journal.close()
+        self._unlocked.threads.close()
         if self._blocks is not None:
             self._blocks.index.close()
             self._blocks = None

@@ -209,8 +209,8 @@ class SmbStorage(RemoteFolder[Share]):
         piece = min(PIECE, client.connection.max_read_size)
         end = min(offset + length, file.end_of_file)
         starts = range(offset, end, piece)
-        with client.closing(file):
-            answers = client.flow(file.read(at, min(piece, end - at), send=False) for at in starts)
+        reads = (file.read(at, min(piece, end - at), send=False) for at in starts)
+        with client.closing(file), closing(client.flow(reads)) as answers:
             for at, answer in zip(starts, answers, strict=True):
                 if len(answer) != min(piece, end - at):
                     raise failures.cut(self.location, path)

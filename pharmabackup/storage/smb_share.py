@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -112,8 +112,8 @@ class Share:
                 raise errors[0]
             return answers
 
-    def flow(self, messages: Iterable[Message]) -> Iterator[Any]:
-        """The answers to many, of which some are on their way at once."""
+    def flow(self, messages: Iterable[Message]) -> Generator[Any, None, None]:
+        """The answers to many, of which some are on their way at once. To be closed."""
         pending: deque[tuple[Any, Callable[[Any], Any]]] = deque()
 
         def oldest() -> Any:

@@ -86,7 +86,6 @@ class Simulation:
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,
-            "verbs.audit_reading.ThreadPoolExecutor": TurnExecutor,
             "verbs.check_packs.ThreadPoolExecutor": TurnExecutor,
             "verbs.restore_content.queue": all_turns,
         }.items():

@@ -29,10 +29,9 @@ def records(unlocked: Unlocked, since: int | None) -> Iterator[AuditRecord]:
     `since`: nanoseconds since 1970. What cannot be read is there as a record that says so.
     """
     chains = [chain for chain in list_chains(unlocked).values() if chain.numbers]
-    with RecordReader(unlocked) as reader:
-        read = partial(_read, unlocked, reader, beside=len(chains))
-        streams = (_stream(chain, read, None if since is None else from_ns(since)) for chain in chains)
-        yield from heapq.merge(*streams, key=lambda record: record.time)
+    read = partial(_read, unlocked, RecordReader(unlocked), beside=len(chains))
+    streams = (_stream(chain, read, None if since is None else from_ns(since)) for chain in chains)
+    yield from heapq.merge(*streams, key=lambda record: record.time)
 
 
 def _stream(

@@ -80,28 +80,26 @@ class Chains:
         """`severity`: of what is damaged; what is cut off or forked is critical. It goes on after the first."""
         looks = [self._choose(chain) for chain in self.chains.values()]
         places = ((look.chain, place) for look in looks for place in look.places)
-        with RecordReader(self._unlocked) as reader:
-            fetched = reader.fetch(places, sum(len(look.places) for look in looks))
-            for look in looks:
-                yield from self._judge(look, severity, fetched)
+        fetched = RecordReader(self._unlocked).fetch(places, sum(len(look.places) for look in looks))
+        for look in looks:
+            yield from self._judge(look, severity, fetched)
         yield from self._waiting()
 
     def _waiting(self) -> Iterator[Finding]:
         """Records that other credentials have left on this machine, and that lack in their chains meanwhile."""
         names = {slot.id.hex()[:8]: slot for slot in self._unlocked.roster.slots}
         for digits, count in sorted(auditlocal.queued_by_others(self._unlocked).items()):
-            slot = names.get(digits)
-            if slot is None:
-                continue
-            gone = slot.revoked is not None
+            slot = names.get(digits)  # none: whoever turned the storage back took it away
+            goes = slot is not None and slot.revoked is None
+            who = slot.name if slot is not None else nobody(digits)
             yield Finding(
                 code="audit-queued",
                 severity="info",
-                subject=f"audit/{slot.id.hex()}",
-                message=f"Audit records of {slot.name} that wait on this machine, and are not in storage: {count}.",
-                remedy="That credential was revoked: they stay here. Keep the state folder, they are evidence."
-                if gone
-                else "They go there when that credential opens the place on this machine.",
+                subject=f"audit/{digits if slot is None else slot.id.hex()}",
+                message=f"Audit records of {who} that wait on this machine, and are not in storage: {count}.",
+                remedy="They go there when that credential opens the place on this machine."
+                if goes
+                else "That credential is revoked or unknown: they stay here, as evidence. Keep the state folder.",
                 location=self._unlocked.storage.location,
             )
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
-from types import TracebackType
-from typing import Self
 
-from pharmabackup.engine.lanes import in_lanes
+from pharmabackup.engine.lanes import THREADS, in_lanes
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import RECORD_MAX, Audit
 from pharmabackup.format.wire import Kind, malformed
 from pharmabackup.verbs.audit_listing import Chain
 
-WORKERS = 16  # requests under way
 TOGETHER = 16  # records that one thread fetches before it hands them over, where there are many
 AHEAD_BYTES = 4 << 20  # that are fetched and not yet taken, as storage lists their sizes
-TOGETHER_BYTES = AHEAD_BYTES // WORKERS
+TOGETHER_BYTES = AHEAD_BYTES // THREADS
 
 Stored = bytes | Damaged | NotFound
 Place = tuple[Chain, int]
@@ -27,41 +23,34 @@ Place = tuple[Chain, int]
 
 
 class RecordReader:
-    """Threads that fetch records. Leaving it ends them, and waits.
-
-    Whoever gives up an iterator in which it is does not wait: that may be the garbage collector (see `Lanes`).
-    """
+    """Fetches records, on the threads of the opened repository."""
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._storage = unlocked.storage
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pharmabackup-audit")
+        self._pool = unlocked.threads.pool()
 
     def fetch(self, places: Iterable[Place], count: int, *, beside: int = 1) -> Iterator[Stored]:
         """What is stored at each place, in this order. StorageFailed.
 
         `count`: how many there are, about. `beside`: so many are read at once, and share what is ahead.
         """
-        groups = _groups(iter(places), max(1, min(TOGETHER, count // (2 * WORKERS))))
-        lanes = max(2, 2 * WORKERS // beside)
-        for _, get in in_lanes(lanes, self._fetch, groups, size=itemgetter(1), at_most=AHEAD_BYTES, pool=self._pool):
-            yield from get()
+        groups = _groups(iter(places), max(1, min(TOGETHER, count // (2 * THREADS))))
+        lanes, wanted = max(2, 2 * THREADS // beside), True  # no lock: the garbage collector may be who gives up
 
-    def _fetch(self, group: tuple[list[str], int]) -> list[Stored]:
-        return [self._stored(name) for name in group[0]]
+        def fetch(group: tuple[list[str], int]) -> list[Stored]:
+            return [self._stored(name) for name in group[0] if wanted]
+
+        try:
+            for _, get in in_lanes(lanes, fetch, groups, size=itemgetter(1), at_most=AHEAD_BYTES, pool=self._pool):
+                yield from get()
+        finally:
+            wanted = False
 
     def _stored(self, name: str) -> Stored:
         try:
             return self._storage.get(name, limit=RECORD_MAX)
         except (Damaged, NotFound) as error:
             return error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=kind is not GeneratorExit, cancel_futures=True)
 
 
 def _groups(left: Iterator[Place], together: int) -> Iterator[tuple[list[str], int]]:

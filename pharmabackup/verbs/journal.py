@@ -237,12 +237,7 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 subject="audit",
                 message=f"Audit records that wait on this machine, and are not in storage yet: "
                 f"{written.waiting}. {written.why}".rstrip(),
-                remedy=(
-                    "They go there when the place is opened as it is now, here and with the same credential."
-                    if unlocked.storage.read_only
-                    else "They go there with this credential's next record that it takes."
-                )
-                + " Do not delete the state folder until then.",
+                remedy=_where_they_go(unlocked) + " Do not delete the state folder until then.",
                 location=location,
             )
         )
@@ -260,6 +255,14 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
             )
         )
     return found
+
+
+def _where_they_go(unlocked: Unlocked) -> str:
+    if unlocked.keyring.signing is None:
+        return "They go there once the keyring with this credential's signing key is whole again: see check."
+    if unlocked.storage.read_only:
+        return "They go there when the place is opened as it is now, here and with the same credential."
+    return "They go there with this credential's next record that it takes."
 
 
 def _check_plain(facts: Mapping[str, object]) -> None:

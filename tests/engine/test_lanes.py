@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pharmabackup.engine.lanes import in_lanes
+from pharmabackup.engine.lanes import Threads, in_lanes
 
 PATIENCE_S = 60
 
@@ -175,3 +176,40 @@ def test_threads_that_are_shared_outlive_who_reads() -> None:
         one.close()
         assert pool.submit(work, 3).result() == 9
     assert work.most <= 2
+
+
+def test_what_was_given_up_is_waited_for_when_its_threads_are_closed() -> None:
+    threads, work, go = Threads(), Work(), threading.Event()
+
+    def waits(number: int) -> int:
+        work(number)
+        go.wait(PATIENCE_S)
+        return number
+
+    coming = in_lanes(2, waits, range(100), pool=threads.pool())
+    next(coming)
+    while len(work.begun) < 4:
+        pass
+    del coming
+    ended = threading.Thread(target=threads.close)
+    ended.start()
+    ended.join(0.2)
+    assert ended.is_alive()
+    go.set()
+    ended.join(PATIENCE_S)
+    assert not ended.is_alive() and sorted(work.begun) == [0, 1, 2, 3]
+    assert threads.pool().submit(work, 7).result(PATIENCE_S) == 49  # and it can be used again
+    threads.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    threads = Threads()
+    assert threads.pool().submit(int, "1").result(PATIENCE_S) == 1
+    child = os.fork()
+    if not child:
+        done = threads.pool().submit(int, "2").result(PATIENCE_S) == 2
+        threads.close()
+        os._exit(0 if done else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    threads.close()

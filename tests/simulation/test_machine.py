@@ -236,6 +236,8 @@ class Site(RuleBasedStateMachine):
             kinds |= {outcome.error.kind} if isinstance(outcome.error, pb.Damaged | pb.Incomplete) else set()
         if suffered["lost"]:  # as if a collection had deleted it
             kinds.add("object")
+        if suffered["lost"] > 1:  # in both tries of exclusive creation: as who cannot do it
+            kinds.add("capability")
         assert may_end_so(name, outcome, kinds), f"{name}: {outcome.error!r}"
         damage.clear_torn(world, device)
         world.learn()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -382,3 +383,42 @@ def test_an_answer_that_is_not_what_was_sent_is_a_lost_write(wrong: str, monkeyp
     with pytest.raises(StorageFailed) as found:
         create(storage, "b", b"content")
     assert found.value.kind == "lost-write"
+
+
+def test_nothing_is_asked_of_a_storage_after_close_though_somebody_gave_up_reading(
+    tmp_path: Path, far: DistantStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that fetched ahead of him are waited for."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(9000):
+        (many / f"a-name-that-does-not-shrink-{os.urandom(40).hex()}-{number}").touch()
+    with _open(tmp_path) as repo:
+        repo.backup([pb.Files(many)])
+        for number in range(60):
+            repo.record("tick", {"number": number})
+    closed, late, real = threading.Event(), list[str](), DistantStorage.get_range
+    whole = DistantStorage.get
+
+    def get_range(self: DistantStorage, name: str, offset: int, length: int) -> bytes:
+        time.sleep(0.02)
+        if closed.is_set():
+            late.append(name)
+        return real(self, name, offset, length)
+
+    def get(self: DistantStorage, name: str, *, limit: int) -> bytes:
+        time.sleep(0.02)
+        if closed.is_set():
+            late.append(name)
+        return whole(self, name, limit=limit)
+
+    monkeypatch.setattr(DistantStorage, "get_range", get_range)
+    monkeypatch.setattr(DistantStorage, "get", get)
+    with _open(tmp_path, "fresh") as repo:
+        for _ in repo.snapshot("many").glob("*"):
+            break
+        for _ in repo.audit():
+            break
+    closed.set()
+    assert not [one for one in threading.enumerate() if one.name.startswith("pharmabackup")]
+    assert late == []

@@ -109,3 +109,30 @@ def test_nothing_goes_into_a_chain_that_another_slot_left_here(staff: Staff, sit
     report = first.check()
     assert "planted" not in {record.reason for record in first.audit()}
     assert {finding.code for finding in report.findings} >= {"audit-queued"}  # it stays, and is counted
+
+
+def test_what_waits_while_the_signing_key_cannot_be_read_is_delivered_once_it_can(
+    staff: Staff, site: Site, tmp_path: Path
+) -> None:
+    """And what this machine remembers stays as it was."""
+    auditor = staff.enrol("auditor", "the auditor")
+    assert auditor.check().state == "ok"
+    folder, slot = auditor._unlocked.state, auditor._unlocked.slot.id.hex()
+    auditor.close()
+    (first,) = (Path(staff.repo.url) / "keys" / slot).iterdir()
+    staff.repo.rotate(reason="to see")  # gives him another keyring, without his signing key
+    staff.open("the auditor").close()
+    remembered = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    whole = first.read_bytes()
+    first.chmod(0o600)
+    first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with staff.open("the auditor") as without:
+        assert without._unlocked.keyring.signing is None
+        told = {each.code: each for each in without.check().findings}
+        assert told.keys() >= {"keyring-damaged", "audit-queued"} and "is whole again" in told["audit-queued"].remedy
+    assert remembered == {path: path.read_bytes() for path in remembered}
+    first.write_bytes(whole)
+    with staff.open("the auditor") as again:
+        before = [record.event for record in again.audit() if record.slot == "the auditor"].count("check")
+        assert again.check().findings == ()
+        assert [record.event for record in again.audit() if record.slot == "the auditor"].count("check") == before + 2
