@@ -193,7 +193,7 @@ class S3Storage(LockingStorage[Any]):
             raise failures.cut(self.location, name)
         return Stored(
             size=answer["ContentLength"],
-            modified=_ns(answer["LastModified"]),
+            modified=self._whole(answer["LastModified"], name),
             mark=answer.get("Metadata", {}).get(MARK, ""),
             crc32=_crc32(answer),
         )
@@ -283,7 +283,7 @@ class S3Storage(LockingStorage[Any]):
                 raise failures.missing(self.location, version.name) from None
             raise
         until = answer.get("ObjectLockRetainUntilDate")
-        return _ns(until) if until else 0
+        return self._whole(until, version.name) if until else 0
 
     def _versions(self, client: Any, prefix: str, at: object) -> Versions:
         more = cast(dict[str, str], at or {})
@@ -344,6 +344,12 @@ class S3Storage(LockingStorage[Any]):
 
     def _failure(self, error: Exception) -> Error:
         return from_error(error, self.location)
+
+    def _whole(self, time: datetime, name: str) -> int:
+        """Of a time in a header: each ends with its zone, and one that was cut passes for another time."""
+        if time.tzinfo is None:
+            raise failures.cut(self.location, name)
+        return _ns(time)
 
 
 def _sends_now(request: Any, **_: object) -> None:

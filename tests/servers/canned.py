@@ -33,8 +33,8 @@ class Canned:
 
 
 def answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
-    """An answer as it goes over the line. Content-Length comes with it, unless `headers` say otherwise."""
-    lines = {"Content-Length": str(len(body))} | dict(headers or {})
+    """An answer as it goes over the line, the only one on its connection. `headers` stand over the two of its own."""
+    lines = {"Content-Length": str(len(body)), "Connection": "close"} | dict(headers or {})
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}\r\n{head}\r\n".encode() + body
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import gc
 import os
+from datetime import UTC, datetime
 
 import pytest
 
 from pharmabackup.errors import Conflict, StorageFailed
 from pharmabackup.storage import connect, remote
+from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.s3 import MARK
 from tests.servers.canned import answer, canned, in_turn
 
@@ -109,11 +111,18 @@ def test_what_somebody_else_made_is_a_conflict(server, s3):
         s3.put_new("a", b"x")
 
 
+LAST_MODIFIED = int(datetime(2026, 11, 26, 19, tzinfo=UTC).timestamp()) * 10**9
+
+
+def told(info: ObjectInfo) -> bool:
+    return (info.size, info.modified) == (300_000, LAST_MODIFIED)
+
+
 RANGED = HEAD | {"Content-Range": f"bytes 0-{len(DATA) - 1}/{len(DATA)}", "Content-Type": "x/y"}
 WHOLE = {
     "get": (answer(206, RANGED, DATA), lambda s3: s3.get_range("a", 0, len(DATA)) == DATA),
     # Content-Length first: the digits of one that ends an answer cannot be told from a shorter number.
-    "info": (answer(200, {"Content-Length": "300000"} | HEAD), lambda s3: s3.info("a").size == 300_000),
+    "info": (answer(200, {"Content-Length": "300000"} | HEAD), lambda s3: told(s3.info("a"))),
     "list": (answer(200, DATE, LISTING), lambda s3: [each.size for each in s3.list("")] == [300_000]),
     "delete": (answer(200, DATE, DELETED), lambda s3: s3.delete(["a"]) == {"a": None}),
 }
@@ -121,6 +130,7 @@ WHOLE = {
 
 # botocore forgets an answer that it cannot parse: its socket is closed when Python comes to it, and no sooner.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:tzname G:dateutil.parser.UnknownTimezoneWarning")
 @pytest.mark.parametrize("what", list(WHOLE))
 def test_an_answer_that_ends_without_a_word_at_any_byte_is_asked_for_again(server, s3, what):
     whole, is_right = WHOLE[what]
