@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pharmabackup as pb
+from tests import threads
 
 pytest.register_assert_rewrite("pharmabackup.testing.storage")
 
@@ -27,6 +29,11 @@ PASSPHRASE = "correct horse battery staple"
 def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test shares caches with another, or with this machine."""
     monkeypatch.setenv("PHARMABACKUP_STATE", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> None:
+    threads.before = set(threading.enumerate())
 
 
 @pytest.fixture

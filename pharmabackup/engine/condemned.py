@@ -49,13 +49,13 @@ def _read(unlocked: Unlocked, kind: Kind, name: str, shape: type[R]) -> R:
         raise or_planted(error, name) from None
 
 
-def burnt_names(unlocked: Unlocked) -> frozenset[bytes]:
+def burnt_names(unlocked: Unlocked, listing: Listing | None = None) -> frozenset[bytes]:
     """Packs that a collection ever came to delete. Damaged, StorageFailed.
 
     A delete that was on its way when its collector died may still come, and somebody who slept may have put such a
     pack there again: nobody relies on one, or gives a pack such a name.
     """
-    return _packs_of(_records(unlocked, {"execute"}, unlocked.storage.list))
+    return _packs_of(_records(unlocked, {"execute"}, listing or unlocked.storage.list))
 
 
 def let_go(unlocked: Unlocked) -> frozenset[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from pharmabackup import ids
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace
 from pharmabackup.engine.unlocked import Unlocked
@@ -68,6 +69,19 @@ def remember(unlocked: Unlocked, written: Mapping[str, Remembered]) -> None:
     """Objects that this machine has written itself: should they vanish before they are read."""
     if written:
         save(unlocked, {**written, **load(unlocked)})
+
+
+def remember_own(unlocked: Unlocked, written: Mapping[str, Remembered], roster: bytes) -> None:
+    """Records that this machine has signed under that roster; its next run reads them again where that is free."""
+    whole = unlocked.storage.lanes > 1 and unlocked.roster_hash == roster
+    remember(unlocked, {name: known if whole else Remembered(known.hash) for name, known in written.items()})
+
+
+def put_fate(unlocked: Unlocked, transaction: bytes, record: Fate | Carry) -> Remembered:
+    """Create the record that decides a transaction; what is stored. Conflict, StorageFailed."""
+    name, kind = ids.fate_name(transaction), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
+    signed = unlocked.sign(kind, name, record)
+    return Remembered(unlocked.put_signed(name, kind, signed)[1], wire.encode(signed), kind)
 
 
 def _key(unlocked: Unlocked) -> SealingKey:

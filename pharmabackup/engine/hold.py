@@ -9,6 +9,9 @@ from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine.condemned import burnt_names, read_condemned
 from pharmabackup.engine.grants import COLLECTORS
+from pharmabackup.engine.historycache import put_fate, remember_own
+from pharmabackup.engine.lanes import Beside
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Damaged, Error
@@ -19,30 +22,46 @@ TRIES = 3  # while collections condemn what was just pinned
 
 
 @contextmanager
-def held(unlocked: Unlocked, blocks: BlockReader, readers: Sequence[SnapshotReader]) -> Iterator[bool]:
-    """Pin the packs that these snapshots need; whether that was possible for all of them.
+def held(
+    unlocked: Unlocked, blocks: BlockReader, readers: Sequence[SnapshotReader], listing: Listing | None
+) -> Iterator[Beside[bool]]:
+    """Pin the packs that these snapshots need, beside what the caller does; whether that was possible for all.
 
-    A storage that is full or may only be read stops nobody: without this, a reader looks for what has moved. Who may
-    not abort a transaction leaves it to the collectors, which do so after a day.
+    `listing`: what there was when the blocks were looked for. A storage that is full or may only be read stops
+    nobody: without this, a reader looks for what has moved. Who may not abort a transaction leaves it to the
+    collectors, which do so after a day.
     """
-    transaction, done = ids.new_id(), False
-    with suppress(Error):
-        done = _pin(unlocked, blocks, transaction, readers)
+    transaction = ids.new_id()
+
+    def pin() -> bool:
+        with suppress(Error):
+            return _pin(unlocked, blocks, transaction, readers, listing)
+        return False
+
     try:
-        yield done
+        with Beside(unlocked.storage.lanes, pin) as pinned:
+            yield pinned
     finally:
         if unlocked.keyring.role in COLLECTORS:
             with suppress(Error):
-                unlocked.put(Kind.FATE, ids.fate_name(transaction), Fate(transaction, "abort", None, None))
+                roster = unlocked.roster_hash
+                aborted = put_fate(unlocked, transaction, Fate(transaction, "abort", None, None))
+                remember_own(unlocked, {ids.fate_name(transaction): aborted}, roster)
 
 
-def _pin(unlocked: Unlocked, blocks: BlockReader, transaction: bytes, readers: Sequence[SnapshotReader]) -> bool:
+def _pin(
+    unlocked: Unlocked,
+    blocks: BlockReader,
+    transaction: bytes,
+    readers: Sequence[SnapshotReader],
+    listing: Listing | None,
+) -> bool:
     """Steps 3 and 4 of what a writer does: whether all is in packs that are pinned and not condemned."""
     needed: list[tuple[bytes, set[bytes]]] = []
     for reader in readers:
         with suppress(Damaged):  # whoever reads it will say so
             needed.append((reader.snapshot.domain, reader.relied()))
-    burnt = burnt_names(unlocked)
+    burnt = burnt_names(unlocked, listing)
     condemned = burnt
     for number in range(TRIES):
         packs, whole = _places(blocks, needed, condemned)

@@ -47,6 +47,36 @@ class Threads:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Beside(Generic[T]):
+    """One piece of work beside what the caller does, where requests take a while; elsewhere it is done at once.
+
+    Whoever leaves the `with` has waited for it.
+    """
+
+    def __init__(self, lanes: int, work: Callable[[], T]) -> None:
+        """`lanes`: of the storage that is asked; one is asked by one thread."""
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-beside") if lanes > 1 else None
+        self._work = work if self._threads is None else self._threads.submit(work).result
+        self._done: list[T] = []
+        if self._threads is None:
+            self.result()
+
+    def result(self) -> T:
+        """What it gives or raises. The caller's own thread alone asks."""
+        if not self._done:
+            self._done.append(self._work())
+        return self._done[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+
+
 class Lanes(Generic[Item, T]):
     """What `in_lanes` gives. Whoever leaves the `with` waits for what its own threads are at; nothing more is begun.
 

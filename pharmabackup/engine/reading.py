@@ -22,9 +22,10 @@ from pharmabackup.engine.condemned import Condemned, read_condemned
 from pharmabackup.engine.filecache import cumulative
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.lanes import in_lanes
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.packs import block_id, read_directory
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.errors import Damaged, Error, NotFound
 from pharmabackup.format import block as layout
 from pharmabackup.format.manifest import Entry, Frame, entries, read_folders, read_frames
 from pharmabackup.format.recipe import UNUSED, Runs, decode_runs
@@ -60,20 +61,21 @@ class BlockReader:
         self._weak: dict[tuple[bytes, bytes, bytes], bool] = {}  # by roster, signer and domain
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
 
-    def refresh(self, *, seen: Index | None = None) -> None:
+    def refresh(self, *, seen: Index | None = None, listing: Listing | None = None) -> None:
         """Learn what storage holds now.
 
         `seen`: the index in which a block was not found; if it is not the newest any more, another thread has done
-        this meanwhile. Then packs that no segment names are looked into as well.
+        this meanwhile. Then packs that no segment names are looked into as well. `listing`: by which that is read.
         """
+        listed_by = listing or self._unlocked.storage.list
         with self._refreshing:
             if seen is not None and self.index is not seen:
                 return
-            state = self._state()
+            state = self._state(listed_by)
             self.first = state[0].first
             index = Index(self._unlocked, chunks=False)
-            index.load()
-            listed = {ids.hex_tail(info.name) or b"": info.size for info in self._unlocked.storage.list("packs")}
+            index.load(listing=listing)
+            listed = {ids.hex_tail(info.name) or b"": info.size for info in listed_by("packs")}
             if seen is not None:
                 for pack in sorted(set(listed) - set(index.blocks.packs)):
                     with suppress(Damaged, NotFound):
@@ -81,7 +83,7 @@ class BlockReader:
             # A condemned pack may still be read: only writers must not rely on it.
             index.blocks.restrict(listed, frozenset())
             self.index = index
-            if seen is not None:
+            if seen is not None and listing is None:  # whose order is unknown: it may lack packs that the index has
                 self._looked = index, state
 
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
@@ -98,6 +100,25 @@ class BlockReader:
             while len(self._cache) > CACHED_BLOCKS:
                 self._cache.popitem(last=False)
         return result
+
+    def fetch_lists(self, snapshots: Iterable[Snapshot]) -> None:
+        """Where several requests may be under way, fetch what these will be read by first, as far as it is kept.
+
+        What goes wrong is told when it is needed.
+        """
+        domains = {
+            refs[0].block: snapshot.domain
+            for snapshot in snapshots
+            for refs in (snapshot.table, snapshot.recipe, snapshot.manifest)
+            if refs
+        }
+        lanes = self._unlocked.storage.lanes
+        if lanes > 1:
+            wanted = list(domains)[:CACHED_BLOCKS]
+            with in_lanes(lanes, lambda block: self.block(block, domains[block]), wanted) as coming:
+                for _, get in coming:
+                    with suppress(Error):
+                        get()
 
     def ahead(self) -> Ahead | None:
         """What fetches for a while what will be wanted here; None where that is of no use."""
@@ -128,13 +149,14 @@ class BlockReader:
                     missing = True
             if damaged is not None and not missing:
                 raise damaged
-            if self._looked == (index, self._state()):  # nothing has moved or come since
+            if self._looked == (index, self._state(self._unlocked.storage.list)):  # nothing has moved or come since
                 raise damaged or damaged_block("no pack that is here holds it")
             self.refresh(seen=index)  # a collection may have moved it, or a segment is lost
 
-    def _state(self) -> tuple[Condemned, frozenset[str]]:
+    def _state(self, listing: Listing) -> tuple[Condemned, frozenset[str]]:
         """What collections have come to, and which segments there are."""
-        return read_condemned(self._unlocked), frozenset(info.name for info in self._unlocked.storage.list("index"))
+        condemned = read_condemned(self._unlocked, listing=listing)
+        return condemned, frozenset(info.name for info in listing("index"))
 
     def open(
         self, table: BlockTable, number: int, sealed: bytes | memoryview, domain: bytes, *, names: bool = False

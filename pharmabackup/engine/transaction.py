@@ -17,7 +17,7 @@ from pharmabackup.crypto.hashing import chunker_seed
 from pharmabackup.crypto.sealing import SealingKey
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.condemned import Condemned, read_condemned, shunned_packs
-from pharmabackup.engine.historycache import Remembered
+from pharmabackup.engine.historycache import Remembered, put_fate
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.packs import PackWriter, Sent, WrittenPack, check_region, read_directory
@@ -26,7 +26,7 @@ from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
 from pharmabackup.format.index import PackEntry
 from pharmabackup.format.transaction import Carry, Fate, Intent, Snapshot
-from pharmabackup.format.wire import Kind, encode
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 
 SURVEYS = 3  # while collections go on
@@ -132,10 +132,8 @@ class Attempt:
         """Create the record that decides; what is stored. Overtaken when a collection was faster."""
         if read_condemned(self._unlocked, self._first).packs & self._pinned:
             raise Overtaken
-        name, kind = ids.fate_name(self.id), Kind.FATE if isinstance(record, Fate) else Kind.CARRY
-        signed = self._unlocked.sign(kind, name, record)
         try:
-            return Remembered(self._unlocked.put_signed(name, kind, signed)[1], encode(signed), kind)
+            return put_fate(self._unlocked, self.id, record)
         except Conflict:  # it was aborted
             raise Overtaken from None
 

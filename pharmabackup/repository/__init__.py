@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -208,14 +208,22 @@ class Repository(Keys, Keeping, AuditLog):
     ) -> Report:
         """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound."""
         from pharmabackup.engine.historyreader import load_history
+        from pharmabackup.engine.lanes import Beside
+        from pharmabackup.engine.listing import one_listing
         from pharmabackup.verbs.restore import restore
 
-        def run() -> Report:
-            history = load_history(self._unlocked)
+        def run(begun: Callable[[], object]) -> Report:
+            storage = self._unlocked.storage
+            listing = one_listing(storage, self._unlocked.state)
+            with Beside(storage.lanes, lambda: self._block_reader(listing=listing)) as reader:
+                history = load_history(self._unlocked, listing=listing)
+                blocks = reader.result()
             return restore(
                 self._unlocked,
-                self._block_reader(),
+                blocks,
                 history,
+                listing,
+                begun=begun,
                 show=self._shower(history),
                 target=None if target is None else Path(target),
                 before=None if before is None else to_ns(before),
@@ -233,7 +241,7 @@ class Repository(Keys, Keeping, AuditLog):
             "into": len(into or {}),
             "overwrite": bool(overwrite),
         }
-        return self._journal.run("restore", run, facts=facts, reads=True)
+        return self._journal.read("restore", run, facts=facts)
 
     def check(
         self,

@@ -15,6 +15,7 @@ from pharmabackup.snapshot import Snapshot
 # does not wait for what backs up.
 if TYPE_CHECKING:
     from pharmabackup.engine.history import Committed, History
+    from pharmabackup.engine.listing import Listing
     from pharmabackup.engine.reading import BlockReader, SnapshotReader
     from pharmabackup.engine.unlocked import Unlocked
     from pharmabackup.format.keys import Role
@@ -62,14 +63,14 @@ class Opened:
         """One that knows what storage holds now."""
         return self._block_reader(fresh=True)
 
-    def _block_reader(self, *, fresh: bool = False) -> BlockReader:
+    def _block_reader(self, *, fresh: bool = False, listing: Listing | None = None) -> BlockReader:
         from pharmabackup.engine.index import Index
         from pharmabackup.engine.reading import BlockReader
 
         with self._read_lock:
             if self._blocks is None or fresh:
                 reader = self._blocks or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
-                reader.refresh(seen=reader.index)
+                reader.refresh(seen=reader.index, listing=listing)
                 self._blocks = reader
             return self._blocks
 

@@ -323,11 +323,7 @@ class _Run:
 
     def remember(self) -> None:
         """What was committed, for the next run of this machine, which reads it where that costs nothing."""
-        unlocked = self._unlocked
-        trusted = unlocked.storage.lanes > 1 and unlocked.roster_hash == self._roster
-        fates = self._written.items()
-        written = {name: item if trusted else historycache.Remembered(item.hash) for name, item in fates}
-        historycache.remember(unlocked, written)
+        historycache.remember_own(self._unlocked, self._written, self._roster)
 
     def _time(self, modified: int) -> int:
         """The storage's time, and never one before that of the last snapshot, though clocks are set back."""

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pharmabackup.engine import auditlocal
 from pharmabackup.engine.audit import Written, write
 from pharmabackup.engine.grants import READERS
+from pharmabackup.engine.lanes import Beside
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import (
     Cancelled,
@@ -65,25 +66,45 @@ class Journal:
         subject: str = "",
         reason: str | None = None,
         facts: Mapping[str, object] | None = None,
+        noted: bool = False,
+    ) -> R:
+        """Do it, and record what came of it. `facts` may grow meanwhile. `noted`: it records itself what was done."""
+        facts = {} if facts is None else facts
+        tell = self._teller(event, _cut(subject), None if reason is None else _cut(reason), facts)
+        return self._told_of(verb, tell, noted=noted)
+
+    def read(self, event: str, verb: Callable[[Callable[[], object]], R], *, facts: Mapping[str, object]) -> R:
+        """The same of what hands out content: it needs a reason if the owner says so, and is recorded before, too.
+
+        `verb` is given what waits for that, so that it can look meanwhile for what it will hand out.
+        """
+        tell = self._teller(event, "", None, facts)
+
+        def permitted() -> R:
+            self._permit()
+            with Beside(self._unlocked.storage.lanes, lambda: tell("begun", {})) as begun:
+                return verb(begun.result)
+
+        return self._told_of(permitted, tell, reads=True)
+
+    def _teller(
+        self, event: str, subject: str, reason: str | None, facts: Mapping[str, object]
+    ) -> Callable[[str, Mapping[str, object]], Written]:
+        def tell(outcome: str, more: Mapping[str, object]) -> Written:
+            self._told = True
+            return write(self._unlocked, event, outcome, subject=subject, reason=reason, facts={**facts, **more})
+
+        return tell
+
+    def _told_of(
+        self,
+        verb: Callable[[], R],
+        tell: Callable[[str, Mapping[str, object]], Written],
+        *,
         reads: bool = False,
         noted: bool = False,
     ) -> R:
-        """Do it, and record what came of it. `facts` may grow meanwhile.
-
-        `reads`: it hands out content, so that it needs a reason if the owner says so, and is recorded before it
-        begins too. `noted`: it records by itself what was done.
-        """
-        facts = {} if facts is None else facts
-
-        def tell(outcome: str, more: Mapping[str, object]) -> Written:
-            self._told = True
-            said = None if reason is None else _cut(reason)
-            return write(self._unlocked, event, outcome, subject=_cut(subject), reason=said, facts={**facts, **more})
-
         try:
-            if reads:
-                self._permit()
-                tell("begun", {})
             result = verb()
         except Incomplete as error:
             error.result = self._reported(error.result, tell("incomplete", _counted(error.result)))
@@ -124,9 +145,15 @@ class Journal:
         here, there = self._unlocked.repository, other._unlocked.repository
         facts: dict[str, object] = {"from": here.hex()}
 
+        def read(begun: Callable[[], object]) -> Report:
+            begun()
+            return verb()
+
         def run() -> Report:
             try:
-                return self.run("copy", verb, facts={"to": there.hex()}, reads=here != there)
+                if here == there:
+                    return self.run("copy", verb, facts={"to": there.hex()})
+                return self.read("copy", read, facts={"to": there.hex()})
             finally:
                 pins = auditlocal.load(self._unlocked).get(self._unlocked.keyring.slot.hex())
                 if pins:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pharmabackup.engine.grants import READERS
 from pharmabackup.engine.history import Committed, History
 from pharmabackup.engine.hold import held
+from pharmabackup.engine.listing import Listing
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.target import Target
 from pharmabackup.engine.unlocked import Unlocked
@@ -32,7 +33,9 @@ def restore(
     unlocked: Unlocked,
     blocks: BlockReader,
     history: History,
+    listing: Listing | None,
     *,
+    begun: Callable[[], object],
     show: Callable[[Committed], object],
     target: Path | None,
     before: int | None,
@@ -43,7 +46,11 @@ def restore(
     progress: Progress | None,
     cancel: threading.Event | None,
 ) -> Report:
-    """Incomplete when not all came back; Conflict, NotFound, Damaged, NotPermitted, InvalidInput."""
+    """Incomplete when not all came back; Conflict, NotFound, Damaged, NotPermitted, InvalidInput.
+
+    `begun` waits until it is recorded that this begins: before that nothing is handed out. `listing`: what there was
+    when `blocks` was read.
+    """
     if not unlocked.keyring.readers:
         raise unlocked.not_permitted("read", who=READERS)
     selection = Selection(only)
@@ -79,7 +86,9 @@ def restore(
     unreadable: Damaged | None = None
     reporter.check_cancelled()
     readers = {item.transaction: SnapshotReader(blocks, item.snapshot) for item in snapshots}
-    with held(unlocked, blocks, list(readers.values())):
+    blocks.fetch_lists(sorted((item.snapshot for item in snapshots), key=lambda snapshot: snapshot.tier))
+    begun()
+    with held(unlocked, blocks, list(readers.values()), listing):
         for tier in sorted({item.snapshot.tier for item in snapshots}):
             whole = True
             for item in [item for item in snapshots if item.snapshot.tier == tier]:

@@ -12,6 +12,7 @@ from pharmabackup.engine import ahead as module
 from pharmabackup.engine.ahead import Ahead, Range
 from pharmabackup.storage.memory import MemoryStorage
 from tests.benchmarks.distant import DistantStorage
+from tests.threads import threads_left
 
 PATIENCE_S = 60
 A, B = "packs/aa/a", "packs/bb/b"
@@ -148,4 +149,4 @@ def test_closing_leaves_no_thread_and_begins_nothing(storage: DistantStorage) ->
     ahead.plan([(A, 2000 * number, 2000) for number in range(5)])
     ahead.close()
     assert len(storage.requests) <= 2
-    assert not [one for one in threading.enumerate() if one.name.startswith("pharmabackup-ahead")]
+    assert not threads_left("pharmabackup-ahead")

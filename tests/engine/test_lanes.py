@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pharmabackup.engine.lanes import Threads, in_lanes
+from pharmabackup.engine.lanes import Beside, Threads, in_lanes
+from tests.threads import threads_left
 
 PATIENCE_S = 60
 
@@ -40,7 +41,7 @@ class Work:
 
 
 def _left() -> list[str]:
-    return [one.name for one in threading.enumerate() if one.name.startswith("pharmabackup-lane")]
+    return threads_left("pharmabackup-lane")
 
 
 def test_one_lane_is_a_plain_loop_on_the_callers_thread() -> None:
@@ -213,3 +214,32 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         os._exit(0 if done else 1)
     assert os.waitpid(child, 0)[1] == 0
     threads.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_beside_gives_or_raises_what_comes_of_it_each_time(lanes: int) -> None:
+    done: list[int] = []
+    with Beside(lanes, lambda: done.append(1) or "there") as beside:  # type: ignore[func-returns-value]
+        assert beside.result() == beside.result() == "there" and done == [1]
+
+
+def test_beside_works_while_the_caller_does_and_is_waited_for() -> None:
+    met, ended = threading.Barrier(2), threading.Event()
+
+    def work() -> None:
+        met.wait(10)
+        ended.set()
+
+    with Beside(2, work):
+        met.wait(10)
+    assert ended.is_set()
+
+
+def test_beside_an_error_of_the_callers_own_is_the_one_that_is_raised() -> None:
+    def work() -> None:
+        raise ValueError
+
+    with pytest.raises(KeyError), Beside(2, work):
+        raise KeyError
+    with pytest.raises(ValueError), Beside(2, work) as beside:
+        beside.result()

@@ -95,7 +95,7 @@ def test_however_many_blocks_are_lost_the_index_is_read_again_once(
             lost.append(info.name)
     assert len(lost) > 3
     loads, real = [], Index.load
-    monkeypatch.setattr(Index, "load", lambda self: (loads.append(self), real(self))[1])
+    monkeypatch.setattr(Index, "load", lambda self, **how: (loads.append(self), real(self, **how))[1])
 
     def lose(event: pb.Event) -> None:
         if event.kind == "dataset":
@@ -138,7 +138,7 @@ def test_two_readers_that_miss_a_block_look_again_once(
     reader = repo._block_reader()
     seen, loads = reader.index, []
     real = Index.load
-    monkeypatch.setattr(Index, "load", lambda self: (loads.append(self), real(self))[1])
+    monkeypatch.setattr(Index, "load", lambda self, **how: (loads.append(self), real(self, **how))[1])
     threads = [threading.Thread(target=lambda: reader.refresh(seen=seen)) for _ in range(6)]
     for thread in threads:
         thread.start()

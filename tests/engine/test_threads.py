@@ -17,6 +17,7 @@ from pharmabackup import compression
 from pharmabackup.engine import blocks, moving, readahead
 from pharmabackup.engine.blocks import BlockWriter
 from pharmabackup.engine.transaction import Transaction, survey
+from tests.threads import threads_left
 
 MakeRepo = Callable[[], pb.Repository]
 PATIENCE_S = 30
@@ -123,7 +124,7 @@ def test_a_second_interrupt_still_ends_the_threads(make_repo: MakeRepo, monkeypa
     monkeypatch.setattr(Transaction, "publish", again)
     with pytest.raises(KeyboardInterrupt):
         transaction.abandon()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-")]
+    assert not threads_left("pharmabackup-")
 
 
 # ---------------------------------------------------------------- reading ahead
@@ -166,14 +167,14 @@ def test_an_error_on_the_way_reaches_the_reader_and_ends_the_threads() -> None:
             for offset, _, _ in read(_numbered(size, wrong_at=5 * readahead.PART), size, _start):
                 found.append(offset)
         assert found == [number * readahead.PART for number in range(5)]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-read")]
+    assert not threads_left("pharmabackup-read")
 
 
 def test_whoever_has_enough_can_leave() -> None:
     parts = readahead.read_parts_ahead(_numbered(50 * readahead.PART), 50 * readahead.PART, _start)
     next(parts)
     parts.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-read")]
+    assert not threads_left("pharmabackup-read")
 
 
 def test_what_a_file_lacks_is_zero() -> None:
@@ -218,4 +219,4 @@ def test_what_a_collection_moves_gives_way_to_writers(
     repo.apply(repo.propose_reseal())
     assert found == {19}
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-background")]
+    assert not threads_left("pharmabackup-background")

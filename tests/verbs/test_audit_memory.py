@@ -23,6 +23,7 @@ from pharmabackup.storage.local import LocalStorage
 from pharmabackup.verbs import audit_chains, audit_reading
 from pharmabackup.verbs.audit_chains import Chains
 from pharmabackup.verbs.audit_listing import Chain
+from tests.threads import threads_left
 from tests.verbs.test_audit_verify import RECORDS, TAMPERING, Log
 
 SECOND = pb.Passphrase("another horse battery staple")
@@ -497,7 +498,7 @@ def test_who_stops_listening_leaves_no_thread(log: Log) -> None:
         told = repo.audit()
         next(told)
         told.close()  # type: ignore[attr-defined]
-    assert not [one for one in threading.enumerate() if one.name.startswith("pharmabackup-reading")]
+    assert not threads_left("pharmabackup-reading")
 
 
 def test_a_check_is_cancelled_while_it_reads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

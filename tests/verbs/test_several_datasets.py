@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from pharmabackup.sources.base import Sink
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from tests.sources.databases import make, posix
+from tests.threads import threads_left
 from tests.verbs.faults import Dead, DyingStorage
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
@@ -169,7 +169,7 @@ def test_collections_overtake_for_ever(
     messages = [finding.message for finding in caught.value.findings if finding.code == "dataset-failed"]
     assert "Collections kept overtaking the backup of tier-0." in messages[0]
     assert repo.snapshots() == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pharmabackup-")]
+    assert not threads_left("pharmabackup-")
 
 
 class _Breaking(pb.Files):

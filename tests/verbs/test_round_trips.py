@@ -1,0 +1,247 @@
+"""How often a restore waits for a storage that is far away before its first file is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.engine import listing, opening
+from pharmabackup.engine.audit import write
+from pharmabackup.errors import NotPermitted, StorageFailed
+from pharmabackup.storage.base import ObjectInfo
+from pharmabackup.storage.memory import MemoryStorage
+from tests.benchmarks.distant import DistantStorage
+from tests.verbs.site import PASSPHRASE
+
+QUIET_S = 0.5  # for so long nothing was asked: everybody waits for an answer
+PATIENCE_S = 60
+
+
+class InRounds(DistantStorage):
+    """Answers nothing until it is told to answer all that was asked: what is asked at once is one round trip."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStorage("far"), answers=True)
+        self.holding = False
+        self._round = self._waiting = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def _request(self, what: str) -> Iterator[None]:  # type: ignore[override]
+        with self._changed:
+            self.requests.append(what)
+            if self.holding:
+                mine = self._round
+                self._waiting += 1
+                self._changed.notify_all()
+                assert self._changed.wait_for(lambda: self._round > mine or not self.holding, PATIENCE_S)
+                self._waiting -= 1
+        yield
+
+    def answer(self) -> None:
+        """What was asked by now, when nobody asks for more; then until everybody waits again."""
+        with self._changed:
+            asked = -1
+            while asked != len(self.requests) or not self._waiting:
+                asked = len(self.requests)
+                self._changed.wait_for(lambda: len(self.requests) > asked, QUIET_S)  # noqa: B023
+            self._round += 1
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Nobody asks for more for a while."""
+        with self._changed:
+            asked = -1
+            while asked != len(self.requests):
+                asked = len(self.requests)
+                self._changed.wait_for(lambda: len(self.requests) > asked, QUIET_S)  # noqa: B023
+
+    def let_go(self) -> None:
+        with self._changed:
+            self.holding = False
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch, cheap_kdf: None) -> Iterator[InRounds]:
+    """A repository with three snapshots of two datasets."""
+    storage = InRounds()
+    monkeypatch.setattr(opening, "connect", lambda *_, **__: storage)
+    yield storage
+    storage.let_go()
+
+
+@pytest.fixture
+def backed_up(far: InRounds, tmp_path: Path) -> InRounds:
+    pb.Repository.create("memory://far", PASSPHRASE).close()
+    sources = []
+    for name in ("letters", "scans"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / f"{number}").write_bytes(bytes([number]) * 1000)
+        sources.append(pb.Files(tmp_path / name))
+    with _open(tmp_path, "till") as repo:
+        for _ in range(3):
+            repo.backup(sources)
+    return far
+
+
+def _open(tmp_path: Path, state: str, **how: str) -> pb.Repository:
+    return pb.Repository.open("memory://far", PASSPHRASE, state_dir=tmp_path / state, **how)
+
+
+def _files(out: Path) -> int:
+    return sum(path.is_file() for path in out.rglob("[0-9]"))
+
+
+def _first_file(far: InRounds, repo: pb.Repository, out: Path) -> int:
+    """After how many round trips it is there."""
+    far.holding = True
+    thread = threading.Thread(target=repo.restore, args=(out,))
+    thread.start()
+    try:
+        for rounds in range(20):
+            if _files(out):
+                return rounds
+            far.answer()
+            far.settle()
+        raise AssertionError("it did not come")
+    finally:
+        far.let_go()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("machine", "most"),
+    [
+        pytest.param("till", 3, id="one that backs up"),
+        pytest.param("office", 4, id="one that reads the index each time"),
+    ],
+)
+def test_a_restores_first_file_is_there_after_few_round_trips(
+    backed_up: InRounds, tmp_path: Path, machine: str, most: int
+) -> None:
+    """Again and again: what one restore leaves behind makes the next no slower."""
+    far = backed_up
+    for time in range(2):
+        out = tmp_path / f"out-{time}"
+        with _open(tmp_path, machine) as repo:
+            assert _first_file(far, repo, out) == most
+        assert _files(out) == 10
+
+
+def test_of_many_objects_folders_are_listed_side_by_side(
+    backed_up: InRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing of all is tried once a week."""
+    far = backed_up
+    monkeypatch.setattr(listing, "TOGETHER_MAX", 3)
+    for rounds in (4, 3):
+        with _open(tmp_path, "till") as repo:
+            assert _first_file(far, repo, tmp_path / f"out-{rounds}") == rounds
+
+
+@pytest.mark.parametrize(
+    ("late", "lost"),
+    [
+        pytest.param(("index", "packs"), False, id="index and packs"),
+        pytest.param(("packs",), False, id="packs"),
+        pytest.param(("packs",), True, id="packs, of which no segment is left"),
+    ],
+)
+def test_what_the_one_listing_came_to_too_early_is_looked_for_again(
+    backed_up: InRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: tuple[str, ...], lost: bool
+) -> None:
+    """It came to some folders before a backup, and to the others after it."""
+    far = backed_up
+    before = {info.name for info in far.list("")}
+    (tmp_path / "letters" / "5").write_bytes(b"new" * 1000)
+    with _open(tmp_path, "till") as repo:
+        repo.backup([pb.Files(tmp_path / "letters")])
+    if lost:
+        far.delete([info.name for info in far.list("index") if info.name not in before])
+    real = far.list
+
+    def early(prefix: str) -> Iterator[ObjectInfo]:
+        found = real(prefix)
+        if prefix:
+            return found
+        return iter([info for info in found if info.name in before or info.name.partition("/")[0] not in late])
+
+    monkeypatch.setattr(far, "list", early)
+    with _open(tmp_path, "office") as repo:
+        assert repo.restore(tmp_path / "out").state == "ok"
+    assert _files(tmp_path / "out") == 11
+
+
+def test_nothing_is_handed_out_before_it_is_recorded(backed_up: InRounds, tmp_path: Path) -> None:
+    """The record is sent beside the first requests; content waits for it."""
+    far, held = backed_up, threading.Event()
+    real = far.upload
+
+    def upload() -> object:
+        up = real()
+        publish = up.publish
+
+        def later(name: str) -> object:
+            if name.startswith("audit/"):
+                assert held.wait(PATIENCE_S)
+            return publish(name)
+
+        up.publish = later  # type: ignore[method-assign, assignment]
+        return up
+
+    far.upload = upload  # type: ignore[method-assign, assignment]
+    with _open(tmp_path, "till") as repo:
+        thread = threading.Thread(target=repo.restore, args=(tmp_path / "out",))
+        thread.start()
+        far.settle()
+        far.settle()
+        assert not (tmp_path / "out").exists()
+        held.set()
+        thread.join()
+    assert _files(tmp_path / "out") == 10
+
+
+def test_what_goes_wrong_meanwhile_is_recorded_after_the_beginning(
+    backed_up: InRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, begun = backed_up, threading.Event()
+
+    def slow(*arguments: object, **named: object) -> object:
+        if arguments[2] == "begun":
+            assert begun.wait(PATIENCE_S)
+        return write(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pharmabackup.verbs.journal.write", slow)
+    real = far.list
+
+    def refusing(prefix: str) -> object:
+        if not prefix.startswith("audit"):
+            begun.set()
+            raise StorageFailed("no", kind="unreachable", location="far", remedy="Wait.")
+        return real(prefix)
+
+    with _open(tmp_path, "till") as repo:
+        monkeypatch.setattr(far, "list", refusing)
+        with pytest.raises(StorageFailed):
+            repo.restore(tmp_path / "out")
+        monkeypatch.setattr(far, "list", real)
+        assert [(record.event, record.outcome) for record in repo.audit()][-2:] == [
+            ("restore", "begun"),
+            ("restore", "failed"),
+        ]
+
+
+def test_whoever_gives_no_reason_asks_for_nothing(backed_up: InRounds, tmp_path: Path) -> None:
+    with _open(tmp_path, "till") as repo:
+        repo.configure(reason_required=True)
+        backed_up.requests.clear()
+        with pytest.raises(NotPermitted):
+            repo.restore(tmp_path / "out")
+        assert backed_up.requests and all(" audit/" in what for what in backed_up.requests)
