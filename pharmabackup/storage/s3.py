@@ -259,9 +259,9 @@ class S3Storage(LockingStorage[Any]):
     def _retention(self, until: int) -> dict[str, object]:
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": from_ns(until)}
 
-    def _keep(self, client: Any, version: Version, until: int) -> None:
+    def _keep(self, client: Any, version: Version, until: int, mode: str = "") -> None:
         until = -(-until // 10**9) * 10**9  # it counts in seconds
-        retention = {"Mode": self._lock_mode, "RetainUntilDate": from_ns(until)}
+        retention = {"Mode": mode or self._lock_mode, "RetainUntilDate": from_ns(until)}
         try:
             client.put_object_retention(**self._of(version), Retention=retention)
         except raised.ClientError as error:
@@ -269,13 +269,22 @@ class S3Storage(LockingStorage[Any]):
                 raise self._unlockable() from None
             if code_of(error) in GONE:
                 raise failures.missing(self.location, version.name) from None
-            # A lock cannot be shortened: then it is there for longer already.
+            # A lock cannot be shortened: then it is there for longer already. Nor can its mode be changed, but by who
+            # may bypass it: then it is locked for longer as it is.
             if code_of(error) not in DENIED:
                 raise
-            if self._kept(client, version) < until:
+            own, kept = self._lock_of(client, version)
+            if kept >= until:
+                return
+            if mode or own in ("", self._lock_mode):
                 raise failures.denied(self.location, "refused to lock an object for longer", LOCK_RIGHTS) from None
+            self._keep(client, version, until, own)
 
     def _kept(self, client: Any, version: Version) -> int:
+        return self._lock_of(client, version)[1]
+
+    def _lock_of(self, client: Any, version: Version) -> tuple[str, int]:
+        """Its mode and its end; "" and 0: it has none."""
         try:
             answer = client.head_object(**self._of(version))
         except raised.ClientError as error:
@@ -283,7 +292,7 @@ class S3Storage(LockingStorage[Any]):
                 raise failures.missing(self.location, version.name) from None
             raise
         until = answer.get("ObjectLockRetainUntilDate")
-        return self._whole(until, version.name) if until else 0
+        return answer.get("ObjectLockMode", ""), self._whole(until, version.name) if until else 0
 
     def _versions(self, client: Any, prefix: str, at: object) -> Versions:
         more = cast(dict[str, str], at or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import stat
 from contextlib import contextmanager
@@ -51,6 +52,22 @@ def test_what_was_there_at_a_time_is_read(attacked, options, page):
             then.get("packs/d", limit=10)
         with pytest.raises(NotFound):
             then.info("packs/d")
+    then.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_reads_what_was_there(attacked, options):
+    storage, moment = attacked
+    then = connect(storage.location, storage_options=options | {"as_of": moment})
+    asked = then.get("packs/c", limit=2000)
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if then.get("packs/c", limit=2000) == asked and len(list(then.list(""))) == 3 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert then.get("packs/c", limit=2000) == asked == b"packs/c" * 100
     then.close()
 
 

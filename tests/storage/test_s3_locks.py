@@ -267,6 +267,88 @@ def test_who_hides_or_replaces_is_found_and_what_was_there_stays_locked(client, 
     storage.close()
 
 
+def test_of_one_name_the_oldest_and_the_newest_are_locked_anew(client, options, data, tmp_path, monkeypatch):
+    """However many an attacker puts there: the genuine one is the oldest, or was put back last."""
+    monkeypatch.setattr("pharmabackup.engine.locks.OF_ONE_NAME", 4)
+    url, state = fresh(), tmp_path / "state"
+    with pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=state) as repo:
+        repo.backup([pb.Files(data, name="data")])
+    storage = connect(url, storage_options=options)
+    (pack, *_) = sorted(info.name for info in storage.list("packs"))
+    size = storage.info(pack).size
+    for more in range(1, 7):
+        client.put_object(Bucket=s3.LOCKED, Key=key(storage, pack), Body=bytes(size + more))
+        time.sleep(1.1)  # it counts in seconds
+    now = now_ns()
+    with pb.Repository.open(url, WHO, storage_options=options | {"immutable": "2h"}, state_dir=state) as repo:
+        assert "objects-replaced" in {each.code for each in repo.backup([pb.Files(data, name="data")]).findings}
+    there = of(storage, pack)
+    locked = {
+        version.size - size
+        for version, until in zip(there, storage.kept_until(there), strict=True)
+        if until >= now + 3 * HOUR
+    }
+    assert len(there) == 7 and locked == {0, 1, 5, 6}
+    storage.close()
+
+
+def test_what_is_forgotten_for_good_is_not_locked_anew(options, data, tmp_path):
+    url, state = fresh(), tmp_path / "state"
+    with pb.Repository.create(url, WHO, storage_options=options | {"immutable": "1h"}, state_dir=state) as repo:
+        leave_garbage(repo, data)
+        there, forgotten = (f"snapshots/{snapshot.id}" for snapshot in repo.snapshots())
+    now = now_ns()
+    with pb.Repository.open(url, WHO, storage_options=options | {"immutable": "2h"}, state_dir=state) as repo:
+        assert repo.backup([pb.Files(data, name="data")]).findings == ()
+        after = kept(repo)
+        assert after[forgotten] < now + 2 * HOUR < now + 3 * HOUR <= after[there]
+        assert repo.check().findings == ()
+
+
+def test_locks_of_a_replica_that_cannot_be_set_are_told_by_the_copy(options, data, tmp_path, monkeypatch):
+    with pb.Repository.create(tmp_path / "first", WHO, state_dir=tmp_path / "state") as repo:
+        repo.backup([pb.Files(data, name="data")])
+        where = {"storage_options": options | {"immutable": "1h"}, "state_dir": tmp_path / "there"}
+        with pb.Repository.create(fresh(), WHO, replica_of=repo, **where) as replica:
+
+            def fails(self, client, version, until):
+                raise StorageFailed("geht nicht.", remedy="Warten.")
+
+            monkeypatch.setattr(type(replica._unlocked.storage), "_keep", fails)
+            (told,) = repo.copy(replica).findings
+            assert (told.code, told.location) == ("lock-not-renewed", replica._unlocked.storage.location)
+
+
+def test_what_was_locked_in_the_other_mode_is_locked_for_longer_in_that(client, options):
+    """Only who may bypass it can change it; what is stored from then on is locked as it is wanted."""
+    url = fresh()
+    for mode, name, hours in (("governance", "packs/a", 3), ("compliance", "packs/b", 5)):
+        storage = connect(url, storage_options=options | {"immutable": "1h", "lock_mode": mode})
+        storage.put_new(name, b"x")
+        later = now_ns() + hours * HOUR
+        there = of(storage)
+        assert storage.keep(there, until=later) == [None] * len(there)
+        assert all(until >= later for until in storage.kept_until(there))
+        storage.close()
+    modes = [
+        client.get_object_retention(Bucket=s3.LOCKED, Key=key(storage, name))["Retention"]["Mode"]
+        for name in ("packs/a", "packs/b")
+    ]
+    assert modes == ["GOVERNANCE", "COMPLIANCE"]
+
+
+def test_seaweedfs_dates_anew_what_is_locked_for_longer(options):
+    """So there `as_of` a time before that does not find it: docs/storage.md says what follows."""
+    storage = connect(fresh(), storage_options=options | {"immutable": "1h"})
+    storage.put_new("packs/a", b"x")
+    (before,) = of(storage, "packs/a")
+    time.sleep(1.1)
+    assert storage.keep([before], until=now_ns() + 3 * HOUR) == [None]
+    (after,) = of(storage, "packs/a")
+    assert after.id == before.id and after.modified > before.modified
+    storage.close()
+
+
 def test_what_a_collection_let_go_is_no_attack(options, data, tmp_path, monkeypatch):
     url, state = fresh(), tmp_path / "state"
     monkeypatch.setattr("pharmabackup.engine.garbage.YOUNG_NS", 0)
