@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from answer import Answer, parser
@@ -35,6 +36,7 @@ COMPARE = Path(__file__).with_name("compare.py")
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 ROUND_TRIPS_MS = (0, 20, 100)
 GOAL = 2  # times as fast as restic
+BACKUPS = 10  # before snapshots are listed
 TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
 
 
@@ -66,6 +68,10 @@ def main() -> None:
         for make in (s3_place, sftp_place, azure_place):
             with make(Path(scratch)) as place:
                 requests = {} if place.name == "SFTP" else counted(place, source, options.work)
+                figures |= {f"{place.name}_{tool}_{what}_requests": count for (tool, what), count in requests.items()}
+                for what in ("nothing changed", "list") if requests else ():
+                    asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
+                    table.append([f"{place.name} {what}", *[""] * 6, *asked, "", ""])
                 for trip in trips:
                     found = measure(place, source, options.work, trip, rounds)
                     for what in ("backup", "restore"):
@@ -74,8 +80,9 @@ def main() -> None:
         f"Medians of {rounds} rounds in turn, whole processes, seconds; the sample pharmacy of profile {profile}: "
         f"{files:,} files, {size / 1e6:,.0f} MB. restic {Restic.version()}, rclone {rclone_version()} with "
         f"{TRANSFERS} transfers. Tools and servers share two processors. Requests are those of a first backup and of "
-        "a restore, with everything that opening takes; MB is the greatest memory of a process. The goal: restic's "
-        f"time is at least {GOAL} times ours, and its requests are no fewer."
+        "a restore, with everything that opening takes, of a backup in which nothing changed, and of a list on a new "
+        f"machine after {BACKUPS} backups, of which ours makes {len(source.items)} snapshots each; MB is the "
+        f"greatest memory of a process. The goal: restic's time is at least {GOAL} times ours, its requests no fewer."
     )
     Answer("Over a line", figures, table, remark).give(options)
 
@@ -110,12 +117,12 @@ def measure(place: Place, source: Source, work: Path, trip: int, rounds: int) ->
     found: dict[tuple[str, str], list[Run]] = {}
     with toxiproxy(work, place.port, trip) as port:
         for _ in range(rounds):
-            for tool, (backup, restore) in jobs(place, port, source, work).items():
+            for tool, job in jobs(place, port, source, work).items():
                 warm(source.paths)
                 settle(0.5)
-                found.setdefault((tool, "backup"), []).append(backup())
+                found.setdefault((tool, "backup"), []).append(job.backup())
                 settle(0.5)
-                found.setdefault((tool, "restore"), []).append(restored(restore, source, work))
+                found.setdefault((tool, "restore"), []).append(restored(job.restore, source, work))
                 seconds = [found[tool, what][-1].seconds for what in ("backup", "restore")]
                 print(f"{place.name} {trip} ms {tool}: {seconds}", flush=True)
     return found
@@ -138,24 +145,35 @@ def _there(target: Path, item: str) -> Path:
 
 
 def counted(place: Place, source: Source, work: Path) -> dict[tuple[str, str], int]:
-    """How many requests a first backup takes, and a restore."""
+    """How many requests a first backup takes, a restore, one more backup, and a list after `BACKUPS` of them."""
     found = {}
     with Counting("127.0.0.1", place.port) as line:
-        for tool, (backup, restore) in jobs(place, line.port, source, work).items():
-            if tool != "rclone":
-                before = line.requests
-                backup()
-                found[tool, "backup"] = line.requests - before
-                before = line.requests
-                restored(restore, source, work)
-                found[tool, "restore"] = line.requests - before
+
+        def count(tool: str, what: str, does: Callable[[], object]) -> None:
+            before = line.requests
+            does()
+            found[tool, what] = line.requests - before
+
+        for tool, job in jobs(place, line.port, source, work).items():
+            if job.listing is not None:
+                count(tool, "backup", job.backup)
+                count(tool, "restore", partial(restored, job.restore, source, work))
+                for _ in range(BACKUPS - 1):
+                    count(tool, "nothing changed", job.backup)
+                count(tool, "list", job.listing)
     return found
 
 
-Jobs = dict[str, tuple[Callable[[], Run], Callable[[Path], Run]]]
+@dataclass(frozen=True)
+class Job:
+    """What a tool runs. `listing` has no cache."""
+
+    backup: Callable[[], Run]
+    restore: Callable[[Path], Run]
+    listing: Callable[[], Run] | None = None
 
 
-def jobs(place: Place, port: int, source: Source, work: Path) -> Jobs:
+def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
     """What each tool runs, its repository made."""
     where, log = f"run-{time.time_ns()}", work / "log"
     caches = work / "caches"
@@ -170,10 +188,11 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> Jobs:
     url = place.url(f"{where}-ours").replace("PORT", str(port))
     driver: list[str | Path] = [sys.executable, DRIVER]
     run([*driver, "create", url], env=mine, log=log)
-    found: Jobs = {
-        "ours": (
+    found = {
+        "ours": Job(
             lambda: run([*driver, "backup", url, *source.paths], env=mine, log=log),
             lambda target: run([*driver, "restore", url, target], env=mine, log=log),
+            lambda: run([*driver, "snapshots", url], env=mine | {"PHARMABACKUP_STATE": str(caches / "new")}, log=log),
         )
     }
     if place.restic is not None:
@@ -187,16 +206,17 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> Jobs:
         }
         restic: list[str | Path] = ["restic", "--quiet", *flags]
         run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
-        found["restic"] = (
+        found["restic"] = Job(
             lambda: run([*restic, "backup", *source.items], env=theirs, cwd=source.folder, log=log),
             lambda target: run([*restic, "restore", "latest", "--target", target], env=theirs, log=log),
+            lambda: run([*restic, "snapshots", "--no-cache"], env=theirs, log=log),
         )
     remote, *flags = place.rclone(port, f"{where}-rclone")
     rclone: list[str | Path] = ["rclone", "--config", "/dev/null", "--transfers", TRANSFERS, *flags, "copy"]
     plain = {
         name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"
     }  # it does not start with it
-    found["rclone"] = (
+    found["rclone"] = Job(
         lambda: run([*rclone, source.folder, remote], env=plain, log=log),
         lambda target: run([*rclone, remote, target], env=plain, log=log),
     )
