@@ -30,7 +30,7 @@ from pharmabackup.format.keys import (
     Slot,
 )
 from pharmabackup.format.wire import Kind
-from pharmabackup.storage.base import Storage
+from pharmabackup.storage.base import ObjectInfo, Storage
 
 if TYPE_CHECKING:  # imported while the passphrase is stretched
     from pharmabackup.crypto.recipients import PrivateKey
@@ -167,10 +167,10 @@ def seal_keyring(keyring: Keyring, number: int, recipient: bytes) -> bytes:
     return wire.header(Kind.KEYRING) + wire.encode(SealedKeyring(keyring.slot, number, key_id, sealed))
 
 
-def keyring_numbers(storage: Storage) -> dict[str, list[int]]:
+def keyring_numbers(storage: Storage, listed: Iterable[ObjectInfo] | None = None) -> dict[str, list[int]]:
     """By slot, ascending. What is no name of a keyring is passed over: a check tells it. StorageFailed."""
     found: dict[str, list[int]] = {}
-    for info in storage.list("keys"):
+    for info in storage.list("keys") if listed is None else listed:
         if KEYRING.fullmatch(info.name):
             _, slot, number = info.name.split("/")
             found.setdefault(slot, []).append(int(number))

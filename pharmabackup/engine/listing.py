@@ -46,19 +46,20 @@ def one_listing(storage: Storage, state: Path) -> Listing | None:
 def _together(storage: Storage, state: Path) -> Mapping[str, Sequence[ObjectInfo]]:
     """By the first part of their names; of too many, those that are asked for."""
     if _were_too_many(state):
-        return _side_by_side(storage)
+        return side_by_side(storage, FOLDERS)
     found: defaultdict[str, list[ObjectInfo]] = defaultdict(list)
     for count, info in enumerate(storage.list(""), 1):
         if count > TOGETHER_MAX:
             with suppress(OSError):  # then it is found out again
                 replace(state / TOO_MANY, b"")
-            return _side_by_side(storage)
+            return side_by_side(storage, FOLDERS)
         found[info.name.partition("/")[0]].append(info)
     return found
 
 
-def _side_by_side(storage: Storage) -> Mapping[str, Sequence[ObjectInfo]]:
-    with in_lanes(storage.lanes, lambda folder: list(storage.list(folder)), FOLDERS) as coming:
+def side_by_side(storage: Storage, folders: Sequence[str]) -> Mapping[str, Sequence[ObjectInfo]]:
+    """Folders as they are listed now, in any order. StorageFailed."""
+    with in_lanes(storage.lanes, lambda folder: list(storage.list(folder)), folders) as coming:
         return {folder: get() for folder, get in coming}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from pharmabackup.engine.keyrings import (
     keyring_numbers,
     read_whole,
 )
+from pharmabackup.engine.lanes import Beside
+from pharmabackup.engine.listing import side_by_side
 from pharmabackup.engine.passphrase_tries import tries
 from pharmabackup.engine.statefolder import (
     AUDIT_QUEUE,
@@ -39,7 +41,7 @@ from pharmabackup.format.repository import (
     encode_repository,
 )
 from pharmabackup.storage import connect
-from pharmabackup.storage.base import Capabilities, Storage
+from pharmabackup.storage.base import Capabilities, ObjectInfo, Storage
 from pharmabackup.storage.probe import probe
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from pharmabackup.engine.unlocked import Unlocked
 
 REPOSITORY = "repository"
+LISTS = ("roster", "keys")
 WITHOUT_KEYS = "without-signing-key"  # where things are kept meanwhile: what is remembered stays as it is
 
 
@@ -143,15 +146,16 @@ def open_repository(
 
     NotFound when there is none, WrongCredential, Unsupported, StorageFailed, Damaged("another-repository").
     """
-    storage, record = _connected(url, storage_options)
-    check_identity(
-        storage.present, record.id, state_folder(state_dir), expected, forgets=storage.present == storage.location
-    )
-    return _unlock(storage, record, credential, state_dir, meanwhile)
-
-
-def _connected(url: StrPath, storage_options: Mapping[str, object] | None) -> tuple[Storage, RepositoryRecord]:
     storage = connect(url, storage_options=storage_options)
+    with Beside(storage.lanes, lambda: side_by_side(storage, LISTS) if storage.lanes > 1 else None) as lists:
+        record = _record_of(storage)
+        check_identity(
+            storage.present, record.id, state_folder(state_dir), expected, forgets=storage.present == storage.location
+        )
+        return _unlock(storage, record, credential, state_dir, meanwhile, lists.result())
+
+
+def _record_of(storage: Storage) -> RepositoryRecord:
     root = storage.local_root()
     if root is not None and not os.path.isdir(root):
         raise _no_repository(storage)
@@ -165,7 +169,7 @@ def _connected(url: StrPath, storage_options: Mapping[str, object] | None) -> tu
                 remedy="Run check on another location and copy that object from there.",
             ) from None
         raise _no_repository(storage) from None
-    return storage, decode_repository(raw)
+    return decode_repository(raw)
 
 
 def open_also(of: Unlocked, credential: Credential, *, state_dir: StrPath) -> Unlocked:
@@ -183,7 +187,8 @@ def read_lists(url: StrPath, storage_options: Mapping[str, object] | None) -> tu
     """
     from pharmabackup.engine.roster import read_rosters
 
-    storage, record = _connected(url, storage_options)
+    storage = connect(url, storage_options=storage_options)
+    record = _record_of(storage)
     try:
         return record.id, read_rosters(storage, bytes.fromhex(record.id))
     finally:
@@ -204,15 +209,28 @@ def _unlock(
     credential: Credential,
     state_dir: StrPath | None,
     meanwhile: Callable[[], None],
+    lists: Mapping[str, Sequence[ObjectInfo]] | None = None,
 ) -> Unlocked:
+    """`lists`: what was in `LISTS` a moment ago."""
     repository = bytes.fromhex(record.id)
     key = key_of(credential)
 
     def find() -> tuple[Rosters, FoundKeys]:
         from pharmabackup.engine.roster import read_rosters
 
-        rosters = read_rosters(storage, repository)
-        return rosters, _find(storage, repository, key, rosters.newest)
+        if lists is None:
+            rosters = read_rosters(storage, repository)
+            return rosters, _find(storage, repository, key, rosters.newest)
+        rosters = read_rosters(storage, repository, lists["roster"])
+        listed = keyring_numbers(storage, lists["keys"])
+        try:
+            return rosters, _find(storage, repository, key, rosters.newest, listed)
+        except (Damaged, WrongCredential):
+            if (now := keyring_numbers(storage)) == listed:
+                raise
+            return rosters, _find(
+                storage, repository, key, rosters.newest, now
+            )  # they were listed before the rosters
 
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find)  # stretching takes time on purpose; everything else is imported while that runs
@@ -253,13 +271,19 @@ class FoundKeys:
     opener: Opener
 
 
-def _find(storage: Storage, repository: bytes, key: Passphrase | Opener, roster: Roster) -> FoundKeys:
+def _find(
+    storage: Storage,
+    repository: bytes,
+    key: Passphrase | Opener,
+    roster: Roster,
+    listed: Mapping[str, list[int]] | None = None,
+) -> FoundKeys:
     """Those of the first slot that the roster says this opens. What is damaged is passed over: others may hold the
     same keys.
 
     WrongCredential, Damaged, StorageFailed.
     """
-    numbers, unreadable = keyring_numbers(storage), list[Damaged]()
+    numbers, unreadable = keyring_numbers(storage) if listed is None else listed, list[Damaged]()
     empty: Slot | None = None
     for slot, opener in tries(key, roster) if isinstance(key, Passphrase) else _sealed_to(key, roster):
         if empty is not None and slot.revoked is not None:

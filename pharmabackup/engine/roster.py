@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pharmabackup import ids
@@ -17,7 +18,7 @@ from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, Roster, SignedRoster
 from pharmabackup.format.repository import check_features
 from pharmabackup.format.wire import Kind
-from pharmabackup.storage.base import Storage
+from pharmabackup.storage.base import ObjectInfo, Storage
 
 CHUNKER = keys.ContentChunker(minimum=16 << 10, average=64 << 10, maximum=256 << 10, normalization=1)
 FORGET_DELAY_S = 14 * 86400
@@ -121,9 +122,9 @@ class Rosters:
     policies: dict[int, keys.Policy]
 
 
-def read_rosters(storage: Storage, repository: bytes) -> Rosters:
+def read_rosters(storage: Storage, repository: bytes, listed: Iterable[ObjectInfo] | None = None) -> Rosters:
     """All rosters, each signed by an owner of the one before it. Damaged, Unsupported, StorageFailed."""
-    numbers = sorted(numbered(info.name) for info in storage.list("roster"))
+    numbers = sorted(numbered(info.name) for info in (storage.list("roster") if listed is None else listed))
     if not numbers:
         raise Damaged(
             "The list of who may do what is incomplete: an object in roster/ is missing.",

@@ -1,18 +1,18 @@
-"""How often a restore waits for a storage that is far away before its first file is there."""
+"""How often opening, and a restore before its first file is there, wait for a storage that is far away."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import listing, opening
+from pharmabackup.engine import listing, opening, passphrase_tries
 from pharmabackup.engine.audit import write
-from pharmabackup.errors import NotPermitted, StorageFailed
+from pharmabackup.errors import Damaged, NotPermitted, StorageFailed, WrongCredential
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
 from tests.benchmarks.distant import DistantStorage
@@ -99,14 +99,14 @@ def _files(out: Path) -> int:
     return sum(path.is_file() for path in out.rglob("[0-9]"))
 
 
-def _first_file(far: InRounds, repo: pb.Repository, out: Path) -> int:
-    """After how many round trips it is there."""
+def _rounds(far: InRounds, does: Callable[[], object], until: Callable[[], object] = lambda: False) -> int:
+    """How many round trips that takes, or until something is there."""
     far.holding = True
-    thread = threading.Thread(target=repo.restore, args=(out,))
+    thread = threading.Thread(target=does)
     thread.start()
     try:
         for rounds in range(20):
-            if _files(out):
+            if until() or not thread.is_alive():
                 return rounds
             far.answer()
             far.settle()
@@ -114,6 +114,55 @@ def _first_file(far: InRounds, repo: pb.Repository, out: Path) -> int:
     finally:
         far.let_go()
         thread.join()
+
+
+def _first_file(far: InRounds, repo: pb.Repository, out: Path) -> int:
+    return _rounds(far, lambda: repo.restore(out), lambda: _files(out))
+
+
+def test_opening_takes_three(backed_up: InRounds, tmp_path: Path) -> None:
+    """What it is, and which lists of keys there are; these; the keyring."""
+    opened: list[pb.Repository] = []
+    assert _rounds(backed_up, lambda: opened.append(_open(tmp_path, "new"))) == 3
+    assert opened[0].role == "owner"
+    opened[0].close()
+
+
+@pytest.mark.parametrize("stale", [True, False], ids=["a moment too early", "and it is not there"])
+def test_who_was_enrolled_while_keys_were_listed_gets_in(
+    backed_up: InRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    far, other = backed_up, pb.Passphrase("another one for the office")
+    before = {info.name for info in far.list("keys")}
+    with _open(tmp_path, "till") as repo:
+        repo.enrol("owner", other, name="office")
+    real, asked = far.list, list[str]()
+
+    def early(prefix: str) -> Iterator[ObjectInfo]:
+        asked.append(prefix)
+        if prefix == "keys" and (not stale or asked.count("keys") == 1):
+            return iter([info for info in real(prefix) if info.name in before])
+        return real(prefix)
+
+    monkeypatch.setattr(far, "list", early)
+    if stale:
+        with pb.Repository.open("memory://far", other, state_dir=tmp_path / "office") as repo:
+            assert repo.slot == "office"
+    else:
+        with pytest.raises(Damaged, match="No keyring of 'office' is left"):
+            pb.Repository.open("memory://far", other, state_dir=tmp_path / "office")
+    assert asked.count("keys") == 2
+
+
+def test_a_wrong_passphrase_is_tried_once(
+    backed_up: InRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs time on purpose: not twice of it."""
+    tried, real = list[object](), passphrase_tries.tries
+    monkeypatch.setattr(opening, "tries", lambda *given: tried.append(given) or real(*given))  # type: ignore[func-returns-value]
+    with pytest.raises(WrongCredential):
+        pb.Repository.open("memory://far", pb.Passphrase("none of them, this one"), state_dir=tmp_path / "new")
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize(
