@@ -46,7 +46,8 @@ def held(
             with suppress(Error):
                 roster = unlocked.roster_hash
                 aborted = put_fate(unlocked, transaction, Fate(transaction, "abort", None, None))
-                remember_own(unlocked, {ids.fate_name(transaction): aborted}, roster)
+                if unlocked.storage.lanes > 1 and unlocked.record.capabilities.get("fresh-listing"):
+                    remember_own(unlocked, {ids.fate_name(transaction): aborted}, roster)  # not fetched by the next
 
 
 def _pin(
