@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from pharmabackup.storage.memory import MemoryStorage
 from tests.benchmarks.distant import DistantStorage
 from tests.verbs.site import PASSPHRASE
 
-QUIET_S = 0.5  # for so long nothing was asked: everybody waits for an answer
+QUIET_S = 0.3  # for so long nothing is asked and no processor used: everybody waits for an answer
 PATIENCE_S = 60
 
 
@@ -28,7 +29,7 @@ class InRounds(DistantStorage):
     def __init__(self) -> None:
         super().__init__(MemoryStorage("far"), answers=True)
         self.holding = False
-        self._round = self._waiting = 0
+        self._round = 0
         self._changed = threading.Condition()
 
     @contextmanager
@@ -37,29 +38,24 @@ class InRounds(DistantStorage):
             self.requests.append(what)
             if self.holding:
                 mine = self._round
-                self._waiting += 1
-                self._changed.notify_all()
                 assert self._changed.wait_for(lambda: self._round > mine or not self.holding, PATIENCE_S)
-                self._waiting -= 1
         yield
 
     def answer(self) -> None:
-        """What was asked by now, when nobody asks for more; then until everybody waits again."""
+        """What was asked by now, if anybody waits."""
+        self.settle()
         with self._changed:
-            asked = -1
-            while asked != len(self.requests) or not self._waiting:
-                asked = len(self.requests)
-                self._changed.wait_for(lambda: len(self.requests) > asked, QUIET_S)  # noqa: B023
             self._round += 1
             self._changed.notify_all()
 
     def settle(self) -> None:
-        """Nobody asks for more for a while."""
+        """Until nobody asks for more, and nobody works: all wait for answers, or are done."""
         with self._changed:
-            asked = -1
-            while asked != len(self.requests):
-                asked = len(self.requests)
-                self._changed.wait_for(lambda: len(self.requests) > asked, QUIET_S)  # noqa: B023
+            while True:
+                asked, worked = len(self.requests), time.process_time()
+                self._changed.wait(QUIET_S)
+                if asked == len(self.requests) and time.process_time() - worked < QUIET_S / 10:
+                    return
 
     def let_go(self) -> None:
         with self._changed:
@@ -109,7 +105,7 @@ def _rounds(far: InRounds, does: Callable[[], object], until: Callable[[], objec
             if until() or not thread.is_alive():
                 return rounds
             far.answer()
-            far.settle()
+            far.settle()  # what came of it is there
         raise AssertionError("it did not come")
     finally:
         far.let_go()
@@ -177,8 +173,8 @@ def test_a_restores_first_file_is_there_after_few_round_trips(
 ) -> None:
     """Again and again: what one restore leaves behind makes the next no slower."""
     far = backed_up
-    for time in range(2):
-        out = tmp_path / f"out-{time}"
+    for again in range(2):
+        out = tmp_path / f"out-{again}"
         with _open(tmp_path, machine) as repo:
             assert _first_file(far, repo, out) == most
         assert _files(out) == 10
@@ -249,7 +245,6 @@ def test_nothing_is_handed_out_before_it_is_recorded(backed_up: InRounds, tmp_pa
     with _open(tmp_path, "till") as repo:
         thread = threading.Thread(target=repo.restore, args=(tmp_path / "out",))
         thread.start()
-        far.settle()
         far.settle()
         assert not (tmp_path / "out").exists()
         held.set()
