@@ -159,7 +159,7 @@ class _Chain:
             passed = set[str]()
             while coming := [name for name in auditlocal.queued(self._unlocked) if name not in passed]:
                 for name in coming:
-                    if len(passed) == AT_ONCE:
+                    if len(self.delivered) >= AT_ONCE:
                         return f"More than {AT_ONCE} were queued."
                     passed.add(name)
                     self._deliver(name)

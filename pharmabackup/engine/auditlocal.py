@@ -4,6 +4,8 @@ storage did not take yet."""
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,13 +15,16 @@ import msgspec
 
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.localfiles import replace
+from pharmabackup.engine.localfiles import replace, write_durably
 from pharmabackup.engine.statefolder import PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.storage.local_os import try_lock
 
 CONTEXT = b"audit"
+QUEUED = re.compile(
+    r"[0-9]{20}-[0-9a-f]{8}"
+)  # a record that waits: nanoseconds since 1970, or one more than the last
 HEADS = "audit-heads"
 VERIFIED = "audit-verified"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
@@ -66,9 +71,10 @@ def load(unlocked: Unlocked) -> Pins:
 
 def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
     """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
-    pins = load(unlocked)
-    pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
-    _save(unlocked, HEADS, pins)  # if not, the next record is found by looking
+    with unlocked.remembering:
+        pins = load(unlocked)
+        pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
+        _save(unlocked, HEADS, pins)  # if not, the next record is found by looking
 
 
 def load_verified(unlocked: Unlocked) -> dict[str, Verified]:
@@ -78,12 +84,13 @@ def load_verified(unlocked: Unlocked) -> dict[str, Verified]:
 
 def remember_verified(unlocked: Unlocked, slot: str, verified: Verified) -> None:
     """From now on a check reads what comes after it."""
-    known = load_verified(unlocked)
-    if len(verified.bad) > BAD_MAX:
-        known.pop(slot, None)
-    else:
-        known[slot] = verified
-    _save(unlocked, VERIFIED, known)  # if not, the same is read again
+    with unlocked.remembering:
+        known = load_verified(unlocked)
+        if len(verified.bad) > BAD_MAX:
+            known.pop(slot, None)
+        else:
+            known[slot] = verified
+        _save(unlocked, VERIFIED, known)  # if not, the same is read again
 
 
 def _load(unlocked: Unlocked, file: str, shape: type[dict[str, T]]) -> dict[str, T]:
@@ -102,23 +109,29 @@ def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
 
 
 def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
-    """Keep it here, its content synced, behind all others: its name there; None when that cannot be."""
+    """Keep it here, durably, behind all others: its name there; None when that cannot be."""
     folder = unlocked.queue
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)  # other accounts of this machine have theirs in it
+        _share(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
         name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
         sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
-        fresh = folder / f"{name}.new"
-        with open(fresh, "xb") as file:
-            file.write(sealed)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, folder / name)
+        write_durably(folder / name, sealed)
     except OSError:
         return None
     return name
+
+
+def _share(parent: Path) -> None:
+    """Other accounts of this machine have their queues in it, where they have their own in the folder above it."""
+    parent.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir()
+    except FileExistsError:
+        return
+    if os.name == "posix":
+        parent.chmod(stat.S_IMODE(parent.parent.stat().st_mode))
 
 
 def queued(unlocked: Unlocked) -> list[str]:
@@ -131,7 +144,7 @@ def _names(folder: Path) -> list[str]:
         names = os.listdir(folder)
     except OSError:
         return []
-    return sorted(name for name in names if name.partition("-")[0].isdecimal() and not name.endswith(".new"))
+    return sorted(name for name in names if QUEUED.fullmatch(name))
 
 
 def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
@@ -143,6 +156,22 @@ def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
         found = PLACE.match(folder.name)
         if found is not None and found["slot"] != own["slot"] and (count := len(_names(folder))):
             waiting[found["slot"]] = count
+    return waiting
+
+
+def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
+    """How many records wait on this machine for other places of this repository, by what these are called at the end.
+
+    A disk that has another path now, or a server another name, is another place.
+    """
+    own = PLACE.match(unlocked.queue.name)
+    assert own is not None
+    waiting = dict[str, int]()
+    for folder in unlocked.queue.parent.glob(f"{own['repository']}-*"):
+        found = PLACE.match(folder.name)
+        if found is not None and found["place"] != own["place"] and (count := len(_names(folder))):
+            place = folder.name.removeprefix(found.group())
+            waiting[place] = waiting.get(place, 0) + count
     return waiting
 
 
@@ -178,6 +207,16 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
             data = (unlocked.queue / name).read_bytes()
             return wire.decoder(Entry).decode(key.open(data, CONTEXT + name.encode()))
     return None
+
+
+def seal_again(unlocked: Unlocked) -> None:
+    """What was queued while the signing key could not be read, under the key that outlasts a change of passphrase."""
+    spare, own = SealingKey(unlocked.spare_key("audit")), _key(unlocked)
+    for name in queued(unlocked):
+        context = CONTEXT + name.encode()
+        with suppress(OSError, NotAuthentic):
+            entry = spare.open((unlocked.queue / name).read_bytes(), context)
+            replace(unlocked.queue / name, own.seal(entry, context))
 
 
 def delivered(unlocked: Unlocked, name: str) -> None:

@@ -6,11 +6,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Generic, Self, TypeVar
 
+from pharmabackup.errors import InvalidInput
 from pharmabackup.storage.base import Storage
 
 AHEAD_BYTES = 16 << 20  # that are fetched, or being fetched, and not yet taken
@@ -27,24 +28,34 @@ class Threads:
     """
 
     def __init__(self) -> None:
+        self.closed = False
         self._lock = threading.Lock()
         self._pool: Executor | None = None
-        self._process = 0
+        self._process = os.getpid()
 
     def pool(self) -> Executor:
-        """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
+        """Made when it is needed, and anew in a forked child, which has none of its parent's. InvalidInput."""
+        if self.closed:
+            raise closed()
+        if self._process != os.getpid():  # another thread may have held it when this process was forked
+            self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._pool is None or self._process != os.getpid():
+            if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
-                self._process = os.getpid()
             return self._pool
 
     def close(self) -> None:
-        """Nothing more is begun, and what is under way is waited for."""
+        """Nothing more is begun, and what is under way is waited for. Who still reads then is told so."""
+        self.closed = True
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def closed() -> InvalidInput:
+    """What whoever goes on reading of a repository that was closed is told."""
+    return InvalidInput("The repository was closed.", kind="closed", remedy="Open it again.")
 
 
 class Beside(Generic[T]):
@@ -100,6 +111,7 @@ class Lanes(Generic[Item, T]):
         self._coming: tuple[Item, int] | None = None  # the first of what is left, if that was looked at
         self._total = self._taken = 0  # bytes of all that is ahead and of what was taken last; of that alone
         self._own: Executor | None = None
+        self._process = os.getpid()
         if lanes > 1 and pool is None:
             self._own = ThreadPoolExecutor(lanes, thread_name_prefix="pharmabackup-lane")
         self._threads = self._own or (pool if lanes > 1 else None)
@@ -111,6 +123,12 @@ class Lanes(Generic[Item, T]):
         if self._threads is None:
             item, _ = next(self._left)
             return item, partial(self._work, item)
+        if self._process != os.getpid():
+            raise InvalidInput(
+                "A forked process cannot go on with what its parent was reading.",
+                kind="forked",
+                remedy="Begin to read in the process that goes on.",
+            )
         self._total, self._taken = self._total - self._taken, 0
         ahead = self._ahead
         while len(ahead) < 2 * self._lanes:
@@ -118,13 +136,17 @@ class Lanes(Generic[Item, T]):
             if self._coming is None or (ahead and self._total + self._coming[1] > self._at_most):
                 break
             (item, weight), self._coming = self._coming, None
-            ahead.append((item, weight, self._threads.submit(self._work, item)))
+            try:
+                future = self._threads.submit(self._work, item)
+            except RuntimeError:  # who shares its threads has ended them
+                raise closed() from None
+            ahead.append((item, weight, future))
             self._total += weight
         if not ahead:
             self.close()
             raise StopIteration
         item, self._taken, future = ahead.popleft()
-        return item, future.result
+        return item, partial(_result, future)
 
     def close(self) -> None:
         """Nothing more is begun; of its own threads it waits for what is under way."""
@@ -134,7 +156,7 @@ class Lanes(Generic[Item, T]):
             self._own.shutdown(wait=True)
 
     def _take_back(self) -> None:
-        while self._ahead:
+        while self._ahead and self._process == os.getpid():  # of a parent's threads one may have held its lock
             self._ahead.pop()[2].cancel()
 
     def __enter__(self) -> Self:
@@ -147,6 +169,13 @@ class Lanes(Generic[Item, T]):
 
     def __del__(self) -> None:
         self._take_back()
+
+
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except CancelledError:
+        raise closed() from None
 
 
 def in_lanes(

@@ -1,8 +1,9 @@
-"""Writing the cache files of this machine."""
+"""Writing this machine's own files: caches, and what must not be lost."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,3 +17,25 @@ def replace(path: Path, data: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file whole or not at all, and see that a power cut leaves it there. OSError."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with open(fresh, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # Windows writes names with the file
+        with suppress(OSError):  # some file systems cannot
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

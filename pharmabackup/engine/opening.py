@@ -29,6 +29,7 @@ from pharmabackup.engine.statefolder import (
     StrPath,
     check_identity,
     forget_place,
+    own_folder,
     state_folder,
     state_name,
 )
@@ -146,13 +147,16 @@ def open_repository(
 
     NotFound when there is none, WrongCredential, Unsupported, StorageFailed, Damaged("another-repository").
     """
-    storage = connect(url, storage_options=storage_options)
-    with Beside(storage.lanes, lambda: side_by_side(storage, LISTS) if storage.lanes > 1 else None) as lists:
-        record = _record_of(storage)
-        check_identity(
-            storage.present, record.id, state_folder(state_dir), expected, forgets=storage.present == storage.location
-        )
-        return _unlock(storage, record, credential, state_dir, meanwhile, lists.result())
+    storage, state = connect(url, storage_options=storage_options), state_folder(state_dir)
+    try:
+        with Beside(storage.lanes, lambda: side_by_side(storage, LISTS) if storage.lanes > 1 else None) as lists:
+            record = _record_of(storage)
+            forgets = storage.present == storage.location
+            check_identity(storage.present, record.id, state, expected, forgets=forgets)
+            return _unlock(storage, record, credential, state_dir, meanwhile, lists.result())
+    except BaseException:
+        storage.close()
+        raise
 
 
 def _record_of(storage: Storage) -> RepositoryRecord:
@@ -175,7 +179,7 @@ def _record_of(storage: Storage) -> RepositoryRecord:
 def open_also(of: Unlocked, credential: Credential, *, state_dir: StrPath) -> Unlocked:
     """What is open already, with another credential, over the same connection: only one of them closes it.
 
-    WrongCredential, Damaged, StorageFailed.
+    Its threads are the caller's to end. WrongCredential, Damaged, StorageFailed.
     """
     return _unlock(of.storage, of.record, credential, state_dir, lambda: None)
 
@@ -188,8 +192,8 @@ def read_lists(url: StrPath, storage_options: Mapping[str, object] | None) -> tu
     from pharmabackup.engine.roster import read_rosters
 
     storage = connect(url, storage_options=storage_options)
-    record = _record_of(storage)
     try:
+        record = _record_of(storage)
         return record.id, read_rosters(storage, bytes.fromhex(record.id))
     finally:
         storage.close()
@@ -253,12 +257,16 @@ def _unlock(
         keyring=keyring,
         opener=found.opener,
         state=state_folder(state_dir) / own if keyring.signing else state_folder(state_dir) / own / WITHOUT_KEYS,
-        queue=state_folder(state_dir) / AUDIT_QUEUE / state_name(storage.present, slot.id, repository),
+        queue=own_folder(state_folder(state_dir) / AUDIT_QUEUE / state_name(storage.present, slot.id, repository)),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
+    if unlocked.keyring.signing and unlocked.queue.exists():
+        from pharmabackup.engine.auditlocal import seal_again
+
+        seal_again(unlocked)
     return unlocked
 
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from pharmabackup.errors import Damaged, InvalidInput
@@ -41,6 +42,18 @@ def state_name(location: str, slot: bytes, repository: bytes) -> str:
     """One folder a repository and location: replicas of one repository do not hold the same objects."""
     place = re.sub(r"[^A-Za-z0-9]+", "-", location)[-40:].strip("-")
     return f"{repository.hex()[:16]}-{slot.hex()[:8]}-{_place(location)}-{place}"
+
+
+def own_folder(folder: Path) -> Path:
+    """A folder of this account's own, where another account has made the one of that name."""
+    try:
+        return folder if _is_own(folder) else folder.with_name(f"{folder.name}-u{os.getuid()}")
+    except OSError:
+        return folder  # nobody has made it yet
+
+
+def _is_own(folder: Path) -> bool:
+    return sys.platform == "win32" or folder.stat().st_uid == os.getuid()
 
 
 def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:
@@ -90,8 +103,14 @@ def _known(location: str, state: Path) -> list[re.Match[str]]:
         names = os.listdir(state)
     except OSError:
         return []
-    place = _place(location)
-    return [found for name in names if (found := PLACE.match(name)) and found["place"] == place]
+    place, known = _place(location), list[re.Match[str]]()
+    for name in names:
+        found = PLACE.match(name)
+        with suppress(OSError):
+            # What another account remembers is its own matter: this one could not forget it either.
+            if found is not None and found["place"] == place and _is_own(state / name):
+                known.append(found)
+    return known
 
 
 def _place(location: str) -> str:

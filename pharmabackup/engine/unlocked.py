@@ -95,6 +95,7 @@ class Unlocked:
     actor: str | None = field(init=False, default=None)  # who opened it, and why: for audit records
     reason: str | None = field(init=False, default=None)
     auditing: threading.Lock = field(init=False, default_factory=threading.Lock)
+    remembering: threading.Lock = field(init=False, default_factory=threading.Lock)  # of chains, what was seen
     threads: Threads = field(init=False, default_factory=Threads)
 
     def __post_init__(self) -> None:
@@ -123,7 +124,8 @@ class Unlocked:
             self.repository, read_whole(self.storage, slot, numbers, unreadable), unreadable
         )
         if (newest := next(opened, None)) is not None:
-            keyring = joined(chain((newest,), opened), rosters.newest)
+            # What is held stays: a slot's signing key never changes, and is not lost to who damages its keyring.
+            keyring = joined(chain((newest,), opened, (self.keyring,)), rosters.newest)
             check_keyring(keyring, own)
             self.keyring = keyring
             self._take_keys()

@@ -43,12 +43,14 @@ class Opened:
 
         `eject` makes a removable disk safe to unplug: StorageFailed("in-use"), Unsupported when it is none.
         """
-        self._journal.close()
-        self._unlocked.threads.close()
-        if self._blocks is not None:
-            self._blocks.index.close()
-            self._blocks = None
-        self._unlocked.storage.close()
+        self._unlocked.threads.close()  # first: what nobody wants any more would be in the way of the last record
+        try:
+            self._journal.close()
+        finally:
+            if self._blocks is not None:
+                self._blocks.index.close()
+                self._blocks = None
+            self._unlocked.storage.close()
         if eject:
             self._unlocked.storage.eject()
 

@@ -151,7 +151,8 @@ class S3Storage(LockingStorage[Any]):
                 raise failures.denied(self.location, "refused to store a locked object", LOCK_RIGHTS) from None
             raise
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return Created(_ns(parsedate_to_datetime(date)) if date else None, _crc32(answer) == body.crc32)
+        made = self._whole(parsedate_to_datetime(date), name) if date else None
+        return Created(made, _crc32(answer) == body.crc32)
 
     def _read(self, client: Any, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:

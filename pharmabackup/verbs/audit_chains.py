@@ -102,6 +102,16 @@ class Chains:
                 else "That credential is revoked or unknown: they stay here, as evidence. Keep the state folder.",
                 location=self._unlocked.storage.location,
             )
+        for place, count in sorted(auditlocal.queued_elsewhere(self._unlocked).items()):
+            yield Finding(
+                code="audit-queued",
+                severity="info",
+                subject=f"audit/{place}",
+                message=f"Audit records that wait here for another place of this repository, {place}: {count}.",
+                remedy="They go there when that place is opened here by the name that it had, with the same "
+                "credential. If none has that name any more, they stay, as evidence.",
+                location=self._unlocked.storage.location,
+            )
 
     def _choose(self, chain: Chain) -> _Look:
         """Which records are read."""

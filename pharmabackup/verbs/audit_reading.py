@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
-from pharmabackup.engine.lanes import THREADS, in_lanes
+from pharmabackup.engine.lanes import THREADS, closed, in_lanes
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import RECORD_MAX, Audit
@@ -27,6 +27,7 @@ class RecordReader:
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._storage = unlocked.storage
+        self._threads = unlocked.threads
         self._pool = unlocked.threads.pool()
 
     def fetch(self, places: Iterable[Place], count: int, *, beside: int = 1) -> Iterator[Stored]:
@@ -38,15 +39,18 @@ class RecordReader:
         lanes, wanted = max(2, 2 * THREADS // beside), True  # no lock: the garbage collector may be who gives up
 
         def fetch(group: tuple[list[str], int]) -> list[Stored]:
-            return [self._stored(name) for name in group[0] if wanted]
+            return [self._stored(name) for name in group[0] if wanted]  # who gave up takes no result
 
         try:
-            for _, get in in_lanes(lanes, fetch, groups, size=itemgetter(1), at_most=AHEAD_BYTES, pool=self._pool):
+            share = AHEAD_BYTES // beside
+            for _, get in in_lanes(lanes, fetch, groups, size=itemgetter(1), at_most=share, pool=self._pool):
                 yield from get()
         finally:
             wanted = False
 
     def _stored(self, name: str) -> Stored:
+        if self._threads.closed:
+            raise closed()
         try:
             return self._storage.get(name, limit=RECORD_MAX)
         except (Damaged, NotFound) as error:

@@ -69,11 +69,14 @@ def drill_recovery_key(
     reporter = Reporter("drill", progress, cancel)
     enrolment.learn(unlocked)
     opened = _opened_with(unlocked, shares, facts)
-    drill = _Drill(opened, reporter)
-    drill.shares(shares)
-    drill.keys()
-    history = load_history(opened)
-    datasets = drill.data(history, shower(history))
+    try:
+        drill = _Drill(opened, reporter)
+        drill.shares(shares)
+        drill.keys()
+        history = load_history(opened)
+        datasets = drill.data(history, shower(history))
+    finally:
+        opened.threads.close()
     slot, report = opened.slot, reporter.report(datasets)
     result = RecoveryDrill(
         **{name: getattr(report, name) for name in type(report).__slots__},

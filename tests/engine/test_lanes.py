@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pharmabackup.engine.lanes import Beside, Threads, in_lanes
+from pharmabackup.errors import InvalidInput
 from tests.threads import threads_left
 
 PATIENCE_S = 60
@@ -199,8 +202,8 @@ def test_what_was_given_up_is_waited_for_when_its_threads_are_closed() -> None:
     go.set()
     ended.join(PATIENCE_S)
     assert not ended.is_alive() and sorted(work.begun) == [0, 1, 2, 3]
-    assert threads.pool().submit(work, 7).result(PATIENCE_S) == 49  # and it can be used again
-    threads.close()
+    with pytest.raises(InvalidInput, match="was closed"):
+        threads.pool()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
@@ -243,3 +246,52 @@ def test_beside_an_error_of_the_callers_own_is_the_one_that_is_raised() -> None:
         raise KeyError
     with pytest.raises(ValueError), Beside(2, work) as beside:
         beside.result()
+
+
+def test_whoever_reads_on_after_the_end_is_told_so() -> None:
+    """Of what had begun the results are there; what had not is not begun."""
+    threads, work, go = Threads(), Work(), threading.Event()
+    lanes = in_lanes(4, lambda number: (go.wait(PATIENCE_S), work(number))[1], range(100), pool=threads.pool())
+    coming = [next(lanes)[1] for _ in range(2)]
+    ending = threading.Thread(target=threads.close)
+    ending.start()
+    while not threads.closed:
+        time.sleep(0.001)
+    go.set()
+    ending.join(PATIENCE_S)
+    assert [get() for get in coming] == [0, 1]
+    with pytest.raises(InvalidInput, match="was closed"):
+        for _, get in lanes:
+            get()
+    assert len(work.begun) < 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+@pytest.mark.parametrize("what", ["the lock is held", "the parent reads"])
+def test_a_forked_child_waits_for_none_of_its_parents_threads(what: str) -> None:
+    threads, go = Threads(), threading.Event()
+    lanes = in_lanes(4, lambda _: go.wait(PATIENCE_S), range(8), pool=threads.pool())
+    next(lanes)
+    if what == "the lock is held":
+        threads._lock.acquire()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try:
+            if what == "the lock is held":
+                assert threads.pool().submit(int, "2").result(PATIENCE_S) == 2
+                threads.close()
+            else:
+                with pytest.raises(InvalidInput, match="forked"):
+                    next(lanes)
+                del lanes
+                gc.collect()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    if what == "the lock is held":
+        threads._lock.release()
+    go.set()
+    lanes.close()
+    threads.close()

@@ -16,7 +16,7 @@ from pharmabackup.errors import Conflict, StorageFailed
 from pharmabackup.storage import connect, remote
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.s3 import MARK
-from tests.servers.canned import answer, canned, in_turn
+from tests.servers.canned import Request, answer, canned, in_turn
 
 NIGHTLY = os.environ.get("PHARMABACKUP_PROFILE") == "nightly"
 DATE = {"Date": "Thu, 26 Nov 2026 20:00:00 GMT"}
@@ -103,6 +103,28 @@ def test_what_passes_is_asked_again(server, s3, code):
     assert s3.put_new("a", b"x").size == 1
     assert len(server.requests) == 2
     assert server.requests[1].body == b"x" and server.requests[1].headers["if-none-match"] == "*"
+
+
+@pytest.mark.filterwarnings("ignore:tzname G:dateutil.parser.UnknownTimezoneWarning")
+def test_a_date_that_was_cut_is_no_time(server, s3):
+    """The object is there; its own time is asked for."""
+    head = {"Content-Length": "1"} | HEAD
+
+    def respond(request: Request) -> bytes:
+        if request.method == "HEAD":
+            return answer(200, head | {f"x-amz-meta-{MARK}": mark(server.requests[0])})
+        return (
+            answer(200, {"Date": DATE["Date"].removesuffix("MT")})
+            if len(server.requests) == 1
+            else refusal("PreconditionFailed", 412)
+        )
+
+    server.respond = respond
+    assert s3.put_new("a", b"x").modified == LAST_MODIFIED
+
+
+def mark(request: Request) -> str:
+    return request.headers[f"x-amz-meta-{MARK}"]
 
 
 def test_what_somebody_else_made_is_a_conflict(server, s3):

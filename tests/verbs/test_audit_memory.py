@@ -501,6 +501,44 @@ def test_who_stops_listening_leaves_no_thread(log: Log) -> None:
     assert not threads_left("pharmabackup-reading")
 
 
+def test_who_listens_on_after_close_is_told_so_and_nothing_more_is_read(
+    log: Log, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_reading, "TOGETHER", 1)
+    monkeypatch.setattr(audit_reading, "THREADS", 1)
+    with log.open() as repo:
+        Log.write(repo, 30)
+        told, late = repo.audit(), repo.audit()
+        next(told)
+    asked = len(read)
+    for listening in (told, late):
+        with pytest.raises(pb.InvalidInput, match="was closed"):
+            list(listening)
+    with pytest.raises(pb.InvalidInput, match="was closed"):
+        list(repo.audit())
+    assert not threads_left("pharmabackup-reading")
+    assert len(read) == asked < 30
+
+
+def test_what_several_read_ahead_is_one_share_each(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    real = audit_reading.in_lanes
+
+    def noted(*arguments: Any, at_most: int, **named: Any) -> Any:
+        given.append(at_most)
+        return real(*arguments, at_most=at_most, **named)
+
+    monkeypatch.setattr(audit_reading, "in_lanes", noted)
+    with log.open() as repo:
+        repo.enrol("owner", SECOND, name="second")
+    with pb.Repository.open(
+        log.folder.parent.parent, SECOND, state_dir=log.folder.parent.parent.parent / "x"
+    ) as repo:
+        repo.check()
+        list(repo.audit())
+    assert audit_reading.AHEAD_BYTES // 2 in given
+
+
 def test_a_check_is_cancelled_while_it_reads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     cancel, real = threading.Event(), audit_chains.open_record
 

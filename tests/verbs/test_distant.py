@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
+from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.engine import ahead, listing, opening, packs
 from pharmabackup.engine.creating import create
 from pharmabackup.errors import Damaged, StorageFailed
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.storage.memory import MemoryStorage
-from pharmabackup.verbs import check_packs
+from pharmabackup.verbs import check_packs, drill
 from tests.benchmarks.distant import DistantStorage
 from tests.sources.databases import make
 from tests.threads import threads_left
@@ -350,7 +352,13 @@ def test_a_copy_of_a_damaged_pack_says_so_and_brings_the_rest(
         repo.backup(pharmacy[:1])
         before = {info.name for info in inner.list("packs")}
         repo.backup(pharmacy[1:])
-        name = min({info.name for info in inner.list("packs")} - before)
+        blocks = repo._block_reader(fresh=True).index.blocks
+        lists = {
+            ids.pack_name(blocks.packs[pack])
+            for pack, kind in zip(blocks.pack, blocks.kind, strict=True)
+            if kind != Kind.DATA_BLOCK
+        }
+        name = min({info.name for info in inner.list("packs")} - before - lists)
         data = bytearray(inner._objects[name].data)
         data[1000] ^= 1
         inner._objects[name] = replace(inner._objects[name], data=bytes(data))
@@ -422,3 +430,45 @@ def test_nothing_is_asked_of_a_storage_after_close_though_somebody_gave_up_readi
     closed.set()
     assert not threads_left("pharmabackup")
     assert late == []
+
+
+def test_who_does_not_get_in_leaves_no_connection(tmp_path: Path, far: DistantStorage) -> None:
+    closed = list[bool]()
+    far.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    with pytest.raises(pb.WrongCredential):
+        pb.Repository.open("memory://far", pb.Passphrase("none of them, this one"), state_dir=tmp_path / "x")
+    with pytest.raises(Damaged, match="another repository"):
+        pb.Repository.open("memory://far", PASSPHRASE, state_dir=tmp_path / "x", repository="0" * 16)
+    far.inner.delete(["repository"])
+    with pytest.raises(Damaged, match="has lost its object"):
+        pb.Repository.open("memory://far", PASSPHRASE, state_dir=tmp_path / "x")
+    assert closed == [True] * 3
+
+
+def test_a_line_that_fails_at_the_end_is_let_go_all_the_same(
+    tmp_path: Path, far: DistantStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = list[bool]()
+    repo = _open(tmp_path)
+    monkeypatch.setattr(far, "close", lambda: closed.append(True))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repo._journal, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        repo.close()
+    assert closed == [True] and repo._unlocked.threads.closed
+
+
+def test_a_drill_ends_the_threads_of_what_the_shares_opened(
+    tmp_path: Path, far: DistantStorage, pharmacy: list[pb.Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, real = list[Any](), drill.open_also
+    monkeypatch.setattr(drill, "open_also", lambda *a, **k: opened.append(real(*a, **k)) or opened[-1])  # type: ignore[func-returns-value]
+    with _open(tmp_path) as repo:
+        shares = repo.split_recovery()
+        repo.backup(pharmacy)
+        assert repo.drill_recovery_key(pb.Shares(*shares[:2])).state == "ok"
+    assert [each.threads.closed for each in opened] == [True]
+    assert not threads_left("pharmabackup")

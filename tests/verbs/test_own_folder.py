@@ -136,3 +136,26 @@ def test_what_waits_while_the_signing_key_cannot_be_read_is_delivered_once_it_ca
         before = [record.event for record in again.audit() if record.slot == "the auditor"].count("check")
         assert again.check().findings == ()
         assert [record.event for record in again.audit() if record.slot == "the auditor"].count("check") == before + 2
+
+
+def test_whoever_damages_a_keyring_takes_no_key_from_who_has_it_open(staff: Staff, site: Site) -> None:
+    """He learns newer lists of keys meanwhile; what this machine remembers stays, and opens."""
+    site.change()
+    site.back_up(staff.repo)
+    restorer = staff.enrol("restorer", "the desk")
+    restorer.snapshots()
+    unlocked = restorer._unlocked
+    (first,) = (Path(staff.repo.url) / "keys" / unlocked.slot.id.hex()).iterdir()
+    whole = first.read_bytes()
+    staff.repo.rotate(reason="to see")
+    first.chmod(0o600)
+    first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    remembered = set(historycache.load(unlocked))
+    assert "keyring-damaged" in {each.code for each in restorer.check().findings}
+    assert unlocked.has_newest_keys and unlocked.keyring.signing
+    assert remembered and remembered <= set(historycache.load(unlocked))
+    restorer.close()
+    first.write_bytes(whole)
+    with staff.open("the desk") as again:
+        assert remembered <= set(historycache.load(again._unlocked))
+        assert "check" in {record.event for record in again.audit() if record.slot == "the desk"}

@@ -1,0 +1,214 @@
+"""Audit records that wait on this machine: what else there is in the way of them, and who is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import pharmabackup as pb
+from pharmabackup.engine import audit, auditlocal, localfiles
+from pharmabackup.errors import Damaged, StorageFailed
+from tests.verbs.faults import Refusing
+from tests.verbs.site import PASSPHRASE
+
+OTHER = pb.Passphrase("another horse battery staple")
+ANYBODY = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes somebody else"
+)
+
+
+def _open(tmp_path: Path, who: pb.Passphrase = PASSPHRASE) -> pb.Repository:
+    return pb.Repository.open("memory://x", who, state_dir=tmp_path / "state")
+
+
+def _spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_behind_any_number_that_cannot_be_read_the_others_go(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "AT_ONCE", 3)
+    with _open(tmp_path) as repo:
+        refusing.refuses = True
+        for number in range(5):
+            repo.record("spoilt", {"number": number})
+        for name in auditlocal.queued(repo._unlocked):
+            _spoil(repo._unlocked.queue / name)
+        for number in range(4):
+            repo.record("whole", {"number": number})
+        refusing.refuses = False
+        for _ in range(2):  # so many at a time
+            repo.record("after", {})
+        told = [record.event for record in repo.audit()]
+        assert told.count("whole") == 4 and told.count("after") == 2 and "spoilt" not in told
+        assert len(auditlocal.queued(repo._unlocked)) == 5
+
+
+def test_what_waited_without_a_signing_key_outlasts_a_change_of_passphrase(
+    tmp_path: Path, refusing: Refusing
+) -> None:
+    with _open(tmp_path) as repo:
+        unlocked = repo._unlocked
+        whole = unlocked.keyring
+        unlocked.keyring = replace(whole, signing=None)
+        repo.record("while-it-was-damaged", {})
+        assert len(auditlocal.queued(unlocked)) == 1
+        unlocked.keyring = whole
+    refusing.refuses = True
+    with _open(tmp_path) as repo:  # its keyring is whole again, and nothing is delivered yet
+        repo.change_passphrase(OTHER)
+    refusing.refuses = False
+    with _open(tmp_path, OTHER) as repo:
+        repo.record("after", {})
+        told = [record.event for record in repo.audit()]
+        assert told[-3:] == ["while-it-was-damaged", "change-passphrase", "after"]
+        assert not auditlocal.queued(repo._unlocked)
+
+
+def test_what_waits_for_a_disk_that_has_another_path_now_is_told(
+    tmp_path: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, state = tmp_path / "usb1", tmp_path / "usb2", tmp_path / "state"
+    pb.Repository.create(first / "backup", PASSPHRASE, state_dir=state).close()
+
+    def refused(*_: object) -> None:
+        raise StorageFailed("It is write-protected.", kind="storage-denied", location="test")
+
+    with pb.Repository.open(first / "backup", PASSPHRASE, state_dir=state) as repo, monkeypatch.context() as patch:
+        patch.setattr(audit, "create", refused)
+        repo.record("by-hand", {})
+    first.rename(second)
+    with pb.Repository.open(second / "backup", PASSPHRASE, state_dir=state) as repo:
+        for report in (repo.check(), repo.audit_verify()):
+            (told,) = report.findings
+            assert (told.code, told.severity) == ("audit-queued", "info")
+            assert "usb1-backup: 1." in told.message and "by the name that it had" in told.remedy
+    second.rename(first)
+    with pb.Repository.open(first / "backup", PASSPHRASE, state_dir=state) as repo:
+        repo.record("after", {})
+        assert [record.event for record in repo.audit()][-2:] == ["by-hand", "after"]
+        assert repo.check().findings == ()
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with _open(tmp_path) as repo:
+        refusing.refuses = True
+        with monkeypatch.context() as patch:
+            patch.setattr(localfiles.os, "fsync", full)
+            with pytest.raises(StorageFailed):
+                repo.record("lost", {})
+        assert os.listdir(repo._unlocked.queue) == []
+        refusing.refuses = False
+
+
+def test_what_is_kept_is_there_after_a_power_cut(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content is synced before it has its name, and the folder after."""
+    steps, fsync, rename = list[str](), os.fsync, os.replace
+
+    def synced(fd: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    def named(*paths: os.PathLike[str]) -> None:
+        steps.append("name")
+        rename(*paths)
+
+    with _open(tmp_path) as repo:
+        refusing.refuses = True
+        with monkeypatch.context() as patch:
+            patch.setattr(localfiles.os, "fsync", synced)
+            patch.setattr(localfiles.os, "replace", named)
+            assert auditlocal.enqueue(repo._unlocked, auditlocal.Entry(0, None, "x", "done", "", None, {}))
+        assert steps == (["file", "name", "folder"] if os.name == "posix" else ["file", "name"])
+        refusing.refuses = False
+
+
+# ------------------------------------------------------------ several accounts of one machine
+
+
+def _as(account: int, does: Callable[[], bool]) -> bool:
+    """In a process of that account."""
+    child = os.fork()
+    if not child:
+        try:
+            os.umask(0o022)
+            os.setgid(account)
+            os.setuid(account)
+            os._exit(0 if does() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def shared(tmp_path_factory: pytest.TempPathFactory, cheap_kdf: None) -> Path:
+    """A repository for everybody, and a folder for caches that belongs to all, as an administrator makes it."""
+    place = tmp_path_factory.mktemp("shared")
+    for folder in (place, *place.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    (place / "state").mkdir()
+    (place / "state").chmod(0o1777)
+    with pb.Repository.create(place / "backup", PASSPHRASE, state_dir=place / "mine") as repo:
+        repo.enrol("owner", OTHER, name="second")
+    _open_to_all(place / "backup")
+    return place
+
+
+def _open_to_all(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+
+
+@ANYBODY
+def test_each_account_of_a_machine_has_a_queue_of_its_own(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where two use one credential, and whoever came first made the folder."""
+
+    def refused(*_: object) -> None:
+        raise StorageFailed("It is full.", kind="full", location="test")
+
+    def waits(who: pb.Passphrase) -> bool:
+        monkeypatch.setattr(audit, "create", refused)
+        with pb.Repository.open(shared / "backup", who, state_dir=shared / "state") as repo:
+            repo.record("trial", {})  # StorageFailed("audit-lost") if nobody keeps it
+            return auditlocal.queued(repo._unlocked) != []
+
+    for account, who in ((1001, PASSPHRASE), (1002, OTHER), (1003, PASSPHRASE)):
+        assert _as(account, lambda who=who: waits(who)), account  # type: ignore[misc]
+
+
+@ANYBODY
+def test_what_another_account_remembers_of_a_place_does_not_stop_this_one(shared: Path) -> None:
+    """Each is told for itself that another repository is there, and each says for itself that it is right."""
+    known: list[str] = []
+
+    def opens(**how: str) -> bool:
+        try:
+            pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state", **how).close()
+        except Damaged as error:
+            return error.kind != "another-repository"
+        return True
+
+    assert _as(1001, opens)
+    shutil.rmtree(shared / "backup")
+    with pb.Repository.create(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
+        known.append(repo.id)
+    _open_to_all(shared / "backup")
+    assert not _as(1001, opens)
+    assert _as(1002, lambda: opens(repository=known[0])) and _as(1002, opens)
+    assert not _as(1001, opens)
