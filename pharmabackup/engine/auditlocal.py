@@ -211,12 +211,15 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
 
 def seal_again(unlocked: Unlocked) -> None:
     """What was queued while the signing key could not be read, under the key that outlasts a change of passphrase."""
+    if not queued(unlocked):
+        return
     spare, own = SealingKey(unlocked.spare_key("audit")), _key(unlocked)
-    for name in queued(unlocked):
-        context = CONTEXT + name.encode()
-        with suppress(OSError, NotAuthentic):
-            entry = spare.open((unlocked.queue / name).read_bytes(), context)
-            replace(unlocked.queue / name, own.seal(entry, context))
+    with delivering(unlocked) as may:  # or one that was delivered meanwhile would be there again
+        for name in queued(unlocked) if may else ():
+            context = CONTEXT + name.encode()
+            with suppress(OSError, NotAuthentic):
+                entry = spare.open((unlocked.queue / name).read_bytes(), context)
+                replace(unlocked.queue / name, own.seal(entry, context))
 
 
 def delivered(unlocked: Unlocked, name: str) -> None:

@@ -245,7 +245,8 @@ def _unlock(
     slot = found.slot
     keyring = found.keyring
     check_keyring(keyring, slot)
-    own = state_name(storage.location, slot.id, repository)
+    state = state_folder(state_dir)
+    own = own_folder(state / state_name(storage.location, slot.id, repository))
     unlocked = Unlocked(
         storage=storage,
         record=record,
@@ -256,8 +257,8 @@ def _unlock(
         revoked_in=rosters.revoked_in,
         keyring=keyring,
         opener=found.opener,
-        state=state_folder(state_dir) / own if keyring.signing else state_folder(state_dir) / own / WITHOUT_KEYS,
-        queue=own_folder(state_folder(state_dir) / AUDIT_QUEUE / state_name(storage.present, slot.id, repository)),
+        state=own if keyring.signing else own / WITHOUT_KEYS,
+        queue=own_folder(state / AUDIT_QUEUE / state_name(storage.present, slot.id, repository)),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)

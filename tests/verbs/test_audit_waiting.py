@@ -204,11 +204,16 @@ def test_what_another_account_remembers_of_a_place_does_not_stop_this_one(shared
             return error.kind != "another-repository"
         return True
 
-    assert _as(1001, opens)
-    shutil.rmtree(shared / "backup")
-    with pb.Repository.create(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
-        known.append(repo.id)
-    _open_to_all(shared / "backup")
-    assert not _as(1001, opens)
+    def another() -> None:
+        shutil.rmtree(shared / "backup")
+        with pb.Repository.create(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
+            known.append(repo.id)
+        _open_to_all(shared / "backup")
+
+    assert _as(1001, opens) and _as(1002, opens)
+    another()
+    assert not _as(1001, opens) and not _as(1002, opens)
     assert _as(1002, lambda: opens(repository=known[0])) and _as(1002, opens)
     assert not _as(1001, opens)
+    another()
+    assert not _as(1002, opens)
