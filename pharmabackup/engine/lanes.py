@@ -28,15 +28,13 @@ class Threads:
     """
 
     def __init__(self) -> None:
-        self.closed = False
+        self.ends = 0  # how often they were ended
         self._lock = threading.Lock()
         self._pool: Executor | None = None
         self._process = os.getpid()
 
     def pool(self) -> Executor:
-        """Made when it is needed, and anew in a forked child, which has none of its parent's. InvalidInput."""
-        if self.closed:
-            raise closed()
+        """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
         if self._process != os.getpid():  # another thread may have held it when this process was forked
             self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
@@ -45,8 +43,8 @@ class Threads:
             return self._pool
 
     def close(self) -> None:
-        """Nothing more is begun, and what is under way is waited for. Who still reads then is told so."""
-        self.closed = True
+        """Nothing more is begun, and what is under way is waited for. Who reads on is told so; who begins is not."""
+        self.ends += 1
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():

@@ -27,7 +27,7 @@ class RecordReader:
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._storage = unlocked.storage
-        self._threads = unlocked.threads
+        self._threads, self._ends = unlocked.threads, unlocked.threads.ends
         self._pool = unlocked.threads.pool()
 
     def fetch(self, places: Iterable[Place], count: int, *, beside: int = 1) -> Iterator[Stored]:
@@ -49,7 +49,7 @@ class RecordReader:
             wanted = False
 
     def _stored(self, name: str) -> Stored:
-        if self._threads.closed:
+        if self._threads.ends != self._ends:
             raise closed()
         try:
             return self._storage.get(name, limit=RECORD_MAX)

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +93,20 @@ def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
         },
     ]
     (folder / "ids.json").write_text(json.dumps({"identities": identities}))
-    server = S3Server(port or free_port(below=55000))
-    command = [
-        program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-        "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3", f"-s3.port={server.port}",
-        "-s3.config=ids.json",
-        "-s3.port.iceberg=0", "-s3.port.lance=0",  # theirs are fixed, so that a second server would not start
-        *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
-    ]  # fmt: skip
-    with running(command, server.port, folder, ready=server.has_bucket):
+    with ExitStack() as stack:
+        for left in reversed(range(1 if port else 3)):
+            server = S3Server(port or free_port(below=55000))
+            command = [
+                program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                "-master.telemetry=false", "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3",
+                f"-s3.port={server.port}", "-s3.config=ids.json",
+                "-s3.port.iceberg=0", "-s3.port.lance=0",  # theirs are fixed, so that a second server would not start
+                *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
+            ]  # fmt: skip
+            try:
+                stack.enter_context(running(command, server.port, folder, ready=server.has_bucket))
+                break
+            except AssertionError:  # of the ports that it counts from these, somebody may have had one
+                if not left:
+                    raise
         yield server

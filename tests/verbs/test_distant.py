@@ -458,7 +458,7 @@ def test_a_line_that_fails_at_the_end_is_let_go_all_the_same(
     monkeypatch.setattr(repo._journal, "close", interrupted)
     with pytest.raises(KeyboardInterrupt):
         repo.close()
-    assert closed == [True] and repo._unlocked.threads.closed
+    assert closed == [True] and repo._unlocked.threads.ends == 1
 
 
 def test_a_drill_ends_the_threads_of_what_the_shares_opened(
@@ -470,5 +470,5 @@ def test_a_drill_ends_the_threads_of_what_the_shares_opened(
         shares = repo.split_recovery()
         repo.backup(pharmacy)
         assert repo.drill_recovery_key(pb.Shares(*shares[:2])).state == "ok"
-    assert [each.threads.closed for each in opened] == [True]
+    assert [each.threads.ends for each in opened] == [1]
     assert not threads_left("pharmabackup")
