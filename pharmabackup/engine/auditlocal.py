@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,11 +127,8 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
 def _share(parent: Path) -> None:
     """Other accounts of this machine have their queues in it, where they have their own in the folder above it."""
     parent.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        parent.mkdir()
-    except FileExistsError:
-        return
-    if os.name == "posix":
+    parent.mkdir(exist_ok=True)
+    if sys.platform != "win32" and parent.stat().st_uid == os.getuid():
         parent.chmod(stat.S_IMODE(parent.parent.stat().st_mode))
 
 
@@ -148,14 +146,17 @@ def _names(folder: Path) -> list[str]:
 
 
 def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
-    """How many records of each other slot wait on this machine for the same place: by the slot's first digits."""
+    """How many records outside of this queue wait on this machine for the same place: by their slots' first digits.
+
+    Of the own slot there are those that other accounts of this machine have left.
+    """
     own = PLACE.match(unlocked.queue.name)
     assert own is not None
     waiting = dict[str, int]()
     for folder in unlocked.queue.parent.glob(f"{own['repository']}-*-{own['place']}-*"):
         found = PLACE.match(folder.name)
-        if found is not None and found["slot"] != own["slot"] and (count := len(_names(folder))):
-            waiting[found["slot"]] = count
+        if found is not None and folder.name != unlocked.queue.name and (count := len(_names(folder))):
+            waiting[found["slot"]] = waiting.get(found["slot"], 0) + count
     return waiting
 
 
@@ -170,7 +171,7 @@ def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
     for folder in unlocked.queue.parent.glob(f"{own['repository']}-*"):
         found = PLACE.match(folder.name)
         if found is not None and found["place"] != own["place"] and (count := len(_names(folder))):
-            place = folder.name.removeprefix(found.group())
+            place = re.sub(r"-u[0-9]+$", "", folder.name.removeprefix(found.group()))
             waiting[place] = waiting.get(place, 0) + count
     return waiting
 
@@ -219,7 +220,7 @@ def seal_again(unlocked: Unlocked) -> None:
             context = CONTEXT + name.encode()
             with suppress(OSError, NotAuthentic):
                 entry = spare.open((unlocked.queue / name).read_bytes(), context)
-                replace(unlocked.queue / name, own.seal(entry, context))
+                write_durably(unlocked.queue / name, own.seal(entry, context))
 
 
 def delivered(unlocked: Unlocked, name: str) -> None:

@@ -45,6 +45,8 @@ class Threads:
     def close(self) -> None:
         """Nothing more is begun, and what is under way is waited for. Who reads on is told so; who begins is not."""
         self.ends += 1
+        if self._process != os.getpid():  # a parent's, which is not here
+            self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():
@@ -136,8 +138,10 @@ class Lanes(Generic[Item, T]):
             (item, weight), self._coming = self._coming, None
             try:
                 future = self._threads.submit(self._work, item)
-            except RuntimeError:  # who shares its threads has ended them
-                raise closed() from None
+            except RuntimeError as error:
+                if self._own is not None or "shutdown" not in str(error):
+                    raise
+                raise closed() from None  # who shares its threads has ended them
             ahead.append((item, weight, future))
             self._total += weight
         if not ahead:

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from pharmabackup.storage.local_os import sync, sync_folder
+
 
 def replace(path: Path, data: bytes) -> None:
     """Write a cache file so that another process sees the old one or the new one, never a part. OSError."""
@@ -26,16 +28,11 @@ def write_durably(path: Path, data: bytes) -> None:
         with open(fresh, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(fresh, path)
     except OSError:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # Windows writes names with the file
-        with suppress(OSError):  # some file systems cannot
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+    with suppress(OSError):
+        sync_folder(str(path.parent))

@@ -264,7 +264,7 @@ def _unlock(
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
-    if unlocked.keyring.signing and unlocked.queue.exists():
+    if unlocked.keyring.signing:
         from pharmabackup.engine.auditlocal import seal_again
 
         seal_again(unlocked)

@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from pharmabackup.errors import Damaged, InvalidInput
@@ -45,15 +44,15 @@ def state_name(location: str, slot: bytes, repository: bytes) -> str:
 
 
 def own_folder(folder: Path) -> Path:
-    """A folder of this account's own, where another account has made the one of that name."""
-    try:
-        return folder if _is_own(folder) else folder.with_name(f"{folder.name}-u{os.getuid()}")
-    except OSError:
-        return folder  # nobody has made it yet
+    """A folder of this account's own, where another account has made the one of that name and keeps it to itself."""
+    if sys.platform == "win32" or not os.path.lexists(folder) or _is_open(folder):
+        return folder
+    return folder.with_name(f"{folder.name}-u{os.getuid()}")
 
 
-def _is_own(folder: Path) -> bool:
-    return sys.platform == "win32" or folder.stat().st_uid == os.getuid()
+def _is_open(folder: Path) -> bool:
+    """Whether this account may change what is in it."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:
@@ -106,10 +105,9 @@ def _known(location: str, state: Path) -> list[re.Match[str]]:
     place, known = _place(location), list[re.Match[str]]()
     for name in names:
         found = PLACE.match(name)
-        with suppress(OSError):
-            # What another account remembers is its own matter: this one could not forget it either.
-            if found is not None and found["place"] == place and _is_own(state / name):
-                known.append(found)
+        # What another account remembers is its own matter: this one could not forget it either.
+        if found is not None and found["place"] == place and _is_open(state / name):
+            known.append(found)
     return known
 
 

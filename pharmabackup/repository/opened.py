@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,13 @@ class Opened:
 
         `eject` makes a removable disk safe to unplug: StorageFailed("in-use"), Unsupported when it is none.
         """
-        self._unlocked.threads.close()  # first: what nobody wants any more would be in the way of the last record
-        try:
-            self._journal.close()
-        finally:
+        with ExitStack() as stack:  # the last first, and all, whatever happens to one
+            stack.callback(self._unlocked.storage.close)
             if self._blocks is not None:
-                self._blocks.index.close()
+                stack.callback(self._blocks.index.close)
                 self._blocks = None
-            self._unlocked.storage.close()
+            stack.callback(self._journal.close)
+            self._unlocked.threads.close()  # what nobody wants any more would be in the way of the last record
         if eject:
             self._unlocked.storage.eject()
 

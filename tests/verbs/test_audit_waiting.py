@@ -166,6 +166,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, cheap_kdf: None) -> Path:
     (place / "state").chmod(0o1777)
     with pb.Repository.create(place / "backup", PASSPHRASE, state_dir=place / "mine") as repo:
         repo.enrol("owner", OTHER, name="second")
+    with pb.Repository.open(place / "backup", OTHER, state_dir=place / "mine") as repo:
+        repo.check()  # all is imported: other accounts may not reach this Python
     _open_to_all(place / "backup")
     return place
 
@@ -190,6 +192,28 @@ def test_each_account_of_a_machine_has_a_queue_of_its_own(shared: Path, monkeypa
 
     for account, who in ((1001, PASSPHRASE), (1002, OTHER), (1003, PASSPHRASE)):
         assert _as(account, lambda who=who: waits(who)), account  # type: ignore[misc]
+    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
+        messages = {each.message for each in repo.check().findings if each.code == "audit-queued"}
+        assert [record.event for record in repo.audit()][-2:] == ["trial", "check"]  # root delivers the first's
+    assert {message.partition(" that wait")[0] for message in messages} == {
+        "Audit records of second",
+        "Audit records of owner, of another account of this machine,",
+    }
+
+
+@ANYBODY
+@pytest.mark.parametrize("private", ["state", "state/audit-queue"])
+def test_where_another_account_keeps_all_to_itself_a_repository_opens(shared: Path, private: str) -> None:
+    (shared / private).mkdir(exist_ok=True)
+    os.chown(shared / private, 1001, 1001)
+    (shared / private).chmod(0o700)
+
+    def opens() -> bool:
+        with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
+            repo.record("trial", {})
+            return repo.role == "owner"
+
+    assert _as(1002, opens)
 
 
 @ANYBODY
