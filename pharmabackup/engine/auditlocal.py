@@ -23,9 +23,7 @@ from pharmabackup.format import wire
 from pharmabackup.storage.local_os import try_lock
 
 CONTEXT = b"audit"
-QUEUED = re.compile(
-    r"[0-9]{20}-[0-9a-f]{8}"
-)  # a record that waits: nanoseconds since 1970, or one more than the last
+QUEUED = re.compile(r"[0-9]{20}-[0-9a-f]{8}")  # what waits: nanoseconds since 1970, or one more than the last
 HEADS = "audit-heads"
 VERIFIED = "audit-verified"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back

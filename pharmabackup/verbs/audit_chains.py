@@ -94,26 +94,30 @@ class Chains:
             who = slot.name if slot is not None else nobody(digits)
             if slot is not None and slot.id == self._unlocked.keyring.slot:
                 who += ", of another account of this machine,"
-            yield Finding(
-                code="audit-queued",
-                severity="info",
-                subject=f"audit/{digits if slot is None else slot.id.hex()}",
-                message=f"Audit records of {who} that wait on this machine, and are not in storage: {count}.",
-                remedy="They go there when that credential, and account, opens the place on this machine."
+            yield self._queued(
+                digits if slot is None else slot.id.hex(),
+                f"Audit records of {who} that wait on this machine, and are not in storage: {count}.",
+                "They go there when that credential, and account, opens the place on this machine."
                 if goes
                 else "That credential is revoked or unknown: they stay here, as evidence. Keep the state folder.",
-                location=self._unlocked.storage.location,
             )
         for place, count in sorted(auditlocal.queued_elsewhere(self._unlocked).items()):
-            yield Finding(
-                code="audit-queued",
-                severity="info",
-                subject=f"audit/{place}",
-                message=f"Audit records that wait here for another place of this repository, {place}: {count}.",
-                remedy="They go there when that place is opened here by the name that it had, with the same "
-                "credential. If none has that name any more, they stay, as evidence.",
-                location=self._unlocked.storage.location,
+            yield self._queued(
+                place,
+                f"Audit records that wait here for another place of this repository, {place}: {count}.",
+                "They go there when that place is opened here by the name that it had, with the same credential. "
+                "If none has that name any more, they stay, as evidence.",
             )
+
+    def _queued(self, what: str, message: str, remedy: str) -> Finding:
+        return Finding(
+            code="audit-queued",
+            severity="info",
+            subject=f"audit/{what}",
+            message=message,
+            remedy=remedy,
+            location=self._unlocked.storage.location,
+        )
 
     def _choose(self, chain: Chain) -> _Look:
         """Which records are read."""
