@@ -232,9 +232,8 @@ def _unlock(
         except (Damaged, WrongCredential):
             if (now := keyring_numbers(storage)) == listed:
                 raise
-            return rosters, _find(
-                storage, repository, key, rosters.newest, now
-            )  # they were listed before the rosters
+            # They were listed before the rosters.
+            return rosters, _find(storage, repository, key, rosters.newest, now)
 
     with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-open") as pool:
         finding = pool.submit(find)  # stretching takes time on purpose; everything else is imported while that runs

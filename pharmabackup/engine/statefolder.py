@@ -46,13 +46,18 @@ def state_name(location: str, slot: bytes, repository: bytes) -> str:
 def own_folder(folder: Path) -> Path:
     """A folder of this account's own, where another account has made the one of that name and keeps it to itself."""
     if sys.platform == "win32" or not os.path.lexists(folder) or _is_open(folder):
-        return folder
+        return folder  # also one that has become read-only: what is remembered in it counts
     return folder.with_name(f"{folder.name}-u{os.getuid()}")
 
 
 def _is_open(folder: Path) -> bool:
-    """Whether this account may change what is in it."""
-    return os.access(folder, os.W_OK | os.X_OK)
+    """Whether it is this account's, or one that it may change."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return folder.stat().st_uid == os.getuid() or os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:

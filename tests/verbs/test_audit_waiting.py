@@ -235,6 +235,8 @@ def test_what_another_account_remembers_of_a_place_does_not_stop_this_one(shared
         _open_to_all(shared / "backup")
 
     assert _as(1001, opens) and _as(1002, opens)
+    for folder in (shared / "state").iterdir():
+        folder.chmod(0o500)  # what is remembered counts, though nothing more can be
     another()
     assert not _as(1001, opens) and not _as(1002, opens)
     assert _as(1002, lambda: opens(repository=known[0])) and _as(1002, opens)
