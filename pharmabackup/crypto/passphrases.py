@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import unicodedata
 
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from pharmabackup.errors import Unsupported
+from pharmabackup.mutex import Mutex
 
 SALT_SIZE = 16
 MEMORY_KIB = 64 * 1024
@@ -29,4 +29,4 @@ def stretch(passphrase: str, *, salt: bytes, memory_kib: int, iterations: int, l
             ) from None
 
 
-_one_at_a_time = threading.Lock()  # several at once in one process fail as if memory were short
+_one_at_a_time = Mutex()  # several at once in one process fail as if memory were short

@@ -22,8 +22,8 @@ from pharmabackup.engine.historycache import Remembered, remember
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.keyring_contents import lacking
 from pharmabackup.engine.keyrings import NUMBER_LAST, Opener, Way, domain_of, keyring_numbers, seal_keyring
-from pharmabackup.engine.roster import new_slot, roster_message
-from pharmabackup.engine.unlocked import Unlocked, turned_back, turned_back_by_word
+from pharmabackup.engine.roster import new_slot, roster_message, turned_back, turned_back_by_word
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, InvalidInput, Unsupported, WrongCredential
 from pharmabackup.format import keys, wire
 from pharmabackup.format.keys import Keyring, NamingKey, Role, Roster, SealedKeyring, SignedRoster, Slot

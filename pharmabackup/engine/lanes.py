@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Generic, Self, TypeVar
 
 from pharmabackup.errors import InvalidInput
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage.base import Storage
 
 AHEAD_BYTES = 16 << 20  # that are fetched, or being fetched, and not yet taken
@@ -29,24 +29,26 @@ class Threads:
 
     def __init__(self) -> None:
         self.ends = 0  # how often they were ended
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._pool: Executor | None = None
         self._process = os.getpid()
 
     def pool(self) -> Executor:
         """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
-        if self._process != os.getpid():  # another thread may have held it when this process was forked
-            self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._pool is None:
+            if self._pool is None or self._process != os.getpid():
+                self._process = os.getpid()
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
             return self._pool
+
+    def check(self, ends: int) -> None:
+        """InvalidInput where they were ended since there were so many ends: whoever began before may not go on."""
+        if self.ends != ends:
+            raise closed()
 
     def close(self) -> None:
         """Nothing more is begun, and what is under way is waited for. Who reads on is told so; who begins is not."""
         self.ends += 1
-        if self._process != os.getpid():  # a parent's, which is not here
-            self._lock, self._pool, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from pharmabackup.format.manifest import Entry, Frame, entries, read_folders, re
 from pharmabackup.format.recipe import UNUSED, Runs, decode_runs
 from pharmabackup.format.transaction import Refs, Snapshot
 from pharmabackup.format.wire import Kind, malformed
+from pharmabackup.mutex import Mutex
 
 TABLE_MAX = 1 << 28  # bytes: 8 million blocks
 CACHED_BLOCKS = 12  # of about 1 MiB, for whoever reads here and there
@@ -56,8 +56,9 @@ class BlockReader:
         self._looked: tuple[Index, object] | None = None  # an index for which all was listed, and what there was then
         self._unlocked = unlocked
         self._others = others
-        self._lock = threading.Lock()
-        self._refreshing = threading.Lock()
+        self._ends = unlocked.threads.ends
+        self._lock = Mutex()
+        self._refreshing = Mutex()
         self._weak: dict[tuple[bytes, bytes, bytes], bool] = {}  # by roster, signer and domain
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
 
@@ -87,7 +88,8 @@ class BlockReader:
                 self._looked = index, state
 
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
-        """A block's content and where its chunks end. Damaged when no whole instance is to be had."""
+        """A block's content and where its chunks end. Damaged when no whole instance is to be had; see `fetch`."""
+        self._unlocked.threads.check(self._ends)
         with self._lock:
             found = self._cache.get(wanted)
             if found is not None:
@@ -126,7 +128,11 @@ class BlockReader:
         return Ahead(storage) if storage.lanes > 1 else None
 
     def fetch(self, wanted: bytes, domain: bytes, *, names: bool = False, ahead: Ahead | None = None) -> bytes:
-        """As `block`, the content alone, and it is not kept. `names`: of its chunks they are computed again."""
+        """As `block`, the content alone, and it is not kept. `names`: of its chunks they are computed again.
+
+        InvalidInput when the repository was closed since this reader was made.
+        """
+        self._unlocked.threads.check(self._ends)
         try:
             return self._fetch(wanted, domain, names, ahead)
         except Damaged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pharmabackup import ids
@@ -219,4 +219,25 @@ def _follows(before: Roster, after: Roster) -> bool:
     return (
         after.domains[: len(before.domains)] == before.domains
         and after.generations[: len(before.generations)] == before.generations
+    )
+
+
+def turned_back(name: str) -> Damaged:
+    """What is said where a list of who may do what is gone that this machine has seen, or is another one."""
+    return Damaged(
+        f"The list of who may do what is another one than this machine has seen: {name} is gone or was replaced.",
+        kind="history-forked",
+        remedy="Somebody turned the storage back: find out who. Then copy that object from another location.",
+    )
+
+
+def turned_back_by_word(name: str, slots: Sequence[str]) -> Damaged:
+    """What is said where others' records cite such a list: it is gone, or those slots are stolen and it never was."""
+    who = ", ".join(map(repr, slots))
+    return Damaged(
+        f"The list of who may do what is another one than these say that they have seen: {who}. {name} is gone, was "
+        "replaced, or never was.",
+        kind="history-forked",
+        remedy="If they were stolen, revoke them, all in one call: then their word does not stop it. Else somebody "
+        "turned the storage back: find out who, and copy that object from another location.",
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,7 @@ from pharmabackup.engine.keyrings import (
     without_newest,
 )
 from pharmabackup.engine.lanes import Threads
-from pharmabackup.engine.roster import read_rosters
+from pharmabackup.engine.roster import read_rosters, turned_back
 from pharmabackup.errors import Damaged, InvalidInput, NotPermitted, WrongCredential
 from pharmabackup.format import wire
 from pharmabackup.format.index import SEGMENT_MAX
@@ -34,6 +33,7 @@ from pharmabackup.format.pack import DIRECTORY_MAX, Wrap, WrappedKey
 from pharmabackup.format.repository import RepositoryRecord
 from pharmabackup.format.transaction import RECORD_MAX
 from pharmabackup.format.wire import Kind, Record, Signed
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage.base import ObjectInfo, Storage
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class Unlocked:
     looked: Looked | None = field(init=False, default=None)  # the history that was read last, and of what
     actor: str | None = field(init=False, default=None)  # who opened it, and why: for audit records
     reason: str | None = field(init=False, default=None)
-    auditing: threading.Lock = field(init=False, default_factory=threading.Lock)
-    remembering: threading.Lock = field(init=False, default_factory=threading.Lock)  # of chains, what was seen
+    auditing: Mutex = field(init=False, default_factory=Mutex)
+    remembering: Mutex = field(init=False, default_factory=Mutex)  # of chains, what was seen
     threads: Threads = field(init=False, default_factory=Threads)
 
     def __post_init__(self) -> None:
@@ -381,27 +381,6 @@ class Unlocked:
     def damaged(name: str, error: Damaged) -> Damaged:
         """The same error, saying in which object."""
         return Damaged(f"{error.message} Object: {name}.", kind=error.kind, remedy=error.remedy)
-
-
-def turned_back(name: str) -> Damaged:
-    """What is said where a list of who may do what is gone that this machine has seen, or is another one."""
-    return Damaged(
-        f"The list of who may do what is another one than this machine has seen: {name} is gone or was replaced.",
-        kind="history-forked",
-        remedy="Somebody turned the storage back: find out who. Then copy that object from another location.",
-    )
-
-
-def turned_back_by_word(name: str, slots: Sequence[str]) -> Damaged:
-    """What is said where others' records cite such a list: it is gone, or those slots are stolen and it never was."""
-    who = ", ".join(map(repr, slots))
-    return Damaged(
-        f"The list of who may do what is another one than these say that they have seen: {who}. {name} is gone, was "
-        "replaced, or never was.",
-        kind="history-forked",
-        remedy="If they were stolen, revoke them, all in one call: then their word does not stop it. Else somebody "
-        "turned the storage back: find out who, and copy that object from another location.",
-    )
 
 
 def _an(roles: str) -> str:

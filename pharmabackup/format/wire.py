@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import threading
 from array import array
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
@@ -16,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from pharmabackup.errors import Damaged, Unsupported
+from pharmabackup.mutex import Mutex
 
 VERSION = 1
 MAGIC = b"PHBK"
@@ -67,7 +67,7 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[object, msgspec.msgpack.Decoder[Any]] = {}
-_making = threading.Lock()
+_making = Mutex()
 
 
 def encode(record: Record) -> bytes:

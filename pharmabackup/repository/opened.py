@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup import clock
 from pharmabackup.errors import InvalidInput
+from pharmabackup.mutex import Mutex
 from pharmabackup.snapshot import Snapshot
 
 # The engine and the verbs are imported when they are called for: whoever imports the library, or lists snapshots,
@@ -31,7 +31,7 @@ class Opened:
         unlocked.actor, unlocked.reason = actor, reason
         self._unlocked = unlocked
         self._journal = Journal(unlocked)
-        self._read_lock = threading.Lock()
+        self._read_lock = Mutex()
         self._blocks: BlockReader | None = None
         self.url = url
         self.id = unlocked.repository.hex()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from pharmabackup.mutex import Mutex
 
 Identity = tuple[int, int]  # of a file: device and inode
 FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -25,7 +26,7 @@ class _Descriptor:
     users: int = 0
 
 
-_mutex = threading.Lock()  # guards _known, and file positions where there is no preadv
+_mutex = Mutex()  # guards _known, and file positions where there is no preadv
 _known: dict[Identity, _Descriptor] = {}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import ftplib
 import posixpath
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -21,6 +20,7 @@ from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from pharmabackup.errors import Error, InvalidInput, Unsupported
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
@@ -64,7 +64,7 @@ class FsspecStorage(RemoteStorage[Any]):
         self, kind: type[AbstractFileSystem], url: str, options: Mapping[str, object], *, create: bool
     ) -> None:
         self._kind, self._url, self._options, self._create = kind, url, dict(options), create
-        self._one = threading.Lock()  # at a time
+        self._one = Mutex()  # at a time
         self._root = ""
         scheme, _, rest = url.partition("://")
         super().__init__(f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}".rstrip("/"))
@@ -237,10 +237,6 @@ class FsspecStorage(RemoteStorage[Any]):
             kind="capability",
             remedy="Use another location: nothing could be forgotten there in time.",
         )
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._one = threading.Lock()
 
     # What goes wrong
 

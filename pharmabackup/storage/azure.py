@@ -294,11 +294,6 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
         query = parse_qsl(request.url.query.decode(), keep_blank_values=True)
         return "\n".join(lines + [f"{name.lower()}:{value}" for name, value in sorted(query)])
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        if self._tokens is not None:
-            self._tokens.after_fork()
-
     # What goes wrong
 
     def _refused(self, answer: httpx.Response) -> Error:

@@ -6,11 +6,11 @@ environment variables, a managed identity, the Azure CLI's login.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from pharmabackup.errors import Error, InvalidInput
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 
 OPTIONS = ("tenant_id", "client_id", "client_secret")
@@ -28,7 +28,7 @@ class Tokens:
             )
         self._location, self._scope = location, scope
         self._secret = tuple(text[name] for name in OPTIONS) if given else None
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._credential: Any = None
 
     def current(self) -> str:
@@ -56,6 +56,3 @@ class Tokens:
         return failures.from_line(error, self._location) or failures.unreachable(
             self._location, "Entra ID gave no token"
         )
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()

@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import secrets
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
@@ -25,6 +24,7 @@ from google.auth.transport.requests import Request
 from google.oauth2.service_account import Credentials
 
 from pharmabackup.errors import Error, InvalidInput, NotFound
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
@@ -55,7 +55,7 @@ class GoogleStorage(WebStorage):
         self._bucket, self._below = bucket, f"{prefix}/" if prefix else ""
         self._token = given.text.get("token", "")
         self._credentials: Any = None
-        self._credentials_lock = threading.Lock()
+        self._credentials_lock = Mutex()
         emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")  # as for Google's own clients
         if emulator and "://" not in emulator:
             emulator = f"http://{emulator}"
@@ -199,10 +199,6 @@ class GoogleStorage(WebStorage):
                 "The file that token names is no service account's.",
                 remedy="Check its path; name others in GOOGLE_APPLICATION_CREDENTIALS.",
             ) from None
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._credentials_lock = threading.Lock()
 
     # What goes wrong
 

@@ -240,11 +240,6 @@ class GraphStorage(WebStorage):
         token = self._tokens.current() if self._tokens is not None else self._token
         request.headers["Authorization"] = f"Bearer {token}"
 
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        if self._tokens is not None:
-            self._tokens.after_fork()
-
     # What goes wrong
 
     def _refused(self, answer: httpx.Response) -> Error:

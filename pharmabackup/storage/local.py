@@ -15,13 +15,13 @@ import errno
 import os
 import stat
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 from zlib import crc32
 
 from pharmabackup.errors import Conflict, Damaged, Error, InvalidInput, NotFound, StorageFailed
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import disks
 from pharmabackup.storage.base import (
     READ_BACK,
@@ -65,8 +65,8 @@ class LocalStorage(Storage):
         self._way: Way | None = None
         self._workspace: Workspace | None = None
         self._folders = {""}  # known to be there for good; the root is its maker's care
-        self._lock = threading.Lock()  # of the workspace
-        self._trial = threading.Lock()  # of the way
+        self._lock = Mutex()  # of the workspace
+        self._trial = Mutex()  # of the way
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:

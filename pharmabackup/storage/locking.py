@@ -8,7 +8,6 @@ credentials can hide everything and destroy nothing, and `as_of` reads what was 
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from pharmabackup import ids
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.errors import Error, StorageFailed, Unsupported
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import ObjectInfo, Upload, Version, checked
 from pharmabackup.storage.remote import Client, RemoteStorage
@@ -48,7 +48,7 @@ class LockingStorage(RemoteStorage[Client]):
         self._lockable: bool | None = None  # None: not asked yet
         self._as_of = as_of
         self._then: Mapping[str, Version] | None = None  # what was there at that time
-        self._then_lock = threading.Lock()
+        self._then_lock = Mutex()
         self._present = location
         super().__init__(location if as_of is None else f"{location} as of {iso(from_ns(as_of))}", *where, **how)
 
@@ -205,10 +205,6 @@ class LockingStorage(RemoteStorage[Client]):
         if self._then is None or name not in self._then:
             raise failures.missing(self.location, name)
         return self._then[name].id or None  # Azure's objects of before versions have none
-
-    def _after_fork(self) -> None:
-        super()._after_fork()
-        self._then_lock = threading.Lock()  # another thread may have held it
 
     def _told(self, do: Callable[[Client], None]) -> Error | None:
         if self.read_only:

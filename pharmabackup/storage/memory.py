@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
 from pharmabackup.errors import Conflict, Damaged, Error, NotFound
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage.base import Buffer, Capabilities, ObjectInfo, Storage, Upload, checked
 
 
@@ -26,7 +26,7 @@ class MemoryStorage(Storage):
     def __init__(self, name: str = "") -> None:
         self.location = f"memory://{name}"
         self._objects: dict[str, _Object] = {}
-        self._lock = threading.Lock()
+        self._lock = Mutex()
 
     @classmethod
     def named(cls, name: str) -> MemoryStorage:
@@ -114,4 +114,4 @@ class _MemoryUpload(Upload):
 
 
 _named: dict[str, MemoryStorage] = {}
-_naming = threading.Lock()
+_naming = Mutex()

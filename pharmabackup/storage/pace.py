@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
 
 from pharmabackup.errors import InvalidInput
+from pharmabackup.mutex import Mutex
 
 UploadLimit = int | Callable[[datetime], int | None]
 """Bytes a second, at least RATE_MIN; or what says so for a moment of this machine's local time.
@@ -27,7 +27,7 @@ class Pace:
 
     def __init__(self, limit: UploadLimit) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._free_at = 0.0  # monotonic seconds: when what was allowed until now will have gone
         if not callable(limit):
             _check(limit)

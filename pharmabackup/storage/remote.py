@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from zlib import crc32
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from pharmabackup.errors import Conflict, Error, NotFound, StorageFailed
+from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import Buffer, ObjectInfo, Storage, Upload, checked
 from pharmabackup.storage.body import Body
@@ -82,7 +82,7 @@ class RemoteStorage(Storage, Generic[Client]):
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self._lock = threading.Lock()  # of the client
+        self._lock = Mutex()  # of the client
         self._held: Client | None = None
         _remotes.add(self)
 
@@ -321,9 +321,7 @@ class RemoteStorage(Storage, Generic[Client]):
         self._disconnect(client)
 
     def _after_fork(self) -> None:
-        # A lock that another thread held stays locked in the child. The parent's connections are the parent's: they
-        # are kept, unused, so that nothing closes them.
-        self._lock = threading.Lock()
+        # The parent's connections are the parent's: they are kept, unused, so that nothing closes them.
         if self._held is not None:
             _inherited.append(self._held)
             self._held = None

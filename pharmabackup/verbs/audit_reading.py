@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
-from pharmabackup.engine.lanes import THREADS, closed, in_lanes
+from pharmabackup.engine.lanes import THREADS, in_lanes
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.errors import Damaged, NotFound
 from pharmabackup.format.transaction import RECORD_MAX, Audit
@@ -49,8 +49,7 @@ class RecordReader:
             wanted = False
 
     def _stored(self, name: str) -> Stored:
-        if self._threads.ends != self._ends:
-            raise closed()
+        self._threads.check(self._ends)
         try:
             return self._storage.get(name, limit=RECORD_MAX)
         except (Damaged, NotFound) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -31,6 +30,7 @@ from pharmabackup.events import Finding, worst
 from pharmabackup.format.transaction import FACTS_DEPTH
 from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.ids import audit_name
+from pharmabackup.mutex import Mutex
 from pharmabackup.results import Comparison, Report
 
 SNAPSHOTS_NAMED = 100
@@ -53,7 +53,7 @@ class Journal:
 
     def __init__(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
