@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 Results = dict[str, Any]
-"""machine, tools, data, conditions, figures (raw), measurements."""
+"""runs (when and where each was measured), tools, data, conditions, figures (raw), measurements."""
 
 
 def machine() -> dict[str, object]:
@@ -42,20 +42,21 @@ def _processor() -> str:
 def load() -> Results:
     """The latest results, or empty ones."""
     path = RESULTS / "latest.json"
-    return json.loads(path.read_text()) if path.exists() else {"figures": {}, "measurements": {}, "dates": {}}
+    return json.loads(path.read_text()) if path.exists() else {"figures": {}, "measurements": {}, "runs": {}}
 
 
 def merge(before: Results, now: Results) -> Results:
-    """New figures replace those of the same scenario; others stay, each with the date it was measured on."""
+    """New figures replace those of the same scenario; others stay, each with when and where it was measured."""
     merged = {**before, **now}
-    for part in ("figures", "measurements", "dates", "data"):
+    for part in ("figures", "measurements", "runs", "data"):
         merged[part] = {**before.get(part, {}), **now.get(part, {})}
     return merged
 
 
 def dated(results: Results) -> Results:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {**results, "dates": dict.fromkeys([*results["figures"], *results["measurements"]], today)}
+    """The same, saying that all of it was measured today on this machine."""
+    run = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
+    return {**results, "runs": dict.fromkeys([*results["figures"], *results["measurements"]], run)}
 
 
 def publish(results: Results) -> None:
@@ -148,14 +149,20 @@ def memory(figures: Figures) -> Table:
 
 
 def _conditions(results: Results) -> list[str]:
-    on, dates = results["machine"], sorted(set(results["dates"].values()))
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    lines = [
-        "*Written by `make bench`; do not edit between the marks.*",
-        "",
-        f"- Measured {when} on {on['processor']}, {on['cores']} cores, {on['memory_gib']} GiB of memory, "
-        f"{on['system']}, Python {on['python']}.",
-    ]
+    machines: dict[str, dict[str, str]] = {}  # what was measured on each, and when
+    for name, run in results["runs"].items():
+        on = (
+            f"{run['processor']}, {run['cores']} cores, {run['memory_gib']} GiB of memory, "
+            f"{run['system']}, Python {run['python']}"
+        )
+        machines.setdefault(on, {})[name] = run["date"]
+    lines = ["*Written by `make bench`; do not edit between the marks.*", ""]
+    most = max(machines, key=lambda on: len(machines[on]))
+    for on, dates in machines.items():
+        first, last = min(dates.values()), max(dates.values())
+        when = first if first == last else f"{first} to {last}"
+        what = "" if len(machines) == 1 else "what is not named below" if on == most else ", ".join(dates)
+        lines.append(f"- Measured {when} on {on}{what and ': '}{what}.")
     lines += [f"- {name} {tool['version']}: {tool['settings']}." for name, tool in results["tools"].items()]
     for name, facts in results["data"].items():
         lines.append(f"- Data, {name}: {_facts(facts)}.")

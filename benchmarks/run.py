@@ -80,7 +80,6 @@ def main() -> int:
             lab.clear()
     results = report.dated(
         {
-            "machine": report.machine(),
             "tools": {kind.name: {"version": kind.version(), "settings": kind.settings} for kind in kinds},
             "data": lab.facts,
             "conditions": [*conditions(lab), years.condition(two_years)],

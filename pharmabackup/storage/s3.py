@@ -1,8 +1,9 @@
 """S3 and what speaks its protocol: `s3://bucket/prefix`, through botocore's own synchronous client.
 
 An object is one PUT with `If-None-Match: *`; S3 takes up to 5 GB in one, and objects here are some tens of MB. Its
-CRC-32 goes along and the whole body is signed, so that a server refuses what was changed on the way. Credentials come
-from where AWS's tools take them (environment, profiles, SSO, instance roles) unless storage_options name some.
+CRC-32 goes along, signed, and the server compares it. Where no TLS with a trusted certificate protects the line, the
+whole body is signed, too. Credentials come from where AWS's tools take them (environment, profiles, SSO, instance
+roles) unless storage_options name some.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class S3Storage(LockingStorage[Any]):
         moments=("as_of",),
     )
     capabilities = Capabilities(exclusive_create=True, fresh_listing=True)
-    reads_first = True  # for the signature, which covers the content
+    reads_first = True  # for the signature, where it covers the content
     remove_together = 1000
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, object]) -> None:
@@ -96,8 +97,22 @@ class S3Storage(LockingStorage[Any]):
         return cls(bucket, prefix.strip("/"), options)
 
     def _connect(self) -> Any:
+        session = Session(profile=self._text.get("profile"))
+        trusts, given = self._switches.get("verify", True), self._text.get("endpoint_url", "")
+        signs = not trusts or given.startswith("http:")
+        client = self._made(session, signs=signs)
+        if not signs and not client.meta.endpoint_url.startswith("https:"):  # as the environment or a profile says
+            client.close()
+            client = self._made(session, signs=True)
+        # botocore waits for ever where a line ends within the answer "100-continue".
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-send.s3.PutObject", _sends_now)
+        return client
+
+    def _made(self, session: Session, *, signs: bool) -> Any:
+        """`signs`: what is sent, and not the request alone."""
         text = self._text
-        session = Session(profile=text.get("profile"))
+        style = {"addressing_style": "path"} if text.get("endpoint_url") else {}
         config = Config(
             connect_timeout=remote.CONNECT_S,
             read_timeout=remote.SILENCE_S,
@@ -107,11 +122,11 @@ class S3Storage(LockingStorage[Any]):
             signature_version=botocore.UNSIGNED if self._switches.get("anon") else "s3v4",
             request_checksum_calculation="when_required",  # each put brings its own
             response_checksum_validation="when_required",
-            s3={"payload_signing_enabled": True} | ({"addressing_style": "path"} if text.get("endpoint_url") else {}),
+            s3={"payload_signing_enabled": signs} | style,
         )
         region = text.get("region") or session.get_config_variable("region") or "us-east-1"
         try:
-            client = session.create_client(
+            return session.create_client(
                 "s3",
                 region_name=region,
                 endpoint_url=text.get("endpoint_url"),
@@ -123,10 +138,6 @@ class S3Storage(LockingStorage[Any]):
             )
         except ValueError:
             raise unusable(self.location) from None
-        # botocore waits for ever where a line ends within the answer "100-continue".
-        client.meta.events.unregister("before-call.s3", add_expect_header)
-        client.meta.events.register("before-send.s3.PutObject", _sends_now)
-        return client
 
     def _disconnect(self, client: Any) -> None:
         client.close()

@@ -27,16 +27,23 @@ TILL, TILL_SECRET = "till-key", "till-secret"  # no administrator: what a bucket
 @dataclass(frozen=True)
 class S3Server:
     port: int
+    certificate: Path | None = None  # of a server that speaks TLS
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def options(self) -> dict[str, object]:
-        return {"endpoint_url": f"http://127.0.0.1:{self.port}", "key": KEY, "secret": SECRET, "region": "us-east-1"}
+        trusts = {"ca_bundle": str(self.certificate)} if self.certificate else {}
+        return {"endpoint_url": self.url, "key": KEY, "secret": SECRET, "region": "us-east-1"} | trusts
 
     def client(self):
         return Session().create_client(
             "s3",
             region_name="us-east-1",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
+            endpoint_url=self.url,
+            verify=str(self.certificate) if self.certificate else None,
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
@@ -73,8 +80,11 @@ def moto(folder: Path) -> Iterator[S3Server]:
 
 
 @contextmanager
-def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
-    """`folder` keeps what is stored: a server that is started there again has it."""
+def seaweedfs(
+    folder: Path, port: int | None = None, *, certificate: tuple[Path, Path] | None = None
+) -> Iterator[S3Server]:
+    """`folder` keeps what is stored: a server that is started there again has it. With a certificate: TLS."""
+    made, key = certificate or (None, None)
     identities = [
         {
             "name": "writer",
@@ -95,13 +105,14 @@ def seaweedfs(folder: Path, port: int | None = None) -> Iterator[S3Server]:
     (folder / "ids.json").write_text(json.dumps({"identities": identities}))
     with ExitStack() as stack:
         for left in reversed(range(1 if port else 3)):
-            server = S3Server(port or free_port(below=55000))
+            server = S3Server(port or free_port(below=55000), made)
             command = [
                 program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 "-master.telemetry=false", "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3",
                 f"-s3.port={server.port}", "-s3.config=ids.json",
                 "-s3.port.iceberg=0", "-s3.port.lance=0",  # theirs are fixed, so that a second server would not start
                 *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
+                *((f"-s3.cert.file={made}", f"-s3.key.file={key}") if certificate else ()),
             ]  # fmt: skip
             try:
                 stack.enter_context(running(command, server.port, folder, ready=server.has_bucket))

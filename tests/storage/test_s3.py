@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import subprocess
@@ -10,6 +11,7 @@ import time
 from datetime import timedelta
 from functools import partial
 
+import botocore.httpsession
 import pytest
 
 import pharmabackup as pb
@@ -18,6 +20,7 @@ from pharmabackup.storage import connect
 from pharmabackup.testing.storage import StorageConformance
 from pharmabackup.testing.storage_faults import StorageFaults
 from tests.servers import s3
+from tests.servers.webdav import certificate
 
 
 def fresh() -> str:
@@ -143,6 +146,48 @@ def test_a_server_that_speaks_no_tls(seaweedfs, options):
     assert caught.value.kind == "unreachable" and not caught.value.retryable
 
 
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_over_tls_that_it_trusts_a_body_is_not_signed_as_well(tmp_path, monkeypatch, hasty):
+    """The server compares its checksum all the same, and elsewhere everything is signed."""
+    signed, real = [], botocore.httpsession.URLLib3Session.send
+
+    def send(self, prepared):
+        if prepared.method == "PUT":
+            signed.append(prepared.headers["X-Amz-Content-SHA256"].decode())
+        return real(self, prepared)
+
+    monkeypatch.setattr(botocore.httpsession.URLLib3Session, "send", send)
+    content = os.urandom(3 << 20)
+    with s3.seaweedfs(tmp_path, certificate=certificate(tmp_path)) as server:
+        stranger = {name: value for name, value in server.options.items() if name != "ca_bundle"}
+        for told, as_signed in (
+            (server.options, "UNSIGNED-PAYLOAD"),
+            (stranger | {"verify": "false"}, hashlib.sha256(content).hexdigest()),
+        ):
+            storage = connect(fresh(), storage_options=told, create=True)
+            signed.clear()
+            storage.put_new("a", content)
+            assert set(signed) == {as_signed}
+            assert storage.get("a", limit=len(content)) == content
+            with monkeypatch.context() as changed, pytest.raises(StorageFailed):
+                changed.setattr("pharmabackup.storage.body.crc32", lambda *_: 1)
+                storage.put_new("b", content)
+            storage.close()
+        storage = connect(fresh(), storage_options=stranger)
+        with pytest.raises(StorageFailed, match="certificate is not trusted"):
+            storage.get("a", limit=1)
+
+
+def test_an_address_without_tls_from_the_environment_is_told_by_the_client(options, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", options["endpoint_url"])
+    told = {name: value for name, value in options.items() if name != "endpoint_url"}
+    storage = connect(fresh(), storage_options=told)
+    client = storage._connect()
+    assert client.meta.config.s3["payload_signing_enabled"]
+    client.close()
+    storage.close()
+
+
 def test_no_credentials(options, monkeypatch, tmp_path):
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
@@ -240,6 +285,7 @@ def test_what_lies_beside_and_what_others_put_there_is_not_listed(seaweedfs, sto
 def test_a_forked_child_has_connections_of_its_own(options):
     # In a process of its own: pytest's has threads.
     code = f"""
+import hashlib
 import os
 from pharmabackup.storage import connect
 storage = connect({fresh()!r}, storage_options={options!r})
