@@ -20,7 +20,7 @@ from pharmabackup.engine.localfiles import replace, write_durably
 from pharmabackup.engine.statefolder import PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
-from pharmabackup.storage.local_os import try_lock
+from pharmabackup.storage.local_os import close_locked, try_lock
 
 CONTEXT = b"audit"
 QUEUED = re.compile(r"[0-9]{20}-[0-9a-f]{8}")  # what waits: nanoseconds since 1970, or one more than the last
@@ -189,7 +189,7 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
     try:
         yield _locked(file) if os.access(folder, os.W_OK) else None
     finally:
-        os.close(file)
+        close_locked(file)
 
 
 def _locked(file: int) -> bool:

@@ -125,6 +125,14 @@ def try_lock(file: int) -> bool:
     return True
 
 
+def close_locked(file: int) -> None:
+    """Free the lock and close: a process that was forked meanwhile has the same file open, and would hold it on."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
+
+
 def sync(file: int) -> None:
     """Have the disk itself hold what was written."""
     if sys.platform == "darwin":

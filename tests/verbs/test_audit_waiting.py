@@ -139,6 +139,30 @@ def test_what_is_kept_is_there_after_a_power_cut(
         refusing.refuses = False
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+def test_a_process_that_was_forked_during_a_delivery_holds_up_no_record(
+    tmp_path: Path, refusing: Refusing, cheap_kdf: None
+) -> None:
+    with _open(tmp_path) as repo:
+        refusing.refuses = True
+        repo.record("tick", {})
+        goes_on, ends = os.pipe()
+        with auditlocal.delivering(repo._unlocked) as may:
+            assert may
+            if not (child := os.fork()):
+                os.close(ends)
+                os.read(goes_on, 1)
+                os._exit(0)
+        refusing.refuses = False
+        with auditlocal.delivering(repo._unlocked) as may:
+            assert may
+        repo.record("tick", {})
+        assert not auditlocal.queued(repo._unlocked)
+        os.close(ends)
+        assert os.waitpid(child, 0)[1] == 0
+        os.close(goes_on)
+
+
 # ------------------------------------------------------------ several accounts of one machine
 
 
