@@ -13,20 +13,22 @@ class Mutex:
     What it guards has to be right at any moment, since another thread may have been at work on it at the fork.
     """
 
-    __slots__ = ("__weakref__", "_lock")
+    __slots__ = ("__weakref__", "_held", "_lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = self._held = threading.Lock()
         _all.add(self)
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        lock = self._lock
+        lock.acquire()
+        self._held = lock  # who forks meanwhile lets go of this one in the child
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.release()
 
     def renew(self) -> None:
-        """A new one, which is free. The thread that forks holds none."""
+        """A new one, which is free."""
         self._lock = threading.Lock()
 
 

@@ -88,7 +88,10 @@ def write(
                 with suppress(Error, OSError):
                     chain.deliver()  # the other one may have ended before it saw this one
                 number = chain.delivered.get(name)
-        left = len(auditlocal.queued(unlocked))
+        try:
+            left = len(auditlocal.queued(unlocked))
+        except OSError:
+            left = int(number is None and kept)
         unlocked.lost_records += not (kept or reported)
     return Written(number, kept, left, why, chain.lost, chain.changed)
 

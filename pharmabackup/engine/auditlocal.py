@@ -17,7 +17,7 @@ import msgspec
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
 from pharmabackup.engine.localfiles import replace, write_durably
-from pharmabackup.engine.statefolder import PLACE
+from pharmabackup.engine.statefolder import OWN, PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.storage.local_os import close_locked, try_lock
@@ -71,7 +71,8 @@ def load(unlocked: Unlocked) -> Pins:
 def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
     """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
     with unlocked.remembering:
-        pins = load(unlocked)
+        if (pins := _read(unlocked, HEADS, Pins)) is None:
+            return
         pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
         _save(unlocked, HEADS, pins)  # if not, the next record is found by looking
 
@@ -84,7 +85,8 @@ def load_verified(unlocked: Unlocked) -> dict[str, Verified]:
 def remember_verified(unlocked: Unlocked, slot: str, verified: Verified) -> None:
     """From now on a check reads what comes after it."""
     with unlocked.remembering:
-        known = load_verified(unlocked)
+        if (known := _read(unlocked, VERIFIED, dict[str, Verified])) is None:
+            return
         if len(verified.bad) > BAD_MAX:
             known.pop(slot, None)
         else:
@@ -93,11 +95,18 @@ def remember_verified(unlocked: Unlocked, slot: str, verified: Verified) -> None
 
 
 def _load(unlocked: Unlocked, file: str, shape: type[dict[str, T]]) -> dict[str, T]:
+    return _read(unlocked, file, shape) or {}
+
+
+def _read(unlocked: Unlocked, file: str, shape: type[dict[str, T]]) -> dict[str, T] | None:
+    """None where what is there cannot be read now: whoever would replace it leaves it."""
     try:
         data = _key(unlocked).open((unlocked.state / file).read_bytes(), CONTEXT)
         return wire.decoder(shape).decode(data)
-    except (OSError, NotAuthentic, msgspec.MsgspecError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
+    except OSError:
+        return None
 
 
 def _save(unlocked: Unlocked, file: str, known: dict[str, T]) -> None:
@@ -131,14 +140,14 @@ def _share(parent: Path) -> None:
 
 
 def queued(unlocked: Unlocked) -> list[str]:
-    """Names, the oldest first."""
+    """Names, the oldest first. OSError."""
     return _names(unlocked.queue)
 
 
 def _names(folder: Path) -> list[str]:
     try:
         names = os.listdir(folder)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: another account keeps it
         return []
     return sorted(name for name in names if QUEUED.fullmatch(name))
 
@@ -153,9 +162,16 @@ def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
     waiting = dict[str, int]()
     for folder in unlocked.queue.parent.glob(f"{own['repository']}-*-{own['place']}-*"):
         found = PLACE.match(folder.name)
-        if found is not None and folder.name != unlocked.queue.name and (count := len(_names(folder))):
+        if found is not None and folder.name != unlocked.queue.name and (count := _count(folder)):
             waiting[found["slot"]] = waiting.get(found["slot"], 0) + count
     return waiting
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(_names(folder))
+    except OSError:  # another account keeps it to itself
+        return 0
 
 
 def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
@@ -168,8 +184,8 @@ def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
     waiting = dict[str, int]()
     for folder in unlocked.queue.parent.glob(f"{own['repository']}-*"):
         found = PLACE.match(folder.name)
-        if found is not None and found["place"] != own["place"] and (count := len(_names(folder))):
-            place = re.sub(r"-u[0-9]+$", "", folder.name.removeprefix(found.group()))
+        if found is not None and found["place"] != own["place"] and (count := _count(folder)):
+            place = folder.name.removeprefix(found.group()).partition(OWN)[0]
             waiting[place] = waiting.get(place, 0) + count
     return waiting
 
@@ -178,18 +194,25 @@ def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
 def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
     """Whether this process may deliver what is queued; it alone does.
 
-    None where nothing can be taken out of the queue: it would be delivered again and again.
+    None where nothing can be taken out of the queue: it would be delivered again and again. OSError.
     """
     folder = unlocked.queue
     try:
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    except OSError:
+        file = _lockable(folder)
+    except (FileNotFoundError, PermissionError):
         yield None
         return
     try:
         yield _locked(file) if os.access(folder, os.W_OK) else None
     finally:
         close_locked(file)
+
+
+def _lockable(folder: Path) -> int:
+    """Open what is locked. Where the system can, that is the folder: of a file that root makes, root is the owner."""
+    if sys.platform == "win32":
+        return os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    return os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _locked(file: int) -> bool:
@@ -209,7 +232,10 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
 
 
 def seal_again(unlocked: Unlocked) -> None:
-    """What was queued while the signing key could not be read, under the key that outlasts a change of passphrase."""
+    """What was queued while the signing key could not be read, under the key that outlasts a change of passphrase.
+
+    OSError: the next opening does it.
+    """
     if not queued(unlocked):
         return
     spare, own = SealingKey(unlocked.spare_key("audit")), _key(unlocked)

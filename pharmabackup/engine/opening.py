@@ -266,7 +266,8 @@ def _unlock(
     if unlocked.keyring.signing:
         from pharmabackup.engine.auditlocal import seal_again
 
-        seal_again(unlocked)
+        with suppress(OSError):
+            seal_again(unlocked)
     return unlocked
 
 

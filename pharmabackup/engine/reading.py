@@ -62,6 +62,11 @@ class BlockReader:
         self._weak: dict[tuple[bytes, bytes, bytes], bool] = {}  # by roster, signer and domain
         self._cache: OrderedDict[bytes, tuple[bytes, list[int]]] = OrderedDict()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the repository was closed since this was made."""
+        return self._unlocked.threads.ends != self._ends
+
     def refresh(self, *, seen: Index | None = None, listing: Listing | None = None) -> None:
         """Learn what storage holds now.
 

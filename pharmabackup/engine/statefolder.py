@@ -20,6 +20,7 @@ from pharmabackup.errors import Damaged, InvalidInput
 StrPath = str | os.PathLike[str]
 PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
 AUDIT_QUEUE = "audit-queue"  # in it, a folder each: whoever looks for what was where does not find them
+OWN = "~u"  # before an account's number, at the end of the name of a folder of its own; no place has that sign
 EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 
 
@@ -44,10 +45,16 @@ def state_name(location: str, slot: bytes, repository: bytes) -> str:
 
 
 def own_folder(folder: Path) -> Path:
-    """A folder of this account's own, where another account has made the one of that name and keeps it to itself."""
-    if sys.platform == "win32" or not os.path.lexists(folder) or _is_open(folder):
+    """A folder of this account's own, where another account has made the one of that name and keeps it to itself.
+
+    Whoever once had one of his own keeps it, whatever becomes of the other.
+    """
+    if sys.platform == "win32":
+        return folder
+    own = folder.with_name(f"{folder.name}{OWN}{os.getuid()}")
+    if not os.path.lexists(own) and (not os.path.lexists(folder) or _is_open(folder)):
         return folder  # also one that has become read-only: what is remembered in it counts
-    return folder.with_name(f"{folder.name}-u{os.getuid()}")
+    return own
 
 
 def _is_open(folder: Path) -> bool:

@@ -279,7 +279,8 @@ class Unlocked:
         wire.check_header(data, kind)
         key_id = data[wire.HEADER.size : HEADER_SIZE]
         key = self._catalogue.get(key_id)
-        if key is None and self.renewed():
+        if key is None:
+            self.renewed()  # or another thread has done it meanwhile
             key = self._catalogue.get(key_id)
         if key is None and more is not None:
             key = more.get(key_id)

@@ -70,11 +70,12 @@ class Opened:
         from pharmabackup.engine.reading import BlockReader
 
         with self._read_lock:
-            if self._blocks is None or fresh:
-                reader = self._blocks or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
+            reader = None if self._blocks is None or self._blocks.ended else self._blocks
+            if reader is None or fresh:
+                reader = reader or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
                 reader.refresh(seen=reader.index, listing=listing)
                 self._blocks = reader
-            return self._blocks
+            return reader
 
     def _snapshot_reader(self, committed: Committed, what: str) -> SnapshotReader:
         self._journal.look(committed.transaction, what)

@@ -61,8 +61,15 @@ def on_one_disk(one: StrPath, other: StrPath) -> bool:
 def eject(path: str) -> None:
     """Write out what the system still holds, and take the disk with `path` off, so that it can be unplugged.
 
-    StorageFailed("in-use") while a program uses it, Unsupported when it is a disk that the system runs from.
+    StorageFailed("in-use") while a program uses it. Unsupported when it is a disk that the system runs from, or none:
+    what lies in memory alone would be gone.
     """
+    if sys.platform == "linux" and hardware(path) is None:
+        raise Unsupported(
+            f"{path} is on no disk that could be unplugged.",
+            kind="capability",
+            remedy="Only a disk of its own can be made safe to unplug.",
+        )
     place = path
     while not os.path.ismount(place):
         place = os.path.dirname(place)

@@ -244,7 +244,7 @@ def rename_locked(temporary: str, target: str) -> None:
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     finally:
-        os.close(file)
+        close_locked(file)
 
 
 def find_way(scratch: str, location: str) -> Way:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -34,6 +35,7 @@ from pharmabackup.mutex import Mutex
 from pharmabackup.results import Comparison, Report
 
 SNAPSHOTS_NAMED = 100
+STOPPED = frozenset({"closed", "forked"})  # kinds of InvalidInput of what had begun
 PATH_SHOWN = 200  # characters
 EVENTS = frozenset({
     "open", "create", "backup", "restore", "read", "check", "copy", "compare", "forget", "prune", "repair", "reseal",
@@ -54,6 +56,7 @@ class Journal:
     def __init__(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
         self._lock = Mutex()
+        self._process = os.getpid()
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
@@ -111,7 +114,7 @@ class Journal:
             error.findings = error.result.findings
             raise
         except Exception as error:
-            if isinstance(error, InvalidInput) and not reads:  # it was not even begun
+            if isinstance(error, InvalidInput) and not reads and error.kind not in STOPPED:  # it was not even begun
                 raise
             tell(_outcome(error), {"error": error.kind if isinstance(error, Error) else "exception"})
             raise
@@ -135,10 +138,18 @@ class Journal:
         """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
         self.unless_refused("read", self._permit, subject=transaction.hex())
         with self._lock:  # held while it is written: nobody else looks before it is
+            self._inherit()
             self._looks[what] += 1
             if transaction not in self._seen:
                 self._write("read", "begun", subject=transaction.hex(), facts={"what": what})
                 self._seen.add(transaction)
+
+    def _inherit(self) -> None:
+        """In a forked process: what its parent has looked at, the parent tells."""
+        if self._process != os.getpid():
+            self._process, self._told = os.getpid(), True
+            self._looks.clear()
+            self._seen.clear()
 
     def copy(self, other: Journal, verb: Callable[[], Report]) -> Report:
         """A copy is recorded in both places; there with this chain's head, so that each vouches for the other's."""
@@ -194,6 +205,7 @@ class Journal:
     def close(self) -> None:
         """How much was looked at; or that it was opened, if nothing else is told of it."""
         with self._lock:
+            self._inherit()
             looks, self._looks = +self._looks, Counter()
             seen = len(self._seen)
         if looks:

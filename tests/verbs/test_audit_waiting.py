@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 import pharmabackup as pb
-from pharmabackup.engine import audit, auditlocal, localfiles
+from pharmabackup.engine import audit, auditlocal, localfiles, statefolder
 from pharmabackup.errors import Damaged, StorageFailed
 from tests.verbs.faults import Refusing
 from tests.verbs.site import PASSPHRASE
@@ -139,6 +140,34 @@ def test_what_is_kept_is_there_after_a_power_cut(
         refusing.refuses = False
 
 
+@pytest.mark.parametrize("fails", ["the queue", "the memory"])
+def test_what_cannot_be_read_now_is_not_taken_for_nothing(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    with _open(tmp_path) as repo:
+        unlocked = repo._unlocked
+        if fails == "the memory":
+            auditlocal.remember(unlocked, "aa" * 16, auditlocal.Pin(5, bytes(32)), ())
+            with monkeypatch.context() as ailing:
+                ailing.setattr(Path, "read_bytes", _ails)
+                auditlocal.remember(unlocked, "bb" * 16, auditlocal.Pin(1, bytes(32)), ())
+            assert "aa" * 16 in auditlocal.load(unlocked)
+            return
+        refusing.refuses = True
+        repo.record("first", {})
+        refusing.refuses = False
+        with monkeypatch.context() as ailing:
+            ailing.setattr(auditlocal.os, "listdir", _ails)
+            with pytest.raises(StorageFailed, match="recorded nowhere"):  # it cannot be put behind the first
+                repo.record("second", {})
+        repo.record("third", {})
+        assert [record.event for record in repo.audit()][-2:] == ["first", "third"]
+
+
+def _ails(*_: object) -> bytes:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
 def test_a_process_that_was_forked_during_a_delivery_holds_up_no_record(
     tmp_path: Path, refusing: Refusing, cheap_kdf: None
@@ -223,6 +252,47 @@ def test_each_account_of_a_machine_has_a_queue_of_its_own(shared: Path, monkeypa
         "Audit records of second",
         "Audit records of owner, of another account of this machine,",
     }
+
+
+@ANYBODY
+def test_root_delivers_for_others_and_is_not_in_their_way(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def queues() -> bool:
+        with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
+            real = audit.create
+            audit.create = _refuses
+            repo.record("queued", {})
+            audit.create = real
+            os._exit(0 if len(auditlocal.queued(repo._unlocked)) == 1 else 1)
+
+    def delivers() -> bool:
+        os.umask(0o077)
+        with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
+            repo.record("delivers", {})
+            remembered = auditlocal.load(repo._unlocked)
+            return not auditlocal.queued(repo._unlocked) and bool(remembered)
+
+    for account in (1001, 0, 1001):
+        if account:
+            assert _as(account, queues)
+        assert _as(account, delivers)
+        _open_to_all(shared / "backup")
+    assert not list((shared / "state").rglob("*~u*"))
+    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
+        assert [record.event for record in repo.audit()].count("queued") == 2
+
+
+def _refuses(*_: object) -> None:
+    raise StorageFailed("It is full.", kind="full", location="test")
+
+
+@ANYBODY
+def test_who_has_a_queue_of_his_own_keeps_it(shared: Path) -> None:
+    """Though the other's is gone by then."""
+    plain = shared / "plain"
+    own = shared / "plain~u0"
+    own.mkdir()
+    assert statefolder.own_folder(plain) == own
+    assert statefolder.own_folder(shared / "other") == shared / "other"
 
 
 @ANYBODY

@@ -7,11 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pharmabackup as pb
+from pharmabackup.engine import lanes
+from pharmabackup.engine.reading import BlockReader
+from pharmabackup.format.transaction import Audit
+from pharmabackup.format.wire import Kind
+from pharmabackup.storage import local_os
 from pharmabackup.storage.local import LocalStorage
+from pharmabackup.storage.memory import MemoryStorage
+from tests.verbs.site import PASSPHRASE
 
 MakeRepo = Callable[[], pb.Repository]
 
@@ -49,6 +57,58 @@ def test_who_reads_a_file_on_after_close_is_told_so_and_no_storage_is_asked(
     assert asked == []
     with snapshot.open("large") as again:  # who begins anew opens it again
         assert again.read() == (files / "large").read_bytes()
+    repo.close()
+
+
+def test_who_begins_while_it_is_closed_spoils_it_for_nobody(
+    make_repo: MakeRepo, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(files)])
+    snapshot, real = repo.snapshot("files"), BlockReader.refresh
+
+    def closes(self: BlockReader, **more: Any) -> None:
+        real(self, **more)
+        repo._unlocked.threads.close()  # what `close` on another thread does first
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(BlockReader, "refresh", closes)
+        with pytest.raises(pb.InvalidInput, match=r"was closed\."):
+            snapshot.open("large").read()
+    for _ in range(2):
+        with snapshot.open("large") as file:
+            assert file.read() == (files / "large").read_bytes()
+
+
+def test_what_a_close_stopped_is_recorded(make_repo: MakeRepo, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(files)])
+
+    def closed(self: BlockReader, *_: Any, **__: Any) -> bytes:
+        raise lanes.closed()
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(BlockReader, "fetch", closed)
+        with pytest.raises(pb.InvalidInput, match=r"was closed\."):
+            repo.check(read_data=1.0)
+    assert [(record.event, record.outcome) for record in repo.audit()][-1] == ("check", "failed")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+def test_the_parent_alone_tells_what_it_has_looked_at(make_repo: MakeRepo, files: Path) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(files)])
+    repo.snapshot("files").open("large").read(1)
+    with repo._journal._lock:  # who forks lets go of it himself
+        child = os.fork()
+    if not child:
+        repo.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    repo.close()
+    assert [record.facts for record in repo.audit() if (record.event, record.outcome) == ("read", "done")] == [
+        {"snapshots": 1, "files": 1}
+    ]
     repo.close()
 
 
@@ -103,3 +163,51 @@ repo.close()
 raise SystemExit(os.waitstatus_to_exitcode(status) != 0)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_keys_that_another_thread_learned_meanwhile_open_what_is_sealed_with_them(
+    tmp_path: Path, cheap_kdf: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pb.Repository.create("memory://keys", PASSPHRASE, state_dir=tmp_path / "one") as one:
+        other = pb.Repository.open("memory://keys", PASSPHRASE, state_dir=tmp_path / "other")
+        one.rotate(reason="a trial")
+        unlocked = other._unlocked
+        name = max(info.name for info in unlocked.storage.list("audit"))
+        data, real = unlocked.storage.get(name, limit=1 << 20), MemoryStorage.list
+        learns = [unlocked.renew]
+
+        def listed(self: MemoryStorage, folder: str) -> Any:
+            if folder == "roster" and learns:
+                learns.pop()()
+            return real(self, folder)
+
+        monkeypatch.setattr(MemoryStorage, "list", listed)
+        assert unlocked.open(Kind.AUDIT, name, data, Audit).record.event == "rotate"
+        assert not learns
+        other.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+def test_a_process_that_was_forked_while_a_file_was_published_holds_up_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").touch()
+    goes_on, ends = os.pipe()
+    real, children = os.rename, list[int]()
+
+    def forks(source: str, target: str) -> None:
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                os.close(ends)
+                os.read(goes_on, 1)
+                os._exit(0)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", forks)
+    local_os.rename_locked(str(tmp_path / "first"), str(tmp_path / "a"))
+    with open(tmp_path / "publish") as lock:
+        assert local_os.try_lock(lock.fileno())
+    os.close(ends)
+    os.close(goes_on)
+    assert os.waitpid(children[0], 0)[1] == 0
