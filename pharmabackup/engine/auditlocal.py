@@ -3,6 +3,7 @@ storage did not take yet."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ import msgspec
 
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.localfiles import replace, write_durably
+from pharmabackup.engine.localfiles import give, opened_folder, replace, write_durably
 from pharmabackup.engine.statefolder import OWN, PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
@@ -27,6 +28,7 @@ QUEUED = re.compile(r"[0-9]{20}-[0-9a-f]{8}")  # what waits: nanoseconds since 1
 HEADS = "audit-heads"
 VERIFIED = "audit-verified"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
+NOT_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP})
 BAD_MAX = 1000  # of a slot; where more records are damaged, nothing is kept, and all are read each time
 
 T = TypeVar("T")
@@ -135,8 +137,12 @@ def _share(parent: Path) -> None:
     """Other accounts of this machine have their queues in it, where they have their own in the folder above it."""
     parent.parent.mkdir(parents=True, exist_ok=True)
     parent.mkdir(exist_ok=True)
-    if sys.platform != "win32" and parent.stat().st_uid == os.getuid():
-        parent.chmod(stat.S_IMODE(parent.parent.stat().st_mode))
+    if sys.platform == "win32":
+        return
+    with suppress(OSError), opened_folder(parent) as file:
+        mode, found = stat.S_IMODE(parent.parent.stat().st_mode), os.fstat(file)
+        if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) != mode:
+            os.fchmod(file, mode)
 
 
 def queued(unlocked: Unlocked) -> list[str]:
@@ -199,7 +205,9 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
     folder = unlocked.queue
     try:
         file = _lockable(folder)
-    except (FileNotFoundError, PermissionError):
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
         yield None
         return
     try:
@@ -209,10 +217,13 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
 
 
 def _lockable(folder: Path) -> int:
-    """Open what is locked. Where the system can, that is the folder: of a file that root makes, root is the owner."""
-    if sys.platform == "win32":
-        return os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    return os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Open what is locked; the account whose queue it is can, whoever made it. OSError."""
+    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    with suppress(FileExistsError):
+        file = os.open(folder / "lock", flags | os.O_CREAT | os.O_EXCL, 0o600)
+        give(file, folder)
+        return file
+    return os.open(folder / "lock", flags)
 
 
 def _locked(file: int) -> bool:

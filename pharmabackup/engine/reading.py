@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from itertools import groupby, pairwise
 
 from blake3 import blake3
@@ -253,6 +252,7 @@ class SnapshotReader:
         self.snapshot = snapshot
         self._runs: Runs | None = None
         self._table: list[bytes] | None = None
+        self._starts: array[int] | None = None
 
     def recipe(self) -> tuple[Runs, list[bytes]]:
         """The runs of the content, and the block ids that they name by slot. Damaged."""
@@ -267,10 +267,12 @@ class SnapshotReader:
             self._runs = runs
         return self._runs, self.table()
 
-    @cached_property
+    @property
     def run_starts(self) -> array[int]:
         """Where in the content each run begins, and where the last ends. Damaged."""
-        return cumulative(self.recipe()[0].sizes)
+        if self._starts is None:  # `cached_property` has one lock for all, which a forked process may find held
+            self._starts = cumulative(self.recipe()[0].sizes)
+        return self._starts
 
     def table(self) -> list[bytes]:
         """The block ids by slot. Damaged."""

@@ -60,6 +60,7 @@ class Journal:
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
+        self._gone: Written | None = None  # who noticed that the last record is gone or another one
 
     def run(
         self,
@@ -95,7 +96,10 @@ class Journal:
     ) -> Callable[[str, Mapping[str, object]], Written]:
         def tell(outcome: str, more: Mapping[str, object]) -> Written:
             self._told = True
-            return write(self._unlocked, event, outcome, subject=subject, reason=reason, facts={**facts, **more})
+            facts_now = {**facts, **more}
+            return self._seen_by(
+                write(self._unlocked, event, outcome, subject=subject, reason=reason, facts=facts_now)
+            )
 
         return tell
 
@@ -207,11 +211,15 @@ class Journal:
         with self._lock:
             self._inherit()
             looks, self._looks = +self._looks, Counter()
-            seen = len(self._seen)
+            seen, self._seen = len(self._seen), set()
         if looks:
             self._write("read", "done", facts={"snapshots": seen, **looks})
         elif not self._told:
             self._write("open", "done")
+        if (gone := self._gone) is not None:
+            what = "is gone" if gone.lost else "is another one now"
+            _log.warning("The last audit record of %s that was seen here %s.", self._unlocked.storage.location, what)
+            self._gone = None
         if lost := self._unlocked.take_lost():  # no report can tell
             _log.warning("Audit records of %s that are nowhere: %d.", self._unlocked.storage.location, lost)
 
@@ -225,7 +233,13 @@ class Journal:
         reported: bool = False,
     ) -> Written:
         self._told = True
-        return write(self._unlocked, event, outcome, subject=subject, facts=facts, reported=reported)
+        return self._seen_by(write(self._unlocked, event, outcome, subject=subject, facts=facts, reported=reported))
+
+    def _seen_by(self, written: Written) -> Written:
+        """What it tells of this machine's last record is told once: by the next report, or at `close`."""
+        if self._gone is None and (written.lost or written.changed):
+            self._gone = written
+        return written
 
     def _permit(self) -> None:
         """NotPermitted where this role may not read, or a reason is missing that the owner asks for."""
@@ -241,6 +255,9 @@ class Journal:
 
     def _reported(self, report: Reported, written: Written) -> Reported:
         unlocked = self._unlocked
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            written = dataclasses.replace(written, lost=gone.lost, changed=gone.changed)
         known = {(finding.code, finding.subject, finding.location) for finding in report.findings}
         more = [item for item in told(written, unlocked) if (item.code, item.subject, item.location) not in known]
         findings = (*report.findings, *more)

@@ -24,6 +24,7 @@ from pharmabackup.verbs import audit_chains, audit_reading
 from pharmabackup.verbs.audit_chains import Chains
 from pharmabackup.verbs.audit_listing import Chain
 from tests.threads import threads_left
+from tests.verbs.site import Site
 from tests.verbs.test_audit_verify import RECORDS, TAMPERING, Log
 
 SECOND = pb.Passphrase("another horse battery staple")
@@ -549,3 +550,28 @@ def test_a_check_is_cancelled_while_it_reads(log: Log, monkeypatch: pytest.Monke
         repo.check(cancel=cancel)
     with log.open("fresh") as repo:
         assert auditlocal.load_verified(repo._unlocked) == {}
+
+
+@pytest.mark.parametrize("verb", ["restore", "look", "close"])
+def test_the_first_to_notice_that_the_log_was_cut_off_has_it_told(
+    repo: pb.Repository, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, verb: str
+) -> None:
+    """Though its own record is of a beginning, and no report is made of that."""
+    site.back_up(repo)
+    for number in range(3):
+        repo.record("tick", {"number": number})
+    storage = repo._unlocked.storage
+    assert storage.delete(
+        [max((info.name for info in storage.list("audit")), key=lambda name: int(name.rpartition("/")[2]))]
+    )
+    snapshot = repo.snapshot("documents")
+    if verb == "restore":
+        report = repo.restore(tmp_path / "out")
+        assert "audit-truncated" in {finding.code for finding in report.findings}
+        return
+    list(snapshot.glob("*"))
+    if verb == "look":
+        assert "audit-truncated" in {finding.code for finding in repo.check().findings}
+        return
+    repo.close()
+    assert "that was seen here is gone" in caplog.text

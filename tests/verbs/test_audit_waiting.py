@@ -286,6 +286,59 @@ def _refuses(*_: object) -> None:
 
 
 @ANYBODY
+@pytest.mark.parametrize("link", ["audit-queue", "lock", "a cache"])
+def test_another_account_cannot_have_root_give_away_what_is_not_its_own(
+    shared: Path, tmp_path: Path, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a link in a folder that both may write to."""
+    target = tmp_path / "of root"
+    target.mkdir(mode=0o755) if link == "audit-queue" else target.touch(mode=0o600)
+    before = target.stat()
+    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
+        queue = repo._unlocked.queue
+        if link == "audit-queue":
+            (shared / "state" / link).symlink_to(target)
+            auditlocal._share(queue.parent)
+        elif link == "lock":
+            queue.mkdir(parents=True)
+            os.chown(queue, 1001, 1001)
+            (queue / link).symlink_to(target)
+            with auditlocal.delivering(repo._unlocked) as may:
+                assert may is None
+        else:
+            os.chown(repo._unlocked.state, 1001, 1001)
+            real = localfiles.give
+
+            def swaps(file: int, folder: Path) -> None:
+                for fresh in folder.glob("cached.*"):
+                    fresh.unlink()
+                    fresh.symlink_to(target)
+                real(file, folder)
+
+            monkeypatch.setattr(localfiles, "give", swaps)
+            localfiles.replace(repo._unlocked.state / "cached", b"x")
+    after = target.stat()
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+
+
+@ANYBODY
+@pytest.mark.parametrize("refused", ["fchmod", "fchown"])
+def test_what_a_file_system_refuses_to_give_away_is_kept_all_the_same(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def no(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, refused, no)
+    with _open(tmp_path) as repo:
+        (tmp_path / "state" / "audit-queue").mkdir(mode=0o700)
+        refusing.refuses = True
+        repo.record("tick", {})
+        assert len(auditlocal.queued(repo._unlocked)) == 1
+        refusing.refuses = False
+
+
+@ANYBODY
 def test_who_has_a_queue_of_his_own_keeps_it(shared: Path) -> None:
     """Though the other's is gone by then."""
     plain = shared / "plain"
