@@ -21,7 +21,7 @@ from pharmabackup.engine.localfiles import give, opened_folder, replace, write_d
 from pharmabackup.engine.statefolder import OWN, PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
-from pharmabackup.storage.local_os import close_locked, try_lock
+from pharmabackup.storage.local_os import close_locked, make_folders, try_lock
 
 CONTEXT = b"audit"
 QUEUED = re.compile(r"[0-9]{20}-[0-9a-f]{8}")  # what waits: nanoseconds since 1970, or one more than the last
@@ -123,7 +123,7 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
     folder = unlocked.queue
     try:
         _share(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_folders(str(folder))
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
         name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
         sealed = _key(unlocked).seal(msgspec.msgpack.encode(entry), CONTEXT + name.encode())
@@ -135,8 +135,7 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
 
 def _share(parent: Path) -> None:
     """Other accounts of this machine have their queues in it, where they have their own in the folder above it."""
-    parent.parent.mkdir(parents=True, exist_ok=True)
-    parent.mkdir(exist_ok=True)
+    make_folders(str(parent), 0o777)  # but for the umask
     if sys.platform == "win32":
         return
     with suppress(OSError), opened_folder(parent) as file:
@@ -151,49 +150,52 @@ def queued(unlocked: Unlocked) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
+    return [name for name in _listed(folder) if QUEUED.fullmatch(name)]
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        names = os.listdir(folder)
+        return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: another account keeps it
         return []
-    return sorted(name for name in names if QUEUED.fullmatch(name))
 
 
 def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
     """How many records outside of this queue wait on this machine for the same place: by their slots' first digits.
 
-    Of the own slot there are those that other accounts of this machine have left.
+    Of the own slot there are those that other accounts of this machine have left. OSError.
     """
-    own = PLACE.match(unlocked.queue.name)
-    assert own is not None
     waiting = dict[str, int]()
-    for folder in unlocked.queue.parent.glob(f"{own['repository']}-*-{own['place']}-*"):
-        found = PLACE.match(folder.name)
-        if found is not None and folder.name != unlocked.queue.name and (count := _count(folder)):
+    for found, here, count in _others(unlocked):
+        if here:
             waiting[found["slot"]] = waiting.get(found["slot"], 0) + count
     return waiting
-
-
-def _count(folder: Path) -> int:
-    try:
-        return len(_names(folder))
-    except OSError:  # another account keeps it to itself
-        return 0
 
 
 def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
     """How many records wait on this machine for other places of this repository, by what these are called at the end.
 
-    A disk that has another path now, or a server another name, is another place.
+    A disk that has another path now, or a server another name, is another place. OSError.
     """
-    own = PLACE.match(unlocked.queue.name)
-    assert own is not None
     waiting = dict[str, int]()
-    for folder in unlocked.queue.parent.glob(f"{own['repository']}-*"):
-        found = PLACE.match(folder.name)
-        if found is not None and found["place"] != own["place"] and (count := _count(folder)):
-            place = folder.name.removeprefix(found.group()).partition(OWN)[0]
+    for found, here, count in _others(unlocked):
+        if not here:
+            place = found.string.removeprefix(found.group()).partition(OWN)[0]
             waiting[place] = waiting.get(place, 0) + count
     return waiting
+
+
+def _others(unlocked: Unlocked) -> Iterator[tuple[re.Match[str], bool, int]]:
+    """This repository's queues here but the own, where something waits: what the name says, whether it is for the
+    same place, and how many records. OSError."""
+    own = PLACE.match(unlocked.queue.name)
+    assert own is not None
+    for name in _listed(unlocked.queue.parent):
+        found = PLACE.match(name)
+        if found is None or found["repository"] != own["repository"] or name == unlocked.queue.name:
+            continue
+        if count := len(_names(unlocked.queue.parent / name)):
+            yield found, found["place"] == own["place"], count
 
 
 @contextmanager
@@ -240,22 +242,6 @@ def waiting(unlocked: Unlocked, name: str) -> Entry | None:
             data = (unlocked.queue / name).read_bytes()
             return wire.decoder(Entry).decode(key.open(data, CONTEXT + name.encode()))
     return None
-
-
-def seal_again(unlocked: Unlocked) -> None:
-    """What was queued while the signing key could not be read, under the key that outlasts a change of passphrase.
-
-    OSError: the next opening does it.
-    """
-    if not queued(unlocked):
-        return
-    spare, own = SealingKey(unlocked.spare_key("audit")), _key(unlocked)
-    with delivering(unlocked) as may:  # or one that was delivered meanwhile would be there again
-        for name in queued(unlocked) if may else ():
-            context = CONTEXT + name.encode()
-            with suppress(OSError, NotAuthentic):
-                entry = spare.open((unlocked.queue / name).read_bytes(), context)
-                write_durably(unlocked.queue / name, own.seal(entry, context))
 
 
 def delivered(unlocked: Unlocked, name: str) -> None:

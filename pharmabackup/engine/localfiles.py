@@ -18,15 +18,7 @@ def replace(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError), opened_folder(path.parent) as file:
             give(file, path.parent.parent)
-    fresh = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
-    try:
-        with open(fresh, "xb") as file:
-            give(file.fileno(), path.parent)
-            file.write(data)
-        os.replace(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    _write(path, data, durably=False)
 
 
 def give(file: int, folder: Path) -> None:
@@ -54,17 +46,22 @@ def opened_folder(folder: Path) -> Iterator[int]:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a new file whole or not at all, and see that a power cut leaves it there. OSError."""
+    _write(path, data, durably=True)
+    with suppress(OSError):
+        sync_folder(str(path.parent))
+
+
+def _write(path: Path, data: bytes, *, durably: bool) -> None:
     fresh = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     try:
         with open(fresh, "xb") as file:
             give(file.fileno(), path.parent)
             file.write(data)
-            file.flush()
-            sync(file.fileno())
+            if durably:
+                file.flush()
+                sync(file.fileno())
         os.replace(fresh, path)
     except OSError:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
-    with suppress(OSError):
-        sync_folder(str(path.parent))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -63,17 +63,18 @@ def create(
 ) -> Unlocked:
     """A new repository. The object `repository` is created last: before it is there, nothing is one."""
     way = Way.of(credential)
-    storage = _empty(url, storage_options)
-    forget_place(storage.location, state_folder(state_dir))
-    from pharmabackup.engine.roster import found
+    with _connected(url, storage_options, create=True) as storage:
+        _check_empty(storage)
+        forget_place(storage.location, state_folder(state_dir))
+        from pharmabackup.engine.roster import found
 
-    capabilities = probe(storage)
-    founding = found(way)
-    storage.put_new(ids.roster_name(0), founding.roster)
-    storage.put_new(founding.keyring_name, founding.keyring)
-    record = _record(founding.repository, capabilities)
-    storage.put_new(REPOSITORY, encode_repository(record))
-    return _unlock(storage, record, credential, state_dir, lambda: None)
+        capabilities = probe(storage)
+        founding = found(way)
+        storage.put_new(ids.roster_name(0), founding.roster)
+        storage.put_new(founding.keyring_name, founding.keyring)
+        record = _record(founding.repository, capabilities)
+        storage.put_new(REPOSITORY, encode_repository(record))
+        return _unlock(storage, record, credential, state_dir, lambda: None)
 
 
 def create_replica(
@@ -92,17 +93,30 @@ def create_replica(
 
     of.renew()
     _find(of.storage, of.repository, key_of(credential), of.roster)  # before anything is written
-    storage = _empty(url, storage_options)
-    forget_place(storage.location, state_folder(state_dir))
-    record = _record(of.repository, probe(storage))
-    copy_keys(of, storage)
-    storage.put_new(REPOSITORY, encode_repository(record))
-    return _unlock(storage, record, credential, state_dir, lambda: None)
+    with _connected(url, storage_options, create=True) as storage:
+        _check_empty(storage)
+        forget_place(storage.location, state_folder(state_dir))
+        record = _record(of.repository, probe(storage))
+        copy_keys(of, storage)
+        storage.put_new(REPOSITORY, encode_repository(record))
+        return _unlock(storage, record, credential, state_dir, lambda: None)
 
 
-def _empty(url: StrPath, storage_options: Mapping[str, object] | None) -> Storage:
-    """The storage, for a new repository. Conflict when there is something in it."""
-    storage = connect(url, storage_options=storage_options, create=True)
+@contextmanager
+def _connected(
+    url: StrPath, storage_options: Mapping[str, object] | None, *, create: bool = False
+) -> Iterator[Storage]:
+    """A storage that nobody has to close where its repository cannot be opened."""
+    storage = connect(url, storage_options=storage_options, create=create)
+    try:
+        yield storage
+    except BaseException:
+        storage.close()
+        raise
+
+
+def _check_empty(storage: Storage) -> None:
+    """Conflict when there is something where a new repository is to be."""
     if any(True for _ in storage.list("")):
         raise Conflict(
             f"There is something in {storage.location} already.",
@@ -111,7 +125,6 @@ def _empty(url: StrPath, storage_options: Mapping[str, object] | None) -> Storag
             if _exists(storage)
             else "Choose a new or empty folder for the repository.",
         )
-    return storage
 
 
 def _record(repository: bytes, capabilities: Capabilities) -> RepositoryRecord:
@@ -147,16 +160,14 @@ def open_repository(
 
     NotFound when there is none, WrongCredential, Unsupported, StorageFailed, Damaged("another-repository").
     """
-    storage, state = connect(url, storage_options=storage_options), state_folder(state_dir)
-    try:
-        with Beside(storage.lanes, lambda: side_by_side(storage, LISTS) if storage.lanes > 1 else None) as lists:
-            record = _record_of(storage)
-            forgets = storage.present == storage.location
-            check_identity(storage.present, record.id, state, expected, forgets=forgets)
-            return _unlock(storage, record, credential, state_dir, meanwhile, lists.result())
-    except BaseException:
-        storage.close()
-        raise
+    with (
+        _connected(url, storage_options) as storage,
+        Beside(storage.lanes, lambda: side_by_side(storage, LISTS) if storage.lanes > 1 else None) as lists,
+    ):
+        record = _record_of(storage)
+        forgets = storage.present == storage.location
+        check_identity(storage.present, record.id, state_folder(state_dir), expected, forgets=forgets)
+        return _unlock(storage, record, credential, state_dir, meanwhile, lists.result())
 
 
 def _record_of(storage: Storage) -> RepositoryRecord:
@@ -263,11 +274,6 @@ def _unlock(
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not unlocked.has_newest_keys:  # they were changed between the two readings
         unlocked.renew()
-    if unlocked.keyring.signing:
-        from pharmabackup.engine.auditlocal import seal_again
-
-        with suppress(OSError):
-            seal_again(unlocked)
     return unlocked
 
 

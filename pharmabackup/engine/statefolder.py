@@ -13,9 +13,10 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from pharmabackup.errors import Damaged, InvalidInput
+from pharmabackup.errors import Damaged, InvalidInput, StorageFailed
 
 StrPath = str | os.PathLike[str]
 PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
@@ -52,26 +53,25 @@ def own_folder(folder: Path) -> Path:
     if sys.platform == "win32":
         return folder
     own = folder.with_name(f"{folder.name}{OWN}{os.getuid()}")
-    if not os.path.lexists(own) and (not os.path.lexists(folder) or _is_open(folder)):
-        return folder  # also one that has become read-only: what is remembered in it counts
+    with suppress(OSError):
+        if not os.path.lexists(own) and (not os.path.lexists(folder) or _may_change(folder)):
+            return folder  # also one that has become read-only: what is remembered in it counts
     return own
 
 
-def _is_open(folder: Path) -> bool:
-    """Whether it is this account's, or one that it may change."""
+def _may_change(folder: Path) -> bool:
+    """Whether it is this account's, or one that it may write to. OSError."""
     if sys.platform == "win32":
         return True
-    try:
-        return folder.stat().st_uid == os.getuid() or os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
-        return False
+    return folder.stat().st_uid == os.getuid() or os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:
     """Damaged("another-repository") when it is not the expected one; without that, not the one that was there before.
 
     `repository`: the id, 64 hexadecimal digits. `forgets`: where one is expected, what is known of others there is of
-    no use any more. InvalidInput when too little is expected.
+    no use any more. InvalidInput when too little is expected; StorageFailed("state-folder") when what was there
+    before cannot be looked up.
     """
     if expected is not None:
         wanted = expected.strip().lower()
@@ -85,7 +85,17 @@ def check_identity(location: str, repository: str, state: Path, expected: str | 
         if forgets:
             forget_place(location, state, but=repository)
         return
-    others = {found["repository"] for found in _known(location, state)} - {repository[:16]}
+    try:
+        others = {found["repository"] for found in _known(location, state)} - {repository[:16]}
+    except OSError as error:
+        raise StorageFailed(
+            f"Which repository this machine knows in {location} cannot be looked up in its state folder: "
+            f"{error.strerror}.",
+            kind="state-folder",
+            remedy="Try again. If its disk is broken, open with another state_dir=, and with repository= and the id "
+            "from the recovery kit.",
+            location=str(state),
+        ) from None
     if others:
         raise _another(location, min(others))
 
@@ -95,9 +105,10 @@ def forget_place(location: str, state: Path, *, but: str = "") -> None:
 
     But for audit records that wait: they are of use when that one is there again.
     """
-    for found in _known(location, state):
-        if found["repository"] != but[:16]:
-            shutil.rmtree(state / found.string, ignore_errors=True)
+    with suppress(OSError):  # a person says so again, then
+        for found in _known(location, state):
+            if found["repository"] != but[:16]:
+                shutil.rmtree(state / found.string, ignore_errors=True)
 
 
 def _another(location: str, known: str) -> Damaged:
@@ -110,16 +121,20 @@ def _another(location: str, known: str) -> Damaged:
 
 
 def _known(location: str, state: Path) -> list[re.Match[str]]:
+    """OSError."""
     try:
         names = os.listdir(state)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     place, known = _place(location), list[re.Match[str]]()
     for name in names:
         found = PLACE.match(name)
-        # What another account remembers is its own matter: this one could not forget it either.
-        if found is not None and found["place"] == place and _is_open(state / name):
-            known.append(found)
+        if found is None or found["place"] != place:
+            continue
+        with suppress(FileNotFoundError, PermissionError):
+            # What another account remembers is its own matter: this one could not forget it either.
+            if _may_change(state / name):
+                known.append(found)
     return known
 
 

@@ -89,6 +89,11 @@ class Repository(Keys, Keeping, AuditLog):
         _check_words(actor, reason)
         from pharmabackup.engine import opening
 
+        pace = None
+        if upload_limit is not None:
+            from pharmabackup.storage.pace import Pace
+
+            pace = Pace(upload_limit)
         unlocked = opening.open_repository(
             url,
             credential,
@@ -97,11 +102,10 @@ class Repository(Keys, Keeping, AuditLog):
             expected=repository,
             meanwhile=_import_verbs,
         )
-        if upload_limit is not None:
+        if pace is not None:
             from pharmabackup.storage.disks import hardware
-            from pharmabackup.storage.pace import Pace
 
-            root, pace = unlocked.storage.local_root(), Pace(upload_limit)
+            root = unlocked.storage.local_root()
             unlocked.storage.pace = pace if root is None or hardware(root) is None else None
         return cls(unlocked, os.fspath(url), actor=actor, reason=reason)
 

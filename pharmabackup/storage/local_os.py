@@ -183,18 +183,18 @@ def entries_of(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(folder)
 
 
-def make_folders(path: str) -> None:
+def make_folders(path: str, mode: int = 0o700) -> None:
     """Make the folder and those above it, durably."""
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, mode)
     except FileExistsError:
         return
     except FileNotFoundError:
         above = os.path.dirname(path)
         if above == path:
             raise
-        make_folders(above)
-        os.mkdir(path, 0o700)
+        make_folders(above, mode)
+        os.mkdir(path, mode)
     sync_folder(os.path.dirname(path))
 
 

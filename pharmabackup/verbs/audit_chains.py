@@ -88,7 +88,16 @@ class Chains:
     def _waiting(self) -> Iterator[Finding]:
         """Records that other credentials have left on this machine, and that lack in their chains meanwhile."""
         names = {slot.id.hex()[:8]: slot for slot in self._unlocked.roster.slots}
-        for digits, count in sorted(auditlocal.queued_by_others(self._unlocked).items()):
+        try:
+            here, elsewhere = auditlocal.queued_by_others(self._unlocked), auditlocal.queued_elsewhere(self._unlocked)
+        except OSError as error:
+            yield self._queued(
+                "this-machine",
+                f"Whether audit records of others wait on this machine cannot be seen now: {error.strerror}.",
+                "Run this again. If it stays so, have the disk with the state folder looked at.",
+            )
+            return
+        for digits, count in sorted(here.items()):
             slot = names.get(digits)  # none: whoever turned the storage back took it away
             goes = slot is not None and slot.revoked is None
             who = slot.name if slot is not None else nobody(digits)
@@ -101,7 +110,7 @@ class Chains:
                 if goes
                 else "That credential is revoked or unknown: they stay here, as evidence. Keep the state folder.",
             )
-        for place, count in sorted(auditlocal.queued_elsewhere(self._unlocked).items()):
+        for place, count in sorted(elsewhere.items()):
             yield self._queued(
                 place,
                 f"Audit records that wait here for another place of this repository, {place}: {count}.",

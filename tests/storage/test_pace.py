@@ -202,5 +202,5 @@ def test_a_repository_behind_a_line_is_opened_with_a_limit(
     stored = sum(path.stat().st_size for path in (where / "packs").rglob("*") if path.is_file())
     assert stored > 0
     assert sum(taken) > stored if place == "a share" else not taken
-    with pytest.raises(pb.InvalidInput):
-        pb.Repository.open(where, PASSPHRASE, state_dir=state, upload_limit=0)
+    with pytest.raises(pb.InvalidInput, match="upload limit"):
+        pb.Repository.open(tmp_path / "no repository", PASSPHRASE, state_dir=state, upload_limit=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -103,6 +104,26 @@ def test_a_person_can_say_that_it_was_meant(where: Path) -> None:
     os.rename(aside, where)
     with pytest.raises(pb.Damaged):
         _open(where, "till")
+
+
+def test_what_cannot_be_looked_up_is_not_taken_for_a_first_time(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _open(where, "till") as repo:
+        own = repo.id
+    _counterfeit(where)
+    real = os.listdir
+
+    def fails(path: os.PathLike[str]) -> list[str]:
+        if os.fspath(path) == os.fspath(where.parent / "till"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", fails)
+        with pytest.raises(pb.StorageFailed, match="cannot be looked up") as caught:
+            _open(where, "till")
+        assert caught.value.kind == "state-folder" and "repository=" in caught.value.remedy
+        with pytest.raises(pb.Damaged):
+            _open(where, "till", repository=own)  # whoever says which it is is not stopped by that
 
 
 def test_whoever_creates_one_anew_there_meant_it(where: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup.engine import audit, auditlocal, localfiles, statefolder
@@ -18,6 +17,7 @@ from pharmabackup.errors import Damaged, StorageFailed
 from tests.verbs.faults import Refusing
 from tests.verbs.site import PASSPHRASE
 
+FOLDERS = ["folder", "folder"] if os.name == "posix" else []  # of the queues, and of the folder above
 OTHER = pb.Passphrase("another horse battery staple")
 ANYBODY = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes somebody else"
@@ -54,24 +54,24 @@ def test_behind_any_number_that_cannot_be_read_the_others_go(
         assert len(auditlocal.queued(repo._unlocked)) == 5
 
 
-def test_what_waited_without_a_signing_key_outlasts_a_change_of_passphrase(
-    tmp_path: Path, refusing: Refusing
-) -> None:
-    with _open(tmp_path) as repo:
-        unlocked = repo._unlocked
-        whole = unlocked.keyring
-        unlocked.keyring = replace(whole, signing=None)
+def test_what_waits_while_the_signing_key_is_damaged_goes_when_it_is_whole(tmp_path: Path, cheap_kdf: None) -> None:
+    place, state = tmp_path / "backup", tmp_path / "state"
+    with pb.Repository.create(place, PASSPHRASE, state_dir=tmp_path / "owner's") as repo:
+        repo.enrol("restorer", OTHER, name="desk")
+        (slot,) = (each for each in repo._unlocked.roster.slots if each.name == "desk")
+        repo.rotate(reason="so that there is another keyring, without the signing key")
+    first = min((place / "keys" / slot.id.hex()).iterdir())
+    whole = first.read_bytes()
+    first.chmod(0o600)
+    _spoil(first)
+    with pb.Repository.open(place, OTHER, state_dir=state) as repo:
+        assert repo._unlocked.keyring.signing is None
         repo.record("while-it-was-damaged", {})
-        assert len(auditlocal.queued(unlocked)) == 1
-        unlocked.keyring = whole
-    refusing.refuses = True
-    with _open(tmp_path) as repo:  # its keyring is whole again, and nothing is delivered yet
-        repo.change_passphrase(OTHER)
-    refusing.refuses = False
-    with _open(tmp_path, OTHER) as repo:
+        assert len(auditlocal.queued(repo._unlocked)) == 1
+    first.write_bytes(whole)
+    with pb.Repository.open(place, OTHER, state_dir=state) as repo:
         repo.record("after", {})
-        told = [record.event for record in repo.audit()]
-        assert told[-3:] == ["while-it-was-damaged", "change-passphrase", "after"]
+        assert [record.event for record in repo.audit()][-2:] == ["while-it-was-damaged", "after"]
         assert not auditlocal.queued(repo._unlocked)
 
 
@@ -108,18 +108,20 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     with _open(tmp_path) as repo:
         refusing.refuses = True
+        repo.record("kept", {})
         with monkeypatch.context() as patch:
             patch.setattr(localfiles.os, "fsync", full)
             with pytest.raises(StorageFailed):
                 repo.record("lost", {})
-        assert os.listdir(repo._unlocked.queue) == []
+        assert set(os.listdir(repo._unlocked.queue)) - {"lock"} == set(auditlocal.queued(repo._unlocked))
+        assert len(auditlocal.queued(repo._unlocked)) == 1
         refusing.refuses = False
 
 
 def test_what_is_kept_is_there_after_a_power_cut(
     tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its content is synced before it has its name, and the folder after."""
+    """Its content is synced before it has its name, and the folder after; before, those in which new folders are."""
     steps, fsync, rename = list[str](), os.fsync, os.replace
 
     def synced(fd: int) -> None:
@@ -136,7 +138,7 @@ def test_what_is_kept_is_there_after_a_power_cut(
             patch.setattr(localfiles.os, "fsync", synced)
             patch.setattr(localfiles.os, "replace", named)
             assert auditlocal.enqueue(repo._unlocked, auditlocal.Entry(0, None, "x", "done", "", None, {}))
-        assert steps == (["file", "name", "folder"] if os.name == "posix" else ["file", "name"])
+        assert steps == [*FOLDERS, "file", "name", *FOLDERS[1:]]
         refusing.refuses = False
 
 
@@ -162,6 +164,50 @@ def test_what_cannot_be_read_now_is_not_taken_for_nothing(
                 repo.record("second", {})
         repo.record("third", {})
         assert [record.event for record in repo.audit()][-2:] == ["first", "third"]
+
+
+def test_what_waits_of_others_is_not_taken_for_nothing_when_it_cannot_be_listed(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _open(tmp_path) as repo:
+        real = os.listdir
+
+        def fails(path: os.PathLike[str]) -> list[str]:
+            return _ails() if os.fspath(path).endswith("audit-queue") else real(path)  # type: ignore[return-value]
+
+        monkeypatch.setattr(auditlocal.os, "listdir", fails)
+        (told,) = [each for each in repo.check().findings if each.code == "audit-queued"]
+        assert told.severity == "info" and "cannot be seen now" in told.message
+
+
+def test_where_nothing_can_be_locked_records_are_delivered_all_the_same(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as on NFS without its lock service."""
+
+    def no_locks(_: int) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with _open(tmp_path) as repo:
+        refusing.refuses = True
+        repo.record("first", {})
+        refusing.refuses = False
+        monkeypatch.setattr(auditlocal, "try_lock", no_locks)
+        repo.record("second", {})
+        assert [record.event for record in repo.audit()][-2:] == ["first", "second"]
+        assert not auditlocal.queued(repo._unlocked)
+
+
+def test_a_place_is_named_without_the_account_that_left_something_for_it(tmp_path: Path, refusing: Refusing) -> None:
+    with _open(tmp_path) as repo:
+        queue = repo._unlocked.queue
+        found = statefolder.PLACE.match(queue.name)
+        assert found is not None
+        for ends in ("usb1", "usb1~u1001", "usb-u2"):
+            folder = queue.with_name(f"{found['repository']}-{found['slot']}-{'0' * 8}-{ends}")
+            folder.mkdir(parents=True)
+            (folder / f"{1:020d}-{'0' * 8}").touch()
+        assert auditlocal.queued_elsewhere(repo._unlocked) == {"usb1": 2, "usb-u2": 1}
 
 
 def _ails(*_: object) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import lanes
+from pharmabackup.engine import lanes, opening
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.format.transaction import Audit
 from pharmabackup.format.wire import Kind
@@ -30,6 +30,31 @@ def files(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "large").write_bytes(os.urandom(3 << 20))
     return folder
+
+
+@pytest.mark.parametrize("what", ["create", "replica", "open"])
+def test_what_cannot_be_opened_leaves_no_connection(
+    make_repo: MakeRepo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    closes, real = list[str](), LocalStorage.close
+
+    def close(self: LocalStorage) -> None:
+        closes.append(self.location)
+        real(self)
+
+    def fails(*_: object) -> None:
+        raise pb.StorageFailed("It is gone.", kind="unreachable", location="test")
+
+    with make_repo() as repo:
+        monkeypatch.setattr(opening, "_unlock" if what == "open" else "probe", fails)
+        monkeypatch.setattr(LocalStorage, "close", close)
+        where = repo.url if what == "open" else str(tmp_path / "new")
+        with pytest.raises(pb.StorageFailed):
+            if what == "open":
+                pb.Repository.open(where, PASSPHRASE)
+            else:
+                pb.Repository.create(where, PASSPHRASE, replica_of=repo if what == "replica" else None)
+        assert closes == [where]
 
 
 @pytest.mark.parametrize("looked", [False, True])
