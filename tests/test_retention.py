@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import pharmabackup as pb
 from pharmabackup import retention
 from pharmabackup.clock import to_ns
+from pharmabackup.lines import END
 from pharmabackup.retention import Class, Dated, zone
 
 BASE = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
@@ -219,3 +221,110 @@ def test_a_larger_number_keeps_no_less(history: list[Dated], keep: pb.Keep, name
     facts = {field: getattr(keep, field) for field in keep.__slots__}
     more = pb.Keep(**{**facts, name: facts[name] + 1})
     assert set(kept(history, keep, LONDON)) <= set(kept(history, more, LONDON))
+
+
+# ------------------------------------------------------------ histories that have branches
+
+steps = st.lists(
+    st.tuples(st.integers(1, 60), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12
+)  # hours since the one before, whether it is whole, verified, held
+planted = st.lists(
+    st.tuples(
+        st.integers(0, 24 * 40), st.integers(0, 40), st.booleans(), st.booleans(), st.lists(st.integers(0, 40))
+    ),
+    max_size=12,
+)  # its time in hours, its sequence, whether it is whole, verified, and which it names
+
+
+def _line(rows: list[tuple[int, bool, bool, bool]]) -> list[Dated]:
+    hours, line = 0, list[Dated]()
+    for number, (later, complete, verified, held) in enumerate(rows):
+        hours += later
+        moment = BASE + timedelta(hours=hours)
+        line.append(_dated(number, moment, complete=complete, verified=verified, held=held))
+    return line
+
+
+def _following(items: list[Dated], heads: dict[bytes, list[bytes]]) -> dict[bytes, tuple[bytes, ...]]:
+    """As a history's `followers` has it."""
+    order = {item.id: (item.time, item.sequence) for item in items}
+    found: dict[bytes, list[bytes]] = {item.id: [] for item in items}
+    for item, named in heads.items():
+        for head in dict.fromkeys(named):
+            if order[head] < order[item]:
+                found[head].append(item)
+    newest = sorted(items, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
+    return {item.id: tuple(found[item.id]) or (END,) for item in newest}
+
+
+def _kept(items: list[Dated], heads: dict[bytes, list[bytes]], keep: pb.Keep) -> dict[bytes, str]:
+    following = _following(items, heads)
+    return retention.kept(items, [keep], LONDON, to_ns(BASE + 5000 * DAY), following)
+
+
+def _heads(line: list[Dated]) -> dict[bytes, list[bytes]]:
+    return {later.id: [item.id] for item, later in pairwise(line)}
+
+
+@given(steps, keeps)
+def test_a_history_of_one_line_is_judged_by_time(rows: list[tuple[int, bool, bool, bool]], keep: pb.Keep) -> None:
+    line = _line(rows)
+    assert _kept(line, _heads(line), keep) == kept(line, keep, LONDON)
+
+
+@given(steps, planted, keeps, st.booleans())
+def test_what_is_signed_beside_a_history_takes_no_place_in_it(
+    rows: list[tuple[int, bool, bool, bool]], others: list[tuple[Any, ...]], keep: pb.Keep, joined: bool
+) -> None:
+    """Whatever time, number and predecessors it claims, but for the newest: see the next test. `joined`: the next
+    genuine one follows all that there is."""
+    line = _line(rows)
+    ends = {item.id for item in line[-2:]} if joined else {line[-1].id}
+    items, heads = list(line), _heads(line)
+    taken = {(item.time, item.sequence) for item in line}
+    for number, (hours, sequence, complete, verified, named) in enumerate(others, 100):
+        item = replace(
+            _dated(number, BASE + timedelta(hours=hours), complete=complete, verified=verified), sequence=sequence
+        )
+        if (item.time, item.sequence) in taken:
+            continue
+        there = [each.id for each in items if each.id not in ends]
+        heads[item.id] = [there[each % len(there)] for each in named] if there else []
+        items.append(item)
+    if joined:
+        heads[line[-1].id] = [each.id for each in items if each.id != line[-1].id]
+    before = set(kept(line, keep, LONDON))
+    assert before <= set(_kept(items, heads, keep))
+
+
+@given(steps, st.integers(1, 30), keeps)
+def test_what_is_signed_at_its_end_takes_what_so_many_backups_would(
+    rows: list[tuple[int, bool, bool, bool]], count: int, keep: pb.Keep
+) -> None:
+    line = _line(rows)
+    for number in range(count):
+        moment = BASE + timedelta(days=60, seconds=number)
+        line.append(_dated(200 + number, moment))
+    without_counts = replace(keep, last=0, within=timedelta(0))
+    left = set(_kept(line, _heads(line), without_counts))
+    one = set(_kept(line[: len(rows) + 1], _heads(line[: len(rows) + 1]), without_counts))
+    assert one - {line[len(rows)].id} <= left  # a thousand of one hour take no more than one does
+
+
+@given(steps, steps, steps, keeps)
+def test_a_branch_that_was_joined_costs_no_snapshot_its_place(
+    trunk: list[tuple[int, bool, bool, bool]],
+    one: list[tuple[int, bool, bool, bool]],
+    other: list[tuple[int, bool, bool, bool]],
+    keep: pb.Keep,
+) -> None:
+    """Of two places that went on by themselves and were brought together, each keeps what it would alone."""
+    first = _line([*trunk, *one])
+    second = [replace(item, id=item.id[:15] + bytes([item.id[15] + 100])) for item in _line([*trunk, *other])]
+    second = [*first[: len(trunk)], *second[len(trunk) :]]
+    end = _dated(250, BASE + 200 * DAY)
+    heads = {**_heads(first), **_heads(second), end.id: [first[-1].id, second[-1].id]}
+    items = list({item.id: item for item in (*first, *second, end)}.values())
+    both = set(_kept(items, heads, keep))
+    for line in (first, second):
+        assert set(kept([*line, end], keep, LONDON)) <= both

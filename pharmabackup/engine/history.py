@@ -36,6 +36,11 @@ class Committed:
     slot: Slot
     snapshot: Snapshot
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """By the storage's time, and by sequence where that is equal."""
+        return self.snapshot.time, self.snapshot.sequence
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -89,6 +94,17 @@ class History:
         own = [item for item in self.committed.values() if item.slot.id == slot]
         named = {head.transaction for item in own for head in item.snapshot.heads}
         return tuple(Head(slot, item.transaction, item.hash) for item in own if item.transaction not in named)
+
+    def followers(self, slot: bytes) -> dict[bytes, list[bytes]]:
+        """All of the slot's transactions, newest first; of each those that name it as their head and are newer."""
+        own = {item.transaction: item for item in self.newest() if item.slot.id == slot}
+        found: dict[bytes, list[bytes]] = {transaction: [] for transaction in own}
+        for item in own.values():
+            for head in item.snapshot.heads:
+                before = own.get(head.transaction)
+                if before is not None and before.hash == head.hash and before.order < item.order:
+                    found[head.transaction].append(item.transaction)
+        return found
 
     def next_sequence(self, slot: bytes) -> int:
         """The number of the slot's next transaction."""
@@ -195,6 +211,4 @@ class History:
 
     def newest(self) -> list[Committed]:
         """Everything committed, newest first by the storage's time; by sequence where that is equal."""
-        return sorted(
-            self.committed.values(), key=lambda item: (item.snapshot.time, item.snapshot.sequence), reverse=True
-        )
+        return sorted(self.committed.values(), key=lambda item: item.order, reverse=True)

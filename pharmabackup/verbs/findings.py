@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pharmabackup.clock import from_ns, iso
-from pharmabackup.engine.history import CONTESTED_REMEDY, History, told_contested
+from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, told_contested
 from pharmabackup.engine.target_layout import Layout
 from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry
@@ -84,22 +84,42 @@ def keyring_finding(name: str, location: str) -> Finding:
 
 
 def clock_findings(history: History, now: int, location: str) -> list[Finding]:
-    """Snapshots whose time lies in the future. `now`: by the storage's clock, or else this machine's."""
+    """Snapshots whose time lies in the future, or before that of one that they follow.
+
+    `now`: by the storage's clock, or else this machine's.
+    """
+    found: list[Finding] = []
     ahead = [item for item in history.newest() if item.snapshot.time > now + AHEAD_NS]
-    if not ahead:
-        return []
-    return [
-        Finding(
-            code="time-ahead",
-            severity="warning",
-            subject=ahead[-1].transaction.hex(),
-            message=f"{len(ahead)} snapshots have a time that lies in the future, up to "
-            f"{iso(from_ns(ahead[0].snapshot.time))}: a clock was wrong, or is.",
-            remedy="Set the clocks of the storage and of this machine right. Until then these and later snapshots "
-            "share one time, and rules let none of them go.",
-            location=location,
+    if ahead:
+        found.append(
+            Finding(
+                code="time-ahead",
+                severity="warning",
+                subject=ahead[-1].transaction.hex(),
+                message=f"{len(ahead)} snapshots have a time that lies in the future, up to "
+                f"{iso(from_ns(ahead[0].snapshot.time))}: a clock was wrong, or is.",
+                remedy="Set the clocks of the storage and of this machine right. Until then these and later "
+                "snapshots share one time, and rules let none of them go.",
+                location=location,
+            )
         )
-    ]
+    behind: dict[str, list[Committed]] = {}
+    for item in history.newest():
+        before = (history.committed.get(head.transaction) for head in item.snapshot.heads)
+        if any(other is not None and other.snapshot.time > item.snapshot.time for other in before):
+            behind.setdefault(item.slot.name, []).append(item)
+    for who, items in sorted(behind.items()):
+        found.append(
+            Finding(
+                code="time-behind",
+                severity="warning",
+                subject=items[0].transaction.hex(),
+                message=f"{len(items)} snapshots of {who!r} say that they are older than what they follow.",
+                remedy="No backup does that: find out who has its key, and revoke it. They take no other's place.",
+                location=location,
+            )
+        )
+    return found
 
 
 def in_file(entry: Entry, stored: Ranges) -> Ranges:

@@ -19,8 +19,9 @@ from pharmabackup.engine.reading import BlockReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
+from pharmabackup.lines import next_of
 from pharmabackup.results import Proposal, Report
-from pharmabackup.retention import Class, Dated, Keep, kept, zone
+from pharmabackup.retention import Class, Dated, Keep, by_time, kept, zone
 from pharmabackup.verbs.check_schedule import known_damage
 from pharmabackup.verbs.configure import keep_of
 from pharmabackup.verbs.hurt import hurt
@@ -133,6 +134,7 @@ def _choose(
             groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
     chosen: list[Committed] = []
     findings: list[Finding] = []
+    lines: dict[bytes, dict[bytes, list[bytes]]] = {}
     for items in groups.values():
         dated = [
             _dated(
@@ -144,6 +146,14 @@ def _choose(
             for item in items
         ]
         reasons = kept(dated, keeps, where, now)
+        if not names:  # whoever names some has looked at them
+            if (slot := items[0].slot.id) not in lines:
+                lines[slot] = history.followers(slot)
+            following = next_of(lines[slot], lines[slot], {item.transaction for item in items})
+            if following != by_time(dated):
+                alone, reasons = reasons, kept(dated, keeps, where, now, following)
+                if stays := len(reasons.keys() - alone.keys()):
+                    findings.append(_branched(unlocked, items[0], stays))
         for item in items:
             reason = reasons.get(item.transaction)
             if reason is None or (names and reason == "undated"):  # what a person names needs no date
@@ -189,6 +199,19 @@ def _stays(unlocked: Unlocked, item: Committed, reason: str) -> Finding:
         subject=item.transaction.hex(),
         message=f"{item.snapshot.dataset} of {iso(from_ns(item.snapshot.time))} is not forgotten: {STAYS[reason]}.",
         remedy="Release it first." if reason == "held" else "Nothing to do.",
+        location=unlocked.storage.location,
+    )
+
+
+def _branched(unlocked: Unlocked, one: Committed, count: int) -> Finding:
+    return Finding(
+        code="branch-stays",
+        severity="info",
+        subject=f"{one.slot.name}/{one.snapshot.dataset}",
+        message=f"{count} snapshots of {one.snapshot.dataset} stay, since the history of {one.slot.name!r} has "
+        "branches, each of which is judged by itself.",
+        remedy="So it is where two machines have one credential, or a place was not reached for a while. If neither "
+        "was, somebody else may have its key: revoke it. What you name goes all the same.",
         location=unlocked.storage.location,
     )
 

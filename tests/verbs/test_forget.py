@@ -10,21 +10,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import pharmabackup as pb
-from pharmabackup import clock
+from pharmabackup import clock, ids
 from pharmabackup.engine import grants
 from pharmabackup.engine import history as history_module
 from pharmabackup.engine.history import History, Said
-from pharmabackup.engine.historyreader import sound_history
+from pharmabackup.engine.historyreader import load_history, sound_history
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import Mark
+from pharmabackup.format.transaction import Fate, Head, Mark
+from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.verbs.forget import _marks
 from pharmabackup.verbs.marks import say
 from tests.format import samples as s
+from tests.verbs.site import PASSPHRASE
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 DAY = timedelta(days=1)
@@ -374,3 +378,45 @@ def test_of_two_that_a_quorum_asks_for_one_is_not_enough(
     repo.apply(proposal)
     assert repo.propose_forget(snapshots=[_at(repo, "scans", 1)]).snapshots == ()  # this one has said it
     assert strict(repo._unlocked).forgets() == {}
+
+
+@pytest.mark.parametrize("names", ["the newest", "nothing", "the one of that day"])
+def test_a_stolen_device_pushes_out_nothing_of_its_own_past(
+    tmp_path: Path, make_repo: MakeRepo, calendar: Calendar, names: str
+) -> None:
+    """Whoever has its key signs a snapshot into each day; what is at the end is of the day that is not over yet."""
+    (tmp_path / "documents").mkdir()
+    staff = Staff(make_repo(), tmp_path)
+    till = staff.enrol("device", "till")
+    for day in range(6):
+        calendar.now = BASE + day * DAY
+        (tmp_path / "documents" / f"{day}").write_bytes(os.urandom(100))
+        till.backup([pb.Files(tmp_path / "documents")])
+    genuine, newest = {snapshot.id for snapshot in till.snapshots()}, till.snapshot().id
+    rules = {"*": pb.Keep(daily=6, weekly=1)}
+    with staff.open("till", state_dir=tmp_path / "thief") as thief:
+        unlocked = thief._unlocked
+        there = load_history(unlocked).newest()
+        for day, before in enumerate(reversed(there)):
+            named = {"the newest": there[:1], "nothing": [], "the one of that day": [before]}[names]
+            transaction = ids.new_id()
+            snapshot = msgspec.structs.replace(
+                there[0].snapshot,
+                time=clock.to_ns(BASE + day * DAY + timedelta(hours=8)),
+                sequence=before.snapshot.sequence + 1 if named else 1000 + day,
+                heads=tuple(Head(item.slot.id, item.transaction, item.hash) for item in named),
+            )
+            fate = Fate(transaction, "commit", bytes(32), snapshot)
+            unlocked.put(Kind.FATE, ids.fate_name(transaction), fate)
+    with pb.Repository.open(staff.repo.url, PASSPHRASE, state_dir=tmp_path / "owner's") as owner:
+        proposal = owner.propose_forget(rules)
+        assert {snapshot.id for snapshot in proposal.snapshots} & genuine <= {newest}
+        told = {finding.code for finding in proposal.findings}
+        assert "branch-stays" in told
+        behind = [finding for finding in owner.check().findings if finding.code == "time-behind"]
+        assert len(behind) == (1 if names == "the newest" else 0)
+        assert all(finding.severity == "warning" and "'till'" in finding.message for finding in behind)
+        planted = [snapshot for snapshot in owner.snapshots() if snapshot.id not in genuine]
+        named_ones = owner.propose_forget(snapshots=planted[1:])  # whoever looked at them can have them go
+        assert {snapshot.id for snapshot in named_ones.snapshots} == {snapshot.id for snapshot in planted[1:]}
+    staff.close()
