@@ -8,28 +8,18 @@ from weakref import WeakSet
 
 
 class Mutex:
-    """As `threading.Lock`, in a `with`.
+    """Used as `with mutex.own:`.
 
     What it guards has to be right at any moment, since another thread may have been at work on it at the fork.
     """
 
-    __slots__ = ("__weakref__", "_held", "_lock")
+    __slots__ = ("__weakref__", "own")
 
     def __init__(self) -> None:
-        self._lock = self._held = threading.Lock()
+        # This process' one, entered itself: `with` lets go of the one that it took, also in a child that was forked
+        # meanwhile, and no interrupt comes between taking it and that, as one may within a method written in Python.
+        self.own = threading.Lock()
         _all.add(self)
-
-    def __enter__(self) -> None:
-        lock = self._lock
-        lock.acquire()
-        self._held = lock  # who forks meanwhile lets go of this one in the child
-
-    def __exit__(self, *_: object) -> None:
-        self._held.release()
-
-    def renew(self) -> None:
-        """A new one, which is free."""
-        self._lock = threading.Lock()
 
 
 _all: WeakSet[Mutex] = WeakSet()
@@ -37,7 +27,7 @@ _all: WeakSet[Mutex] = WeakSet()
 
 def _forked() -> None:
     for mutex in list(_all):
-        mutex.renew()
+        mutex.own = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,7 +18,7 @@ LANES = 4
 def stretch(passphrase: str, *, salt: bytes, memory_kib: int, iterations: int, lanes: int) -> bytes:
     """32 bytes. About 0.1 s and 64 MiB at the default setting, on purpose: a guess costs as much."""
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
-    with _one_at_a_time:
+    with _one_at_a_time.own:
         try:
             return kdf.derive(unicodedata.normalize("NFC", passphrase).encode("utf-8"))
         except MemoryError:

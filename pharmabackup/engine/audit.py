@@ -71,7 +71,7 @@ def write(
     entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
     number, why, kept = None, "", True
     chain = _Chain(unlocked)
-    with unlocked.auditing:
+    with unlocked.auditing.own:
         try:
             if unlocked.storage.read_only:
                 why = "What was there then is not changed."

@@ -72,7 +72,7 @@ def load(unlocked: Unlocked) -> Pins:
 
 def remember(unlocked: Unlocked, slot: str, seen: Pin, stale: Iterable[Pin]) -> None:
     """A slot's newest. What is `stale` goes, since what is remembered now follows from it."""
-    with unlocked.remembering:
+    with unlocked.remembering.own:
         if (pins := _read(unlocked, HEADS, Pins)) is None:
             return
         pins[slot] = sorted({*pins.get(slot, ()), seen} - ({*stale} - {seen}))[-PINS_MAX:]
@@ -86,7 +86,7 @@ def load_verified(unlocked: Unlocked) -> dict[str, Verified]:
 
 def remember_verified(unlocked: Unlocked, slot: str, verified: Verified) -> None:
     """From now on a check reads what comes after it."""
-    with unlocked.remembering:
+    with unlocked.remembering.own:
         if (known := _read(unlocked, VERIFIED, dict[str, Verified])) is None:
             return
         if len(verified.bad) > BAD_MAX:

@@ -35,7 +35,7 @@ class Threads:
 
     def pool(self) -> Executor:
         """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
-        with self._lock:
+        with self._lock.own:
             if self._pool is None or self._process != os.getpid():
                 self._process = os.getpid()
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
@@ -49,7 +49,7 @@ class Threads:
     def close(self) -> None:
         """Nothing more is begun, and what is under way is waited for. Who reads on is told so; who begins is not."""
         self.ends += 1
-        with self._lock:
+        with self._lock.own:
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)

@@ -73,7 +73,7 @@ class BlockReader:
         this meanwhile. Then packs that no segment names are looked into as well. `listing`: by which that is read.
         """
         listed_by = listing or self._unlocked.storage.list
-        with self._refreshing:
+        with self._refreshing.own:
             if seen is not None and self.index is not seen:
                 return
             state = self._state(listed_by)
@@ -94,14 +94,14 @@ class BlockReader:
     def block(self, wanted: bytes, domain: bytes) -> tuple[bytes, list[int]]:
         """A block's content and where its chunks end. Damaged when no whole instance is to be had; see `fetch`."""
         self._unlocked.threads.check(self._ends)
-        with self._lock:
+        with self._lock.own:
             found = self._cache.get(wanted)
             if found is not None:
                 self._cache.move_to_end(wanted)
                 return found
         content = self.fetch(wanted, domain)
         result = content, layout.chunk_ends(content)
-        with self._lock:
+        with self._lock.own:
             self._cache[wanted] = result
             while len(self._cache) > CACHED_BLOCKS:
                 self._cache.popitem(last=False)

@@ -153,7 +153,7 @@ class Unlocked:
 
     def take_lost(self) -> int:
         """How many audit records are nowhere that nobody was told of. Now somebody is."""
-        with self.auditing:
+        with self.auditing.own:
             lost, self.lost_records = self.lost_records, 0
         return lost
 

@@ -81,7 +81,7 @@ def decoder(shape: type[T]) -> msgspec.msgpack.Decoder[T]:
     """
     made = _decoders.get(shape)
     if made is None:
-        with _making:
+        with _making.own:
             made = _decoders.get(shape)
             if made is None:
                 made = _decoders[shape] = msgspec.msgpack.Decoder(shape)

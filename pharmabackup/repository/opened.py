@@ -69,7 +69,7 @@ class Opened:
         from pharmabackup.engine.index import Index
         from pharmabackup.engine.reading import BlockReader
 
-        with self._read_lock:
+        with self._read_lock.own:
             reader = None if self._blocks is None or self._blocks.ended else self._blocks
             if reader is None or fresh:
                 reader = reader or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))

@@ -37,7 +37,7 @@ def identity(status: os.stat_result) -> Identity:
 @contextmanager
 def shared(path: str) -> Iterator[int]:
     """A descriptor of the file to read at given offsets, beside the ones SQLite has. OSError."""
-    with _mutex:
+    with _mutex.own:
         for key, entry in list(_known.items()):
             if not entry.users and not os.fstat(entry.fd).st_nlink:
                 os.close(_known.pop(key).fd)
@@ -49,7 +49,7 @@ def shared(path: str) -> Iterator[int]:
     try:
         yield known.fd
     finally:
-        with _mutex:
+        with _mutex.own:
             known.users -= 1
             if sys.platform == "win32" and not known.users:
                 os.close(_known.pop(identity(os.fstat(known.fd))).fd)
@@ -58,7 +58,7 @@ def shared(path: str) -> Iterator[int]:
 @contextmanager
 def borrowed(key: Identity) -> Iterator[int | None]:
     """The descriptor of this file if it is one of those; None: the file may be opened and closed."""
-    with _mutex:
+    with _mutex.own:
         known = _known.get(key)
         if known is not None:
             known.users += 1
@@ -66,7 +66,7 @@ def borrowed(key: Identity) -> Iterator[int | None]:
         yield None if known is None else known.fd
     finally:
         if known is not None:
-            with _mutex:
+            with _mutex.own:
                 known.users -= 1
 
 
@@ -81,7 +81,7 @@ def is_known(key: Identity) -> bool:
 
 def close(fd: int) -> None:
     """Close a descriptor, unless its file has become one of those since it was opened, or may have."""
-    with _mutex:
+    with _mutex.own:
         try:
             closing = not _known or sys.platform == "win32" or identity(os.fstat(fd)) not in _known
         except OSError:  # one descriptor that stays open does less harm than locks that are dropped
@@ -95,7 +95,7 @@ def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
     if sys.platform != "win32":
         return os.preadv(fd, [buffer], offset)
     else:
-        with _mutex:
+        with _mutex.own:
             os.lseek(fd, offset, os.SEEK_SET)
             data = os.read(fd, len(buffer))
         buffer[: len(data)] = data

@@ -122,7 +122,7 @@ class FsspecStorage(RemoteStorage[Any]):
     # Requests
 
     def _put(self, client: Any, name: str, body: Body, mark: str) -> Created:
-        with self._one:
+        with self._one.own:
             path, pending = self._path(name), self._path(f"{PENDING}/{mark}")
             if self._entry(client, name) is not None:
                 raise failures.exists(self.location, name)
@@ -146,7 +146,7 @@ class FsspecStorage(RemoteStorage[Any]):
         end = min(offset + length, size)
         while offset < end:
             upto = min(offset + PIECE, end)
-            with self._one:
+            with self._one.own:
                 piece = client.cat_file(self._path(name), start=offset, end=upto)
             if len(piece) > upto - offset:
                 raise failures.unexpected(self.location, "it cannot read a part of a file")
@@ -156,7 +156,7 @@ class FsspecStorage(RemoteStorage[Any]):
             yield piece
 
     def _head(self, client: Any, name: str) -> Stored:
-        with self._one:
+        with self._one.own:
             entry = self._entry(client, name)
         if entry is None or entry["type"] != "file":
             raise failures.missing(self.location, name)
@@ -164,7 +164,7 @@ class FsspecStorage(RemoteStorage[Any]):
 
     def _page(self, client: Any, prefix: str, at: object) -> Page:
         folder = prefix if at is None else str(at)
-        with self._one:
+        with self._one.own:
             if folder and (self._entry(client, folder) or {"type": ""})["type"] != "directory":
                 return Page([])
             entries = self._listed(client, folder)
@@ -182,7 +182,7 @@ class FsspecStorage(RemoteStorage[Any]):
     def _remove(self, client: Any, names: Sequence[str]) -> Mapping[str, Error | None]:
         results: dict[str, Error | None] = {}
         for name in names:
-            with self._one:
+            with self._one.own:
                 if (self._entry(client, name) or {"type": ""})["type"] == "file":
                     client.rm_file(self._path(name))
             results[name] = None

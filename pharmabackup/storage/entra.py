@@ -36,7 +36,7 @@ class Tokens:
         from azure.core.exceptions import AzureError, ClientAuthenticationError
         from azure.identity import ClientSecretCredential, CredentialUnavailableError, DefaultAzureCredential
 
-        with self._lock:
+        with self._lock.own:
             if self._credential is None:
                 self._credential = ClientSecretCredential(*self._secret) if self._secret else DefaultAzureCredential()
         try:

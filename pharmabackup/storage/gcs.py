@@ -184,7 +184,7 @@ class GoogleStorage(WebStorage):
     def _authorize(self, request: httpx.Request) -> None:
         if self._token == "anon":  # noqa: S105  (a word, as gcsfs has it)
             return
-        with self._credentials_lock:  # one refresh at a time
+        with self._credentials_lock.own:  # one refresh at a time
             if self._credentials is None:
                 self._credentials = self._found()
             self._credentials.before_request(Request(), request.method, str(request.url), request.headers)

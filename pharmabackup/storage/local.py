@@ -210,7 +210,7 @@ class LocalStorage(Storage):
         return results
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock.own:
             self._workspace = None
             self._folders = {""}
 
@@ -320,14 +320,14 @@ class LocalStorage(Storage):
 
     def _own_workspace(self) -> Workspace:
         """This process's, a fork's too, made when first needed."""
-        with self._lock:
+        with self._lock.own:
             if self._workspace is None or self._workspace.process != os.getpid():
                 self._look()  # or the folder of an unplugged disk would be made on the one underneath
                 self._workspace = Workspace(self._root)
             return self._workspace
 
     def _way_to_publish(self) -> Way:
-        with self._trial:
+        with self._trial.own:
             if self._way is None:
                 try:
                     self._way = find_way(self._own_workspace().fresh(), self.location)

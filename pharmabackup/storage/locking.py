@@ -177,7 +177,7 @@ class LockingStorage(RemoteStorage[Client]):
         """By name, what was there at `as_of`; it is read once."""
         if self._as_of is None:
             return {}
-        with self._then_lock:
+        with self._then_lock.own:
             if self._then is None:
                 found: dict[str, Version] = {}
                 versioned = plain = False  # whether there are objects with versions, and without

@@ -31,7 +31,7 @@ class MemoryStorage(Storage):
     @classmethod
     def named(cls, name: str) -> MemoryStorage:
         """The one of this name, made when it is first asked for."""
-        with _naming:
+        with _naming.own:
             return _named.setdefault(name, cls(name))
 
     def upload(self) -> Upload:
@@ -58,14 +58,14 @@ class MemoryStorage(Storage):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         below = f"{checked(prefix)}/" if prefix else ""
-        with self._lock:
+        with self._lock.own:
             found = [item.info for name, item in self._objects.items() if name.startswith(below)]
         return iter(found)
 
     def delete(self, names: Sequence[str]) -> Mapping[str, Error | None]:
         for name in names:
             checked(name)
-        with self._lock:
+        with self._lock.own:
             for name in names:
                 self._objects.pop(name, None)
         return dict.fromkeys(names)
@@ -87,7 +87,7 @@ class MemoryStorage(Storage):
 
     def _publish(self, name: str, data: bytes) -> ObjectInfo:
         info = ObjectInfo(name=checked(name), size=len(data), modified=time.time_ns())
-        with self._lock:
+        with self._lock.own:
             if name in self._objects:
                 raise Conflict(
                     f"{self.location} has an object {name} already.",

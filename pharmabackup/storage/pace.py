@@ -38,7 +38,7 @@ class Pace:
         if rate is None:
             return size
         size = min(size, max(PIECE_MIN, rate // PIECES_PER_SECOND))
-        with self._lock:
+        with self._lock.own:
             now = time.monotonic()
             self._free_at = max(now, self._free_at) + size / rate
             wait = self._free_at - now

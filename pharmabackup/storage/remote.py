@@ -209,7 +209,7 @@ class RemoteStorage(Storage, Generic[Client]):
         return results
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock.own:
             client, self._held = self._held, None
         if client is not None:
             self._disconnect(client)
@@ -308,13 +308,13 @@ class RemoteStorage(Storage, Generic[Client]):
         )(once)
 
     def _client(self) -> Client:
-        with self._lock:
+        with self._lock.own:
             if self._held is None:
                 self._held = self._connect()
             return self._held
 
     def _drop(self, client: Client) -> None:
-        with self._lock:
+        with self._lock.own:
             if self._held is not client:
                 return  # another thread has done it
             self._held = None

@@ -141,7 +141,7 @@ class Journal:
     def look(self, transaction: bytes, what: str) -> None:
         """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
         self.unless_refused("read", self._permit, subject=transaction.hex())
-        with self._lock:  # held while it is written: nobody else looks before it is
+        with self._lock.own:  # held while it is written: nobody else looks before it is
             self._inherit()
             self._looks[what] += 1
             if transaction not in self._seen:
@@ -208,7 +208,7 @@ class Journal:
 
     def close(self) -> None:
         """How much was looked at; or that it was opened, if nothing else is told of it."""
-        with self._lock:
+        with self._lock.own:
             self._inherit()
             looks, self._looks = +self._looks, Counter()
             seen, self._seen = len(self._seen), set()

@@ -124,7 +124,7 @@ def test_the_parent_alone_tells_what_it_has_looked_at(make_repo: MakeRepo, files
     repo = make_repo()
     repo.backup([pb.Files(files)])
     repo.snapshot("files").open("large").read(1)
-    with repo._journal._lock:  # who forks lets go of it himself
+    with repo._journal._lock.own:  # who forks lets go of it himself
         child = os.fork()
     if not child:
         repo.close()
@@ -164,7 +164,7 @@ snapshot.open("large").read(1)
 held, go = threading.Event(), threading.Event()
 
 def hold():
-    with operator.attrgetter({lock!r})(repo):
+    with operator.attrgetter({lock!r})(repo).own:
         held.set()
         go.wait(60)
 
