@@ -62,18 +62,20 @@ def eject(path: str) -> None:
     """Write out what the system still holds, and take the disk with `path` off, so that it can be unplugged.
 
     StorageFailed("in-use") while a program uses it. Unsupported when it is a disk that the system runs from, or none:
-    what lies in memory alone would be gone.
+    what lies in memory alone would be gone. OSError when it is not there.
     """
-    if sys.platform == "linux" and hardware(path) is None:
+    place = os.path.realpath(path)  # the way that was given may lead over other file systems
+    held = system.attached(place)
+    if sys.platform == "linux" and held is None:
         raise Unsupported(
             f"{path} is on no disk that could be unplugged.",
             kind="capability",
             remedy="Only a disk of its own can be made safe to unplug.",
         )
-    place = path
     while not os.path.ismount(place):
         place = os.path.dirname(place)
-    if place == os.path.dirname(place) and not place.upper().startswith(_drives()):
+    top = place == os.path.dirname(place) and not place.upper().startswith(_drives())
+    if top or (held or frozenset()) & (system.attached(_system()) or frozenset()):
         raise Unsupported(
             f"{path} is on the disk that this computer runs from.",
             kind="capability",
@@ -89,9 +91,13 @@ def eject(path: str) -> None:
         )
 
 
+def _system() -> str:
+    return f"{os.environ.get('SYSTEMDRIVE', 'C:')}\\" if os.name == "nt" else "/"
+
+
 def _drives() -> tuple[str, ...]:
     """On Windows every drive but the system's can be let go, and is the top of its own tree."""
     if os.name != "nt":
         return ()
-    own = os.environ.get("SYSTEMDRIVE", "C:").upper()
+    own = _system()[:2].upper()
     return tuple(f"{letter}:" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if f"{letter}:" != own)

@@ -36,14 +36,24 @@ def mounts() -> list[tuple[str, str]]:
 
 
 def hardware(path: str) -> frozenset[str] | None:
-    """Names of whole disks, such as {"sda"}; through partitions, RAID, LVM, encryption and image files."""
+    """Names of whole disks, such as {"sda"}; through partitions, RAID, LVM, encryption and image files. OSError."""
+    return _hardware(path, images=True)
+
+
+def attached(path: str) -> frozenset[str] | None:
+    """The same, where an image file is a disk of its own, such as {"loop0"}: it can be let go by itself. OSError."""
+    return _hardware(path, images=False)
+
+
+def _hardware(path: str, *, images: bool) -> frozenset[str] | None:
     device = os.stat(path).st_dev
     if os.major(device) == ANONYMOUS:
         source = _source(path)
         if source is None or not stat.S_ISBLK((status := os.stat(source)).st_mode):
             return None
         device = status.st_rdev
-    return frozenset(_whole(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")))
+    folder = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    return frozenset(_whole(folder, images=images))
 
 
 def eject(place: str) -> str | None:
@@ -89,13 +99,16 @@ def _source(path: str) -> str | None:
     return source if source.startswith("/dev/") else None
 
 
-def _whole(folder: str) -> Iterator[str]:
+def _whole(folder: str, *, images: bool = True) -> Iterator[str]:
     if os.path.exists(f"{folder}/partition"):
         folder = os.path.dirname(folder)
     below = os.listdir(f"{folder}/slaves") if os.path.isdir(f"{folder}/slaves") else []
     for name in below:
-        yield from _whole(os.path.realpath(f"{folder}/slaves/{name}"))
+        yield from _whole(os.path.realpath(f"{folder}/slaves/{name}"), images=images)
     if below:
+        return
+    if not images:
+        yield os.path.basename(folder)
         return
     try:
         with open(f"{folder}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:

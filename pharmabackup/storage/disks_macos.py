@@ -28,6 +28,9 @@ def hardware(path: str) -> frozenset[str] | None:
     return frozenset(found) or None
 
 
+attached = hardware  # an image file is a disk of its own here
+
+
 def eject(place: str) -> str | None:
     done = subprocess.run(["diskutil", "eject", place], capture_output=True, text=True, errors="replace", check=False)
     return None if done.returncode == 0 else " ".join(done.stderr.split()).rstrip(".") or "diskutil refused"

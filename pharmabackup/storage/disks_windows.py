@@ -67,6 +67,9 @@ def hardware(path: str) -> frozenset[str] | None:
     return frozenset(f"PhysicalDrive{disk}" for disk in disks)
 
 
+attached = hardware  # an image file is a disk of its own here
+
+
 def eject(place: str) -> str | None:
     with _opened(rf"\\.\{place.rstrip(chr(92))}", GENERIC_READ_WRITE) as handle:
         if not _control(handle, FSCTL_LOCK_VOLUME) or not _control(handle, FSCTL_DISMOUNT_VOLUME):

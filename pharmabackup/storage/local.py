@@ -84,7 +84,10 @@ class LocalStorage(Storage):
         return self._root
 
     def eject(self) -> None:
-        disks.eject(self._root)
+        try:
+            disks.eject(self._root)
+        except OSError as error:
+            raise failed(error, self.location) from error
 
     @property
     def capabilities(self) -> Capabilities:

@@ -19,7 +19,7 @@ from pharmabackup.errors import InvalidInput, NotFound, StorageFailed, Unsupport
 from pharmabackup.storage import connect, disks
 from pharmabackup.storage.local import LocalStorage
 from pharmabackup.storage.memory import MemoryStorage
-from tests.storage.mounts import image, tmpfs
+from tests.storage.mounts import image, tmpfs, unmount
 from tests.verbs.site import PASSPHRASE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts disks")
@@ -162,3 +162,32 @@ def test_what_cannot_be_unplugged_says_so(place: str) -> None:
     with pytest.raises(Unsupported) as caught:
         storage.eject()
     assert caught.value.kind == "capability"
+
+
+def test_a_disk_behind_a_link_is_let_go_and_not_what_the_link_lies_on() -> None:
+    with tmpfs("64m") as home, disk("PHARM-USB-A") as where:
+        (home / "usb").symlink_to(where)
+        storage = LocalStorage.create(home / "usb" / "backup")
+        storage.eject()
+        assert not os.path.ismount(where)
+        assert os.path.ismount(home)
+
+
+def test_another_partition_of_the_disk_that_the_system_runs_from_is_not_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with disk("PHARM-USB-A") as where:
+        storage = LocalStorage.create(where / "backup")
+        monkeypatch.setattr(disks.system, "attached", lambda _: frozenset({"sda"}))
+        with pytest.raises(Unsupported, match="on the disk that this computer runs from"):
+            storage.eject()
+        assert os.path.ismount(where)
+
+
+def test_a_disk_that_is_gone_is_not_called_none() -> None:
+    with disk("PHARM-USB-A") as where:
+        storage = LocalStorage.create(where / "backup")
+        unmount(where)
+        with pytest.raises(StorageFailed) as caught:
+            storage.eject()
+        assert caught.value.kind == "unreachable"
