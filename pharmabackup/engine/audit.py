@@ -70,15 +70,16 @@ def write(
     said = unlocked.reason if reason is None else reason
     entry = _checked(Entry(now_ns(), unlocked.actor, event, outcome, subject, said, dict(facts or {})))
     number, why, kept = None, "", True
+    refused = unlocked.storage.read_only  # whether storage does not take it
     chain = _Chain(unlocked)
     with unlocked.auditing.own:
         try:
-            if unlocked.storage.read_only:
+            if refused:
                 why = "What was there then is not changed."
             elif not (why := chain.deliver()):
                 number = chain.append(entry)
         except Error as error:
-            why = error.message
+            why, refused = error.message, True
         except OSError as error:
             why = str(error.strerror)
         if number is None:
@@ -88,6 +89,10 @@ def write(
                 with suppress(Error, OSError):
                     chain.deliver()  # the other one may have ended before it saw this one
                 number = chain.delivered.get(name)
+            elif not name and not refused:
+                with suppress(Error, OSError):  # better out of order than nowhere
+                    number = chain.append(entry)
+                kept = number is not None
         try:
             left = len(auditlocal.queued(unlocked))
         except OSError:

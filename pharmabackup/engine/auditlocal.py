@@ -6,8 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +15,8 @@ import msgspec
 
 from pharmabackup.clock import now_ns
 from pharmabackup.crypto.sealing import NotAuthentic, SealingKey
-from pharmabackup.engine.localfiles import give, opened_folder, replace, write_durably
-from pharmabackup.engine.statefolder import OWN, PLACE
+from pharmabackup.engine.localfiles import replace, write_durably
+from pharmabackup.engine.statefolder import PLACE
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format import wire
 from pharmabackup.storage.local_os import close_locked, make_folders, try_lock
@@ -28,7 +26,7 @@ QUEUED = re.compile(r"[0-9]{20}-[0-9a-f]{8}")  # what waits: nanoseconds since 1
 HEADS = "audit-heads"
 VERIFIED = "audit-verified"
 PINS_MAX = 100  # of a slot; more than one only where a chain was turned back
-NOT_OURS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP})
+READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 BAD_MAX = 1000  # of a slot; where more records are damaged, nothing is kept, and all are read each time
 
 T = TypeVar("T")
@@ -107,6 +105,8 @@ def _read(unlocked: Unlocked, file: str, shape: type[dict[str, T]]) -> dict[str,
         return wire.decoder(shape).decode(data)
     except (FileNotFoundError, NotADirectoryError, NotAuthentic, msgspec.MsgspecError, ValueError):
         return {}
+    except PermissionError:  # another account's file in this one's folder: what is remembered next takes its place
+        return {}
     except OSError:
         return None
 
@@ -122,7 +122,6 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
     """Keep it here, durably, behind all others: its name there; None when that cannot be."""
     folder = unlocked.queue
     try:
-        _share(folder.parent)
         make_folders(str(folder))
         last = max((int(name.partition("-")[0]) for name in queued(unlocked)), default=0)
         name = f"{max(last + 1, now_ns()):020d}-{os.urandom(4).hex()}"
@@ -131,17 +130,6 @@ def enqueue(unlocked: Unlocked, entry: Entry) -> str | None:
     except OSError:
         return None
     return name
-
-
-def _share(parent: Path) -> None:
-    """Other accounts of this machine have their queues in it, where they have their own in the folder above it."""
-    make_folders(str(parent), 0o777)  # but for the umask
-    if sys.platform == "win32":
-        return
-    with suppress(OSError), opened_folder(parent) as file:
-        mode, found = stat.S_IMODE(parent.parent.stat().st_mode), os.fstat(file)
-        if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) != mode:
-            os.fchmod(file, mode)
 
 
 def queued(unlocked: Unlocked) -> list[str]:
@@ -156,15 +144,12 @@ def _names(folder: Path) -> list[str]:
 def _listed(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # the last: another account keeps it
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def queued_by_others(unlocked: Unlocked) -> dict[str, int]:
-    """How many records outside of this queue wait on this machine for the same place: by their slots' first digits.
-
-    Of the own slot there are those that other accounts of this machine have left. OSError.
-    """
+    """How many records of other slots wait here for the same place: by their slots' first digits. OSError."""
     waiting = dict[str, int]()
     for found, here, count in _others(unlocked):
         if here:
@@ -180,7 +165,7 @@ def queued_elsewhere(unlocked: Unlocked) -> dict[str, int]:
     waiting = dict[str, int]()
     for found, here, count in _others(unlocked):
         if not here:
-            place = found.string.removeprefix(found.group()).partition(OWN)[0]
+            place = found.string.removeprefix(found.group())
             waiting[place] = waiting.get(place, 0) + count
     return waiting
 
@@ -206,9 +191,9 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
     """
     folder = unlocked.queue
     try:
-        file = _lockable(folder)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
-        if error.errno not in NOT_OURS:
+        if error.errno not in READ_ONLY:
             raise
         yield None
         return
@@ -216,16 +201,6 @@ def delivering(unlocked: Unlocked) -> Iterator[bool | None]:
         yield _locked(file) if os.access(folder, os.W_OK) else None
     finally:
         close_locked(file)
-
-
-def _lockable(folder: Path) -> int:
-    """Open what is locked; the account whose queue it is can, whoever made it. OSError."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    with suppress(FileExistsError):
-        file = os.open(folder / "lock", flags | os.O_CREAT | os.O_EXCL, 0o600)
-        give(file, folder)
-        return file
-    return os.open(folder / "lock", flags)
 
 
 def _locked(file: int) -> bool:

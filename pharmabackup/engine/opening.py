@@ -29,7 +29,6 @@ from pharmabackup.engine.statefolder import (
     StrPath,
     check_identity,
     forget_place,
-    own_folder,
     state_folder,
     state_name,
 )
@@ -256,7 +255,7 @@ def _unlock(
     keyring = found.keyring
     check_keyring(keyring, slot)
     state = state_folder(state_dir)
-    own = own_folder(state / state_name(storage.location, slot.id, repository))
+    own = state / state_name(storage.location, slot.id, repository)
     unlocked = Unlocked(
         storage=storage,
         record=record,
@@ -268,7 +267,7 @@ def _unlock(
         keyring=keyring,
         opener=found.opener,
         state=own if keyring.signing else own / WITHOUT_KEYS,
-        queue=own_folder(state / AUDIT_QUEUE / state_name(storage.present, slot.id, repository)),
+        queue=state / AUDIT_QUEUE / state_name(storage.present, slot.id, repository),
     )
     with suppress(OSError):  # a place is known from now on, if there is room for that
         unlocked.state.mkdir(mode=0o700, parents=True, exist_ok=True)

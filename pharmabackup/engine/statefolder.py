@@ -11,59 +11,75 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from pharmabackup.errors import Damaged, InvalidInput, StorageFailed
+from pharmabackup.errors import Damaged, InvalidInput, StorageFailed, Unsupported
 
 StrPath = str | os.PathLike[str]
 PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
 AUDIT_QUEUE = "audit-queue"  # in it, a folder each: whoever looks for what was where does not find them
-OWN = "~u"  # before an account's number, at the end of the name of a folder of its own; no place has that sign
+OWN = "~u"  # before an account's number: the name of its own folder where another one is not its alone
+SYSTEM = Path("/var/lib/pharmabackup")
 EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 
 
 def state_folder(state_dir: StrPath | None) -> Path:
-    """Where this machine keeps its caches: as given, from the environment, or the system's place for it."""
+    """Where this account keeps its caches: as given, from the environment, or the system's place for it.
+
+    Unsupported("state-folder").
+    """
     given = state_dir or os.environ.get("PHARMABACKUP_STATE")
     if given:
-        return Path(given)
+        return _own(Path(given))
     if sys.platform == "win32":
         return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "pharmabackup"
-    shared = Path("/var/lib/pharmabackup")
-    if os.access(shared if shared.exists() else shared.parent, os.W_OK):
-        return shared
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "pharmabackup" if home.parent.exists() else Path(tempfile.gettempdir()) / "pharmabackup"
+    if os.access(SYSTEM if SYSTEM.exists() else SYSTEM.parent, os.W_OK):
+        return _own(SYSTEM)
+    with suppress(RuntimeError):  # an account without a home
+        home = Path.home()
+        state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state")
+        if state.exists() or os.access(home, os.W_OK):
+            return _own(state / "pharmabackup")
+    return _own(Path(tempfile.gettempdir()) / "pharmabackup")
+
+
+def _own(folder: Path) -> Path:
+    """The folder, if it is this account's alone; else one of its own in it.
+
+    In another account's folder, or in one that all may write to, anybody could put what is not this account's where
+    it looks for its own, or make it write elsewhere by a link. Unsupported("state-folder") where somebody has.
+    """
+    if sys.platform == "win32":
+        return folder
+    own = folder / f"{OWN}{os.geteuid()}"
+    try:
+        found = folder.stat()
+        if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH:
+            return folder
+        with suppress(FileExistsError):
+            own.mkdir(mode=0o700)
+        made = own.lstat()
+    except FileNotFoundError:
+        return folder  # to be made
+    except OSError:
+        return own  # nothing can be kept there, which stops nobody
+    if stat.S_ISDIR(made.st_mode) and made.st_uid == os.geteuid():
+        return own
+    raise Unsupported(
+        f"{own} is not this account's, though it has its number: another account has put it there.",
+        kind="state-folder",
+        remedy="Find out which, and take it away; or give another folder with state_dir=.",
+    )
 
 
 def state_name(location: str, slot: bytes, repository: bytes) -> str:
     """One folder a repository and location: replicas of one repository do not hold the same objects."""
     place = re.sub(r"[^A-Za-z0-9]+", "-", location)[-40:].strip("-")
     return f"{repository.hex()[:16]}-{slot.hex()[:8]}-{_place(location)}-{place}"
-
-
-def own_folder(folder: Path) -> Path:
-    """A folder of this account's own, where another account has made the one of that name and keeps it to itself.
-
-    Whoever once had one of his own keeps it, whatever becomes of the other.
-    """
-    if sys.platform == "win32":
-        return folder
-    own = folder.with_name(f"{folder.name}{OWN}{os.getuid()}")
-    with suppress(OSError):
-        if not os.path.lexists(own) and (not os.path.lexists(folder) or _may_change(folder)):
-            return folder  # also one that has become read-only: what is remembered in it counts
-    return own
-
-
-def _may_change(folder: Path) -> bool:
-    """Whether it is this account's, or one that it may write to. OSError."""
-    if sys.platform == "win32":
-        return True
-    return folder.stat().st_uid == os.getuid() or os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_identity(location: str, repository: str, state: Path, expected: str | None, *, forgets: bool) -> None:
@@ -124,18 +140,14 @@ def _known(location: str, state: Path) -> list[re.Match[str]]:
     """OSError."""
     try:
         names = os.listdir(state)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    place, known = _place(location), list[re.Match[str]]()
-    for name in names:
-        found = PLACE.match(name)
-        if found is None or found["place"] != place:
-            continue
-        with suppress(FileNotFoundError, PermissionError):
-            # What another account remembers is its own matter: this one could not forget it either.
-            if _may_change(state / name):
-                known.append(found)
-    return known
+    except PermissionError:
+        if os.path.lexists(state):
+            raise
+        return []  # it lies in what is closed to this account, and so does all that it could remember
+    place = _place(location)
+    return [found for name in names if (found := PLACE.match(name)) is not None and found["place"] == place]
 
 
 def _place(location: str) -> str:

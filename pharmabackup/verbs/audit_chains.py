@@ -101,12 +101,10 @@ class Chains:
             slot = names.get(digits)  # none: whoever turned the storage back took it away
             goes = slot is not None and slot.revoked is None
             who = slot.name if slot is not None else nobody(digits)
-            if slot is not None and slot.id == self._unlocked.keyring.slot:
-                who += ", of another account of this machine,"
             yield self._queued(
                 digits if slot is None else slot.id.hex(),
                 f"Audit records of {who} that wait on this machine, and are not in storage: {count}.",
-                "They go there when that credential, and account, opens the place on this machine."
+                "They go there when that credential opens the place on this machine."
                 if goes
                 else "That credential is revoked or unknown: they stay here, as evidence. Keep the state folder.",
             )

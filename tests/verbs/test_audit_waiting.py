@@ -13,7 +13,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine import audit, auditlocal, localfiles, statefolder
-from pharmabackup.errors import Damaged, StorageFailed
+from pharmabackup.errors import Damaged, StorageFailed, Unsupported
 from tests.verbs.faults import Refusing
 from tests.verbs.site import PASSPHRASE
 
@@ -160,10 +160,9 @@ def test_what_cannot_be_read_now_is_not_taken_for_nothing(
         refusing.refuses = False
         with monkeypatch.context() as ailing:
             ailing.setattr(auditlocal.os, "listdir", _ails)
-            with pytest.raises(StorageFailed, match="recorded nowhere"):  # it cannot be put behind the first
-                repo.record("second", {})
+            repo.record("second", {})
         repo.record("third", {})
-        assert [record.event for record in repo.audit()][-2:] == ["first", "third"]
+        assert [record.event for record in repo.audit()][-3:] == ["second", "first", "third"]
 
 
 def test_what_waits_of_others_is_not_taken_for_nothing_when_it_cannot_be_listed(
@@ -198,16 +197,35 @@ def test_where_nothing_can_be_locked_records_are_delivered_all_the_same(
         assert not auditlocal.queued(repo._unlocked)
 
 
-def test_a_place_is_named_without_the_account_that_left_something_for_it(tmp_path: Path, refusing: Refusing) -> None:
+@pytest.mark.parametrize("fails", ["the lock", "the list", "the lock, and storage"])
+def test_what_storage_takes_is_not_lost_for_what_waits(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A state folder that is full, or cannot be read: better out of order than nowhere."""
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     with _open(tmp_path) as repo:
-        queue = repo._unlocked.queue
-        found = statefolder.PLACE.match(queue.name)
-        assert found is not None
-        for ends in ("usb1", "usb1~u1001", "usb-u2"):
-            folder = queue.with_name(f"{found['repository']}-{found['slot']}-{'0' * 8}-{ends}")
-            folder.mkdir(parents=True)
-            (folder / f"{1:020d}-{'0' * 8}").touch()
-        assert auditlocal.queued_elsewhere(repo._unlocked) == {"usb1": 2, "usb-u2": 1}
+        refusing.refuses = True
+        repo.record("first", {})
+        refusing.refuses = fails.endswith("storage")
+        with monkeypatch.context() as ailing:
+            ailing.setattr(auditlocal, "write_durably", full)
+            ailing.setattr(auditlocal, *(("_listed", full) if fails == "the list" else ("try_lock", full)))
+            if fails != "the list":
+                ailing.setattr(auditlocal.os, "open", full)
+            if refusing.refuses:
+                with pytest.raises(StorageFailed, match="recorded nowhere"):
+                    repo.record("second", {})
+            else:
+                repo.record("second", {})
+        refusing.refuses = False
+        repo.record("third", {})
+        told = [record.event for record in repo.audit()]
+        assert told[-2:] == ["first", "third"]
+        assert told.count("second") == (0 if fails.endswith("storage") else 1)
+        assert repo.audit_verify().state == "ok"
 
 
 def _ails(*_: object) -> bytes:
@@ -257,7 +275,7 @@ def _as(account: int, does: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def shared(tmp_path_factory: pytest.TempPathFactory, cheap_kdf: None) -> Path:
-    """A repository for everybody, and a folder for caches that belongs to all, as an administrator makes it."""
+    """A repository for everybody, and a folder for caches that all may write to, as an administrator makes it."""
     place = tmp_path_factory.mktemp("shared")
     for folder in (place, *place.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
@@ -276,55 +294,27 @@ def _open_to_all(folder: Path) -> None:
         path.chmod(0o777 if path.is_dir() else 0o666)
 
 
-@ANYBODY
-def test_each_account_of_a_machine_has_a_queue_of_its_own(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where two use one credential, and whoever came first made the folder."""
+def _queues(shared: Path, state: Path, who: pb.Passphrase = PASSPHRASE) -> Callable[[], bool]:
+    """A record that storage does not take, of whatever account does it."""
 
-    def refused(*_: object) -> None:
-        raise StorageFailed("It is full.", kind="full", location="test")
-
-    def waits(who: pb.Passphrase) -> bool:
-        monkeypatch.setattr(audit, "create", refused)
-        with pb.Repository.open(shared / "backup", who, state_dir=shared / "state") as repo:
-            repo.record("trial", {})  # StorageFailed("audit-lost") if nobody keeps it
-            return auditlocal.queued(repo._unlocked) != []
-
-    for account, who in ((1001, PASSPHRASE), (1002, OTHER), (1003, PASSPHRASE)):
-        assert _as(account, lambda who=who: waits(who)), account  # type: ignore[misc]
-    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
-        messages = {each.message for each in repo.check().findings if each.code == "audit-queued"}
-        assert [record.event for record in repo.audit()][-2:] == ["trial", "check"]  # root delivers the first's
-    assert {message.partition(" that wait")[0] for message in messages} == {
-        "Audit records of second",
-        "Audit records of owner, of another account of this machine,",
-    }
-
-
-@ANYBODY
-def test_root_delivers_for_others_and_is_not_in_their_way(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def queues() -> bool:
-        with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
-            real = audit.create
-            audit.create = _refuses
-            repo.record("queued", {})
+        with pb.Repository.open(shared / "backup", who, state_dir=state) as repo:
+            real, audit.create = audit.create, _refuses
+            repo.record("trial", {})  # StorageFailed("audit-lost") if nobody keeps it
             audit.create = real
-            os._exit(0 if len(auditlocal.queued(repo._unlocked)) == 1 else 1)
+            return len(auditlocal.queued(repo._unlocked)) == 1
 
+    return queues
+
+
+def _delivers(shared: Path, state: Path, who: pb.Passphrase = PASSPHRASE) -> Callable[[], bool]:
     def delivers() -> bool:
-        os.umask(0o077)
-        with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
-            repo.record("delivers", {})
+        with pb.Repository.open(shared / "backup", who, state_dir=state) as repo:
+            repo.record("after", {})
             remembered = auditlocal.load(repo._unlocked)
             return not auditlocal.queued(repo._unlocked) and bool(remembered)
 
-    for account in (1001, 0, 1001):
-        if account:
-            assert _as(account, queues)
-        assert _as(account, delivers)
-        _open_to_all(shared / "backup")
-    assert not list((shared / "state").rglob("*~u*"))
-    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
-        assert [record.event for record in repo.audit()].count("queued") == 2
+    return delivers
 
 
 def _refuses(*_: object) -> None:
@@ -332,79 +322,86 @@ def _refuses(*_: object) -> None:
 
 
 @ANYBODY
-@pytest.mark.parametrize("link", ["audit-queue", "lock", "a cache"])
-def test_another_account_cannot_have_root_give_away_what_is_not_its_own(
-    shared: Path, tmp_path: Path, link: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of", ["all", "one of them", "root"])
+def test_each_account_of_a_machine_keeps_its_own(shared: Path, of: str) -> None:
+    """Also where two use one credential: nobody finds or meets what is another's."""
+    state = shared / "state"
+    if of == "one of them":
+        os.chown(state, 1001, 1001)
+        state.chmod(0o755)
+    elif of == "root":
+        state.chmod(0o755)
+    accounts = {"all": (1001, 1002, 1003, 0), "one of them": (1001, 0, 1001), "root": (0,)}[of]
+    for account in accounts:
+        who = OTHER if account == 1002 else PASSPHRASE
+        assert _as(account, _queues(shared, state, who)), account
+        assert _as(account, _delivers(shared, state, who)), account
+        _open_to_all(shared / "backup")
+    alone = {"all": set[int](), "one of them": {1001}, "root": {0}}[of]
+    assert {path.name for path in state.glob("~u*")} == {f"~u{each}" for each in {*accounts} - alone}
+    for account in {*accounts} - alone:
+        assert {path.stat().st_uid for path in (state / f"~u{account}").rglob("*")} == {account}
+    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
+        told = [record.event for record in repo.audit() if record.slot == "owner"]
+        assert told.count("trial") == len([each for each in accounts if each != 1002])
+
+
+@ANYBODY
+@pytest.mark.parametrize("what", ["a folder", "a link"])
+def test_what_another_account_has_put_in_the_place_of_ones_own_is_told(
+    shared: Path, tmp_path: Path, what: str
 ) -> None:
-    """By a link in a folder that both may write to."""
     target = tmp_path / "of root"
-    target.mkdir(mode=0o755) if link == "audit-queue" else target.touch(mode=0o600)
-    before = target.stat()
-    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
-        queue = repo._unlocked.queue
-        if link == "audit-queue":
-            (shared / "state" / link).symlink_to(target)
-            auditlocal._share(queue.parent)
-        elif link == "lock":
-            queue.mkdir(parents=True)
-            os.chown(queue, 1001, 1001)
-            (queue / link).symlink_to(target)
-            with auditlocal.delivering(repo._unlocked) as may:
-                assert may is None
+    target.mkdir(mode=0o700)
+    own = shared / "state" / "~u0"
+
+    def plants() -> bool:
+        if what == "a link":
+            own.symlink_to(target)
         else:
-            os.chown(repo._unlocked.state, 1001, 1001)
-            real = localfiles.give
+            own.mkdir()
+            own.chmod(0o777)
+        return True
 
-            def swaps(file: int, folder: Path) -> None:
-                for fresh in folder.glob("cached.*"):
-                    fresh.unlink()
-                    fresh.symlink_to(target)
-                real(file, folder)
-
-            monkeypatch.setattr(localfiles, "give", swaps)
-            localfiles.replace(repo._unlocked.state / "cached", b"x")
-    after = target.stat()
-    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert _as(1001, plants)
+    with pytest.raises(Unsupported, match="another account has put it there") as told:
+        pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state")
+    assert told.value.kind == "state-folder"
+    assert not [*target.iterdir()] and not [*own.iterdir()]
 
 
 @ANYBODY
-@pytest.mark.parametrize("refused", ["fchmod", "fchown"])
-def test_what_a_file_system_refuses_to_give_away_is_kept_all_the_same(
-    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, refused: str
-) -> None:
-    def no(*_: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+def test_what_others_put_into_a_shared_folder_is_not_believed(shared: Path) -> None:
+    """Nor does it stop anybody, though it has the names of what is one's own."""
+    state = shared / "state"
+    with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "mine") as repo:
+        name = repo._unlocked.state.name
+    _open_to_all(shared / "backup")
+    place = statefolder.PLACE.match(name)
+    assert place is not None
 
-    monkeypatch.setattr(os, refused, no)
-    with _open(tmp_path) as repo:
-        (tmp_path / "state" / "audit-queue").mkdir(mode=0o700)
-        refusing.refuses = True
-        repo.record("tick", {})
-        assert len(auditlocal.queued(repo._unlocked)) == 1
-        refusing.refuses = False
+    def plants() -> bool:
+        for folder in (name, f"{'0' * 16}-{'0' * 8}-{place['place']}-x", f"audit-queue/{name}"):
+            (state / folder).mkdir(parents=True)
+            (state / folder).chmod(0o777)
+        return True
 
-
-@ANYBODY
-def test_who_has_a_queue_of_his_own_keeps_it(shared: Path) -> None:
-    """Though the other's is gone by then."""
-    plain = shared / "plain"
-    own = shared / "plain~u0"
-    own.mkdir()
-    assert statefolder.own_folder(plain) == own
-    assert statefolder.own_folder(shared / "other") == shared / "other"
+    assert _as(1002, plants)
+    for account in (1001, 0):
+        assert _as(account, _queues(shared, state)) and _as(account, _delivers(shared, state))
+        _open_to_all(shared / "backup")
+    assert not [*(state / name).iterdir()]
 
 
 @ANYBODY
-@pytest.mark.parametrize("private", ["state", "state/audit-queue"])
-def test_where_another_account_keeps_all_to_itself_a_repository_opens(shared: Path, private: str) -> None:
-    (shared / private).mkdir(exist_ok=True)
-    os.chown(shared / private, 1001, 1001)
-    (shared / private).chmod(0o700)
+def test_where_another_account_keeps_all_to_itself_a_repository_opens(shared: Path) -> None:
+    os.chown(shared / "state", 1001, 1001)
+    (shared / "state").chmod(0o700)
 
     def opens() -> bool:
         with pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state") as repo:
             repo.record("trial", {})
-            return repo.role == "owner"
+            return repo.role == "owner" and next(iter([*repo.audit()][::-1])).event == "trial"
 
     assert _as(1002, opens)
 
@@ -428,11 +425,35 @@ def test_what_another_account_remembers_of_a_place_does_not_stop_this_one(shared
         _open_to_all(shared / "backup")
 
     assert _as(1001, opens) and _as(1002, opens)
-    for folder in (shared / "state").iterdir():
+    for folder in (shared / "state").glob("*/*"):
         folder.chmod(0o500)  # what is remembered counts, though nothing more can be
     another()
-    assert not _as(1001, opens) and not _as(1002, opens)
+    assert not _as(1001, opens) and not _as(1002, opens) and _as(1003, opens)
     assert _as(1002, lambda: opens(repository=known[0])) and _as(1002, opens)
     assert not _as(1001, opens)
     another()
     assert not _as(1002, opens)
+
+
+@ANYBODY
+@pytest.mark.parametrize("home", ["new", "closed", "none"])
+def test_where_an_account_keeps_its_state_that_says_nothing(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    """A service's home has no `.local` yet; what lies among temporary files is gone at the next start."""
+    place = tmp_path_factory.mktemp("home")
+    for folder in (place, *place.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    (place / "home").mkdir()
+    if home != "closed":
+        os.chown(place / "home", 1001, 1001)
+    for name in ("PHARMABACKUP_STATE", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(place / "home"))
+    monkeypatch.setattr(statefolder, "SYSTEM", place / "system")
+    monkeypatch.setattr(statefolder.tempfile, "gettempdir", lambda: str(place / "temporary"))
+    if home == "none":
+        monkeypatch.delenv("HOME")  # and account 1001 has no entry among the system's either
+    expected = place / ("home/.local/state" if home == "new" else "temporary") / "pharmabackup"
+    assert _as(1001, lambda: statefolder.state_folder(None) == expected)
+    assert statefolder.state_folder(None) == place / "system"  # root's
