@@ -60,7 +60,7 @@ def test_what_waits_while_the_signing_key_is_damaged_goes_when_it_is_whole(tmp_p
         repo.enrol("restorer", OTHER, name="desk")
         (slot,) = (each for each in repo._unlocked.roster.slots if each.name == "desk")
         repo.rotate(reason="so that there is another keyring, without the signing key")
-    first = min((place / "keys" / slot.id.hex()).iterdir())
+    first = min((place / "keys" / slot.id.hex()).iterdir(), key=lambda path: int(path.name))
     whole = first.read_bytes()
     first.chmod(0o600)
     _spoil(first)
