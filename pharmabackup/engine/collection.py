@@ -189,7 +189,7 @@ def _survivors(unlocked: Unlocked, condemned: Condemn, now: int) -> set[bytes]:
         if who not in history.decided and own.abandoned(now) and _abort(unlocked, who):
             continue
         if who not in history.aborted:
-            found |= pinned_by(unlocked, own)
+            found |= pinned_by(unlocked, own).keys()
     return found
 
 

@@ -25,6 +25,7 @@ from pharmabackup.engine.packs import PackBytes, check_region, read_directory
 from pharmabackup.engine.reading import BlockReader, SnapshotReader
 from pharmabackup.engine.unlocked import BODY_MAX, Unlocked
 from pharmabackup.errors import Damaged, NotFound
+from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Intent, Snapshot
 from pharmabackup.format.wire import Kind, malformed, split
 
@@ -68,6 +69,7 @@ class Garbage:
     sparse: dict[bytes, list[int]] = field(default_factory=dict)  # to be emptied: blocks that move
     small: set[bytes] = field(default_factory=set)  # of these, those that are only to be joined
     freed: int = 0  # bytes
+    waits: dict[str, int] = field(default_factory=dict)  # bytes that would be, but for what so called slots are at
     _held: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
 
     def holds(self, unlocked: Unlocked, pack: bytes, block: bytes) -> bool:
@@ -101,14 +103,17 @@ def list_intents(unlocked: Unlocked) -> dict[bytes, Intents]:
     return found
 
 
-def pinned_by(unlocked: Unlocked, intents: Intents) -> set[bytes]:
+def pinned_by(unlocked: Unlocked, intents: Intents) -> dict[bytes, Slot]:
     """The packs of one transaction's intents. NotFound when a collection has deleted one, Damaged, StorageFailed."""
     with objects_in_lanes(unlocked.storage, intents.names, limit=BODY_MAX) as stored:
-        return {pack for name, get in stored for pack in pinned_in(unlocked, name, get)}
+        return {pack: slot for name, get in stored for pack, slot in pinned_in(unlocked, name, get).items()}
 
 
-def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = None) -> list[bytes]:
-    """The packs of one intent. `get`: gives what is stored, if not read here. NotFound, Damaged, StorageFailed."""
+def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = None) -> dict[bytes, Slot]:
+    """The packs of one intent, and whose it is. `get`: gives what is stored, if not read here.
+
+    NotFound, Damaged, StorageFailed.
+    """
     stored = unlocked.storage.get(name, limit=BODY_MAX) if get is None else get()
     opened = unlocked.open(Kind.INTENT, name, stored, Intent)
     record = opened.record
@@ -116,7 +121,7 @@ def pinned_in(unlocked: Unlocked, name: str, get: Callable[[], bytes] | None = N
         raise malformed("intent", f"{name} is not its name")
     if opened.slot.role not in INTENT_GRANTS[record.kind]:
         raise malformed("intent", f"the signer of {name} may only hold what is there")
-    return split(record.packs, 32, "intent")
+    return dict.fromkeys(split(record.packs, 32, "intent"), opened.slot)
 
 
 def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozenset[bytes] | None = None) -> Garbage:
@@ -135,7 +140,10 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     garbage.in_doubt = history.shunned | table.signed_by(unlocked.revoked_in)
     decided = garbage.decided
     undecided = (own for who, own in intents.items() if who not in decided)
-    pinned = {pack for own in undecided if not own.abandoned(now) for pack in pinned_by(unlocked, own)}
+    pinned = dict[bytes, Slot]()
+    for own in undecided:
+        if not own.abandoned(now):
+            pinned.update(pinned_by(unlocked, own))
     try:
         kept, unsure = _places(unlocked, garbage, alive(unlocked, garbage, look), state.packs | history.shunned)
     except Damaged as error:
@@ -146,6 +154,9 @@ def look_for_garbage(unlocked: Unlocked, now: int, look: Look, *, may_go: frozen
     unused: dict[bytes, int] = {}  # bytes between living blocks
     for pack, size in garbage.sizes.items():
         if pack in pinned:
+            if pack not in kept and garbage.modified[pack] <= now - YOUNG_NS:
+                who = pinned[pack].name
+                garbage.waits[who] = garbage.waits.get(who, 0) + size
             continue
         if pack in state.packs:  # a collection that is not finished will delete it
             garbage.freed += size
