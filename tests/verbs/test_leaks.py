@@ -1,4 +1,5 @@
-"""What stands in a storage's objects and names for anybody to read: as docs/security.md says, and no more."""
+"""What stands in a storage's objects and names for anybody to read, and in its log for the least of roles: as
+docs/security.md says, and no more."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine.historyreader import load_history
-from tests.verbs.site import Site
+from tests.verbs.site import PASSPHRASE, Site
+from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
 CLEAR = {
@@ -46,6 +48,33 @@ def test_what_stands_in_clear(make_repo: MakeRepo, site: Site, tmp_path: Path) -
     assert {word: where(word) for word in SEALED} == {word: set() for word in SEALED}
     count = sum(name.startswith("snapshots/") for name in objects)
     assert count == len(load_history(repo._unlocked).decided)  # anybody can count them
+
+
+def test_what_a_device_of_another_domain_reads_of_the_log_and_how_long_it_holds(
+    staff: Staff, site: Site, tmp_path: Path
+) -> None:
+    """Who, and what he typed as his reason; and it may hold what it cannot read, without an end."""
+    till = staff.enrol("device", "till", domain="branch")
+    with pb.Repository.open(
+        staff.repo.url, PASSPHRASE, actor="Sam Okafor", reason="a letter to Mrs Smith", state_dir=tmp_path / "his"
+    ) as his:
+        his.restore(tmp_path / "out")
+        his.hold(his.snapshot(), reason="Mrs Smith's claim")
+    read = {(record.event, record.slot, record.actor, record.reason) for record in till.audit()}
+    assert read >= {
+        ("restore", "owner", "Sam Okafor", "a letter to Mrs Smith"),
+        ("hold", "owner", "Sam Okafor", "Mrs Smith's claim"),
+    }
+    assert {record.id for record in till.audit()} == {record.id for record in staff.repo.audit()}
+    staff.repo.release(staff.repo.snapshot(), reason="settled")
+    site.change()
+    site.back_up(staff.repo)
+    older = staff.repo.snapshots()[1]
+    assert [it.id for it in staff.repo.propose_forget({"*": pb.Keep(last=1)}).snapshots] == [older.id]
+    till.hold(till.snapshots()[1], reason="for ever")
+    with pytest.raises(pb.NotPermitted):
+        till.snapshots()[1].open("a")
+    assert staff.repo.propose_forget({"*": pb.Keep(last=1)}).snapshots == ()
 
 
 @pytest.mark.parametrize("extra", [1, 900, 20_000])
