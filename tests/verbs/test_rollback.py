@@ -333,3 +333,34 @@ def test_two_who_see_two_histories_find_out_when_they_compare(staff: Staff, site
         comparison = staff.repo.compare(other)
         assert [it.id for it in comparison.only_here] == [here]
         assert [it.id for it in comparison.only_there] == [there]
+
+
+def test_two_who_see_two_histories_find_out_by_an_anchor(staff: Staff, site: Site, tmp_path: Path) -> None:
+    """Which goes from one to the other past the storage: a view that lags, then one that a slot has gone on in."""
+    staff.enrol("auditor", "the auditor").close()
+    shutil.copytree(staff.repo.url, tmp_path / "shown to the auditor")
+    site.change()
+    site.back_up(staff.repo)
+    anchor, name = staff.repo.audit_anchor(), f"audit/{staff.repo._unlocked.keyring.slot.hex()}/"
+
+    def heard() -> list[tuple[str, str]]:
+        where, key = tmp_path / "shown to the auditor", staff.keys["the auditor"]
+        with pb.Repository.open(where, key, state_dir=tmp_path / "auditor") as other:
+            assert not other.audit_verify().findings
+            return [(found.code, found.subject) for found in other.audit_verify(anchors=[anchor]).findings]
+
+    number = next(head.number for head in anchor.heads if head.slot == "owner")
+    assert heard() == [("audit-truncated", f"{name}{number}")]
+    with _new_machine(staff, tmp_path / "shown to the auditor") as there:
+        for _ in range(2):
+            site.change()
+            site.back_up(there)
+        back = there.audit_anchor()
+    assert heard() == [("audit-forked", f"{name}{number}")]
+    assert not staff.repo.audit_verify(anchors=[anchor]).findings
+    site.change()
+    site.back_up(staff.repo)
+    assert ("audit-forked", "owner") in {
+        (found.code, "owner" if found.subject.startswith(name) else "another")
+        for found in staff.repo.audit_verify(anchors=[back]).findings
+    }
