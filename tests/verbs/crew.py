@@ -16,8 +16,11 @@ import pharmabackup as pb
 from pharmabackup.crypto import hashing
 from pharmabackup.crypto.recipients import PrivateKey
 from pharmabackup.engine.keyrings import joined
+from pharmabackup.engine.reading import BlockReader
+from pharmabackup.engine.resealing import Resealing
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.format.keys import Keyring, NamingKey, ReaderKey
+from pharmabackup.format.pack import Block, Directory, WrappedKey
 from tests.verbs.ailing import PASSPHRASE, Ward
 
 ROLES = ("device", "restorer", "auditor", "maintainer", "owner", "recovery")
@@ -95,10 +98,12 @@ class Crew:
 def unchecked(repo: pb.Repository) -> Iterator[None]:
     """No permission is asked: whoever opened it takes himself for an owner, and has keys for what he lacks.
 
-    They are not the keys: a private key under the name of each reader's, and a naming key under the domain's id.
+    They are not the keys: a private key under the name of each reader's, and a naming key under the domain's id. Nor
+    is it asked whether blocks are what their ids say; where all are to be sealed anew, those that do not open move as
+    they are.
     """
     unlocked = repo._unlocked
-    genuine, take_keys = unlocked.keyring, Unlocked._take_keys
+    genuine, take_keys, seal_anew = unlocked.keyring, Unlocked._take_keys, Resealing.__call__
 
     def as_owner(*given: Any) -> Keyring:
         keyring = joined(*given)
@@ -112,7 +117,17 @@ def unchecked(repo: pb.Repository) -> Iterator[None]:
             readers = [hashing.key_id(generation.reader) for generation in self.roster.generations]
             self._readers = [(name, PrivateKey.generate()) for name in readers]
 
+    def anew(
+        self: Resealing, directory: Directory, block: Block, sealed: memoryview
+    ) -> tuple[memoryview, WrappedKey]:
+        try:
+            return seal_anew(self, directory, block, sealed)
+        except pb.Damaged:
+            return sealed, directory.keys[block.key]
+
     with (
+        mock.patch.object(BlockReader, "_check_names", lambda *_: None),
+        mock.patch.object(Resealing, "__call__", anew),
         mock.patch("pharmabackup.engine.unlocked.joined", as_owner),
         mock.patch("pharmabackup.engine.unlocked.check_keyring", lambda *_: None),
         mock.patch.object(Unlocked, "_take_keys", take),
