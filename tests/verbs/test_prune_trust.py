@@ -1,4 +1,4 @@
-"""Pruning: what segments and planted packs say lets no genuine pack go."""
+"""Pruning: what segments, planted packs and pins say lets no genuine pack go, and keeps none for ever."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from msgspec.structs import replace
 
 import pharmabackup as pb
 from pharmabackup import ids
-from pharmabackup.engine import moving
+from pharmabackup.clock import now_ns
+from pharmabackup.engine import garbage, moving
 from pharmabackup.engine.packs import read_directory
 from pharmabackup.engine.segments import read_segment, read_segments, write_segment
 from pharmabackup.engine.unlocked import Statement, Unlocked
 from pharmabackup.format.index import PackEntry, Segment
+from pharmabackup.format.keys import Role
 from pharmabackup.format.pack import Directory
+from pharmabackup.format.transaction import Intent
 from pharmabackup.format.wire import Kind, encode
 from tests.verbs.site import DAY_NS, Site, Time, double, forget_all_but, prune, stored
+from tests.verbs.staff import Staff
 
 PATIENCE_S = 30
 MakeRepo = Callable[[], pb.Repository]
@@ -172,3 +177,33 @@ def test_of_two_packs_the_whole_one_stays(tmp_path: Path, make_repo: MakeRepo, s
     repo.restore(tmp_path / "out")
     found = {path.name: path.read_bytes() for path in (tmp_path / "out" / "documents").iterdir()}
     assert found == site.states[repo.snapshot().id]
+
+
+@pytest.mark.parametrize("role", ["device", "restorer", "auditor"])
+def test_whoever_pins_everything_puts_off_a_prune_for_a_day_and_does_no_more(
+    staff: Staff, site: Site, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """Any role may hold what is there, of every domain: what is pinned stays until that is a day old, and no
+    snapshot comes or comes back by it."""
+    monkeypatch.setattr(garbage, "YOUNG_NS", 0)
+    other = staff.enrol(role, "the other", domain="branch" if role == "device" else None)._unlocked
+    owner = staff.repo
+    for _ in range(3):
+        site.change()
+        site.back_up(owner)
+    owner.configure(forget_delay=timedelta(0))
+    owner.apply(owner.propose_forget({"*": pb.Keep(last=1)}))
+    snapshots = {(it.id, it.forgotten) for it in owner.snapshots()}
+    before = stored(other.storage, "packs")
+    assert owner.propose_prune().bytes_freed > 0
+    transaction, packs = ids.new_id(), b"".join(sorted(ids.hex_tail(name) or b"" for name in before))
+    other.put(Kind.INTENT, ids.intent_name(transaction, 0), Intent(transaction, 0, "hold", packs, now_ns()))
+    assert owner.propose_prune().bytes_freed == 0
+    time.ahead += DAY_NS - 3600 * 10**9
+    prune(owner)
+    assert stored(other.storage, "packs") == before
+    time.ahead += 2 * 3600 * 10**9
+    prune(owner)
+    assert not set(stored(other.storage, "packs")) >= set(before)
+    assert {(it.id, it.forgotten) for it in owner.snapshots()} == snapshots
+    site.all_restore(owner, tmp_path / "out")
