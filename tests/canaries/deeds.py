@@ -26,6 +26,7 @@ from pharmabackup.engine import hunting
 from pharmabackup.report import recovery_kit
 from pharmabackup.sources import sqlite_copy
 from tests.canaries import search as c
+from tests.canaries.given import given
 from tests.damage.shop import two_weeks_later
 from tests.verbs.forged import forged
 
@@ -351,6 +352,7 @@ def _dying(real: Callable[..., object], *, after: int = 1) -> Callable[..., obje
 
 DEEDS: dict[str, Deed] = {
     "everything": everything,
+    "given": given,
     "failing": failing,
     "full": full,
     "damaged": damaged,
@@ -364,8 +366,6 @@ def main() -> None:
     folder = Path(sys.argv[2])
     logging.basicConfig(filename=folder / "log", level=logging.DEBUG)
     teller = Teller(folder)
-    for where in ("cmdline", "environ"):
-        (folder / where).write_bytes(Path(f"/proc/self/{where}").read_bytes())
     with mock.patch.multiple("pharmabackup.crypto.passphrases", MEMORY_KIB=64, ITERATIONS=1):
         DEEDS[sys.argv[1]](teller)
 

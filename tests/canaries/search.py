@@ -13,6 +13,12 @@ PASSPHRASE = "canary-passphrase-one 4f1d9a"
 NEW_PASSPHRASE = "canary-passphrase-two 88c0e2"
 WRONG_PASSPHRASE = "canary-passphrase-wrong 3b7a55"
 PASSPHRASES = {"passphrase": PASSPHRASE, "new passphrase": NEW_PASSPHRASE, "wrong passphrase": WRONG_PASSPHRASE}
+S3 = {
+    "key": "canary-access-3f0c",
+    "secret": "canary-secret-91be",
+    "token": "canary-token-c07d",
+}  # options of a storage
+WEBDAV = {"username": "canary-user-22e4", "password": "canary-password-a8f6"}
 FILE, FOLDER = "canary-file-ce51.txt", "canary-folder-90aa"
 CONTENT, CELL, ATTRIBUTE = "canary-content-77d2", "canary-cell-1e0b", "canary-attribute-5c3f"
 DATASET, REASON = "canary-dataset-6be9", "canary-reason-d41f"

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import shown_of
+
 Call = Callable[..., Any]
 SECRET = "a passphrase of the tests"  # what the fixtures create repositories with
 PATIENCE_S = 60
@@ -192,41 +194,34 @@ def test_no_colour_without_a_terminal(backed_up: Any, spawn: Call) -> None:
 
 
 def _shown(process: Any) -> tuple[bytes, int]:
-    """What the lists of processes show of it and its children while it runs, and how often that was looked at."""
-    shown, looks = b"", 0
-    while process.poll() is None:
-        pids, looks = [process.pid], looks + 1
-        for pid in pids:
-            for what in ("cmdline", "environ"):
-                try:
-                    shown += Path(f"/proc/{pid}/{what}").read_bytes()
-                except OSError:
-                    continue  # it has ended
-            try:
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-            except OSError:
-                continue
-            pids += [int(child) for child in children.split()]
+    found = shown_of(process)
     process.communicate()
-    return shown, looks
+    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("verb", ["backup", "restore", "snapshots", "passphrase"])
+@pytest.mark.parametrize("verb", ["backup", "restore", "snapshots", "passphrase", "enrol", "drill", "check-share"])
 def test_lists_of_processes_do_not_show_it(bare: Any, call: Call, start: Call, verb: str) -> None:
     path, new = private(bare.root / "secret", SECRET), private(bare.root / "new", "another passphrase of the tests")
     given = ["--credential", f"file:{path}"]
     assert call("backup", *given, *bare.sources()).code == 0
+    shares = call("split-recovery", *given, "--json").json["shares"]
     arguments = {
         "backup": bare.sources(),
         "restore": [bare.root / "out"],
         "snapshots": [],
         "passphrase": ["--new", f"file:{new}"],
+        "enrol": ["owner", "Jaya Patel", "--new", f"file:{new}"],
+        "drill": ["recovery-key"],
+        "check-share": [],
     }
-    process = start(verb, *given, *arguments[verb])
+    typed = private(bare.root / "typed", "\n".join(shares[:1] if verb == "check-share" else shares))
+    with typed.open() as stdin:
+        process = start(*given, verb, *arguments[verb], stdin=stdin)
     shown, looks = _shown(process)
     assert process.returncode == 0 and looks > 3 and str(path).encode() in shown
     assert SECRET.encode() not in shown and b"another passphrase" not in shown
+    assert not any(" ".join(share.split()[4:7]).encode() in shown for share in shares)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
