@@ -11,10 +11,13 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine.historyreader import load_history
+from pharmabackup.format import wire
+from pharmabackup.format.keys import SealedKeyring
 from tests.verbs.site import PASSPHRASE, Site
 from tests.verbs.staff import Staff
 
 MakeRepo = Callable[[], pb.Repository]
+HEADER, KEY_ID, NONCE, TAG, ENCAPSULATED = 8, 32, 24, 16, 1088 + 32
 CLEAR = {
     "the till by the door": "roster",
     "the branch": "roster",
@@ -83,9 +86,27 @@ def test_sizes_are_padded(make_repo: MakeRepo, tmp_path: Path, extra: int) -> No
     repo = make_repo()
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / "a").write_bytes(os.urandom(300_000 + extra))
-    repo.backup([pb.Files(tmp_path / "documents")])
-    sizes = [path.stat().st_size for path in (Path(repo.url) / "packs").rglob("*") if path.is_file()]
-    assert sizes
-    for size in sizes:  # Nikitin et al., Reducing Metadata Leakage from Encrypted Files (2019), algorithm 1
+    repo.backup([pb.Files(tmp_path / "documents")], reason="x" * (extra % 777))
+    repo.hold(repo.snapshot(), reason="y" * (extra % 555))
+    repo.enrol("device", pb.KeyFile.create(tmp_path / "key").recipient, name="till")
+    repo.rotate(reason="somebody left")
+    padded: dict[str, list[int]] = {}
+    for path in Path(repo.url).rglob("*"):
+        folder = path.relative_to(repo.url).parts[0]
+        if path.is_file() and folder not in ("roster", "repository", ".uploads"):  # in clear, and the adapter's own
+            padded.setdefault(folder, []).append(_padded(folder, path.read_bytes()))
+    assert padded.keys() >= {"packs", "keys", "snapshots", "index", "intents", "marks", "audit"}
+    assert len(set(padded["keys"])) > 1
+    for size in (size for sizes in padded.values() for size in sizes):
+        # Nikitin et al., Reducing Metadata Leakage from Encrypted Files (2019), algorithm 1
         exponent = size.bit_length() - 1
         assert size % (1 << exponent - exponent.bit_length()) == 0
+
+
+def _padded(folder: str, data: bytes) -> int:
+    """How much of an object was padded before it was sealed: of a pack all."""
+    if folder == "packs":
+        return len(data)
+    if folder == "keys":
+        return len(wire.decode(data[HEADER:], SealedKeyring).sealed) - ENCAPSULATED - TAG
+    return len(data) - HEADER - KEY_ID - NONCE - TAG
