@@ -6,10 +6,11 @@ import dataclasses
 import json
 import math
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -49,7 +50,7 @@ class Dressed:
 
 @pytest.fixture
 def place(tmp_path: Path, cheap_kdf: None) -> Path:
-    """A repository with one snapshot of a folder and one of a database, and nobody's log yet but for that."""
+    """A repository with one snapshot of a folder, and nobody's log yet but for that."""
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / f"{CANARY}.txt").write_text(f"the {CANARY}'s letter")
     where = tmp_path / "repository"
@@ -74,6 +75,8 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
     repo.check(read_data=1.0)
     repo.hold(first, reason="a dispute")
     repo.release(first, reason="it is settled")
+    repo.apply(repo.propose_forget({"*": pb.Keep(last=1)}))
+    repo.recall(first, reason="it is needed")
     forget_all_but(repo, 1, time)
     repo.apply(repo.propose_prune())
     repo.configure(forget_delay=timedelta(days=1))
@@ -82,20 +85,24 @@ def test_each_verb_is_one_record(tmp_path: Path, make_repo: MakeRepo, site: Site
     repo.enrol("owner", SECOND, name="Jaya Patel")
     repo.change_passphrase(pb.Passphrase("a third horse battery staple"))
     repo.apply(repo.propose_repair())
+    repo.audit_verify()
     repo.record("trial", {"found": 3})
     repo.close()
     with pb.Repository.open(repo.url, SECOND) as other:
-        expected = ["create", "backup", "backup", "restore", "restore", "check", "hold", "release", "forget", "prune"]
-        expected += ["configure", "rotate", "reseal", "enrol", "change-passphrase", "repair", "trial"]
+        expected = ["create", "backup", "backup", "restore", "restore", "check", "hold", "release"]
+        expected += ["forget", "recall", "forget", "prune", "configure", "rotate", "reseal", "enrol"]
+        expected += ["change-passphrase", "repair", "audit-verify", "trial"]
         records = list(other.audit())
     assert [record.event for record in records] == expected
-    assert [record.outcome for record in records] == ["done"] * 3 + ["begun"] + ["done"] * 13
+    assert [record.outcome for record in records] == ["done"] * 3 + ["begun"] + ["done"] * 16
     by = {record.event: record for record in records}
     assert by["restore"].facts["patterns"] == 2 and by["restore"].facts["snapshots"] == [second.id]
     assert (by["backup"].facts["files"], by["restore"].facts["files"]) == (5, 2)
     assert by["check"].facts["read_data"] == 1.0 and by["check"].facts["state"] == "ok"
     assert (by["hold"].subject, by["hold"].reason) == (first.id, "a dispute")
     assert (by["rotate"].reason, by["enrol"].subject) == ("a laptop was lost", "Jaya Patel")
+    assert (by["recall"].subject, by["recall"].reason) == (first.id, "it is needed")
+    assert by["audit-verify"].facts["state"] == "ok"
     assert by["forget"].facts["proposed"] == 1 and by["trial"].facts == {"found": 3}
     assert {record.slot for record in records} == {"owner"}
 
@@ -166,7 +173,10 @@ def test_who_may_not_is_recorded(ward: Any, become: Becomes, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("reason", [None, "", "  "])
 def test_a_reason_is_required_when_the_owner_says_so(place: Path, tmp_path: Path, reason: str | None) -> None:
+    with closing(sqlite3.connect(tmp_path / "pmr.db")) as db:
+        db.execute("CREATE TABLE x (id)")
     with pb.Repository.open(place, PASSPHRASE) as owner:
+        owner.backup([pb.SQLite(tmp_path / "pmr.db")])
         owner.configure(reason_required=True)
         assert owner.rules().reason_required and "has to say why" in str(owner.rules())
         assert last(owner).subject == "reason_required: True (was False)"
@@ -175,6 +185,7 @@ def test_a_reason_is_required_when_the_owner_says_so(place: Path, tmp_path: Path
             lambda: repo.restore(tmp_path / "out"),
             lambda: list(repo.snapshot().glob()),
             lambda: repo.snapshot().open("x"),
+            lambda: list(repo.snapshot("pmr").table("x")),
             lambda: repo.snapshot().filesystem(),
         ):
             with pytest.raises(pb.NotPermitted) as caught:
@@ -186,7 +197,7 @@ def test_a_reason_is_required_when_the_owner_says_so(place: Path, tmp_path: Path
         assert repo.check().state == "ok"
     with pb.Repository.open(place, PASSPHRASE, reason="disk failed") as repo:
         repo.restore(tmp_path / "out")
-        assert list(repo.snapshot().glob())
+        assert list(repo.snapshot("documents").glob()) and not list(repo.snapshot("pmr").table("x"))
         repo.configure(reason_required=False)
     with pb.Repository.open(place, PASSPHRASE) as repo:
         repo.restore(tmp_path / "another")
