@@ -4,15 +4,20 @@ docs/security.md says, and no more."""
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine.historyreader import load_history
+from pharmabackup.engine.index import Index
 from pharmabackup.format import wire
 from pharmabackup.format.keys import SealedKeyring
+from pharmabackup.format.wire import Kind
 from tests.verbs.site import PASSPHRASE, Site
 from tests.verbs.staff import Staff
 
@@ -78,6 +83,45 @@ def test_what_a_device_of_another_domain_reads_of_the_log_and_how_long_it_holds(
     with pytest.raises(pb.NotPermitted):
         till.snapshots()[1].open("a")
     assert staff.repo.propose_forget({"*": pb.Keep(last=1)}).snapshots == ()
+
+
+def test_what_a_backup_writes_in_which_nothing_changed(make_repo: MakeRepo, site: Site, tmp_path: Path) -> None:
+    """No pack. Where a time alone is another one, a pack with names and times, and nothing of what is in the file."""
+    repo, known = make_repo(), set[Path]()
+    site.change()
+    with closing(sqlite3.connect(tmp_path / "pmr.db")) as db, db:
+        db.execute("CREATE TABLE patient (id)")
+
+    def written() -> dict[str, list[int]]:
+        repo.backup([pb.Files(site.root), pb.SQLite(tmp_path / "pmr.db")])
+        found = {
+            path for path in Path(repo.url).rglob("*") if path.is_file() and ".uploads" not in path.parts
+        } - known
+        known.update(found)
+        folders: dict[str, list[int]] = {}
+        for path in found:
+            folders.setdefault(path.relative_to(repo.url).parts[0], []).append(path.stat().st_size)
+        return folders
+
+    written()
+    for _ in range(3):
+        new = written()
+        assert {name: len(sizes) for name, sizes in new.items()} == {"snapshots": 2, "intents": 2, "audit": 1}
+        assert 2000 < sum(map(sum, new.values())) < 2300
+    os.utime(site.root / "a", (1, 1))
+    before = _kinds(repo)
+    new = written()
+    assert (len(new["packs"]), len(new["index"])) == (1, 1) and sum(map(sum, new.values())) < 7000
+    assert _kinds(repo) - before == {Kind.MANIFEST_BLOCK: 1}
+
+
+def _kinds(repo: pb.Repository) -> Counter[Kind]:
+    index = Index(repo._unlocked, chunks=False)
+    index.load()
+    try:
+        return Counter(map(Kind, index.blocks.kind))
+    finally:
+        index.close()
 
 
 @pytest.mark.parametrize("extra", [1, 900, 20_000])
