@@ -9,9 +9,11 @@ import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import TypeVar
+from weakref import WeakSet
 
 from pharmabackup.engine import auditlocal
 from pharmabackup.engine.audit import Written, write
@@ -56,11 +58,11 @@ class Journal:
     def __init__(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
         self._lock = Mutex()
-        self._process = os.getpid()
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
         self._gone: Written | None = None  # who noticed that the last record is gone or another one
+        _all.add(self)
 
     def run(
         self,
@@ -75,7 +77,8 @@ class Journal:
         """Do it, and record what came of it. `facts` may grow meanwhile. `noted`: it records itself what was done."""
         facts = {} if facts is None else facts
         tell = self._teller(event, _cut(subject), None if reason is None else _cut(reason), facts)
-        return self._told_of(verb, tell, noted=noted)
+        with self._closed_again():
+            return self._told_of(verb, tell, noted=noted)
 
     def read(self, event: str, verb: Callable[[Callable[[], object]], R], *, facts: Mapping[str, object]) -> R:
         """The same of what hands out content: it needs a reason if the owner says so, and is recorded before, too.
@@ -89,7 +92,19 @@ class Journal:
             with Beside(self._unlocked.storage.lanes, lambda: tell("begun", {})) as begun:
                 return verb(begun.result)
 
-        return self._told_of(permitted, tell, reads=True)
+        with self._closed_again():
+            return self._told_of(permitted, tell, reads=True)
+
+    @contextmanager
+    def _closed_again(self) -> Iterator[None]:
+        """Who is in a verb during a `close` goes on to end it and to record that: storage is not left open by him."""
+        threads = self._unlocked.threads
+        ends = threads.ends
+        try:
+            yield
+        finally:
+            if threads.ends != ends:
+                self._unlocked.storage.close()
 
     def _teller(
         self, event: str, subject: str, reason: str | None, facts: Mapping[str, object]
@@ -142,18 +157,17 @@ class Journal:
         """Before a snapshot's names or content are handed out; the first time it is recorded. NotPermitted."""
         self.unless_refused("read", self._permit, subject=transaction.hex())
         with self._lock.own:  # held while it is written: nobody else looks before it is
-            self._inherit()
             self._looks[what] += 1
             if transaction not in self._seen:
                 self._write("read", "begun", subject=transaction.hex(), facts={"what": what})
                 self._seen.add(transaction)
 
     def _inherit(self) -> None:
-        """In a forked process: what its parent has looked at, the parent tells."""
-        if self._process != os.getpid():
-            self._process, self._told = os.getpid(), True
-            self._looks.clear()
-            self._seen.clear()
+        """In a forked process: what its parent has looked at, noticed and lost, the parent tells."""
+        self._told, self._gone = True, None
+        self._looks.clear()
+        self._seen.clear()
+        self._unlocked.lost_records = 0
 
     def copy(self, other: Journal, verb: Callable[[], Report]) -> Report:
         """A copy is recorded in both places; there with this chain's head, so that each vouches for the other's."""
@@ -209,7 +223,6 @@ class Journal:
     def close(self) -> None:
         """How much was looked at; or that it was opened, if nothing else is told of it."""
         with self._lock.own:
-            self._inherit()
             looks, self._looks = +self._looks, Counter()
             seen, self._seen = len(self._seen), set()
         if looks:
@@ -265,6 +278,18 @@ class Journal:
         return dataclasses.replace(
             report, findings=findings, state=worst(findings), audit_id=report.audit_id or audit_id
         )
+
+
+_all: WeakSet[Journal] = WeakSet()
+
+
+def _forked() -> None:
+    for journal in list(_all):
+        journal._inherit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def audit_id_of(slot: bytes, number: int) -> str:

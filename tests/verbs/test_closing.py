@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import pharmabackup as pb
-from pharmabackup.engine import lanes, opening
+from pharmabackup.engine import auditlocal, lanes, opening
+from pharmabackup.engine.audit import Written
 from pharmabackup.engine.reading import BlockReader
 from pharmabackup.format.transaction import Audit
 from pharmabackup.format.wire import Kind
@@ -117,6 +118,42 @@ def test_what_a_close_stopped_is_recorded(make_repo: MakeRepo, files: Path, monk
         with pytest.raises(pb.InvalidInput, match=r"was closed\."):
             repo.check(read_data=1.0)
     assert [(record.event, record.outcome) for record in repo.audit()][-1] == ("check", "failed")
+
+
+def test_a_verb_that_a_close_stopped_leaves_nothing_open(make_repo: MakeRepo, files: Path, tmp_path: Path) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(files)])
+    closes = [repo.close]
+
+    def progress(_: object) -> None:
+        if closes:
+            closes.pop()()
+
+    with pytest.raises(pb.InvalidInput, match=r"was closed\."):
+        repo.restore(tmp_path / "restored", progress=progress)
+    storage = repo._unlocked.storage
+    assert isinstance(storage, LocalStorage)
+    assert storage._workspace is None
+    assert [(record.event, record.outcome) for record in repo.audit()][-1] == ("restore", "failed")
+    repo.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+@pytest.mark.parametrize("by", ["close", "report"])
+def test_the_parent_alone_tells_what_it_has_noticed_and_lost(
+    make_repo: MakeRepo, caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    repo = make_repo()
+    pin = auditlocal.Pin(7, bytes(32))
+    repo._journal._gone = Written(None, kept=True, waiting=0, why="", lost=pin, changed=None)
+    repo._unlocked.lost_records = 2
+    if not (child := os.fork()):
+        codes = {finding.code for finding in repo.check().findings} if by == "report" else set()
+        repo.close()
+        os._exit(bool(caplog.records) or not codes.isdisjoint({"audit-lost", "audit-truncated"}))
+    assert os.waitpid(child, 0)[1] == 0
+    assert {"audit-lost", "audit-truncated"} <= {finding.code for finding in repo.check().findings}
+    repo.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
