@@ -21,6 +21,16 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
+class Pool(ThreadPoolExecutor):
+    """Threads that several share. It refuses work when it was shut down, and when the interpreter ends."""
+
+    was_shut = False
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.was_shut = True
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
 class Threads:
     """Those of an opened repository, for what is read piece by piece and may be given up in between.
 
@@ -30,15 +40,15 @@ class Threads:
     def __init__(self) -> None:
         self.ends = 0  # how often they were ended
         self._lock = Mutex()
-        self._pool: Executor | None = None
+        self._pool: Pool | None = None
         self._process = os.getpid()
 
-    def pool(self) -> Executor:
+    def pool(self) -> Pool:
         """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
         with self._lock.own:
             if self._pool is None or self._process != os.getpid():
                 self._process = os.getpid()
-                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
+                self._pool = Pool(THREADS, thread_name_prefix="pharmabackup-reading")
             return self._pool
 
     def check(self, ends: int) -> None:
@@ -48,8 +58,8 @@ class Threads:
 
     def close(self) -> None:
         """Nothing more is begun, and what is under way is waited for. Who reads on is told so; who begins is not."""
-        self.ends += 1
         with self._lock.own:
+            self.ends += 1
             pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)
@@ -105,7 +115,7 @@ class Lanes(Generic[Item, T]):
         *,
         lanes: int,
         at_most: int,
-        pool: Executor | None,
+        pool: Pool | None,
     ) -> None:
         self._ahead: deque[tuple[Item, int, Future[T]]] = deque()
         self._work, self._lanes, self._at_most = work, lanes, at_most
@@ -113,6 +123,7 @@ class Lanes(Generic[Item, T]):
         self._coming: tuple[Item, int] | None = None  # the first of what is left, if that was looked at
         self._total = self._taken = 0  # bytes of all that is ahead and of what was taken last; of that alone
         self._own: Executor | None = None
+        self._shared = pool
         self._process = os.getpid()
         if lanes > 1 and pool is None:
             self._own = ThreadPoolExecutor(lanes, thread_name_prefix="pharmabackup-lane")
@@ -140,8 +151,8 @@ class Lanes(Generic[Item, T]):
             (item, weight), self._coming = self._coming, None
             try:
                 future = self._threads.submit(self._work, item)
-            except RuntimeError as error:
-                if self._own is not None or "shutdown" not in str(error):
+            except RuntimeError:
+                if self._shared is None or not self._shared.was_shut:
                     raise
                 raise closed() from None  # who shares its threads has ended them
             ahead.append((item, weight, future))
@@ -189,7 +200,7 @@ def in_lanes(
     *,
     size: Callable[[Item], int] = lambda _: 0,
     at_most: int = AHEAD_BYTES,
-    pool: Executor | None = None,
+    pool: Pool | None = None,
 ) -> Lanes[Item, T]:
     """Each item, in order, with a function that gives or raises what `work` makes of it.
 

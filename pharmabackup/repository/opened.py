@@ -46,9 +46,7 @@ class Opened:
         """
         with ExitStack() as stack:  # the last first, and all, whatever happens to one
             stack.callback(self._unlocked.storage.close)
-            if self._blocks is not None:
-                stack.callback(self._blocks.index.close)
-                self._blocks = None
+            self._blocks = None
             stack.callback(self._journal.close)
             self._unlocked.threads.close()  # what nobody wants any more would be in the way of the last record
         if eject:
@@ -70,7 +68,9 @@ class Opened:
         from pharmabackup.engine.reading import BlockReader
 
         with self._read_lock.own:
-            reader = None if self._blocks is None or self._blocks.ended else self._blocks
+            reader = self._blocks  # which a close on another thread takes away
+            if reader is not None and reader.ended:
+                reader = None
             if reader is None or fresh:
                 reader = reader or BlockReader(self._unlocked, Index(self._unlocked, chunks=False))
                 reader.refresh(seen=reader.index, listing=listing)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pharmabackup.engine.lanes import Beside, Threads, in_lanes
+from pharmabackup.engine.lanes import Beside, Pool, Threads, in_lanes
 from pharmabackup.errors import InvalidInput
 from tests.threads import threads_left
 
@@ -164,7 +165,7 @@ def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
         go.wait(PATIENCE_S)
         return number
 
-    with ThreadPoolExecutor(1) as pool:
+    with Pool(1) as pool:
         coming = in_lanes(4, waits, range(100), pool=pool)
         next(coming)
         coming.close()
@@ -174,7 +175,7 @@ def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
 
 def test_threads_that_are_shared_outlive_who_reads() -> None:
     work = Work()
-    with ThreadPoolExecutor(2, thread_name_prefix="shared") as pool:
+    with Pool(2, thread_name_prefix="shared") as pool:
         one, other = (in_lanes(4, work, range(10), pool=pool) for _ in range(2))
         assert [next(one)[1]() for _ in range(10)] == [get() for _, get in other]
         one.close()
@@ -264,6 +265,27 @@ def test_whoever_reads_on_after_the_end_is_told_so() -> None:
         for _, get in lanes:
             get()
     assert len(work.begun) < 100
+
+
+def test_the_end_of_the_interpreter_is_not_told_as_a_close() -> None:
+    code = """
+import atexit
+from pharmabackup.engine.lanes import Threads, in_lanes
+
+coming = in_lanes(2, str, range(100), pool=Threads().pool())
+next(coming)
+
+def late():
+    try:
+        for _ in coming:
+            pass
+    except Exception as error:
+        print(type(error).__name__)
+
+atexit.register(late)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "RuntimeError\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")

@@ -106,6 +106,24 @@ def test_who_begins_while_it_is_closed_spoils_it_for_nobody(
             assert file.read() == (files / "large").read_bytes()
 
 
+@pytest.mark.parametrize("what", ["close", "read"])
+def test_a_close_beside_another_finds_no_reader(
+    make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    repo = make_repo()
+    found = [repo._block_reader()]
+
+    def then_none(_: object) -> BlockReader | None:
+        """The other one comes between looking and using."""
+        return found.pop() if found else None
+
+    monkeypatch.setattr(pb.Repository, "_blocks", property(then_none, lambda *_: None), raising=False)
+    if what == "close":
+        repo.close()
+    else:
+        assert repo._block_reader()
+
+
 def test_what_a_close_stopped_is_recorded(make_repo: MakeRepo, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = make_repo()
     repo.backup([pb.Files(files)])
