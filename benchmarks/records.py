@@ -43,7 +43,7 @@ def measure(work: Path, folder: Path, rounds: int) -> dict[str, tuple[int, list[
     import pharmabackup as pb
     from pharmabackup.engine.audit import Written
 
-    nothing = Written(0, kept=True, waiting=0, why="", lost=None, changed=None)
+    nothing = Written(0, kept=True, waiting=0, why="")
     unrecorded = mock.patch("pharmabackup.verbs.journal.write", lambda *_, **__: nothing)
     found: dict[str, tuple[int, list[float], list[float]]] = {}
     with pb.Repository.create(work / "repository", pb.Passphrase(PASSPHRASE), state_dir=work / "state") as repo:

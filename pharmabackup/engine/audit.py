@@ -41,8 +41,6 @@ class Written:
     kept: bool
     waiting: int  # in the queue, this one too
     why: str  # it is not in its chain
-    lost: Pin | None  # this machine's last record, which is not there any more
-    changed: Pin | None  # or is another one
 
 
 def note(
@@ -98,7 +96,8 @@ def write(
         except OSError:
             left = int(number is None and kept)
         unlocked.lost_records += not (kept or reported)
-    return Written(number, kept, left, why, chain.lost, chain.changed)
+        unlocked.gone_records.update(chain.gone)
+    return Written(number, kept, left, why)
 
 
 def numbers_of(unlocked: Unlocked, slot: str) -> list[int]:
@@ -148,8 +147,7 @@ class _Chain:
         self._head: Pin | None = None
         self._data: bytes | None = None  # the head as it is stored
         self._stale: Pin | None = None  # a remembered one that the head follows from
-        self.lost: Pin | None = None
-        self.changed: Pin | None = None
+        self.gone: dict[int, str] = {}  # this machine's last record, where it is not there any more or is another one
         self.delivered: dict[str, int] = {}  # numbers by names in the queue
 
     def deliver(self) -> str:
@@ -249,14 +247,14 @@ class _Chain:
         try:
             data = self._storage.get(ids.audit_name(self._slot, pin.number), limit=RECORD_MAX)
         except NotFound:
-            self.lost = pin
+            self.gone[pin.number] = "audit-truncated"
         except Damaged:
-            self.changed = pin
+            self.gone[pin.number] = "audit-forked"
         else:
             if hashlib.sha256(data).digest() == pin.hash:
                 self._data, self._stale = data, pin
             else:
-                self.changed = pin
+                self.gone[pin.number] = "audit-forked"
 
     def _take(self, number: int) -> None:
         try:

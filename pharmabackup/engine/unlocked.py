@@ -86,6 +86,9 @@ class Unlocked:
     state: Path  # this repository's folder on this machine: caches that may be deleted
     queue: Path  # where audit records wait for that place as it is now
     lost_records: int = field(init=False, default=0)  # audit records that are nowhere; under `auditing`
+    gone_records: dict[int, str] = field(
+        init=False, default_factory=dict
+    )  # last ones that were seen: see `take_gone`
     _catalogue: dict[bytes, SealingKey] = field(init=False)
     _session: dict[bytes, SealingKey] = field(init=False, default_factory=dict)
     _readers: list[tuple[bytes, PrivateKey]] = field(init=False, default_factory=list)  # each with its recipient
@@ -156,6 +159,15 @@ class Unlocked:
         with self.auditing.own:
             lost, self.lost_records = self.lost_records, 0
         return lost
+
+    def take_gone(self) -> dict[int, str]:
+        """Audit records that were this machine's last and are not as they were, by their numbers: the finding's code.
+
+        Those that nobody was told of. Now somebody is.
+        """
+        with self.auditing.own:
+            gone, self.gone_records = self.gone_records, {}
+        return gone
 
     def renewed(self, listing: Listing | None = None) -> bool:
         """Whether there are rosters, and perhaps keys, that were not known; they are now."""

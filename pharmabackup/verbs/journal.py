@@ -38,6 +38,7 @@ from pharmabackup.results import Comparison, Report
 
 SNAPSHOTS_NAMED = 100
 STOPPED = frozenset({"closed", "forked"})  # kinds of InvalidInput of what had begun
+GONE = {"audit-truncated": "is gone", "audit-forked": "is another one now, or cannot be read"}
 PATH_SHOWN = 200  # characters
 EVENTS = frozenset({
     "open", "create", "backup", "restore", "read", "check", "copy", "compare", "forget", "prune", "repair", "reseal",
@@ -61,7 +62,6 @@ class Journal:
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
-        self._gone: Written | None = None  # who noticed that the last record is gone or another one
         _all.add(self)
 
     def run(
@@ -112,9 +112,7 @@ class Journal:
         def tell(outcome: str, more: Mapping[str, object]) -> Written:
             self._told = True
             facts_now = {**facts, **more}
-            return self._seen_by(
-                write(self._unlocked, event, outcome, subject=subject, reason=reason, facts=facts_now)
-            )
+            return write(self._unlocked, event, outcome, subject=subject, reason=reason, facts=facts_now)
 
         return tell
 
@@ -164,10 +162,11 @@ class Journal:
 
     def _inherit(self) -> None:
         """In a forked process: what its parent has looked at, noticed and lost, the parent tells."""
-        self._told, self._gone = True, None
+        self._told = True
         self._looks.clear()
         self._seen.clear()
         self._unlocked.lost_records = 0
+        self._unlocked.gone_records = {}
 
     def copy(self, other: Journal, verb: Callable[[], Report]) -> Report:
         """A copy is recorded in both places; there with this chain's head, so that each vouches for the other's."""
@@ -229,10 +228,9 @@ class Journal:
             self._write("read", "done", facts={"snapshots": seen, **looks})
         elif not self._told:
             self._write("open", "done")
-        if (gone := self._gone) is not None:
-            what = "is gone" if gone.lost else "is another one now"
-            _log.warning("The last audit record of %s that was seen here %s.", self._unlocked.storage.location, what)
-            self._gone = None
+        for number, code in self._unlocked.take_gone().items():
+            said = "The last audit record of %s that was seen here, number %d, %s."
+            _log.warning(said, self._unlocked.storage.location, number, GONE[code])
         if lost := self._unlocked.take_lost():  # no report can tell
             _log.warning("Audit records of %s that are nowhere: %d.", self._unlocked.storage.location, lost)
 
@@ -246,13 +244,7 @@ class Journal:
         reported: bool = False,
     ) -> Written:
         self._told = True
-        return self._seen_by(write(self._unlocked, event, outcome, subject=subject, facts=facts, reported=reported))
-
-    def _seen_by(self, written: Written) -> Written:
-        """What it tells of this machine's last record is told once: by the next report, or at `close`."""
-        if self._gone is None and (written.lost or written.changed):
-            self._gone = written
-        return written
+        return write(self._unlocked, event, outcome, subject=subject, facts=facts, reported=reported)
 
     def _permit(self) -> None:
         """NotPermitted where this role may not read, or a reason is missing that the owner asks for."""
@@ -268,9 +260,6 @@ class Journal:
 
     def _reported(self, report: Reported, written: Written) -> Reported:
         unlocked = self._unlocked
-        gone, self._gone = self._gone, None
-        if gone is not None:
-            written = dataclasses.replace(written, lost=gone.lost, changed=gone.changed)
         known = {(finding.code, finding.subject, finding.location) for finding in report.findings}
         more = [item for item in told(written, unlocked) if (item.code, item.subject, item.location) not in known]
         findings = (*report.findings, *more)
@@ -322,15 +311,13 @@ def told(written: Written, unlocked: Unlocked) -> list[Finding]:
                 location=location,
             )
         )
-    gone = written.lost or written.changed
-    if gone is not None:
-        what = "is gone" if written.lost else "is another one now, or cannot be read"
+    for number, code in unlocked.take_gone().items():
         found.append(
             Finding(
-                code="audit-truncated" if written.lost else "audit-forked",
+                code=code,
                 severity="critical",
-                subject=audit_name(unlocked.keyring.slot, gone.number),
-                message=f"The last audit record that this machine has seen, number {gone.number}, {what}.",
+                subject=audit_name(unlocked.keyring.slot, number),
+                message=f"The last audit record that this machine has seen, number {number}, {GONE[code]}.",
                 remedy="Somebody deleted it or turned the storage back: find out who, and why. See audit verify.",
                 location=location,
             )

@@ -192,9 +192,9 @@ def _told(garbage: Garbage, location: str) -> Iterator[Finding]:
             code="prune-waits",
             severity="info",
             subject=who,
-            message=f"{sized(size)} that nothing needs stay for now: {who!r} says that it is reading or writing there.",
-            remedy="Nothing, if it is: they go when it has ended, or after a day. If this is told day after day, find "
-            "out what uses that credential, and revoke it.",
+            message=f"{sized(size)} that nothing needs stay for now: {who!r} says that it reads or writes there.",
+            remedy="Nothing, if it does: they go when it has ended, or after a day. If this is told day after day, "
+            "find out what uses that credential, and revoke it.",
             location=location,
         )
 

@@ -552,7 +552,7 @@ def test_a_check_is_cancelled_while_it_reads(log: Log, monkeypatch: pytest.Monke
         assert auditlocal.load_verified(repo._unlocked) == {}
 
 
-@pytest.mark.parametrize("verb", ["restore", "look", "close"])
+@pytest.mark.parametrize("verb", ["restore", "look", "close", "enrol"])
 def test_the_first_to_notice_that_the_log_was_cut_off_has_it_told(
     repo: pb.Repository, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture, verb: str
 ) -> None:
@@ -569,9 +569,12 @@ def test_the_first_to_notice_that_the_log_was_cut_off_has_it_told(
         report = repo.restore(tmp_path / "out")
         assert "audit-truncated" in {finding.code for finding in report.findings}
         return
-    list(snapshot.glob("*"))
-    if verb == "look":
+    if verb != "enrol":
+        list(snapshot.glob("*"))
+    else:  # which writes its own record
+        repo.enrol("owner", pb.Passphrase("another horse battery staple"), name="second")
+    if verb in ("look", "enrol"):
         assert "audit-truncated" in {finding.code for finding in repo.check().findings}
         return
     repo.close()
-    assert "that was seen here is gone" in caplog.text
+    assert "that was seen here, number" in caplog.text and "is gone" in caplog.text

@@ -198,7 +198,10 @@ def test_whoever_pins_everything_puts_off_a_prune_for_a_day_and_does_no_more(
     assert owner.propose_prune().bytes_freed > 0
     transaction, packs = ids.new_id(), b"".join(sorted(ids.hex_tail(name) or b"" for name in before))
     other.put(Kind.INTENT, ids.intent_name(transaction, 0), Intent(transaction, 0, "hold", packs, now_ns()))
-    assert owner.propose_prune().bytes_freed == 0
+    proposal = owner.propose_prune()
+    assert proposal.bytes_freed == 0
+    (told,) = [finding for finding in proposal.findings if finding.code == "prune-waits"]
+    assert told.subject == "the other" and told.severity == "info" and "'the other'" in told.message
     time.ahead += DAY_NS - 3600 * 10**9
     prune(owner)
     assert stored(other.storage, "packs") == before
