@@ -134,11 +134,14 @@ class BlockReader:
     def fetch(self, wanted: bytes, domain: bytes, *, names: bool = False, ahead: Ahead | None = None) -> bytes:
         """As `block`, the content alone, and it is not kept. `names`: of its chunks they are computed again.
 
-        InvalidInput when the repository was closed since this reader was made.
+        InvalidInput when the repository was closed since this reader was made. `close` does not wait for the caller's
+        own thread: what that was asking for meanwhile is not handed out either.
         """
         self._unlocked.threads.check(self._ends)
         try:
-            return self._fetch(wanted, domain, names, ahead)
+            content = self._fetch(wanted, domain, names, ahead)
+            self._unlocked.threads.check(self._ends)
+            return content
         except Damaged:
             for other in self._others:
                 with suppress(Damaged):

@@ -85,6 +85,24 @@ def test_who_reads_a_file_on_after_close_is_told_so_and_no_storage_is_asked(
     repo.close()
 
 
+def test_what_was_asked_for_before_a_close_is_not_handed_out_after_it(
+    make_repo: MakeRepo, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = make_repo()
+    repo.backup([pb.Files(files)])
+    file, real = repo.snapshot("files").open("large"), LocalStorage.get_range
+    file.read(1)
+
+    def closed_meanwhile(self: LocalStorage, name: str, offset: int, length: int) -> bytes:
+        repo.close()  # on another thread
+        return real(self, name, offset, length)
+
+    monkeypatch.setattr(LocalStorage, "get_range", closed_meanwhile)
+    with pytest.raises(pb.InvalidInput, match=r"was closed\."):
+        file.seek(-10, os.SEEK_END)
+        file.read()
+
+
 def test_who_begins_while_it_is_closed_spoils_it_for_nobody(
     make_repo: MakeRepo, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
