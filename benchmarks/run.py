@@ -26,7 +26,7 @@ from tools import Tool
 HERE = Path(__file__).parent
 MEASUREMENTS = (
     *("startup", "index", "memory", "profile_backup", "beside", "aged"),
-    *("records", "audit", "slots", "names", "far"),
+    *("records", "audit", "slots", "planted", "names", "far"),
 )
 LONG = ("prune", "check-years", "resume")
 NEEDS_PHARMACY = {"first-pharmacy", "day", "restore-pharmacy", "check", *LONG}

@@ -21,6 +21,7 @@ from pharmabackup.engine.keyrings import Opener, keyring_numbers, read_whole, se
 from pharmabackup.format import wire
 from pharmabackup.format.keys import Argon2id, NamingKey, ReaderKey, SealedKeyring, Slot
 from pharmabackup.format.wire import Kind
+from pharmabackup.storage.local import LocalStorage
 from pharmabackup.verbs.check_keyrings import keyring_findings
 from tests.verbs.site import Site, stored
 from tests.verbs.test_keys import FIRST, SECOND, THIRD, MakeRepo
@@ -95,10 +96,15 @@ def test_planted_before_each_of_three_rotations(
 def test_66_of_made_up_slots(
     repo: pb.Repository, site: Site, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client tries 64 settings. Now it does so with those that owners have signed."""
-    for number in range(66):
-        _plant(repo, number.to_bytes(16), _slots(repo)[0].recipient, FORMS[form])
-    stretched = list[Argon2id]()
+    """A client tries 64 settings. Now it does so with those that owners have signed, and reads none of the others."""
+    planted = {_plant(repo, number.to_bytes(16), _slots(repo)[0].recipient, FORMS[form]) for number in range(66)}
+    stretched, read, get = list[Argon2id](), set[str](), LocalStorage.get
+
+    def noted_get(self: LocalStorage, name: str, *, limit: int) -> bytes:
+        read.add(name)
+        return get(self, name, limit=limit)
+
+    monkeypatch.setattr(LocalStorage, "get", noted_get)
     real = Opener.of_passphrase
 
     def noted(passphrase: pb.Passphrase, setting: Argon2id) -> Opener:
@@ -109,6 +115,8 @@ def test_66_of_made_up_slots(
     _opens(repo, site, tmp_path, FIRST, SECOND)
     first, second = (slot.argon2id for slot in _slots(repo))
     assert stretched == [first, first, second]
+    assert {name.partition("/")[0] for name in read} >= {"keys", "roster"}
+    assert not {path.relative_to(repo.url).as_posix() for path in planted} & read
     stretched.clear()
     with pytest.raises(pb.WrongCredential):
         pb.Repository.open(repo.url, THIRD)
