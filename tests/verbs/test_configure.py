@@ -382,6 +382,18 @@ def test_a_quorum_holds_for_what_one_has_forgotten_before(
     assert _ids(repo.propose_prune().snapshots) == {oldest.id}
 
 
+def test_one_owner_alone_can_lower_a_quorum_and_that_is_seen(repo: pb.Repository, other: pb.Repository) -> None:
+    """Against an owner who means harm stand the storage's locks and a replica that he cannot write to, not rules."""
+    repo.configure(forget_quorum=2)
+    other.configure(forget_quorum=1, forget_delay=0 * DAY)
+    oldest = _oldest(other)
+    _forget(other, oldest)
+    assert _ids(other.propose_prune().snapshots) == {oldest.id}
+    told = [record for record in repo.audit() if record.event == "configure"][-1]
+    assert told.slot == other._unlocked.slot.name
+    assert told.subject == "forget_delay: 0 s (was 1209600 s); forget_quorum: 1 (was 2)"
+
+
 def test_no_more_are_asked_for_than_there_are(repo: pb.Repository, other: pb.Repository) -> None:
     with pytest.raises(pb.InvalidInput, match="only 2 can"):
         other.configure(forget_quorum=3)
