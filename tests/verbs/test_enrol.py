@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import get_args
 from unittest import mock
@@ -477,6 +478,18 @@ def test_shares_open_as_an_owner_also_after_keys_were_replaced(staff: Staff, sit
     opened.enrol("owner", pb.Passphrase("a passphrase for the day after"), name="after the fire")
     site.change()
     site.back_up(opened)
+
+
+def test_any_three_of_five_shares_open_and_no_two(staff: Staff, site: Site) -> None:
+    shares = staff.repo.split_recovery(threshold=3, shares=5)
+    for three in combinations(shares, 3):
+        with staff.open("the safe", key=pb.Shares(*three)) as opened:
+            assert (opened.role, opened.slot) == ("owner", "recovery")
+            snapshot = opened.snapshot()
+            assert {name: snapshot.open(name).read() for name in site.states[snapshot.id]} == site.states[snapshot.id]
+    for two in combinations(shares, 2):
+        with pytest.raises(pb.WrongCredential, match="takes 3 of these shares; given: 2"):
+            pb.Shares(*two)
 
 
 def test_shares_that_were_split_anew_replace_the_old(staff: Staff, site: Site, tmp_path: Path) -> None:
