@@ -27,6 +27,7 @@ from pharmabackup.mutex import Mutex
 from pharmabackup.storage import failures
 from pharmabackup.storage.base import Buffer, ObjectInfo, Storage, Upload, checked
 from pharmabackup.storage.body import Body
+from pharmabackup.storage.unlogged import unlogged
 
 CONNECT_S = 10.0  # for a connection to be made; adapters read both when they connect
 SILENCE_S = 30.0  # for the next byte of an answer
@@ -290,8 +291,9 @@ class RemoteStorage(Storage, Generic[Client]):
             tries.begin()
             client = None
             try:
-                client = self._client()
-                return request(client, tries)
+                with unlogged():
+                    client = self._client()
+                    return request(client, tries)
             except Exception as error:
                 ours = error if isinstance(error, Error) else self._failure(error)
                 if client is not None and self.one_line and isinstance(ours, StorageFailed) and ours.retryable:

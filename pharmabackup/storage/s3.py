@@ -40,6 +40,7 @@ from pharmabackup.storage.s3_failures import (
     status_of,
     unusable,
 )
+from pharmabackup.storage.unlogged import unlogged_by
 
 PIECE = 1 << 20  # bytes read from an answer at a time
 POOL = 32  # connections kept open
@@ -97,6 +98,7 @@ class S3Storage(LockingStorage[Any]):
         return cls(bucket, prefix.strip("/"), options)
 
     def _connect(self) -> Any:
+        unlogged_by("botocore", "urllib3")
         session = Session(profile=self._text.get("profile"))
         trusts, given = self._switches.get("verify", True), self._text.get("endpoint_url", "")
         signs = not trusts or given.startswith("http:")
@@ -107,6 +109,7 @@ class S3Storage(LockingStorage[Any]):
         # botocore waits for ever where a line ends within the answer "100-continue".
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-send.s3.PutObject", _sends_now)
+        unlogged_by("botocore", "urllib3")  # also what was imported just now
         return client
 
     def _made(self, session: Session, *, signs: bool) -> Any:

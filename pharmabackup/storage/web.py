@@ -7,12 +7,10 @@ adapter does it: what they lead to must not get the credentials.
 
 from __future__ import annotations
 
-import logging
 import ssl
-import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from json import JSONDecodeError
 from typing import Any
 
@@ -23,25 +21,14 @@ from pharmabackup.storage import failures, remote
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.ranges import content_range
 from pharmabackup.storage.remote import RemoteStorage
+from pharmabackup.storage.unlogged import unlogged_by
 
 PIECE = 1 << 20  # bytes taken from an answer at a time
 SENT = 1 << 16  # bytes given to the line at a time
 POOL = 32  # connections kept open
 ANSWER_MAX = 64 << 20  # bytes of a listing's page or an error: more is no answer
 
-
-_here = threading.local()
-
-
-class _Unlogged(logging.Filter):
-    """Drops what the clients log of requests made here: addresses and headers hold signatures and tokens."""
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
-        return not getattr(_here, "asks", False)
-
-
-for _logger in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    logging.getLogger(_logger).addFilter(_Unlogged())
+unlogged_by("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 
 
 class WebStorage(RemoteStorage[httpx.Client]):
@@ -97,17 +84,11 @@ class WebStorage(RemoteStorage[httpx.Client]):
         )
         if authorize:
             self._authorize(request)
-        _here.asks, answer = True, None
-        try:
-            answer = client.send(request, stream=True)
+        with closing(client.send(request, stream=True)) as answer:
             bodiless = method == "HEAD" or answer.status_code == 204 or answer.is_redirect
             if not bodiless and not announced(answer):
                 raise failures.cut(self.location, "an answer")
             yield answer
-        finally:
-            if answer is not None:
-                answer.close()
-            _here.asks = False
 
     def _ask(self, client: httpx.Client, method: str, url: str, *, good: Iterable[int], **how: Any) -> httpx.Response:
         """The whole answer, when its status is one of `good`; otherwise it raises what `_refused` makes of it."""
