@@ -267,6 +267,11 @@ class AzureStorage(LockingStorage[httpx.Client], WebStorage):
 
     # Who asks
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if self._tokens is not None:
+            self._tokens.after_fork()
+
     def _authorize(self, request: httpx.Request) -> None:
         request.headers["x-ms-version"] = VERSION
         request.headers["x-ms-date"] = formatdate(usegmt=True)

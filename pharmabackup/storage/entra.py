@@ -11,7 +11,7 @@ from typing import Any
 
 from pharmabackup.errors import Error, InvalidInput
 from pharmabackup.mutex import Mutex
-from pharmabackup.storage import failures
+from pharmabackup.storage import failures, remote
 
 OPTIONS = ("tenant_id", "client_id", "client_secret")
 REMEDY = "Give tenant_id, client_id and client_secret in storage_options, or log in with the Azure CLI."
@@ -30,6 +30,11 @@ class Tokens:
         self._secret = tuple(text[name] for name in OPTIONS) if given else None
         self._lock = Mutex()
         self._credential: Any = None
+
+    def after_fork(self) -> None:
+        """In a child: as a storage's `_after_fork`. It has connections, too."""
+        remote.inherited.append(self._credential)
+        self._credential = None
 
     def current(self) -> str:
         """StorageFailed("storage-denied")."""

@@ -25,7 +25,7 @@ from google.oauth2.service_account import Credentials
 
 from pharmabackup.errors import Error, InvalidInput, NotFound
 from pharmabackup.mutex import Mutex
-from pharmabackup.storage import failures
+from pharmabackup.storage import failures, remote
 from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.options import Options
@@ -180,6 +180,11 @@ class GoogleStorage(WebStorage):
         return f"{self._objects}/{quote(self._below + name, safe='')}"
 
     # Who asks
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        remote.inherited.append(self._credentials)
+        self._credentials = None
 
     def _authorize(self, request: httpx.Request) -> None:
         if self._token == "anon":  # noqa: S105  (a word, as gcsfs has it)

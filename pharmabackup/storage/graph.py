@@ -236,6 +236,11 @@ class GraphStorage(WebStorage):
 
     # Who asks
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if self._tokens is not None:
+            self._tokens.after_fork()
+
     def _authorize(self, request: httpx.Request) -> None:
         token = self._tokens.current() if self._tokens is not None else self._token
         request.headers["Authorization"] = f"Bearer {token}"

@@ -325,7 +325,7 @@ class RemoteStorage(Storage, Generic[Client]):
     def _after_fork(self) -> None:
         # The parent's connections are the parent's: they are kept, unused, so that nothing closes them.
         if self._held is not None:
-            _inherited.append(self._held)
+            inherited.append(self._held)
             self._held = None
 
 
@@ -386,7 +386,7 @@ class _RemoteUpload(Upload):
 
 _UNASKED = StorageFailed("not asked yet")
 _remotes: WeakSet[RemoteStorage[Any]] = WeakSet()
-_inherited: list[object] = []
+inherited: list[object] = []  # what `_after_fork` keeps
 
 
 def _forked() -> None:
