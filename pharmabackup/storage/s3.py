@@ -1,9 +1,9 @@
 """S3 and what speaks its protocol: `s3://bucket/prefix`, through botocore's own synchronous client.
 
 An object is one PUT with `If-None-Match: *`; S3 takes up to 5 GB in one, and objects here are some tens of MB. Its
-CRC-32 goes along, signed, and the server compares it. Where no TLS with a trusted certificate protects the line, the
-whole body is signed, too. Credentials come from where AWS's tools take them (environment, profiles, SSO, instance
-roles) unless storage_options name some.
+CRC-32 goes along, signed, and the server compares it. Where no TLS with a trusted certificate protects the line, or
+`sign_content` asks for it, the whole body is signed, too. Credentials come from where AWS's tools take them
+(environment, profiles, SSO, instance roles) unless storage_options name some.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class S3Storage(LockingStorage[Any]):
     """The objects below `prefix` in `bucket`. Options as s3fs names them, where it has them.
 
     `key`, `secret`, `token`, `profile`, `region`, `endpoint_url` (of a server that is not AWS's), `ca_bundle` (a file
-    of certificates), `verify` (false trusts any certificate) and `anon` (true signs nothing). `immutable` (35d) locks
-    what is stored; `lock_mode` is compliance, which nobody can end, or governance. `as_of` reads what was there then.
+    of certificates), `verify` (false trusts any certificate), `anon` (true signs nothing) and `sign_content` (true
+    signs what is sent over TLS, too). `immutable` (35d) locks what is stored; `lock_mode` is compliance, which nobody
+    can end, or governance. `as_of` reads what was there then.
     """
 
     options = Options(
         text=("key", "secret", "token", "profile", "region", "endpoint_url", "ca_bundle", "lock_mode"),
-        switches=("verify", "anon"),
+        switches=("verify", "anon", "sign_content"),
         periods=("immutable",),
         moments=("as_of",),
     )
@@ -101,7 +102,7 @@ class S3Storage(LockingStorage[Any]):
         unlogged_by("botocore", "urllib3")
         session = Session(profile=self._text.get("profile"))
         trusts, given = self._switches.get("verify", True), self._text.get("endpoint_url", "")
-        signs = not trusts or given.startswith("http:")
+        signs = not trusts or given.startswith("http:") or self._switches.get("sign_content", False)
         client = self._made(session, signs=signs)
         if not signs and not client.meta.endpoint_url.startswith("https:"):  # as the environment or a profile says
             client.close()

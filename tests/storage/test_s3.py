@@ -162,6 +162,7 @@ def test_over_tls_that_it_trusts_a_body_is_not_signed_as_well(tmp_path, monkeypa
         stranger = {name: value for name, value in server.options.items() if name != "ca_bundle"}
         for told, as_signed in (
             (server.options, "UNSIGNED-PAYLOAD"),
+            (server.options | {"sign_content": "true"}, hashlib.sha256(content).hexdigest()),
             (stranger | {"verify": "false"}, hashlib.sha256(content).hexdigest()),
         ):
             storage = connect(fresh(), storage_options=told, create=True)
