@@ -108,10 +108,10 @@ def is_disk(path: str) -> bool:
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file unless another holds it. The system frees the lock when its holder dies.
-
-    OSError where the file system has no locks.
+    """Lock an open file unless another holds it; `close_locked` closes it. The system frees the lock when its holder
+    dies. OSError where the file system has no locks.
     """
+    _locked.add(file)  # before: who forks in between lets go of a file that is not locked
     try:
         if sys.platform == "win32":
             os.lseek(file, 0, os.SEEK_SET)
@@ -119,6 +119,7 @@ def try_lock(file: int) -> bool:
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        _locked.discard(file)
         if error.errno in LOCK_HELD:
             return False
         raise
@@ -126,11 +127,29 @@ def try_lock(file: int) -> bool:
 
 
 def close_locked(file: int) -> None:
-    """Free the lock and close: a process that was forked meanwhile has the same file open, and would hold it on."""
+    """Free the lock and close. Whether it was locked does not matter."""
     if sys.platform != "win32":
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
+    _locked.discard(file)
     os.close(file)
+
+
+_locked: set[int] = set()  # files
+
+
+def _forked() -> None:
+    """A child has its parent's files open, and would hold their locks on when that is killed."""
+    if _locked:
+        nothing = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        for file in _locked:
+            os.dup2(nothing, file, inheritable=False)  # not closed: whoever was at it in the parent closes it here
+        os.close(nothing)
+        _locked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def sync(file: int) -> None:
@@ -235,6 +254,7 @@ def rename_locked(temporary: str, target: str) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target)
     lock = os.path.join(os.path.dirname(temporary), "publish")
     file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _locked.add(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from pharmabackup.errors import StorageFailed
 from pharmabackup.storage.base import Buffer, ObjectInfo, Upload, checked
-from pharmabackup.storage.local_os import failed, is_disk, sync, try_lock
+from pharmabackup.storage.local_os import close_locked, failed, is_disk, sync, try_lock
 from pharmabackup.storage.pace import Pace
 
 UPLOADS = ".uploads"  # no object's name begins with a dot, so that no listing shows it
@@ -58,17 +58,17 @@ def _claim(folder: str) -> tuple[str, int | None]:
             if try_lock(lock) and os.path.exists(path):
                 return owner, lock
         except OSError:  # no locks here: without its file nobody takes this owner for dead
-            os.close(lock)
+            close_locked(lock)
             os.unlink(path)
             return owner, None
-        os.close(lock)
+        close_locked(lock)
 
 
 def _release(folder: str, owner: str, lock: int | None, process: int) -> None:
     if lock is None:
         return
-    os.close(lock)
-    if os.getpid() == process:  # a forked child lets go of its copy only
+    close_locked(lock)  # in a forked child it is no lock any more
+    if os.getpid() == process:
         _remove(os.path.join(folder, owner + LOCK))
 
 
@@ -97,7 +97,7 @@ def _is_dead(path: str) -> bool:
     except OSError:
         return False
     finally:
-        os.close(lock)
+        close_locked(lock)
 
 
 def _remove(path: str) -> None:

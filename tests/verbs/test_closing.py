@@ -302,8 +302,52 @@ def test_a_process_that_was_forked_while_a_file_was_published_holds_up_none(
 
     monkeypatch.setattr(os, "rename", forks)
     local_os.rename_locked(str(tmp_path / "first"), str(tmp_path / "a"))
-    with open(tmp_path / "publish") as lock:
-        assert local_os.try_lock(lock.fileno())
+    assert _is_free(tmp_path / "publish")
     os.close(ends)
     os.close(goes_on)
     assert os.waitpid(children[0], 0)[1] == 0
+
+
+def _is_free(path: Path) -> bool:
+    lock = os.open(path, os.O_RDWR)
+    try:
+        return local_os.try_lock(lock)
+    finally:
+        local_os.close_locked(lock)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork is POSIX's")
+@pytest.mark.parametrize("what", ["a queue", "publishing", "uploads"])
+def test_a_forked_process_holds_no_lock_of_its_parent_that_was_killed(tmp_path: Path, what: str) -> None:
+    code = f"""
+import os, sys
+from pharmabackup.storage import local_os
+from pharmabackup.storage.local import LocalStorage
+
+def forks(*_):
+    if not os.fork():
+        print("there", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+os.chdir({str(tmp_path)!r})
+if {what!r} == "publishing":
+    open("first", "w").close()
+    os.rename = forks
+    local_os.rename_locked("first", "a")
+elif {what!r} == "uploads":
+    storage = LocalStorage(".")
+    storage.put_new("a", b"")
+else:
+    assert local_os.try_lock(os.open("queue", os.O_RDWR | os.O_CREAT))
+forks()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == b"there\n"
+        files = ["publish", "queue", *Path(tmp_path, ".uploads").glob("*.lock")]
+        (lock,) = (tmp_path / name for name in files if (tmp_path / name).exists())
+        assert not _is_free(lock)
+        process.kill()
+        process.wait()
+        assert _is_free(lock)
