@@ -1,21 +1,21 @@
 """What is kept: which snapshots a rule is for, and what it keeps, by the moments that the first storage's clock gave.
 
 Each device is judged by itself, so that one whose clock is wrong, or which was stolen, pushes out nobody else's
-snapshots. A snapshot in which something is missing never takes the place of a whole one of the same period.
+snapshots. Nor its own of before: what came late is judged apart. A snapshot in which something is missing never takes
+the place of a whole one of the same period.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 
 from pharmabackup.clock import from_ns, spelled
 from pharmabackup.errors import InvalidInput
-from pharmabackup.lines import END, next_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def _no_rule(name: str, value: object, wanted: str) -> InvalidInput:
     return InvalidInput(f"{name}={value!r} is not how much can be kept.", remedy=f"Give {wanted}, 0 or more.")
 
 
-MICROSECOND = timedelta(microseconds=1)
+LATE_NS = 3600 * 10**9  # what came so long after one of a later time is not believed to be of its own time
 AHEAD_NS = 24 * 3600 * 10**9  # a time that lies further in the future comes of a clock that was wrong
 PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
     ("hourly", lambda moment: (moment.date(), moment.hour, moment.utcoffset())),
@@ -73,6 +73,7 @@ PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
 class Dated:
     """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock.
 
+    `came`: when it came to where it is judged, by the clock of the storage there; None: that does not matter.
     `rule`: the number of the rule that is for it; None: all such are kept. `damaged`: it is known that it cannot be
     restored whole any more: it never takes the place of one of which that is not known.
     """
@@ -85,6 +86,7 @@ class Dated:
     held: bool
     rule: int | None = 0
     damaged: bool = False
+    came: int | None = None
 
 
 class Class:
@@ -128,83 +130,60 @@ def zone(name: str) -> tzinfo:
         raise InvalidInput(f"There is no time zone {name!r}.", remedy='Give one like "Europe/London".') from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """Snapshots, newest first, and of each those of them that follow it next, or END.
-
-    A history has one line, unless it has branches: whoever stole a device could sign some beside what was there, with
-    any time in the past. So each line is judged by itself, and what one of them keeps is kept.
-    """
-
-    items: tuple[Dated, ...]
-    next: Mapping[bytes, tuple[bytes, ...]]
-
-    def only(self, wanted: Callable[[Dated], bool]) -> _Lines:
-        left = tuple(item for item in self.items if wanted(item))
-        if len(left) == len(self.items):
-            return self
-        return _Lines(left, next_of((item.id for item in self.items), self.next, {item.id for item in left}))
-
-    def ends(self) -> list[Dated]:
-        """The last of each line."""
-        return [item for item in self.items if END in self.next[item.id]]
-
-    def count(self, limit: int, step: Callable[[Dated, Dated], int] = lambda *_: 1) -> dict[bytes, int]:
-        """How many come after each on the line with the fewest, as far as there are fewer than `limit`.
-
-        `step`: what the next one after another counts.
-        """
-        there = {item.id: item for item in self.items}
-        found: dict[bytes, int] = {}
-        for item in self.items:
-            counts = [
-                0 if each == END else found[each] + step(item, there[each])
-                for each in self.next[item.id]
-                if each == END or each in found
-            ]
-            if counts and min(counts) < limit:
-                found[item.id] = min(counts)
-        return found
-
-
-def kept(
-    snapshots: Iterable[Dated],
-    keeps: Sequence[Keep],
-    where: tzinfo,
-    now: int,
-    following: Mapping[bytes, tuple[bytes, ...]] | None = None,
-) -> dict[bytes, str]:
+def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: int) -> dict[bytes, str]:
     """Why each snapshot that stays does: of one dataset and one device. What is not in it may go.
 
     "held" is the reason of those that nothing else would keep. `now` is any clock's: what lies beyond it is kept and
-    takes nobody's place, so that a clock that is behind only lets less go. `following`: of each those that follow it
-    next, by what was signed, and are newer by time and sequence, or END; without it, they follow each other by these.
+    takes nobody's place, so that a clock that is behind only lets less go.
+
+    Whoever has a device's key gives a snapshot any time, but does not say when it came to the storage. So what came
+    `late` takes no place of what was in time, and the other way round; and a time that was to come then is none.
     """
-    newest = _newest_first(snapshots)
-    lines = _Lines(tuple(newest), by_time(newest) if following is None else following)
-    dated = lines.only(lambda item: item.time <= now + AHEAD_NS)
+    newest = sorted(snapshots, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
+    apart = late(newest)
+    in_time = _kept([item for item in newest if item.id not in apart], keeps, where, now)
+    return in_time | _kept([item for item in newest if item.id in apart], keeps, where, now)
+
+
+def late(newest: Sequence[Dated]) -> set[bytes]:
+    """Those of them, newest first, that came when one of a later time had been there for an hour."""
+    found, first = set[bytes](), None
+    for item in newest:
+        if item.came is None:
+            continue
+        if first is not None and item.came > first + LATE_NS:
+            found.add(item.id)
+        if not _to_come(item):
+            first = item.came if first is None else min(first, item.came)
+    return found
+
+
+def _to_come(item: Dated) -> bool:
+    return item.came is not None and item.time > item.came + LATE_NS
+
+
+def _kept(newest: Sequence[Dated], keeps: Sequence[Keep], where: tzinfo, now: int) -> dict[bytes, str]:
+    dated = [item for item in newest if item.time <= now + AHEAD_NS and not _to_come(item)]
     reasons: dict[bytes, str] = {}
-    for part in (lines,) if dated is lines else (lines, dated):
-        for some, reason in (
-            (part, "newest"),
-            *((whole, "newest whole") for whole in _whole(part)),
-            (part.only(lambda item: item.verified), "last verified"),
-            (part.only(lambda item: item.verified and not item.damaged), "last verified"),
+    for items in (newest, dated):
+        for first, reason in (
+            (items, "newest"),
+            *((whole, "newest whole") for whole in _whole(items)),
+            ([item for item in items if item.verified], "last verified"),
+            ([item for item in items if item.verified and not item.damaged], "last verified"),
         ):
-            for item in some.ends():
+            for item in first[:1]:
                 reasons.setdefault(item.id, reason)
     for later, item in pairwise(newest):
         if later.time == item.time:  # a clock went back, and they were given the time of the one before
             reasons.setdefault(later.id, "undated")
             reasons.setdefault(item.id, "undated")
-    for item in newest[: len(newest) - len(dated.items)]:
-        reasons.setdefault(item.id, "undated")
-
-    def under(number: int) -> _Lines:
-        return dated.only(lambda item: item.rule == number)
-
+    there = {item.id for item in dated}
+    for item in newest:
+        if item.id not in there:
+            reasons.setdefault(item.id, "undated")
     for number, keep in enumerate(keeps):
-        for item, reason in _kept_by(under(number), keep, where):
+        for item, reason in _kept_by([item for item in dated if item.rule == number], keep, where):
             reasons.setdefault(item.id, reason)
     for item in newest:
         if item.rule is None:
@@ -214,92 +193,50 @@ def kept(
     return reasons
 
 
-def by_time(snapshots: Iterable[Dated]) -> dict[bytes, tuple[bytes, ...]]:
-    """One line of them all."""
-    newest = _newest_first(snapshots)
-    return {item.id: (later,) for later, item in zip((END, *(item.id for item in newest)), newest, strict=False)}
-
-
-def _newest_first(snapshots: Iterable[Dated]) -> list[Dated]:
-    return sorted(snapshots, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
-
-
-def _kept_by(lines: _Lines, keep: Keep, where: tzinfo) -> Iterator[tuple[Dated, str]]:
-    """What one rule keeps of those that it is for."""
-    wholes = _whole(lines)
-    if keep.last:
-        for some in (lines, *wholes):
-            later = some.count(keep.last)
-            for item in some.items:
-                if item.id in later:
-                    yield item, "last"
-    if keep.within:
-        within, ends = keep.within // MICROSECOND * 1000, dict[bytes, int]()
-        for item in lines.items:
-            ends[item.id] = min(item.time if each == END else ends[each] for each in lines.next[item.id])
-            if item.time >= ends[item.id] - within:
+def _kept_by(newest: Sequence[Dated], keep: Keep, where: tzinfo) -> Iterator[tuple[Dated, str]]:
+    """What one rule keeps of those that it is for, the newest first."""
+    wholes = _whole(newest)
+    for items in (newest, *wholes):
+        for item in items[: keep.last]:
+            yield item, "last"
+    if keep.within and newest:
+        since = newest[0].time - keep.within // timedelta(microseconds=1) * 1000
+        for item in newest:
+            if item.time >= since:
                 yield item, "within"
     for name, period in PERIODS:
         if count := getattr(keep, name):
-            periods = _Periods(period, where)
             for whole in wholes:
-                for item in _newest_of_each(lines, whole, periods, count):
+                for item in _newest_of_each(newest, whole, period, where, count):
                     yield item, name
 
 
-class _Periods:
-    """Which period each snapshot lies in: looked up once, and of those alone that are asked for."""
-
-    def __init__(self, period: Callable[[datetime], Hashable], where: tzinfo) -> None:
-        self._period, self._where = period, where
-        self._known: dict[int, Hashable] = {}
-
-    def differ(self, one: Dated, other: Dated) -> bool:
-        return self._of(one.time) != self._of(other.time)
-
-    def _of(self, time: int) -> Hashable:
-        if time not in self._known:
-            self._known[time] = self._period(from_ns(time).astimezone(self._where))
-        return self._known[time]
-
-
-def _whole(lines: _Lines) -> tuple[_Lines, ...]:
+def _whole(items: Sequence[Dated]) -> tuple[list[Dated], ...]:
     """Those in which nothing was missing; and of these, if any is known to be damaged, those that are not."""
-    whole = lines.only(lambda item: item.complete)
-    sound = whole.only(lambda item: not item.damaged)
-    return (whole,) if len(sound.items) == len(whole.items) else (whole, sound)
+    whole = [item for item in items if item.complete]
+    sound = [item for item in whole if not item.damaged]
+    return (whole,) if len(sound) == len(whole) else (whole, sound)
 
 
-def _newest_of_each(lines: _Lines, whole: _Lines, periods: _Periods, count: int) -> Iterator[Dated]:
+def _newest_of_each(
+    newest: Sequence[Dated],
+    whole: Sequence[Dated],
+    period: Callable[[datetime], Hashable],
+    where: tzinfo,
+    count: int,
+) -> Iterator[Dated]:
     """Of each of the last `count` periods with a whole snapshot the newest of these.
 
-    Beside that, of each of the last `count` periods at all the newest, where there is no whole one before it.
+    Beside that, of each of the last `count` periods at all the newest, where there is no whole one.
     """
-    for some in (whole, lines):
-        later = some.count(count, periods.differ)  # periods after that of each
-        there = {item.id: item for item in some.items if item.id in later}
-        lacking = set(there) if some is whole else _without_whole(there, lines, whole, periods)
-        for item in there.values():
-            newest = any(
-                each == END or (later.get(each, count) + 1 < count and periods.differ(item, there[each]))
-                for each in some.next[item.id]
-            )
-            if newest and item.id in lacking:
+    there = {period(from_ns(item.time).astimezone(where)) for item in whole}
+    for snapshots, taken in ((whole, set[Hashable]()), (newest, set[Hashable]())):
+        for item in snapshots:
+            key = period(from_ns(item.time).astimezone(where))
+            if key in taken:
+                continue
+            if len(taken) == count:
+                break
+            taken.add(key)
+            if snapshots is whole or key not in there:
                 yield item
-
-
-def _without_whole(there: dict[bytes, Dated], lines: _Lines, whole: _Lines, periods: _Periods) -> set[bytes]:
-    """Those of `there` which are not whole, and before which none on some line is, in the same period."""
-    wholes = {item.id for item in whole.items}
-    before: dict[bytes, list[bytes]] = {item: [] for item in there}
-    found = set[bytes]()
-    for item in reversed(there.values()):
-        for later in lines.next[item.id]:
-            if later in there:
-                before[later].append(item.id)
-        earlier = before[item.id]
-        if item.id not in wholes and (
-            not earlier or any(each in found or periods.differ(there[each], item) for each in earlier)
-        ):
-            found.add(item.id)
-    return found

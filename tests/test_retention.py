@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 import pharmabackup as pb
 from pharmabackup import retention
 from pharmabackup.clock import to_ns
-from pharmabackup.lines import END
 from pharmabackup.retention import Class, Dated, zone
 
 BASE = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
@@ -223,108 +221,75 @@ def test_a_larger_number_keeps_no_less(history: list[Dated], keep: pb.Keep, name
     assert set(kept(history, keep, LONDON)) <= set(kept(history, more, LONDON))
 
 
-# ------------------------------------------------------------ histories that have branches
+# ------------------------------------------------------------ what came late
 
-steps = st.lists(
-    st.tuples(st.integers(1, 60), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12
+HOUR = timedelta(hours=1)
+genuine = st.lists(
+    st.tuples(st.integers(2, 60), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=12
 )  # hours since the one before, whether it is whole, verified, held
 planted = st.lists(
-    st.tuples(
-        st.integers(0, 24 * 40), st.integers(0, 40), st.booleans(), st.booleans(), st.lists(st.integers(0, 40))
-    ),
-    max_size=12,
-)  # its time in hours, its sequence, whether it is whole, verified, and which it names
+    st.tuples(st.integers(0, 24 * 40), st.integers(0, 40), st.booleans(), st.booleans()), max_size=12
+)  # its time in hours, its sequence, whether it is whole, verified
+
+
+def _came(item: Dated, moment: datetime) -> Dated:
+    return replace(item, came=to_ns(moment))
 
 
 def _line(rows: list[tuple[int, bool, bool, bool]]) -> list[Dated]:
+    """Each came when it was made."""
     hours, line = 0, list[Dated]()
     for number, (later, complete, verified, held) in enumerate(rows):
         hours += later
-        moment = BASE + timedelta(hours=hours)
-        line.append(_dated(number, moment, complete=complete, verified=verified, held=held))
+        moment = BASE + hours * HOUR
+        line.append(_came(_dated(number, moment, complete=complete, verified=verified, held=held), moment))
     return line
 
 
-def _following(items: list[Dated], heads: dict[bytes, list[bytes]]) -> dict[bytes, tuple[bytes, ...]]:
-    """As a history's `followers` has it."""
-    order = {item.id: (item.time, item.sequence) for item in items}
-    found: dict[bytes, list[bytes]] = {item.id: [] for item in items}
-    for item, named in heads.items():
-        for head in dict.fromkeys(named):
-            if order[head] < order[item]:
-                found[head].append(item)
-    newest = sorted(items, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
-    return {item.id: tuple(found[item.id]) or (END,) for item in newest}
-
-
-def _kept(items: list[Dated], heads: dict[bytes, list[bytes]], keep: pb.Keep) -> dict[bytes, str]:
-    following = _following(items, heads)
-    return retention.kept(items, [keep], LONDON, to_ns(BASE + 5000 * DAY), following)
-
-
-def _heads(line: list[Dated]) -> dict[bytes, list[bytes]]:
-    return {later.id: [item.id] for item, later in pairwise(line)}
-
-
-@given(steps, keeps)
-def test_a_history_of_one_line_is_judged_by_time(rows: list[tuple[int, bool, bool, bool]], keep: pb.Keep) -> None:
+@given(genuine, keeps)
+def test_what_came_in_time_is_judged_by_its_time(rows: list[tuple[int, bool, bool, bool]], keep: pb.Keep) -> None:
     line = _line(rows)
-    assert _kept(line, _heads(line), keep) == kept(line, keep, LONDON)
+    assert kept(line, keep, LONDON) == kept([replace(item, came=None) for item in line], keep, LONDON)
 
 
-@given(steps, planted, keeps, st.booleans())
-def test_what_is_signed_beside_a_history_takes_no_place_in_it(
-    rows: list[tuple[int, bool, bool, bool]], others: list[tuple[Any, ...]], keep: pb.Keep, joined: bool
+@given(genuine, planted, keeps, st.integers(2, 100))
+def test_what_is_signed_later_takes_no_place_in_the_past(
+    rows: list[tuple[int, bool, bool, bool]], others: list[tuple[Any, ...]], keep: pb.Keep, later: int
 ) -> None:
-    """Whatever time, number and predecessors it claims, but for the newest: see the next test. `joined`: the next
-    genuine one follows all that there is."""
+    """Whatever time and number it claims, before the newest's: it came when that had been there for hours."""
     line = _line(rows)
-    ends = {item.id for item in line[-2:]} if joined else {line[-1].id}
-    items, heads = list(line), _heads(line)
-    taken = {(item.time, item.sequence) for item in line}
-    for number, (hours, sequence, complete, verified, named) in enumerate(others, 100):
-        item = replace(
-            _dated(number, BASE + timedelta(hours=hours), complete=complete, verified=verified), sequence=sequence
-        )
-        if (item.time, item.sequence) in taken:
-            continue
-        there = [each.id for each in items if each.id not in ends]
-        heads[item.id] = [there[each % len(there)] for each in named] if there else []
-        items.append(item)
-    if joined:
-        heads[line[-1].id] = [each.id for each in items if each.id != line[-1].id]
-    before = set(kept(line, keep, LONDON))
-    assert before <= set(_kept(items, heads, keep))
+    end = (line[-1].time - to_ns(BASE)) // to_ns(datetime(1970, 1, 1, 1, tzinfo=UTC))
+    came = BASE + (end + later) * HOUR
+    items = list(line)
+    for number, (hours, sequence, complete, verified) in enumerate(others, 100):
+        moment = BASE + min(hours, end) * HOUR - timedelta(seconds=1)
+        item = _dated(number, moment, complete=complete, verified=verified)
+        items.append(_came(replace(item, sequence=sequence), came))
+    assert kept(line, keep, LONDON).items() <= kept(items, keep, LONDON).items()
 
 
-@given(steps, st.integers(1, 30), keeps)
-def test_what_is_signed_at_its_end_takes_what_so_many_backups_would(
-    rows: list[tuple[int, bool, bool, bool]], count: int, keep: pb.Keep
-) -> None:
-    line = _line(rows)
-    for number in range(count):
-        moment = BASE + timedelta(days=60, seconds=number)
-        line.append(_dated(200 + number, moment))
-    without_counts = replace(keep, last=0, within=timedelta(0))
-    left = set(_kept(line, _heads(line), without_counts))
-    one = set(_kept(line[: len(rows) + 1], _heads(line[: len(rows) + 1]), without_counts))
-    assert one - {line[len(rows)].id} <= left  # a thousand of one hour take no more than one does
+@pytest.mark.parametrize("ahead", [2, 12, 48])
+def test_what_had_its_time_to_come_when_it_came_takes_nobodys_place(ahead: int) -> None:
+    """Also when that time has passed: else sixty that are signed at once took a place a day."""
+    line = [_came(item, BASE + number * HOUR) for number, item in enumerate(_days(*(n / 24 for n in range(5))))]
+    flood = [_came(_dated(100 + n, BASE + (4 + ahead + n) * HOUR), BASE + 4 * HOUR) for n in range(20)]
+    for now in (BASE + 5 * HOUR, BASE + 90 * DAY):
+        reasons = kept([*line, *flood], pb.Keep(hourly=5), UTC, now)
+        assert {item.id for item in line} <= reasons.keys()
+        assert {reasons[item.id] for item in flood[:-1]} == {"undated"}
 
 
-@given(steps, steps, steps, keeps)
-def test_a_branch_that_was_joined_costs_no_snapshot_its_place(
-    trunk: list[tuple[int, bool, bool, bool]],
-    one: list[tuple[int, bool, bool, bool]],
-    other: list[tuple[int, bool, bool, bool]],
-    keep: pb.Keep,
-) -> None:
-    """Of two places that went on by themselves and were brought together, each keeps what it would alone."""
-    first = _line([*trunk, *one])
-    second = [replace(item, id=item.id[:15] + bytes([item.id[15] + 100])) for item in _line([*trunk, *other])]
-    second = [*first[: len(trunk)], *second[len(trunk) :]]
-    end = _dated(250, BASE + 200 * DAY)
-    heads = {**_heads(first), **_heads(second), end.id: [first[-1].id, second[-1].id]}
-    items = list({item.id: item for item in (*first, *second, end)}.values())
-    both = set(_kept(items, heads, keep))
-    for line in (first, second):
-        assert set(kept([*line, end], keep, LONDON)) <= both
+def test_what_came_with_a_disk_that_was_away_is_judged_by_the_same_rules() -> None:
+    """A week's at a time; there are no more of them than there may be of the others."""
+    at_home = [_came(_dated(n, BASE + n * DAY), BASE + n * DAY) for n in range(50)]
+    away = [_came(_dated(100 + n, BASE + n * DAY + 5 * HOUR), BASE + (n // 7 * 7 + 8) * DAY) for n in range(50)]
+    reasons = kept([*at_home, *away], pb.Keep(daily=7), UTC)
+    assert {item.id for item in (*at_home[-7:-1], away[-1])} <= reasons.keys() and len(reasons) <= 15
+
+
+def test_what_was_copied_in_any_order_within_an_hour_is_one_history() -> None:
+    """Such as a folder's files, whose times a copy of it does not keep."""
+    days = _days(*range(30))
+    order = (BASE + 40 * DAY + (number * 7 % 30) * timedelta(minutes=2) for number in range(30))
+    copied = [_came(item, moment) for item, moment in zip(days, order, strict=True)]
+    assert kept(copied, pb.Keep(daily=5), UTC) == kept(days, pb.Keep(daily=5), UTC)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import Head, Mark, Snapshot
-from pharmabackup.format.wire import split
+from pharmabackup.format.transaction import HEADS_MAX, Head, Mark, Snapshot
+from pharmabackup.format.wire import COUNT_MAX, split
 
 ENDLESS = 1 << 64
 CONTESTED_REMEDY = (
@@ -35,6 +36,7 @@ class Committed:
     hash: bytes  # SHA-256 of the stored object
     slot: Slot
     snapshot: Snapshot
+    came: int = 0  # here, by the storage's clock; 0 of one that this process has just written
 
     @property
     def order(self) -> tuple[int, int]:
@@ -90,27 +92,16 @@ class History:
         return {*self.committed, *self.aborted, *self.carriers, *self.refused}
 
     def heads(self, slot: bytes) -> tuple[Head, ...]:
-        """The slot's newest transactions: those that none of its others names."""
-        own = [item for item in self.committed.values() if item.slot.id == slot]
+        """The slot's newest transactions: those that none of its others names, as many as a record may name."""
+        own = [item for item in self.newest() if item.slot.id == slot]
         named = {head.transaction for item in own for head in item.snapshot.heads}
-        return tuple(Head(slot, item.transaction, item.hash) for item in own if item.transaction not in named)
-
-    def followers(self, slot: bytes) -> dict[bytes, list[bytes]]:
-        """All of the slot's transactions, newest first; of each those that name it as their head and are newer."""
-        own = {item.transaction: item for item in self.newest() if item.slot.id == slot}
-        found: dict[bytes, list[bytes]] = {transaction: [] for transaction in own}
-        for item in own.values():
-            for head in item.snapshot.heads:
-                before = own.get(head.transaction)
-                if before is not None and before.hash == head.hash and before.order < item.order:
-                    found[head.transaction].append(item.transaction)
-        return found
+        left = (item for item in own if item.transaction not in named)
+        return tuple(Head(slot, item.transaction, item.hash) for item in islice(left, HEADS_MAX))
 
     def next_sequence(self, slot: bytes) -> int:
-        """The number of the slot's next transaction."""
-        return 1 + max(
-            (item.snapshot.sequence for item in self.committed.values() if item.slot.id == slot), default=-1
-        )
+        """The number of the slot's next transaction; the last that there is stays that: a thief may have used it."""
+        before = (item.snapshot.sequence for item in self.committed.values() if item.slot.id == slot)
+        return min(1 + max(before, default=-1), COUNT_MAX)
 
     def forgotten(self) -> set[bytes]:
         """Transactions whose content may be gone, by this machine's clock: see `gone`."""

@@ -179,7 +179,7 @@ def _take_carried_fate(
         counts = accepts(slot, digest)
         if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
             return
-    take(history, item.name, record, slot, digest, 0)
+    take(history, item.name, record, slot, digest, carrier.time)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
     history.brought[item.name] = carrier.name

@@ -16,7 +16,7 @@ def take(
     history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
 ) -> None:
     if isinstance(record, Fate):
-        _take_fate(history, name, record, slot, digest)
+        _take_fate(history, name, record, slot, digest, time)
     elif isinstance(record, Mark):
         if (said := said_of(history, name, record, slot, digest, time)) is not None:
             history.said.append(said)
@@ -26,7 +26,7 @@ def take(
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
-def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes) -> None:
+def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes, time: int) -> None:
     committed = fate.outcome == "commit"
     if (
         ids.fate_name(fate.transaction) != name
@@ -43,7 +43,7 @@ def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: byte
     if fate.snapshot is None:
         (history.aborted if slot.revoked is None else history.refused).add(fate.transaction)
         return
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot)
+    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot, time)
 
 
 def said_of(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> Said | None:

@@ -7,6 +7,7 @@ repository's id, and whoever comes to it for the first time can say which id he 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -23,6 +24,7 @@ StrPath = str | os.PathLike[str]
 PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
 AUDIT_QUEUE = "audit-queue"  # in it, a folder each: whoever looks for what was where does not find them
 OWN = "~u"  # before an account's number: the name of its own folder where another one is not its alone
+KEEPS_NOTHING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENOENT})
 SYSTEM = Path("/var/lib/pharmabackup")
 EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 
@@ -30,7 +32,7 @@ EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 def state_folder(state_dir: StrPath | None) -> Path:
     """Where this account keeps its caches: as given, from the environment, or the system's place for it.
 
-    Unsupported("state-folder").
+    Unsupported and StorageFailed, both of the kind "state-folder".
     """
     given = state_dir or os.environ.get("PHARMABACKUP_STATE")
     if given:
@@ -48,31 +50,61 @@ def state_folder(state_dir: StrPath | None) -> Path:
 
 
 def _own(folder: Path) -> Path:
-    """The folder, if it is this account's alone; else one of its own in it.
+    """The folder, if it is this account's alone, made if it is not there; else one of its own in it.
 
-    In another account's folder, or in one that all may write to, anybody could put what is not this account's where
-    it looks for its own, or make it write elsewhere by a link. Unsupported("state-folder") where somebody has.
+    In another account's folder, or in one that others may write to, anybody could put what is not this account's
+    where it looks for its own, or make it write elsewhere by a link. Unsupported("state-folder") where somebody has;
+    StorageFailed("state-folder").
     """
     if sys.platform == "win32":
         return folder
-    own = folder / f"{OWN}{os.geteuid()}"
+    own, made = folder / f"{OWN}{os.geteuid()}", False
     try:
-        found = folder.stat()
-        if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IWOTH:
-            return folder
         with suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        if folder.lstat().st_uid not in (os.geteuid(), 0) and folder.is_symlink():
+            raise _not_own(folder, "is another account's link")
+        if _is_own(folder.stat()):
+            return folder
+        if not os.path.lexists(own):
+            if any(PLACE.match(name) and _is_own((folder / name).lstat()) for name in os.listdir(folder)):
+                raise _not_own(folder, "was this account's alone, and is not any more")
             own.mkdir(mode=0o700)
-        made = own.lstat()
-    except FileNotFoundError:
-        return folder  # to be made
-    except OSError:
+            made = True
+        if _is_own(own.lstat()):
+            return own
+    except OSError as error:
+        if error.errno not in KEEPS_NOTHING:
+            raise unreadable(folder, error) from None
         return own  # nothing can be kept there, which stops nobody
-    if stat.S_ISDIR(made.st_mode) and made.st_uid == os.geteuid():
-        return own
-    raise Unsupported(
-        f"{own} is not this account's, though it has its number: another account has put it there.",
+    if made:
+        own.rmdir()
+        raise _not_own(folder, "is on a file system that does not keep whose files are")
+    raise _not_own(own, "was put there by another account")
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """A folder that this account alone writes to."""
+    mode = found.st_mode
+    return stat.S_ISDIR(mode) and found.st_uid == os.geteuid() and not mode & (stat.S_IWOTH | stat.S_IWGRP)
+
+
+def _not_own(folder: Path, why: str) -> Unsupported:
+    return Unsupported(
+        f"{folder} {why}, so that what this machine remembers is not safe there.",
         kind="state-folder",
-        remedy="Find out which, and take it away; or give another folder with state_dir=.",
+        remedy="Find out why, and put it right (chown, chmod go-w); or give another folder with state_dir=.",
+    )
+
+
+def unreadable(state: Path, error: OSError) -> StorageFailed:
+    """Whoever goes on would take a place for one where this machine never was."""
+    return StorageFailed(
+        f"The state folder {state} cannot be read: {error.strerror}. It says which repository was where.",
+        kind="state-folder",
+        remedy="Try again. If its disk is broken, open with another state_dir=, and with repository= and the id "
+        "from the recovery kit.",
+        location=str(state),
     )
 
 
@@ -104,14 +136,7 @@ def check_identity(location: str, repository: str, state: Path, expected: str | 
     try:
         others = {found["repository"] for found in _known(location, state)} - {repository[:16]}
     except OSError as error:
-        raise StorageFailed(
-            f"Which repository this machine knows in {location} cannot be looked up in its state folder: "
-            f"{error.strerror}.",
-            kind="state-folder",
-            remedy="Try again. If its disk is broken, open with another state_dir=, and with repository= and the id "
-            "from the recovery kit.",
-            location=str(state),
-        ) from None
+        raise unreadable(state, error) from None
     if others:
         raise _another(location, min(others))
 

@@ -11,6 +11,7 @@ from pharmabackup.format.wire import Count, Hash, Hashes, Id, Ids, Name, Nanosec
 from pharmabackup.ids import DATASET_NAME
 
 RECORD_MAX = 1 << 26
+HEADS_MAX = 4096  # that a snapshot names
 DatasetName = Annotated[str, msgspec.Meta(pattern=DATASET_NAME)]
 Facts = Annotated[dict[str, Any], msgspec.Meta(max_length=1000)]
 FACTS_DEPTH = 16  # maps and arrays inside one another, the facts themselves included
@@ -89,7 +90,7 @@ class Snapshot(Record, frozen=True):
     age: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]  # ns between the cut and `time`, on a steady clock
     device_time: Nanoseconds
     sequence: Count  # of this slot's transactions
-    heads: Annotated[tuple[Head, ...], msgspec.Meta(max_length=4096)]
+    heads: Annotated[tuple[Head, ...], msgspec.Meta(max_length=HEADS_MAX)]
     files: Count
     size: Count
     added: Count

@@ -27,7 +27,8 @@ Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Hashes = Annotated[bytes, msgspec.Meta(max_length=1 << 26)]  # any number of 32-byte hashes, concatenated
 Ids = Annotated[bytes, msgspec.Meta(max_length=1 << 26)]  # any number of 16-byte ids, concatenated
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+COUNT_MAX = (1 << 63) - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 TEXT_MAX = 4000  # characters

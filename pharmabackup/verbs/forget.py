@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, iso, now_ns
@@ -19,9 +19,8 @@ from pharmabackup.engine.reading import BlockReader, relied_by
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import InvalidInput, NotFound
 from pharmabackup.events import Finding, Progress
-from pharmabackup.lines import next_of
 from pharmabackup.results import Proposal, Report
-from pharmabackup.retention import Class, Dated, Keep, by_time, kept, zone
+from pharmabackup.retention import Class, Dated, Keep, kept, late, zone
 from pharmabackup.verbs.check_schedule import known_damage
 from pharmabackup.verbs.configure import keep_of
 from pharmabackup.verbs.hurt import hurt
@@ -134,7 +133,6 @@ def _choose(
             groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
     chosen: list[Committed] = []
     findings: list[Finding] = []
-    lines: dict[bytes, dict[bytes, list[bytes]]] = {}
     for items in groups.values():
         dated = [
             _dated(
@@ -142,18 +140,15 @@ def _choose(
                 said.get(item.transaction, NOTHING),
                 0 if names else _rule(rules, item),
                 damaged=item.transaction in damaged,
+                came=None if names else item.came,  # whoever names some has looked at them
             )
             for item in items
         ]
         reasons = kept(dated, keeps, where, now)
-        if not names:  # whoever names some has looked at them
-            if (slot := items[0].slot.id) not in lines:
-                lines[slot] = history.followers(slot)
-            following = next_of(lines[slot], lines[slot], {item.transaction for item in items})
-            if following != by_time(dated):
-                alone, reasons = reasons, kept(dated, keeps, where, now, following)
-                if stays := len(reasons.keys() - alone.keys()):
-                    findings.append(_branched(unlocked, items[0], stays))
+        if apart := late(dated):
+            alone = kept([replace(item, came=None) for item in dated], keeps, where, now)
+            if stays := len(reasons.keys() - alone.keys()):
+                findings.append(_late(unlocked, items[0], len(apart), stays))
         for item in items:
             reason = reasons.get(item.transaction)
             if reason is None or (names and reason == "undated"):  # what a person names needs no date
@@ -178,7 +173,7 @@ def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:
     return next((number for number, (of, _) in enumerate(rules) if of.fits(dataset, device, label)), None)
 
 
-def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool) -> Dated:
+def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool, came: int | None) -> Dated:
     record = item.snapshot
     return Dated(
         item.transaction,
@@ -189,6 +184,7 @@ def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool) 
         held=said.held is not None,
         rule=rule,
         damaged=damaged,
+        came=came,
     )
 
 
@@ -203,15 +199,15 @@ def _stays(unlocked: Unlocked, item: Committed, reason: str) -> Finding:
     )
 
 
-def _branched(unlocked: Unlocked, one: Committed, count: int) -> Finding:
+def _late(unlocked: Unlocked, one: Committed, count: int, stays: int) -> Finding:
     return Finding(
-        code="branch-stays",
+        code="late-stays",
         severity="info",
         subject=f"{one.slot.name}/{one.snapshot.dataset}",
-        message=f"{count} snapshots of {one.snapshot.dataset} stay, since the history of {one.slot.name!r} has "
-        "branches, each of which is judged by itself.",
-        remedy="So it is where two machines have one credential, or a place was not reached for a while. If neither "
-        "was, somebody else may have its key: revoke it. What you name goes all the same.",
+        message=f"{count} snapshots of {one.snapshot.dataset} that {one.slot.name!r} made came here after some of a "
+        f"later time. They are judged apart, and so {stays} more stay.",
+        remedy="So it is with what was copied, or where a place was not reached for a while. If neither was, "
+        "somebody else may have that key: revoke it. What you name goes all the same.",
         location=unlocked.storage.location,
     )
 

@@ -59,6 +59,7 @@ class Journal:
     def __init__(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
         self._lock = Mutex()
+        self._under_way = Counter[int]()  # verbs, by how often it had been closed when they began
         self._told = False  # something is in the log already
         self._seen: set[bytes] = set()  # transactions that were looked into
         self._looks: Counter[str] = Counter()
@@ -100,10 +101,15 @@ class Journal:
         """Who is in a verb during a `close` goes on to end it and to record that: storage is not left open by him."""
         threads = self._unlocked.threads
         ends = threads.ends
+        with self._lock.own:
+            self._under_way[ends] += 1
         try:
             yield
         finally:
-            if threads.ends != ends:
+            with self._lock.own:
+                self._under_way[ends] -= 1
+                alone = self._under_way[threads.ends] <= 0  # nobody has begun since, for whom it is open again
+            if threads.ends != ends and alone:
                 self._unlocked.storage.close()
 
     def _teller(
@@ -164,6 +170,7 @@ class Journal:
         """In a forked process: what its parent has looked at, noticed and lost, the parent tells."""
         self._told = True
         self._looks.clear()
+        self._under_way.clear()
         self._seen.clear()
         self._unlocked.lost_records = 0
         self._unlocked.gone_records = {}

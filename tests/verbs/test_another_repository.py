@@ -119,7 +119,7 @@ def test_what_cannot_be_looked_up_is_not_taken_for_a_first_time(where: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", fails)
-        with pytest.raises(pb.StorageFailed, match="cannot be looked up") as caught:
+        with pytest.raises(pb.StorageFailed, match="which repository was where") as caught:
             _open(where, "till")
         assert caught.value.kind == "state-folder" and "repository=" in caught.value.remedy
         with pytest.raises(pb.Damaged):

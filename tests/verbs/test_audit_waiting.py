@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -322,7 +323,7 @@ def _refuses(*_: object) -> None:
 
 
 @ANYBODY
-@pytest.mark.parametrize("of", ["all", "one of them", "root"])
+@pytest.mark.parametrize("of", ["all", "a group", "one of them", "root"])
 def test_each_account_of_a_machine_keeps_its_own(shared: Path, of: str) -> None:
     """Also where two use one credential: nobody finds or meets what is another's."""
     state = shared / "state"
@@ -331,13 +332,16 @@ def test_each_account_of_a_machine_keeps_its_own(shared: Path, of: str) -> None:
         state.chmod(0o755)
     elif of == "root":
         state.chmod(0o755)
-    accounts = {"all": (1001, 1002, 1003, 0), "one of them": (1001, 0, 1001), "root": (0,)}[of]
+    elif of == "a group":
+        os.chown(state, 0, 1001)
+        state.chmod(0o775)
+    accounts = {"all": (1001, 1002, 1003, 0), "a group": (1001, 0), "one of them": (1001, 0, 1001), "root": (0,)}[of]
     for account in accounts:
         who = OTHER if account == 1002 else PASSPHRASE
         assert _as(account, _queues(shared, state, who)), account
         assert _as(account, _delivers(shared, state, who)), account
         _open_to_all(shared / "backup")
-    alone = {"all": set[int](), "one of them": {1001}, "root": {0}}[of]
+    alone = {"all": set[int](), "a group": set[int](), "one of them": {1001}, "root": {0}}[of]
     assert {path.name for path in state.glob("~u*")} == {f"~u{each}" for each in {*accounts} - alone}
     for account in {*accounts} - alone:
         assert {path.stat().st_uid for path in (state / f"~u{account}").rglob("*")} == {account}
@@ -364,10 +368,70 @@ def test_what_another_account_has_put_in_the_place_of_ones_own_is_told(
         return True
 
     assert _as(1001, plants)
-    with pytest.raises(Unsupported, match="another account has put it there") as told:
+    with pytest.raises(Unsupported, match="was put there by another account") as told:
         pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "state")
     assert told.value.kind == "state-folder"
     assert not [*target.iterdir()] and not [*own.iterdir()]
+
+
+@ANYBODY
+def test_another_accounts_link_is_not_followed(shared: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "of root", shared / "state" / "link"
+    target.mkdir(mode=0o700)
+    assert _as(1001, lambda: link.symlink_to(target) is None)
+    with pytest.raises(Unsupported, match="is another account's link"):
+        pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=link)
+    assert not [*target.iterdir()]
+    link.unlink()
+    link.symlink_to(target)  # one's own is
+    pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=link).close()
+    assert [*target.iterdir()]
+
+
+@ANYBODY
+def test_a_folder_that_is_not_ones_own_any_more_is_told(shared: Path) -> None:
+    """What waits there, and what was seen, would not be looked for any more."""
+    state = shared / "of its own"
+    assert _queues(shared, state)()
+    assert state.stat().st_mode & 0o777 == 0o700
+    for mode, owner in ((0o777, 0), (0o755, 1001)):
+        state.chmod(mode)
+        os.chown(state, owner, owner)
+        with pytest.raises(Unsupported, match="was this account's alone, and is not any more"):
+            pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=state)
+    os.chown(state, 0, 0)
+    assert _delivers(shared, state)()
+
+
+@ANYBODY
+def test_a_file_system_that_does_not_keep_whose_files_are_is_told(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as NFS, where root is nobody."""
+    real = Path.mkdir
+
+    def squashed(self: Path, *how: Any, **options: Any) -> None:
+        real(self, *how, **options)
+        os.chown(self, 65534, 65534)
+
+    monkeypatch.setattr(Path, "mkdir", squashed)
+    for _ in range(2):
+        with pytest.raises(Unsupported, match="does not keep whose files are"):
+            pb.Repository.open(shared / "backup", PASSPHRASE, state_dir=shared / "new")
+        assert not [*(shared / "new").iterdir()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="whose a folder is, is not asked there")
+def test_a_state_folder_that_cannot_be_looked_at_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: Path) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "lstat", stale)
+    with pytest.raises(StorageFailed, match="which repository was where") as told:
+        statefolder.state_folder(tmp_path)
+    assert told.value.kind == "state-folder"
 
 
 @ANYBODY
@@ -445,6 +509,8 @@ def test_where_an_account_keeps_its_state_that_says_nothing(
     for folder in (place, *place.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     (place / "home").mkdir()
+    (place / "temporary").mkdir()
+    (place / "temporary").chmod(0o1777)
     if home != "closed":
         os.chown(place / "home", 1001, 1001)
     for name in ("PHARMABACKUP_STATE", "XDG_STATE_HOME"):

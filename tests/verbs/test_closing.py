@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,42 @@ def test_what_cannot_be_opened_leaves_no_connection(
             else:
                 pb.Repository.create(where, PASSPHRASE, replica_of=repo if what == "replica" else None)
         assert closes == [where]
+
+
+def test_who_ends_after_a_close_closes_nothing_that_another_has_begun_with_since(
+    make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closes, started, ends = list[str](), threading.Event(), threading.Event()
+    repo, real = make_repo(), LocalStorage.close
+
+    def close(self: LocalStorage) -> None:
+        closes.append(threading.current_thread().name)
+        real(self)
+
+    def waits() -> None:
+        started.set()
+        assert ends.wait(60)
+
+    def verb() -> None:
+        ends.set()
+        old.join()
+        assert closes == ["MainThread"]
+
+    monkeypatch.setattr(LocalStorage, "close", close)
+    old = threading.Thread(target=lambda: repo._journal.run("check", waits), name="old")
+    old.start()
+    assert started.wait(60)
+    repo.close()
+    repo._journal.run("check", verb)
+    started.clear()
+    ends.clear()
+    again = threading.Thread(target=lambda: repo._journal.run("check", waits), name="again")
+    again.start()
+    assert started.wait(60)
+    repo.close()
+    ends.set()
+    again.join()
+    assert closes == ["MainThread", "MainThread", "again"]  # where nobody has, nothing is left open
 
 
 @pytest.mark.parametrize("looked", [False, True])

@@ -22,7 +22,7 @@ from pharmabackup.engine.historyreader import load_history, sound_history
 from pharmabackup.engine.transaction import Transaction
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Fate, Head, Mark
-from pharmabackup.format.wire import Kind
+from pharmabackup.format.wire import COUNT_MAX, Kind
 from pharmabackup.storage.base import ObjectInfo
 from pharmabackup.verbs.forget import _marks
 from pharmabackup.verbs.marks import say
@@ -384,15 +384,19 @@ def test_of_two_that_a_quorum_asks_for_one_is_not_enough(
 def test_a_stolen_device_pushes_out_nothing_of_its_own_past(
     tmp_path: Path, make_repo: MakeRepo, calendar: Calendar, names: str
 ) -> None:
-    """Whoever has its key signs a snapshot into each day; what is at the end is of the day that is not over yet."""
+    """Whoever has its key signs a snapshot into each day that is past, though it comes when all were there."""
     (tmp_path / "documents").mkdir()
     staff = Staff(make_repo(), tmp_path)
-    till = staff.enrol("device", "till")
+    till, root = staff.enrol("device", "till"), Path(staff.repo.url)
     for day in range(6):
         calendar.now = BASE + day * DAY
         (tmp_path / "documents" / f"{day}").write_bytes(os.urandom(100))
         till.backup([pb.Files(tmp_path / "documents")])
-    genuine, newest = {snapshot.id for snapshot in till.snapshots()}, till.snapshot().id
+        came = clock.to_ns(calendar.now + timedelta(seconds=3))
+        fate = root / ids.fate_name(bytes.fromhex(till.snapshot().id))
+        fate.chmod(0o600)  # Windows sets no times of what is read-only
+        os.utime(fate, ns=(came, came))
+    genuine = {snapshot.id for snapshot in till.snapshots()}
     rules = {"*": pb.Keep(daily=6, weekly=1)}
     with staff.open("till", state_dir=tmp_path / "thief") as thief:
         unlocked = thief._unlocked
@@ -402,7 +406,7 @@ def test_a_stolen_device_pushes_out_nothing_of_its_own_past(
             transaction = ids.new_id()
             snapshot = msgspec.structs.replace(
                 there[0].snapshot,
-                time=clock.to_ns(BASE + day * DAY + timedelta(hours=8)),
+                time=clock.to_ns(BASE + day * DAY + timedelta(hours=8)) if day < 5 else before.snapshot.time - 1,
                 sequence=before.snapshot.sequence + 1 if named else 1000 + day,
                 heads=tuple(Head(item.slot.id, item.transaction, item.hash) for item in named),
             )
@@ -410,13 +414,53 @@ def test_a_stolen_device_pushes_out_nothing_of_its_own_past(
             unlocked.put(Kind.FATE, ids.fate_name(transaction), fate)
     with pb.Repository.open(staff.repo.url, PASSPHRASE, state_dir=tmp_path / "owner's") as owner:
         proposal = owner.propose_forget(rules)
-        assert {snapshot.id for snapshot in proposal.snapshots} & genuine <= {newest}
-        told = {finding.code for finding in proposal.findings}
-        assert "branch-stays" in told
+        assert not {snapshot.id for snapshot in proposal.snapshots} & genuine
+        (told,) = [finding for finding in proposal.findings if finding.code == "late-stays"]
+        assert told.subject == "till/documents" and told.message.startswith(
+            "6 snapshots of documents that 'till' made"
+        )
         behind = [finding for finding in owner.check().findings if finding.code == "time-behind"]
-        assert len(behind) == (1 if names == "the newest" else 0)
+        assert len(behind) == (0 if names == "nothing" else 1)
         assert all(finding.severity == "warning" and "'till'" in finding.message for finding in behind)
         planted = [snapshot for snapshot in owner.snapshots() if snapshot.id not in genuine]
-        named_ones = owner.propose_forget(snapshots=planted[1:])  # whoever looked at them can have them go
-        assert {snapshot.id for snapshot in named_ones.snapshots} == {snapshot.id for snapshot in planted[1:]}
+        named_ones = owner.propose_forget(snapshots=planted)  # whoever looked at them can have them go
+        assert {snapshot.id for snapshot in named_ones.snapshots} == {snapshot.id for snapshot in planted}
     staff.close()
+
+
+def test_what_a_copy_brings_late_is_known_to_have_come_late(tmp_path: Path, make_repo: MakeRepo) -> None:
+    """By when the object that brings it came, which nobody signs."""
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "first").write_bytes(b"x")
+    repo = make_repo()
+    repo.backup([pb.Files(tmp_path / "documents")])
+    with pb.Repository.create(tmp_path / "replica", PASSPHRASE, replica_of=repo) as replica:
+        repo.copy(replica)
+        here, there = load_history(repo._unlocked), load_history(replica._unlocked)
+        (made,) = (item.came for item in here.committed.values())
+        (brought,) = (item.came for item in there.committed.values())
+        assert brought > made > 0
+        (carry,) = (info for info in replica._unlocked.storage.list("snapshots"))
+        assert brought == carry.modified
+
+
+@pytest.mark.parametrize("what", ["the last number", "more than a record may name"])
+def test_no_record_of_a_stolen_device_stops_its_backups(
+    tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(history_module, "HEADS_MAX", 5)
+    (tmp_path / "documents").mkdir()
+    repo = make_repo()
+    repo.backup([pb.Files(tmp_path / "documents")])
+    unlocked = repo._unlocked
+    (before,) = load_history(unlocked).committed.values()
+    for number in range(1 if what == "the last number" else 9):
+        transaction = ids.new_id()
+        sequence = COUNT_MAX if what == "the last number" else number
+        snapshot = msgspec.structs.replace(before.snapshot, sequence=sequence, heads=())
+        unlocked.put(Kind.FATE, ids.fate_name(transaction), Fate(transaction, "commit", bytes(32), snapshot))
+    for _ in range(2):
+        repo.backup([pb.Files(tmp_path / "documents")])
+    newest = load_history(unlocked).newest()[0].snapshot
+    assert 1 <= len(newest.heads) <= 5
+    assert (newest.sequence == COUNT_MAX) == (what == "the last number")
