@@ -123,8 +123,11 @@ class RemoteFolder(RemoteStorage[Client]):
     def _unlink(self, client: Client, path: str) -> None:
         """Remove a file. Absent, also when it is a folder."""
 
-    def _sync_folder(self, client: Client, path: str) -> None:
-        """Make what was last named or removed in it survive a power cut, where one can ask for that."""
+    def _sync_folders(self, client: Client, paths: Sequence[str]) -> None:
+        """Make what was last named or removed in them survive a power cut, where one can ask for that.
+
+        Absent, when all others are done, if one is not there.
+        """
 
     def _can_exclude(self, client: Client) -> bool:  # noqa: ARG002
         """Whether of several that name one object at once, one wins."""
@@ -238,9 +241,8 @@ class RemoteFolder(RemoteStorage[Client]):
                 results[name] = error if isinstance(error, Error) else self._failure(error)
                 continue
             results[name] = None
-        for folder in {dirname(name) for name, error in results.items() if error is None}:
-            with suppress(Absent):  # a folder that is not there holds no name that could come back
-                self._sync_folder(client, folder)
+        with suppress(Absent):  # a folder that is not there holds no name that could come back
+            self._sync_folders(client, list({dirname(name) for name, error in results.items() if error is None}))
         if absent:
             self._look(client)
         return results
@@ -277,12 +279,23 @@ class RemoteFolder(RemoteStorage[Client]):
             return
         except Absent:
             pass
-        for folder in _above(name):
-            self._make_folder(client, folder)
+        self._make_above(client, _above(name))
         try:
             self._give_name(client, path, name)
         except Absent:  # the next try finds out whether it was cleared away, or named after all
             raise failures.unreachable(self.location, f"what was sent for {name} is gone") from None
+
+    def _make_above(self, client: Client, folders: Sequence[str]) -> None:
+        """The innermost, which comes last; those above it only where they are not there."""
+        if not folders:
+            return
+        try:
+            self._make_folder(client, folders[-1])
+        except Absent:
+            if len(folders) == 1:
+                raise
+            self._make_above(client, folders[:-1])
+            self._make_folder(client, folders[-1])
 
     def _became(self, client: Client, path: str, name: str, body: Body) -> bool:
         """Whether this file of ours is the object."""
@@ -303,12 +316,9 @@ class RemoteFolder(RemoteStorage[Client]):
         return (size, check) == (body.size, body.crc32)
 
     def _make_last(self, client: Client, name: str) -> None:
-        folder = dirname(name)
-        self._sync_folder(client, folder)
-        for each in _above(name):
-            if each not in self._lasting:
-                self._sync_folder(client, dirname(each))
-                self._lasting.add(each)
+        new = [each for each in _above(name) if each not in self._lasting]
+        self._sync_folders(client, list(dict.fromkeys((dirname(name), *map(dirname, new)))))
+        self._lasting.update(new)
 
     def _clear(self, client: Client, paths: list[str]) -> None:
         """Remove files of tries that came to nothing. A courtesy: old ones are removed anyway."""

@@ -12,7 +12,7 @@ import asyncio
 import os
 import secrets
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from stat import S_ISDIR, S_ISREG
@@ -37,6 +37,7 @@ KEY_KINDS = (
     *(f"rsa-sha2-{bits}" for bits in (256, 512)),
 )
 ABSENT = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath, asyncssh.SFTPNotADirectory)
+NO_SYNC = (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied)  # of folders, or at all
 NO_ROOM = (asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded)
 LOST = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.ConnectionLost, CancelledError)
 NO_KEY = (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, asyncssh.ConfigParseError, OSError)
@@ -180,24 +181,30 @@ class SftpStorage(RemoteFolder[Session]):
 
     def _send(self, client: Session, path: str, body: Body) -> Entry:
         async def finish() -> asyncssh.SFTPAttrs:
-            with suppress(asyncssh.SFTPOpUnsupported):
-                await file.fsync()
-            attributes: asyncssh.SFTPAttrs = await file.stat()
-            await file.close()
+            # A server answers what is asked of one file in order.
+            asked = (file.fsync(), file.stat(), file.close())
+            synced, attributes, closed = await asyncio.gather(*asked, return_exceptions=True)
+            for each in (synced, attributes, closed):
+                if isinstance(each, BaseException) and not (
+                    each is synced and isinstance(each, asyncssh.SFTPOpUnsupported)
+                ):
+                    raise each
+            assert isinstance(attributes, asyncssh.SFTPAttrs)
             return attributes
 
         try:
-            file = client.do(client.sftp.open(self._at(path), "xb"))
-            pending: deque[Future[int]] = deque()
-            offset = 0
-            while piece := body.read(PIECE):
-                pending.append(client.submit(file.write(piece, offset)))
-                offset += len(piece)
-                if len(pending) >= AHEAD:
+            with client.channel() as sftp:
+                file = client.do(sftp.open(self._at(path), "xb"))
+                pending: deque[Future[int]] = deque()
+                offset = 0
+                while piece := body.read(PIECE):
+                    pending.append(client.submit(file.write(piece, offset)))
+                    offset += len(piece)
+                    if len(pending) >= AHEAD:
+                        client.wait(pending.popleft())
+                while pending:
                     client.wait(pending.popleft())
-            while pending:
-                client.wait(pending.popleft())
-            attributes = client.do(finish(), 3)
+                attributes = client.do(finish(), 3)
         except ABSENT:
             raise Absent from None
         except asyncssh.SFTPFailure:
@@ -267,8 +274,14 @@ class SftpStorage(RemoteFolder[Session]):
         ]
 
     def _pieces(self, client: Session, path: str, offset: int, length: int) -> Generator[bytes, None, None]:
+        with client.channel() as sftp:
+            yield from self._pieces_of(client, sftp, path, offset, length)
+
+    def _pieces_of(
+        self, client: Session, sftp: asyncssh.SFTPClient, path: str, offset: int, length: int
+    ) -> Generator[bytes, None, None]:
         async def begin() -> tuple[Any, Any, Any]:
-            file = await client.sftp.open(self._at(path), "rb")
+            file = await sftp.open(self._at(path), "rb")
             first = file.read(min(PIECE, length), offset)
             return file, *await asyncio.gather(file.stat(), first, return_exceptions=True)
 
@@ -314,20 +327,25 @@ class SftpStorage(RemoteFolder[Session]):
                 raise Absent from None
             raise
 
-    def _sync_folder(self, client: Session, path: str) -> None:
-        async def sync() -> None:
+    def _sync_folders(self, client: Session, paths: Sequence[str]) -> None:
+        async def sync(path: str) -> None:
             file = await client.sftp.open(self._at(path), "rb")
-            try:
-                await file.fsync()
-            finally:
-                await file.close()
+            synced, _ = await asyncio.gather(file.fsync(), file.close(), return_exceptions=True)
+            if isinstance(synced, BaseException):
+                raise synced
 
-        try:
-            client.do(sync(), 3)
-        except ABSENT:
-            raise Absent from None
-        except (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied):
-            pass  # this server opens no folders, or syncs nothing
+        async def all_of_them() -> list[BaseException | None]:
+            return await asyncio.gather(*map(sync, paths), return_exceptions=True)
+
+        errors = [error for error in client.do(all_of_them(), 3) if error is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, ABSENT)):
+            if isinstance(error, ABSENT):
+                raise Absent from None
+            # This server opens no folders, or syncs nothing.
+            if not isinstance(
+                error, asyncssh.SFTPOpUnsupported | asyncssh.SFTPFailure | asyncssh.SFTPPermissionDenied
+            ):
+                raise error
 
     # What goes wrong
 

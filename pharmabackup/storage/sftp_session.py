@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import asyncssh
 from pharmabackup.errors import InvalidInput
 from pharmabackup.storage import remote
 
+CHANNELS = 4  # in each, no more than a window of 2 MiB is on its way for a round trip; OpenSSH allows ten
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
 
 T = TypeVar("T")
@@ -39,6 +41,9 @@ class Session:
             self.close()
             raise
         self.server = str(self._connection.get_extra_info("server_version", ""))
+        self._channels = [self.sftp]
+        self._busy = Counter[asyncssh.SFTPClient]()
+        self._more = CHANNELS - 1  # that may be opened
 
     def submit(self, work: Awaitable[T]) -> Future[T]:
         with self._lock:
@@ -59,6 +64,29 @@ class Session:
     def do(self, work: Awaitable[T], steps: int = 1) -> T:
         """`steps`: how many times it waits for the server."""
         return self.wait(self.submit(work), steps * remote.SILENCE_S)
+
+    @contextmanager
+    def channel(self) -> Iterator[asyncssh.SFTPClient]:
+        """One for a transfer: a free one, a new one, or the least busy where the server gives no more."""
+        with self._lock:
+            chosen = min(self._channels, key=lambda one: self._busy[one])
+            opens = self._busy[chosen] > 0 and self._more > 0
+            self._more -= opens
+        if opens:
+            assert self._connection is not None
+            try:
+                chosen = self.do(self._connection.start_sftp_client(), 3)
+            except (asyncssh.ChannelOpenError, asyncssh.SFTPError):
+                self._more = 0
+            else:
+                self._channels.append(chosen)
+        with self._lock:
+            self._busy[chosen] += 1
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                self._busy[chosen] -= 1
 
     def close(self) -> None:
         with self._lock:

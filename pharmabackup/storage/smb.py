@@ -8,7 +8,7 @@ and exclusive creation is not claimed.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -226,6 +226,16 @@ class SmbStorage(RemoteFolder[Share]):
             )
         except ABSENT:
             raise Absent from None
+
+    def _sync_folders(self, client: Share, paths: Sequence[str]) -> None:
+        is_absent = False
+        for path in paths:
+            try:
+                self._sync_folder(client, path)
+            except Absent:
+                is_absent = True
+        if is_absent:
+            raise Absent
 
     def _sync_folder(self, client: Share, path: str) -> None:
         folder = Open(client.tree, self._at(path))

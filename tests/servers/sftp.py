@@ -40,7 +40,7 @@ def make_key(path: Path, passphrase: str = "") -> Path:
 
 
 @contextmanager
-def sshd(folder: Path, port: int | None = None) -> Iterator[SftpServer]:
+def sshd(folder: Path, port: int | None = None, *, sessions: int = 100) -> Iterator[SftpServer]:
     program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
     if program is None or os.name == "nt" or os.geteuid() != 0:
         pytest.skip("sshd is not installed (Debian: openssh-server), or this is not root")
@@ -53,7 +53,7 @@ def sshd(folder: Path, port: int | None = None) -> Iterator[SftpServer]:
     (folder / "sshd_config").write_text(
         f"Port {server.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nPasswordAuthentication no\nUsePAM no\nStrictModes no\n"
-        "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nMaxSessions 100\nMaxStartups 100\n"
+        f"PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nMaxSessions {sessions}\nMaxStartups 100\n"
     )
     with running([program, "-D", "-e", "-f", str(folder / "sshd_config")], server.port, folder):
         yield server

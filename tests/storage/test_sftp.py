@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import asyncssh
@@ -13,6 +15,8 @@ import pytest
 
 from pharmabackup.errors import Conflict, InvalidInput, StorageFailed
 from pharmabackup.storage import connect
+from pharmabackup.storage.sftp_session import CHANNELS
+from pharmabackup.testing.line import FaultyLine
 from tests.servers import sftp
 from tests.storage.folders import BehindALine, OnServer, Promises, fills_up, syncs_in_order
 from tests.storage.mounts import tmpfs
@@ -56,6 +60,24 @@ def test_what_is_stored_was_synced(server, tmp_path):
     storage = connect(server.url(tmp_path / "r"), storage_options=server.options, create=True)
     syncs_in_order(storage, tmp_path)
     storage.close()
+
+
+@pytest.mark.parametrize("sessions", [1, 100])
+def test_several_transfers_at_once_have_a_channel_each_where_the_server_lets_them(tmp_path, sessions):
+    (tmp_path / "sshd").mkdir()
+    contents = {f"packs/{n:02x}": os.urandom(3 << 20) for n in range(12)}
+    with sftp.sshd(tmp_path / "sshd", sessions=sessions) as server, FaultyLine("127.0.0.1", server.port) as line:
+        line.latency = 0.02
+        options = server.options | {"known_hosts": str(server.known_hosts(line.port))}
+        storage = connect(server.url(tmp_path / "r", line.port), storage_options=options, create=True)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda name: storage.put_new(name, contents[name]), contents))
+            found = threads.map(lambda name: storage.get(name, limit=1 << 24), contents)
+            assert dict(zip(contents, found, strict=True)) == contents
+        held = storage._held
+        assert len(held._channels) == (1 if sessions == 1 else CHANNELS)
+        assert not any(held._busy.values())
+        storage.close()
 
 
 def test_a_full_disk(server):
