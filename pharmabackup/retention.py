@@ -73,7 +73,8 @@ PERIODS: tuple[tuple[str, Callable[[datetime], Hashable]], ...] = (
 class Dated:
     """A snapshot as far as rules care. `time`: nanoseconds since 1970, by the first storage's clock.
 
-    `came`: when it came to where it is judged, by the clock of the storage there; None: that does not matter.
+    `came`: when it came to where it is judged, by the clock of the storage there, and the `way` in which it did;
+    None: that does not matter.
     `rule`: the number of the rule that is for it; None: all such are kept. `damaged`: it is known that it cannot be
     restored whole any more: it never takes the place of one of which that is not known.
     """
@@ -87,6 +88,7 @@ class Dated:
     rule: int | None = 0
     damaged: bool = False
     came: int | None = None
+    way: str = ""  # nothing: as an object of its own
 
 
 class Class:
@@ -130,7 +132,9 @@ def zone(name: str) -> tzinfo:
         raise InvalidInput(f"There is no time zone {name!r}.", remedy='Give one like "Europe/London".') from None
 
 
-def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: int) -> dict[bytes, str]:
+def kept(
+    snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: int, apart: set[bytes] | None = None
+) -> dict[bytes, str]:
     """Why each snapshot that stays does: of one dataset and one device. What is not in it may go.
 
     "held" is the reason of those that nothing else would keep. `now` is any clock's: what lies beyond it is kept and
@@ -140,26 +144,33 @@ def kept(snapshots: Iterable[Dated], keeps: Sequence[Keep], where: tzinfo, now: 
     `late` takes no place of what was in time, and the other way round; and a time that was to come then is none.
     """
     newest = sorted(snapshots, key=lambda item: (item.time, item.sequence, item.id), reverse=True)
-    apart = late(newest)
-    in_time = _kept([item for item in newest if item.id not in apart], keeps, where, now)
-    return in_time | _kept([item for item in newest if item.id in apart], keeps, where, now)
+    apart = late(newest) if apart is None else apart
+    lots: dict[tuple[str, bool], list[Dated]] = {}
+    for item in newest:
+        lots.setdefault((item.way, item.id in apart), []).append(item)
+    return {who: why for lot in lots.values() for who, why in _kept(lot, keeps, where, now).items()}
 
 
 def late(newest: Sequence[Dated]) -> set[bytes]:
-    """Those of them, newest first, that came when one of a later time had been there for an hour."""
-    found, first = set[bytes](), None
+    """Those of them, newest first, that came when one of a later time had been there for an hour.
+
+    Of what was brought: that came after one, since it is brought in the order in which it came to where it was.
+    """
+    found, firsts = set[bytes](), dict[str, int]()
     for item in newest:
         if item.came is None:
             continue
-        if first is not None and item.came > first + LATE_NS:
+        first = firsts.get(item.way, item.came)
+        if item.came > first + (0 if item.way else LATE_NS):
             found.add(item.id)
         if not _to_come(item):
-            first = item.came if first is None else min(first, item.came)
+            firsts[item.way] = min(first, item.came)
     return found
 
 
 def _to_come(item: Dated) -> bool:
-    return item.came is not None and item.time > item.came + LATE_NS
+    """Where it was made: another place's clock may be behind."""
+    return item.came is not None and not item.way and item.time > item.came + LATE_NS
 
 
 def _kept(newest: Sequence[Dated], keeps: Sequence[Keep], where: tzinfo, now: int) -> dict[bytes, str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from typing import Literal
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
-from pharmabackup.format.transaction import HEADS_MAX, Head, Mark, Snapshot
+from pharmabackup.format.transaction import Head, Mark, Snapshot
 from pharmabackup.format.wire import COUNT_MAX, split
 
+Way = Literal["", "copy", "device"]
 ENDLESS = 1 << 64
 CONTESTED_REMEDY = (
     "One of them signed what is not his: find out whose key was stolen, and revoke that. Then delete the object of "
@@ -37,6 +38,7 @@ class Committed:
     slot: Slot
     snapshot: Snapshot
     came: int = 0  # here, by the storage's clock; 0 of one that this process has just written
+    way: Way = ""  # in which it came: as an object of its own, or brought by who may copy all, or by a device
 
     @property
     def order(self) -> tuple[int, int]:
@@ -92,11 +94,11 @@ class History:
         return {*self.committed, *self.aborted, *self.carriers, *self.refused}
 
     def heads(self, slot: bytes) -> tuple[Head, ...]:
-        """The slot's newest transactions: those that none of its others names, as many as a record may name."""
+        """The slot's newest transactions: those that none of its others names, in the order in which they came."""
         own = [item for item in self.newest() if item.slot.id == slot]
         named = {head.transaction for item in own for head in item.snapshot.heads}
-        left = (item for item in own if item.transaction not in named)
-        return tuple(Head(slot, item.transaction, item.hash) for item in islice(left, HEADS_MAX))
+        left = sorted((item for item in own if item.transaction not in named), key=lambda item: item.came or ENDLESS)
+        return tuple(Head(slot, item.transaction, item.hash) for item in left)
 
     def next_sequence(self, slot: bytes) -> int:
         """The number of the slot's next transaction; the last that there is stays that: a thief may have used it."""

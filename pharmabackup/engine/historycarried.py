@@ -76,9 +76,9 @@ def take_carried(
     for place, item in enumerate(carrier.carry.items):
         try:
             if not judges_all:
-                _take_own(history, carrier, item, recall, remembered)
+                _take_own(history, carrier, item, carrier.time + place, recall, remembered)
             elif item.name.startswith("snapshots/"):
-                _take_carried_fate(history, carrier, item, recall)
+                _take_carried_fate(history, carrier, item, carrier.time + place, recall)
             elif item.name.startswith("marks/"):
                 _take_carried_mark(history, carrier, item, said, carrier.time + place, recall)
             else:
@@ -92,7 +92,12 @@ def take_carried(
 
 
 def _take_own(
-    history: History, carrier: Carrier, item: Carried, recall: Recall, remembered: Mapping[str, Remembered]
+    history: History,
+    carrier: Carrier,
+    item: Carried,
+    time: int,
+    recall: Recall,
+    remembered: Mapping[str, Remembered],
 ) -> None:
     """A snapshot that a device brings: one of its own, under a name that nothing else has or had here.
 
@@ -108,7 +113,7 @@ def _take_own(
         raise _not_its_own(carrier, item)
     before = history.committed.get(ids.hex_tail(item.name) or b"")
     if before is None or before.hash == digest:
-        _take_carried_fate(history, carrier, item, recall)
+        _take_carried_fate(history, carrier, item, time, recall)
     elif before.slot.revoked is None and slot.revoked is None:
         history.contested[item.name] = before.slot, slot
     else:
@@ -164,6 +169,7 @@ def _take_carried_fate(
     history: History,
     carrier: Carrier,
     item: Carried,
+    time: int,
     recall: Recall,
 ) -> None:
     transaction = ids.hex_tail(item.name) or b""
@@ -179,7 +185,7 @@ def _take_carried_fate(
         counts = accepts(slot, digest)
         if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
             return
-    take(history, item.name, record, slot, digest, carrier.time)
+    take(history, item.name, record, slot, digest, time, "copy" if carrier.slot.role in COLLECTORS else "device")
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
     history.brought[item.name] = carrier.name

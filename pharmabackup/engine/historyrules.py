@@ -5,7 +5,7 @@ from __future__ import annotations
 from pharmabackup import ids
 from pharmabackup.engine.accepted import accepts
 from pharmabackup.engine.grants import FATE_GRANTS, JUDGED_MARKS, MARK_GRANTS
-from pharmabackup.engine.history import Committed, History, Said
+from pharmabackup.engine.history import Committed, History, Said, Way
 from pharmabackup.errors import Damaged
 from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Condemn, Execute, Fate, Mark
@@ -13,10 +13,17 @@ from pharmabackup.format.wire import split
 
 
 def take(
-    history: History, name: str, record: Fate | Mark | Condemn | Execute, slot: Slot, digest: bytes, time: int
+    history: History,
+    name: str,
+    record: Fate | Mark | Condemn | Execute,
+    slot: Slot,
+    digest: bytes,
+    time: int,
+    way: Way = "",
 ) -> None:
+    """`time`: when it came here, and the way in which it did."""
     if isinstance(record, Fate):
-        _take_fate(history, name, record, slot, digest, time)
+        _take_fate(history, name, record, slot, digest, time, way)
     elif isinstance(record, Mark):
         if (said := said_of(history, name, record, slot, digest, time)) is not None:
             history.said.append(said)
@@ -26,7 +33,7 @@ def take(
         history.deleted.update(split(record.snapshots, ids.ID_SIZE, "collection"))
 
 
-def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes, time: int) -> None:
+def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: bytes, time: int, way: Way) -> None:
     committed = fate.outcome == "commit"
     if (
         ids.fate_name(fate.transaction) != name
@@ -43,7 +50,7 @@ def _take_fate(history: History, name: str, fate: Fate, slot: Slot, digest: byte
     if fate.snapshot is None:
         (history.aborted if slot.revoked is None else history.refused).add(fate.transaction)
         return
-    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot, time)
+    history.committed[fate.transaction] = Committed(fate.transaction, digest, slot, fate.snapshot, time, way)
 
 
 def said_of(history: History, name: str, mark: Mark, slot: Slot, digest: bytes, time: int) -> Said | None:

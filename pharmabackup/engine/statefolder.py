@@ -24,7 +24,7 @@ StrPath = str | os.PathLike[str]
 PLACE = re.compile(r"(?P<repository>[0-9a-f]{16})-(?P<slot>[0-9a-f]{8})-(?P<place>[0-9a-f]{8})-")
 AUDIT_QUEUE = "audit-queue"  # in it, a folder each: whoever looks for what was where does not find them
 OWN = "~u"  # before an account's number: the name of its own folder where another one is not its alone
-KEEPS_NOTHING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENOENT})
+KEEPS_NOTHING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR})
 SYSTEM = Path("/var/lib/pharmabackup")
 EXPECTED_MIN = 16  # hexadecimal digits: fewer could be met by trying
 
@@ -69,8 +69,9 @@ def _own(folder: Path) -> Path:
         if not os.path.lexists(own):
             if any(PLACE.match(name) and _is_own((folder / name).lstat()) for name in os.listdir(folder)):
                 raise _not_own(folder, "was this account's alone, and is not any more")
-            own.mkdir(mode=0o700)
-            made = True
+            with suppress(FileExistsError):  # another process was faster
+                own.mkdir(mode=0o700)
+                made = True
         if _is_own(own.lstat()):
             return own
     except OSError as error:

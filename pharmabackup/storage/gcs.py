@@ -96,7 +96,7 @@ class GoogleStorage(WebStorage):
             client,
             "POST",
             f"{self._base}/upload{self._objects.removeprefix(self._base)}",
-            query={"uploadType": "multipart", "ifGenerationMatch": "0", "fields": "updated,md5Hash"},
+            query={"uploadType": "multipart", "ifGenerationMatch": "0", "fields": "timeCreated,md5Hash"},
             headers={
                 "Content-Type": f"multipart/related; boundary={boundary}",
                 "Content-Length": str(len(before) + body.size + len(after)),
@@ -110,7 +110,7 @@ class GoogleStorage(WebStorage):
         if got.status_code != 200:
             raise self._refused(got)
         made = got.json()  # the hash is the service's own: https://cloud.google.com/storage/docs/hashes-etags
-        return Created(_ns(made["updated"]), made.get("md5Hash") == digest)
+        return Created(_ns(made["timeCreated"]), made.get("md5Hash") == digest)
 
     def _read(self, client: httpx.Client, name: str, offset: int, length: int) -> Generator[bytes, None, None]:
         try:
@@ -119,20 +119,20 @@ class GoogleStorage(WebStorage):
             raise self._absence(client, name) from None
 
     def _head(self, client: httpx.Client, name: str) -> Stored:
-        query = {"fields": "size,updated,metadata"}
+        query = {"fields": "size,timeCreated,metadata"}
         try:
             said = self._ask(client, "GET", self._object(name), query=query, good=(200,)).json()
         except _Absent:
             raise self._absence(client, name) from None
         return Stored(
-            size=int(said["size"]), modified=_ns(said["updated"]), mark=said.get("metadata", {}).get(MARK, "")
+            size=int(said["size"]), modified=_ns(said["timeCreated"]), mark=said.get("metadata", {}).get(MARK, "")
         )
 
     def _page(self, client: httpx.Client, prefix: str, at: object) -> Page:
         query = {
             "prefix": self._below + (f"{prefix}/" if prefix else ""),
             "maxResults": "1000",
-            "fields": "kind,nextPageToken,items(name,size,updated)",
+            "fields": "kind,nextPageToken,items(name,size,timeCreated)",
         }
         if at is not None:
             query["pageToken"] = str(at)
@@ -141,7 +141,7 @@ class GoogleStorage(WebStorage):
         for entry in said.get("items", ()):
             name = entry["name"].removeprefix(self._below)
             if is_name(name):  # others put their own things into a bucket
-                items.append(ObjectInfo(name=name, size=int(entry["size"]), modified=_ns(entry["updated"])))
+                items.append(ObjectInfo(name=name, size=int(entry["size"]), modified=_ns(entry["timeCreated"])))
         return Page(items, [said["nextPageToken"]] if said.get("nextPageToken") else [])
 
     def _remove(self, client: httpx.Client, names: Sequence[str]) -> Mapping[str, Error | None]:

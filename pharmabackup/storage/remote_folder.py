@@ -30,6 +30,7 @@ from pharmabackup.storage.base import Capabilities, ObjectInfo, is_name
 from pharmabackup.storage.body import Body
 from pharmabackup.storage.local_uploads import UPLOADS
 from pharmabackup.storage.remote import Client, Created, Page, RemoteStorage, Stored
+from pharmabackup.storage.unlogged import unlogged
 
 OURS = re.compile(
     r"[0-9a-f]{32}-[0-9a-f]{8}"
@@ -206,10 +207,9 @@ class RemoteFolder(RemoteStorage[Client]):
         folders = [prefix] if at is None else cast(Sequence[str], at)
 
         def entries(folder: str) -> list[Entry] | None:
-            try:
+            with unlogged(), suppress(Absent):  # it may be another thread
                 return list(self._entries(client, folder))
-            except Absent:
-                return None
+            return None
 
         with ThreadPoolExecutor(self.lanes, "pharmabackup-list") as pool:  # of no threads until one is needed
             found = list((map if len(folders) < 2 else pool.map)(entries, folders))

@@ -76,7 +76,7 @@ class Session:
             assert self._connection is not None
             try:
                 chosen = self.do(self._connection.start_sftp_client(), 3)
-            except (asyncssh.ChannelOpenError, asyncssh.SFTPError):
+            except (asyncssh.ChannelOpenError, asyncssh.SFTPError, TimeoutError):
                 self._more = 0
             else:
                 self._channels.append(chosen)

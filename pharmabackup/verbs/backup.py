@@ -25,7 +25,7 @@ from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Error, Incomplete, InvalidInput, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding, Progress
-from pharmabackup.format.transaction import Head, Snapshot
+from pharmabackup.format.transaction import HEADS_MAX, Head, Snapshot
 from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
@@ -173,7 +173,7 @@ class _Run:
     def prepare(self, sources: Sequence[Source]) -> None:
         listing = one_listing(self._unlocked.storage, self._unlocked.state)
         self._history = load_history(self._unlocked, listing=listing)
-        self._heads = self._history.heads(self._unlocked.slot.id)
+        self._heads = self._history.heads(self._unlocked.slot.id)[:HEADS_MAX]
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)
         self._ground = survey(self._unlocked, self._index, listing=listing)
         told = history_findings(self._history, self._unlocked.storage.location)

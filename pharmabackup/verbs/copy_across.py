@@ -25,7 +25,7 @@ from pharmabackup.format.manifest import (
     entries,
     read_folders,
 )
-from pharmabackup.format.transaction import Head, Snapshot
+from pharmabackup.format.transaction import HEADS_MAX, Head, Snapshot
 from pharmabackup.format.wire import decode
 from pharmabackup.results import sized
 from pharmabackup.sources.base import FolderColumns, Sink
@@ -66,7 +66,7 @@ class AcrossCopy:
             self._reporter.find(finding)
         wanted = wanted_across(self._source, here, self._there, self._chosen)
         _check_names(wanted)
-        self._heads = self._there.heads(self._target.slot.id)
+        self._heads = self._there.heads(self._target.slot.id)[:HEADS_MAX]
         self._sequence = self._there.next_sequence(self._target.slot.id)
         index = Index(self._target)
         try:

@@ -20,7 +20,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`records`: oldest first, and whether the content comes too. `marks`: names of objects, holds first.
+    """`records`: in the order in which they came here, and whether the content comes too. `marks`: names of objects,
+    holds first.
 
     `refused`: what cannot count there, since its transaction was aborted there, or since another record has its name
     there: that one. `damaged`: what lies there and cannot be read, which a device does not bring again. `contested`:
@@ -76,7 +77,7 @@ def plan_copy(
         needed = set(lacking)
     known = there.committed.keys() - lost
     records = [(lacking[who], who in wanted) for who in needed if who in wanted or who not in known]
-    records.sort(key=lambda pair: (pair[0].snapshot.time, pair[0].snapshot.sequence))
+    records.sort(key=lambda pair: (pair[0].came, *pair[0].order))  # rules go by that order there
     said_there = {said.id: said for said in there.said}
     hashes = {said.hash for said in there.said}
     contested = [

@@ -129,24 +129,26 @@ def _choose(
     own = {who for (_, who), slots in history.standing_forgets().items() if unlocked.slot.id in slots}
     groups: dict[tuple[bytes, str, bytes], list[Committed]] = {}
     for item in history.newest():
-        if item.transaction not in asked:
-            groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
+        groups.setdefault((item.snapshot.domain, item.snapshot.dataset, item.slot.id), []).append(item)
     chosen: list[Committed] = []
     findings: list[Finding] = []
-    for items in groups.values():
+    for ever in groups.values():
+        # Also by those that are forgotten: or what came late would be in time when they have gone.
+        apart = set[bytes]() if names else late([_came(item) for item in ever])
+        items = [item for item in ever if item.transaction not in asked]
         dated = [
             _dated(
                 item,
                 said.get(item.transaction, NOTHING),
                 0 if names else _rule(rules, item),
                 damaged=item.transaction in damaged,
-                came=None if names else item.came,  # whoever names some has looked at them
+                named=bool(names),
             )
             for item in items
         ]
-        reasons = kept(dated, keeps, where, now)
-        if apart := late(dated):
-            alone = kept([replace(item, came=None) for item in dated], keeps, where, now)
+        reasons = kept(dated, keeps, where, now, apart)
+        if apart:
+            alone = kept([replace(item, came=None, way="") for item in dated], keeps, where, now)
             if stays := len(reasons.keys() - alone.keys()):
                 findings.append(_late(unlocked, items[0], len(apart), stays))
         for item in items:
@@ -173,7 +175,7 @@ def _rule(rules: list[tuple[Class, Keep]], item: Committed) -> int | None:
     return next((number for number, (of, _) in enumerate(rules) if of.fits(dataset, device, label)), None)
 
 
-def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool, came: int | None) -> Dated:
+def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool, named: bool) -> Dated:
     record = item.snapshot
     return Dated(
         item.transaction,
@@ -184,8 +186,13 @@ def _dated(item: Committed, said: Standing, rule: int | None, *, damaged: bool, 
         held=said.held is not None,
         rule=rule,
         damaged=damaged,
-        came=came,
+        came=None if named else item.came,  # whoever names some has looked at them
+        way="" if named else item.way,
     )
+
+
+def _came(item: Committed) -> Dated:
+    return _dated(item, NOTHING, None, damaged=False, named=False)
 
 
 def _stays(unlocked: Unlocked, item: Committed, reason: str) -> Finding:

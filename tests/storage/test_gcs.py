@@ -128,7 +128,7 @@ def refusal(reason: str, status: int, **headers: str) -> bytes:
     return answer(status, {"Content-Type": "application/json"} | more, json.dumps(said).encode())
 
 
-OBJECT = {"size": "256", "updated": "2026-11-26T20:00:00.123Z", "metadata": {module.MARK: "0" * 32}}
+OBJECT = {"size": "256", "timeCreated": "2026-11-26T20:00:00.123Z", "metadata": {module.MARK: "0" * 32}}
 DATA = bytes(range(256))
 
 
