@@ -163,7 +163,7 @@ def late(newest: Sequence[Dated]) -> set[bytes]:
         first = firsts.get(item.way, item.came)
         if item.came > first + (0 if item.way else LATE_NS):
             found.add(item.id)
-        if not _to_come(item):
+        if item.time <= item.came + (AHEAD_NS if item.way else LATE_NS):  # what was to come then makes nothing late
             firsts[item.way] = min(first, item.came)
     return found
 

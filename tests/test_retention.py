@@ -295,16 +295,19 @@ def test_what_was_copied_in_any_order_within_an_hour_is_one_history() -> None:
     assert kept(copied, pb.Keep(daily=5), UTC) == kept(days, pb.Keep(daily=5), UTC)
 
 
-@given(genuine, planted, keeps)
+@given(genuine, planted, keeps, st.booleans())
 def test_what_a_copy_brings_is_judged_by_the_order_in_which_it_came(
-    rows: list[tuple[int, bool, bool, bool]], others: list[tuple[Any, ...]], keep: pb.Keep
+    rows: list[tuple[int, bool, bool, bool]], others: list[tuple[Any, ...]], keep: pb.Keep, ahead: bool
 ) -> None:
-    """All in one hour; a copy brings first what came first. What the device has brought itself is judged apart."""
-    line = [replace(item, came=number, way="copy") for number, item in enumerate(_line(rows))]
+    """All in one hour; a copy brings first what came first. What the device has brought itself is judged apart, and
+    what is dated far `ahead` makes nothing late that comes after it."""
+    copied = to_ns(BASE + 50 * DAY)
+    line = [replace(item, came=copied + number, way="copy") for number, item in enumerate(_line(rows), 1)]
     end = (line[-1].time - to_ns(BASE)) // to_ns(datetime(1970, 1, 1, 1, tzinfo=UTC))
-    items = list(line)
+    items = [*line, replace(_dated(99, BASE + 400 * DAY), came=copied, way="copy")] if ahead else list(line)
     for number, (hours, sequence, complete, verified) in enumerate(others, 100):
         moment = BASE + min(hours, end) * HOUR - timedelta(seconds=1)
         item = replace(_dated(number, moment, complete=complete, verified=verified), sequence=sequence)
-        items.append(replace(item, came=number, way="copy" if number % 3 else "device"))
-    assert kept(line, keep, LONDON).items() <= kept(items, keep, LONDON).items()
+        items.append(replace(item, came=copied + number, way="copy" if number % 3 else "device"))
+    now = BASE + 60 * DAY
+    assert kept(line, keep, LONDON, now).keys() <= kept(items, keep, LONDON, now).keys()

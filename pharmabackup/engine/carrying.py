@@ -7,6 +7,7 @@ created exclusively decides whether what it brought counts (docs/format.md, §13
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -37,6 +38,7 @@ from pharmabackup.format.transaction import RECORD_MAX, Carried, Carry, Fate, Ma
 from pharmabackup.format.wire import Kind
 from pharmabackup.storage.base import Storage
 
+TICKS, TICK_S = 10, 0.25  # FAT has times of two seconds
 PIECE = 1 << 20
 FAR_PIECE = 4 << 20  # where each request takes a while
 ROSTER_MAX = keys.ROSTER_MAX + 4096  # bytes as stored; keyrings are smaller
@@ -178,11 +180,21 @@ class Carrier:
             self._index.segments.add(write_segment(self._target, self._unindexed))
             self._unindexed = []
 
-    def decide(self, items: list[Carried]) -> None:
-        """Make what was brought count. Overtaken when a collection was faster; StorageFailed."""
+    def decide(self, items: list[Carried], *, after: int = 0, more: bool = False) -> int:
+        """Make what was brought count. Overtaken when a collection was faster; StorageFailed.
+
+        `after`: the storage's time that has to be over, as far as that comes soon: what was given back for those
+        before. Rules go by these, and there are storages that have whole seconds. `more`: whether others are to come.
+        """
         self._publish()
-        _, intent = self._attempt.pin(self._relied)
+        made, intent = self._attempt.pin(self._relied)
+        for _ in range(TICKS):
+            if made.modified > after:
+                break
+            time.sleep(TICK_S)
+            made, intent = self._attempt.pin(self._relied)
         self._attempt.decide(Carry(self._attempt.id, intent, tuple(items)))
+        return self._target.storage.info(ids.fate_name(self._attempt.id)).modified + len(items) if more else 0
 
 
 def send_pack(source: Storage, target: Storage, pack: bytes, size: int, step: Step | None = None) -> bool:

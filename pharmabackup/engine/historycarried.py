@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pharmabackup import ids
 from pharmabackup.engine.accepted import accepts
 from pharmabackup.engine.grants import COLLECTORS
-from pharmabackup.engine.history import Committed, History, Said
+from pharmabackup.engine.history import Committed, History, Said, Way
 from pharmabackup.engine.historycache import Remembered, recalled, shape_of
 from pharmabackup.engine.historyrules import said_of, take
 from pharmabackup.engine.unlocked import Unlocked
@@ -139,6 +139,10 @@ def _take_carried_mark(
 ) -> None:
     before = said.get(ids.hex_tail(item.name) or b"")
     if before is not None and before.hash == hashlib.sha256(item.stored).digest():
+        if time < before.time:  # anybody may write the same bytes again, to have it come later
+            history.said.remove(before)
+            said[before.id] = Said(before.id, before.mark, before.slot, time, before.hash)
+            history.said.append(said[before.id])
         return
     digest, slot, record = recall(item)
     if not isinstance(record, Mark) or record.kind == "verified":
@@ -176,7 +180,12 @@ def _take_carried_fate(
     if transaction in history.aborted or transaction in history.carriers:
         raise malformed("carry", "it brings what was decided otherwise here")
     before = history.committed.get(transaction)
+    way: Way = "copy" if carrier.slot.role in COLLECTORS else "device"
     if before is not None and before.hash == hashlib.sha256(item.stored).digest():
+        if time < before.came:  # anybody may write the same bytes again, to have it come later
+            history.committed[transaction] = replace(before, came=time, way=way)
+            if item.gone and not before.way:
+                history.absent.add(transaction)
         if not item.gone:
             history.absent.discard(transaction)
         return
@@ -185,7 +194,7 @@ def _take_carried_fate(
         counts = accepts(slot, digest)
         if not _displaces(history, carrier, item.name, before, slot, digest, counts=counts):
             return
-    take(history, item.name, record, slot, digest, time, "copy" if carrier.slot.role in COLLECTORS else "device")
+    take(history, item.name, record, slot, digest, time, way)
     if transaction not in history.committed:
         raise malformed("carry", "it brings what was not committed")
     history.brought[item.name] = carrier.name

@@ -8,6 +8,7 @@ from pharmabackup import ids
 from pharmabackup.engine.history import Committed, History, Said
 from pharmabackup.errors import Error
 from pharmabackup.format.keys import Slot
+from pharmabackup.retention import LATE_NS
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ def plan_copy(
         needed = set(lacking)
     known = there.committed.keys() - lost
     records = [(lacking[who], who in wanted) for who in needed if who in wanted or who not in known]
-    records.sort(key=lambda pair: (pair[0].came, *pair[0].order))  # rules go by that order there
+    records.sort(key=lambda pair: _order(pair[0]))
     said_there = {said.id: said for said in there.said}
     hashes = {said.hash for said in there.said}
     contested = [
@@ -105,6 +106,12 @@ def plan_copy(
         contested,
         [ours[who] for who in torn],
     )
+
+
+def _order(item: Committed) -> tuple[bool, bool, int, int, int]:
+    """In which records are brought, since rules go by that there: as they came here, what copies brought first, and
+    what was still to come then last."""
+    return item.came < item.snapshot.time - LATE_NS, item.way != "copy", item.came, *item.order
 
 
 def _is_another(item: Committed, there: History) -> bool:

@@ -61,6 +61,7 @@ class ReplicaCopy:
         self._only_marks = only_marks
         self._anew = anew
         self._source_anew = False
+        self._after = 0  # the storage's time there of the last record that was brought
         self._outcome = Outcome()
         # a device may copy what it backed up itself, and the lists of keys that it needs for that
         self._own = None if target.keyring.role in COLLECTORS else target.keyring.slot
@@ -161,7 +162,8 @@ class ReplicaCopy:
             self._reporter.check_cancelled()
             try:
                 if group.items:
-                    carrier.decide(group.items)
+                    more = bool(records or marks)
+                    self._after = carrier.decide(group.items, after=self._after, more=more)
                 break
             except Overtaken:
                 if not left:

@@ -22,6 +22,7 @@ from pharmabackup.errors import Conflict, InvalidInput, NotFound
 from pharmabackup.events import Finding
 from pharmabackup.format.keys import PASSPHRASES_MAX, ROSTER_MAX, Keyring, Revoked, Role, Roster
 from pharmabackup.format.keys import Slot as RosterSlot
+from pharmabackup.format.transaction import HEADS_MAX
 from pharmabackup.results import Slot
 
 NAME_MAX = 200
@@ -160,15 +161,16 @@ def _accepted(places: Sequence[Unlocked], slot: bytes, most: int) -> tuple[bytes
 
     Fates do with all that they name as before them. So the last one is not enough: a replica may lag behind, and one
     of them may be damaged later. What is damaged or gone now may be the slot's: its hash counts where this machine
-    has seen it. Whoever stole the slot can write any number: the newest come first, of snapshots, then of marks.
+    has seen it. Whoever stole the slot can write any number: of snapshots the heads that came first come first, then
+    the newest and some of all; then the newest marks.
     """
     found: dict[bytes, None] = {}  # in this order
     marks: list[tuple[int, bytes]] = []
     for unlocked in places:
         history = load_history(unlocked)
         own = [item.hash for item in history.newest() if item.slot.id == slot]
-        heads = {head.hash for head in history.heads(slot)}
-        several = (*(one for one in own if one in heads), *own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY])
+        heads = [head.hash for head in history.heads(slot)]  # the slot's own came before what a thief added
+        several = (*heads[:HEADS_MAX], *own[:ACCEPTED_NEWEST], *own[::ACCEPTED_EVERY], *heads[HEADS_MAX:])
         found |= dict.fromkeys(several)
         marks += [
             (said.time, said.hash) for said in history.said if said.slot.id == slot and said.mark.kind in JUDGED_MARKS
