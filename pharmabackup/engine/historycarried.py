@@ -139,7 +139,7 @@ def _take_carried_mark(
 ) -> None:
     before = said.get(ids.hex_tail(item.name) or b"")
     if before is not None and before.hash == hashlib.sha256(item.stored).digest():
-        if time < before.time:  # anybody may write the same bytes again, to have it come later
+        if before.keeps and time < before.time:  # anybody may write the same bytes again, to have it come too late
             history.said.remove(before)
             said[before.id] = Said(before.id, before.mark, before.slot, time, before.hash)
             history.said.append(said[before.id])
@@ -182,10 +182,9 @@ def _take_carried_fate(
     before = history.committed.get(transaction)
     way: Way = "copy" if carrier.slot.role in COLLECTORS else "device"
     if before is not None and before.hash == hashlib.sha256(item.stored).digest():
-        if time < before.came:  # anybody may write the same bytes again, to have it come later
+        # Anybody may write the same bytes again, to have it come later. Nothing came before it was made.
+        if way == "copy" and before.snapshot.time <= time < before.came:
             history.committed[transaction] = replace(before, came=time, way=way)
-            if item.gone and not before.way:
-                history.absent.add(transaction)
         if not item.gone:
             history.absent.discard(transaction)
         return

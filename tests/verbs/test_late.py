@@ -17,7 +17,7 @@ from pharmabackup.engine import carrying
 from pharmabackup.engine.history import History
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.transaction import Attempt
-from pharmabackup.format.transaction import Fate
+from pharmabackup.format.transaction import Carried, Carry, Fate
 from pharmabackup.format.wire import Kind
 from pharmabackup.retention import LATE_NS
 from pharmabackup.storage.base import ObjectInfo
@@ -75,21 +75,43 @@ def test_what_is_written_again_came_when_a_copy_brought_it(repo: pb.Repository, 
         before = _times(_seen(replica, tmp_path / "first"))
         assert {way for _, way in before.values()} >= {"copy", "forget", "undo"}
         assert _write_again(repo, replica, folder) >= 2
-        assert _times(_seen(replica, tmp_path / "second")) == before
+        after = _times(_seen(replica, tmp_path / "second"))
+        later = {who for who, (_, what) in before.items() if what == "forget"}  # then it counts from later on
+        assert {who: when for who, when in after.items() if who not in later} == {
+            who: when for who, when in before.items() if who not in later
+        }
+        assert all(after[who] >= before[who] for who in later)
 
 
-def test_a_record_whose_content_was_not_brought_has_none_when_it_is_written_again(
-    repo: pb.Repository, tmp_path: Path
+@pytest.mark.parametrize("who", ["a device", "an owner"])
+def test_no_carry_has_what_is_here_come_before_it_was_made_or_be_gone(
+    repo: pb.Repository, tmp_path: Path, make_repo: Any, who: str
 ) -> None:
-    """Else the replica would miss a snapshot, and no prune would go on."""
-    with pb.Repository.create(tmp_path / "replica", PASSPHRASE, replica_of=repo) as replica:
-        newest = repo.snapshot()
-        repo.copy(replica, snapshots=[newest])
-        absent = _seen(replica, tmp_path / "first").absent
-        assert len(absent) == 3
-        _write_again(repo, replica, "snapshots")
-        assert _seen(replica, tmp_path / "second").absent == absent
-        assert {snapshot.id for snapshot in replica.snapshots() if not snapshot.forgotten} == {newest.id}
+    """Whoever may write to a share gives his own files any time; and clocks are set back."""
+    staff = Staff(repo, tmp_path)
+    till = staff.enrol("device", "till")
+    till.backup([pb.Files(tmp_path / "documents", name="tills")])
+    repo.hold(till.snapshot("tills"), reason="an incident")
+    before, there = _times(_seen(repo, tmp_path / "first")), repo._unlocked.storage
+    own, unlocked = (
+        ("snapshots", "marks") if who == "an owner" else ("snapshots",),
+        (till if who == "a device" else repo)._unlocked,
+    )
+    mine = {bytes.fromhex(snapshot.id) for snapshot in till.snapshots()} if who == "a device" else None
+    names = [
+        info.name for folder in own for info in there.list(folder) if mine is None or ids.id_of(info.name) in mine
+    ]
+    items = tuple(Carried(name, there.get(name, limit=1 << 20), True) for name in names)
+    transaction = ids.new_id()
+    unlocked.put(Kind.CARRY, ids.fate_name(transaction), Carry(transaction, bytes(32), items))
+    carry = Path(repo.url) / ids.fate_name(transaction)
+    carry.chmod(0o600)
+    os.utime(carry, ns=(SECOND_NS, SECOND_NS))
+    after = _seen(repo, tmp_path / "second")
+    assert not after.absent and not after.forgotten()
+    kept = {who: when for who, when in before.items() if when[1] not in ("hold", "undo")}
+    assert kept.items() <= _times(after).items()
+    staff.close()
 
 
 def test_a_copy_keeps_the_order_where_times_are_whole_seconds(
