@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Generic, Self, TypeVar
+from weakref import WeakSet
 
 from pharmabackup.errors import InvalidInput
 from pharmabackup.mutex import Mutex
@@ -20,15 +21,7 @@ THREADS = 16  # requests under way for what is read piece by piece
 Item = TypeVar("Item")
 T = TypeVar("T")
 
-
-class Pool(ThreadPoolExecutor):
-    """Threads that several share. It refuses work when it was shut down, and when the interpreter ends."""
-
-    was_shut = False
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.was_shut = True
-        super().shutdown(wait, cancel_futures=cancel_futures)
+_ended: WeakSet[Executor] = WeakSet()  # what `Threads` have shut down
 
 
 class Threads:
@@ -40,15 +33,15 @@ class Threads:
     def __init__(self) -> None:
         self.ends = 0  # how often they were ended
         self._lock = Mutex()
-        self._pool: Pool | None = None
+        self._pool: Executor | None = None
         self._process = os.getpid()
 
-    def pool(self) -> Pool:
+    def pool(self) -> Executor:
         """Made when it is needed, and anew in a forked child, which has none of its parent's threads."""
         with self._lock.own:
             if self._pool is None or self._process != os.getpid():
                 self._process = os.getpid()
-                self._pool = Pool(THREADS, thread_name_prefix="pharmabackup-reading")
+                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pharmabackup-reading")
             return self._pool
 
     def check(self, ends: int) -> None:
@@ -61,6 +54,8 @@ class Threads:
         with self._lock.own:
             self.ends += 1
             pool, self._pool = self._pool, None
+        if pool is not None:
+            _ended.add(pool)
         if pool is not None and self._process == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -115,7 +110,7 @@ class Lanes(Generic[Item, T]):
         *,
         lanes: int,
         at_most: int,
-        pool: Pool | None,
+        pool: Executor | None,
     ) -> None:
         self._ahead: deque[tuple[Item, int, Future[T]]] = deque()
         self._work, self._lanes, self._at_most = work, lanes, at_most
@@ -123,7 +118,6 @@ class Lanes(Generic[Item, T]):
         self._coming: tuple[Item, int] | None = None  # the first of what is left, if that was looked at
         self._total = self._taken = 0  # bytes of all that is ahead and of what was taken last; of that alone
         self._own: Executor | None = None
-        self._shared = pool
         self._process = os.getpid()
         if lanes > 1 and pool is None:
             self._own = ThreadPoolExecutor(lanes, thread_name_prefix="pharmabackup-lane")
@@ -152,7 +146,7 @@ class Lanes(Generic[Item, T]):
             try:
                 future = self._threads.submit(self._work, item)
             except RuntimeError:
-                if self._shared is None or not self._shared.was_shut:
+                if self._threads not in _ended:  # as when the interpreter ends
                     raise
                 raise closed() from None  # who shares its threads has ended them
             ahead.append((item, weight, future))
@@ -200,7 +194,7 @@ def in_lanes(
     *,
     size: Callable[[Item], int] = lambda _: 0,
     at_most: int = AHEAD_BYTES,
-    pool: Pool | None = None,
+    pool: Executor | None = None,
 ) -> Lanes[Item, T]:
     """Each item, in order, with a function that gives or raises what `work` makes of it.
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pharmabackup.engine.lanes import Beside, Pool, Threads, in_lanes
+from pharmabackup.engine.lanes import Beside, Threads, in_lanes
 from pharmabackup.errors import InvalidInput
 from tests.threads import threads_left
 
@@ -165,7 +166,7 @@ def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
         go.wait(PATIENCE_S)
         return number
 
-    with Pool(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         coming = in_lanes(4, waits, range(100), pool=pool)
         next(coming)
         coming.close()
@@ -175,7 +176,7 @@ def test_what_has_not_begun_when_somebody_ends_never_begins() -> None:
 
 def test_threads_that_are_shared_outlive_who_reads() -> None:
     work = Work()
-    with Pool(2, thread_name_prefix="shared") as pool:
+    with ThreadPoolExecutor(2, thread_name_prefix="shared") as pool:
         one, other = (in_lanes(4, work, range(10), pool=pool) for _ in range(2))
         assert [next(one)[1]() for _ in range(10)] == [get() for _, get in other]
         one.close()

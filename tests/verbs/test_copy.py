@@ -766,7 +766,7 @@ def test_a_name_that_was_deleted_is_not_used_again(
     from pharmabackup.engine.carrying import Carrier
 
     with monkeypatch.context() as patch:
-        patch.setattr(Carrier, "decide", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(Carrier, "decide", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             repo.copy(there)
     sent = stored(there._unlocked.storage, "packs")
