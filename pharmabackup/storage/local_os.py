@@ -202,18 +202,18 @@ def entries_of(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
         os.close(folder)
 
 
-def make_folders(path: str, mode: int = 0o700) -> None:
+def make_folders(path: str) -> None:
     """Make the folder and those above it, durably."""
     try:
-        os.mkdir(path, mode)
+        os.mkdir(path, 0o700)
     except FileExistsError:
         return
     except FileNotFoundError:
         above = os.path.dirname(path)
         if above == path:
             raise
-        make_folders(above, mode)
-        os.mkdir(path, mode)
+        make_folders(above)
+        os.mkdir(path, 0o700)
     sync_folder(os.path.dirname(path))
 
 

@@ -341,10 +341,7 @@ class SftpStorage(RemoteFolder[Session]):
         for error in sorted(errors, key=lambda error: isinstance(error, ABSENT)):
             if isinstance(error, ABSENT):
                 raise Absent from None
-            # This server opens no folders, or syncs nothing.
-            if not isinstance(
-                error, asyncssh.SFTPOpUnsupported | asyncssh.SFTPFailure | asyncssh.SFTPPermissionDenied
-            ):
+            if not isinstance(error, NO_SYNC):
                 raise error
 
     # What goes wrong

@@ -117,8 +117,7 @@ class Journal:
     ) -> Callable[[str, Mapping[str, object]], Written]:
         def tell(outcome: str, more: Mapping[str, object]) -> Written:
             self._told = True
-            facts_now = {**facts, **more}
-            return write(self._unlocked, event, outcome, subject=subject, reason=reason, facts=facts_now)
+            return write(self._unlocked, event, outcome, subject=subject, reason=reason, facts={**facts, **more})
 
         return tell
 
