@@ -94,7 +94,8 @@ def _not_own(folder: Path, why: str) -> Unsupported:
     return Unsupported(
         f"{folder} {why}, so that what this machine remembers is not safe there.",
         kind="state-folder",
-        remedy="Find out why, and put it right (chown, chmod go-w); or give another folder with state_dir=.",
+        remedy="Find out why, and put it right (chown, chmod go-w); or give another folder (state_dir=, "
+        "PHARMABACKUP_STATE).",
     )
 
 
@@ -103,8 +104,8 @@ def unreadable(state: Path, error: OSError) -> StorageFailed:
     return StorageFailed(
         f"The state folder {state} cannot be read: {error.strerror}. It says which repository was where.",
         kind="state-folder",
-        remedy="Try again. If its disk is broken, open with another state_dir=, and with repository= and the id "
-        "from the recovery kit.",
+        remedy="Try again. If its disk is broken, give another one (state_dir=, PHARMABACKUP_STATE) and the id "
+        "from the recovery kit (repository=, --id).",
         location=str(state),
     )
 
