@@ -64,6 +64,7 @@ class BlockWriter:
     ) -> None:
         """`session`: the transaction's own key, as it is used and as it is stored. `size`: of the largest chunk."""
         self.target = max(BLOCK_TARGET, size)
+        self.reserved: array[int] = array("I")  # the numbers of its blocks
         self._unlocked = unlocked
         self._index = index
         self._packs = packs
@@ -89,6 +90,7 @@ class BlockWriter:
         buffer.fill = 0
         buffer.kind, buffer.level = kind, level
         buffer.number = self._index.blocks.reserve()
+        self.reserved.append(buffer.number)
         return buffer
 
     def finish_block(self, buffer: Buffer) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 
 from pharmabackup.format.pack import Directory, WrappedKey
 
@@ -29,6 +30,7 @@ class BlockTable:
     signers: list[bytes] = field(default_factory=list)  # of each pack: the slot that signed its directory
     usable: bytearray = field(default_factory=bytearray)  # of each pack: listed and not condemned
     keys: list[WrappedKey] = field(default_factory=list)
+    _placing: Lock = field(default_factory=Lock)
     _key_numbers: dict[WrappedKey, int] = field(default_factory=dict)
     _numbers: dict[bytes, list[int]] = field(default_factory=dict)
 
@@ -37,13 +39,8 @@ class BlockTable:
 
     def add_pack(self, pack: bytes, size: int, directory: Directory, *, signer: bytes) -> int:
         """Make a pack's blocks known; the number of the first."""
-        first, number = len(self.ids), len(self.packs)
-        self.packs.append(pack)
-        self.pack_sizes.append(size)
-        self.domains.append(directory.domain)
-        self.signers.append(signer)
-        self.usable.append(1)
-        keys = [self.add_key(wrapped) for wrapped in directory.keys]
+        first = len(self.ids)
+        number, keys = self._new_pack(pack, size, directory, signer)
         for block in directory.blocks:
             self._append(block.id, number, block.offset, block.length, keys[block.key], block.count, block.kind)
         return first
@@ -69,10 +66,10 @@ class BlockTable:
         pack = self.pack[number]
         return pack == NOT_PLACED or (pack != LOST and bool(self.usable[pack]))
 
-    def give_up(self) -> None:
-        """Blocks that were reserved and not placed never will be."""
-        for number, pack in enumerate(self.pack):
-            if pack == NOT_PLACED:
+    def give_up(self, numbers: Iterable[int]) -> None:
+        """Those of these blocks that were reserved and not placed never will be."""
+        for number in numbers:
+            if self.pack[number] == NOT_PLACED:
                 self.pack[number] = LOST
 
     def name(self, number: int, block_id: bytes, kind: int, count: int) -> None:
@@ -82,19 +79,27 @@ class BlockTable:
         self.count[number] = count
 
     def place(self, numbers: list[int], pack: bytes, size: int, directory: Directory, *, signer: bytes) -> None:
-        """Say where reserved blocks came to lie: in this pack, in the directory's order."""
+        """Say where reserved blocks came to lie: in this pack, in the directory's order.
+
+        Two threads may do so at once, while one looks up and reserves.
+        """
+        with self._placing:
+            place, keys = self._new_pack(pack, size, directory, signer)
+            for number, block in zip(numbers, directory.blocks, strict=True):
+                self.offset[number] = block.offset
+                self.length[number] = block.length
+                self.key[number] = keys[block.key]
+                self.pack[number] = place  # last: from here on it is looked for there
+                self._numbers.setdefault(block.id, []).append(number)
+
+    def _new_pack(self, pack: bytes, size: int, directory: Directory, signer: bytes) -> tuple[int, list[int]]:
+        """Its place among `packs`, and the numbers of its keys."""
         self.packs.append(pack)
         self.pack_sizes.append(size)
         self.domains.append(directory.domain)
         self.signers.append(signer)
         self.usable.append(1)
-        keys = [self.add_key(wrapped) for wrapped in directory.keys]
-        for number, block in zip(numbers, directory.blocks, strict=True):
-            self.pack[number] = len(self.packs) - 1
-            self.offset[number] = block.offset
-            self.length[number] = block.length
-            self.key[number] = keys[block.key]
-            self._numbers.setdefault(block.id, []).append(number)
+        return len(self.packs) - 1, [self.add_key(wrapped) for wrapped in directory.keys]
 
     def _append(self, block_id: bytes, pack: int, offset: int, length: int, key: int, count: int, kind: int) -> None:
         self._numbers.setdefault(block_id, []).append(len(self.ids))
@@ -138,7 +143,7 @@ class BlockTable:
 
     def columns(self) -> dict[str, bytes]:
         """For a cache on this machine (native byte order)."""
-        self.give_up()
+        self.give_up(range(len(self.pack)))
         return {
             "ids": b"".join(block_id or bytes(32) for block_id in self.ids),
             "pack": self.pack.tobytes(),

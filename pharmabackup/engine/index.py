@@ -70,7 +70,7 @@ class _Cache(msgspec.Struct, array_like=True):
 
 
 class Index:
-    """Chunks and blocks of one repository. Used by one thread; its table of blocks is also read by others."""
+    """Chunks and blocks of one repository. Used by one thread; others read its table of blocks, and place some."""
 
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""

@@ -202,7 +202,7 @@ class Transaction:
         except Exception:  # noqa: BLE001, S110  (the first error is on its way up already)
             pass
         finally:
-            self.index.blocks.give_up()
+            self.index.blocks.give_up(self.blocks.reserved)
             self.close()
 
     def close(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, told_contested
 from pharmabackup.engine.target_layout import Layout
+from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.events import Finding
 from pharmabackup.format.manifest import Entry
 from pharmabackup.retention import AHEAD_NS
+from pharmabackup.sources.base import Source
+from pharmabackup.storage.disks import on_one_disk
 
 RANGES_TOLD = 20  # of one file
 Ranges = list[tuple[int, int]]  # begin and end
@@ -140,3 +145,29 @@ def told_ranges(ranges: Ranges) -> str:
     if len(ranges) > RANGES_TOLD:
         told.append(f"{len(ranges) - RANGES_TOLD:,} more places")
     return "bytes " + (" and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0])
+
+
+def same_device_findings(unlocked: Unlocked, sources: Sequence[Source]) -> list[Finding]:
+    """Of each source whose disk the repository lies on, or another part of it."""
+    return [
+        Finding(
+            code="same-device",
+            severity="critical",
+            subject=source.name,
+            message=f"The backup of {source.name} lies on the disk that holds the data itself.",
+            remedy="Back up to another disk too: if this one breaks, both are lost.",
+            location=unlocked.storage.location,
+        )
+        for source in sources
+        if _on_same_device(unlocked, source)
+    ]
+
+
+def _on_same_device(unlocked: Unlocked, source: Source) -> bool:
+    root, location = unlocked.storage.local_root(), source.location()
+    if root is None or location is None:
+        return False
+    try:
+        return on_one_disk(root, location)
+    except OSError:
+        return False

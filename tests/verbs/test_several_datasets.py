@@ -20,7 +20,7 @@ from pharmabackup.format.transaction import Condemn, Intent
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources import sqlite_view
 from pharmabackup.sources.base import Sink
-from pharmabackup.storage.base import ObjectInfo
+from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.memory import MemoryStorage
 from tests.sources.databases import make, posix
 from tests.threads import threads_left
@@ -28,6 +28,13 @@ from tests.verbs.faults import Dead, DyingStorage
 
 PASSPHRASE = pb.Passphrase("correct horse battery staple")
 MakeRepo = Callable[[], pb.Repository]
+
+
+@pytest.fixture(params=[1, 8], ids=["near", "far"], autouse=True)
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Far away, each is committed beside the reading of those after it."""
+    monkeypatch.setattr(Storage, "lanes", request.param)
+    return int(request.param)
 
 
 @pytest.fixture
@@ -58,12 +65,12 @@ def _all_restore(repo: pb.Repository, tmp_path: Path, out: str) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_several_datasets_die_at_any_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, sources: list[pb.Files], after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, sources: list[pb.Files], after: bool, lanes: int
 ) -> None:
     kept: set[int] = set()
     for dies_at in range(300):
         inner = MemoryStorage("inner")
-        storage = DyingStorage(inner)
+        storage = DyingStorage(inner, lanes=lanes)
         died = _dies(monkeypatch, storage, tmp_path / f"state-{dies_at}", sources, dies_at, after=after)
         monkeypatch.setattr(opening, "connect", lambda *_, inner=inner, **__: inner)
         with pb.Repository.open("memory://x", PASSPHRASE, state_dir=tmp_path / f"state-{dies_at}") as repo:
@@ -149,9 +156,9 @@ def test_a_collection_overtakes_the_first(
 
 
 def test_one_that_collections_keep_overtaking_does_not_stop_the_others(
-    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch, lanes: int
 ) -> None:
-    _Collector(monkeypatch, times=3)
+    _Collector(monkeypatch, times=3 if lanes == 1 else 4)  # the one beside the others is not counted
     repo = make_repo()
     with pytest.raises(pb.Incomplete, match=r"1 of 3 datasets not backed up: tier-0\."):
         repo.backup(sources)
