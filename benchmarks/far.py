@@ -37,6 +37,7 @@ TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 ROUND_TRIPS_MS = (0, 20, 100)
 GOAL = 2  # times as fast as restic
 BACKUPS = 10  # before snapshots are listed
+VOLUMES = 600  # of 64 MB: what all rounds of all tools leave
 TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
 
 
@@ -260,7 +261,7 @@ def _program(work: Path) -> Path:
 def s3_place(scratch: Path) -> Iterator[Place]:
     folder = scratch / "s3"
     folder.mkdir()
-    with s3.seaweedfs(folder) as server:
+    with s3.seaweedfs(folder, volumes=VOLUMES) as server:
         yield Place(
             "S3",
             server.port,

@@ -154,12 +154,13 @@ class BlockWriter:
         self.check()
 
     def close(self) -> None:
-        """Wait for what is under way, and end the threads."""
+        """Wait for what is under way, end the threads and let go of all buffers."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
         self._threads = []
+        self._free = queue.SimpleQueue()
 
 
 def open_block(

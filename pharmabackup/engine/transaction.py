@@ -171,6 +171,7 @@ class Transaction:
     def publish(self) -> None:
         """All blocks are filled: make packs and their index durable. Raises what went wrong on the way."""
         self.blocks.drain()
+        self.blocks.close()  # of its memory nothing stays while packs are on their way
         self._unindexed += self._packs.finish()
         self._publish_segment()
 

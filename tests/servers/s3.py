@@ -81,9 +81,12 @@ def moto(folder: Path) -> Iterator[S3Server]:
 
 @contextmanager
 def seaweedfs(
-    folder: Path, port: int | None = None, *, certificate: tuple[Path, Path] | None = None
+    folder: Path, port: int | None = None, *, certificate: tuple[Path, Path] | None = None, volumes: int = 40
 ) -> Iterator[S3Server]:
-    """`folder` keeps what is stored: a server that is started there again has it. With a certificate: TLS."""
+    """`folder` keeps what is stored: a server that is started there again has it. With a certificate: TLS.
+
+    It is full at so many `volumes` of 64 MB.
+    """
     made, key = certificate or (None, None)
     identities = [
         {
@@ -108,7 +111,7 @@ def seaweedfs(
             server = S3Server(port or free_port(below=55000), made)
             command = [
                 program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                "-master.telemetry=false", "-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3",
+                "-master.telemetry=false", f"-volume.max={volumes}", "-master.volumeSizeLimitMB=64", "-filer", "-s3",
                 f"-s3.port={server.port}", "-s3.config=ids.json",
                 "-s3.port.iceberg=0", "-s3.port.lance=0",  # theirs are fixed, so that a second server would not start
                 *(f"-{part}.port={free_port(below=55000)}" for part in ("master", "volume", "filer")),
