@@ -6,6 +6,7 @@ is not delayed. Requests are counted in runs of their own, through a proxy that 
 """
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -18,13 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 from answer import Answer, parser
 from counting import Counting
 from data import Pharmacy
 from install import restic as install_restic
-from measure import Failed, Run, output_of, run, settle, usage_of, warm
+from measure import Failed, Run, TooSlow, give_memory, output_of, run, settle, usage_of, warm
+from targets import Targets
 from tools import PASSPHRASE, Restic, Source
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -38,6 +41,8 @@ ROUND_TRIPS_MS = (0, 20, 100)
 GOAL = 2  # times as fast as restic
 BACKUPS = 10  # before snapshots are listed
 VOLUMES = 600  # of 64 MB: what all rounds of all tools leave
+LIMIT_S = 300  # for one run
+TOO_SLOW = Run(math.inf, 0, 0)
 TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
 
 
@@ -54,7 +59,9 @@ class Place:
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    accepts = parser(__doc__)
+    accepts.add_argument("place", choices=PLACES)
+    options = accepts.parse_args()
     rounds, profile, trips = (1, "XS", (0, 20)) if options.quick else (3, "B", ROUND_TRIPS_MS)
     install_restic(options.work)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -65,31 +72,33 @@ def main() -> None:
     figures: dict[str, float] = {}
     head = ["", "round trip", "pharmabackup", "restic", "rclone copy", "ratio", "met"]
     table = [[*head, "requests", "restic's", "MB", "restic's"]]
-    with tempfile.TemporaryDirectory(prefix="pharmabackup-far-") as scratch:
-        for make in (s3_place, sftp_place, azure_place):
-            with make(Path(scratch)) as place:
-                requests = {} if place.name == "SFTP" else counted(place, source, options.work)
-                figures |= {f"{place.name}_{tool}_{what}_requests": count for (tool, what), count in requests.items()}
-                for what in ("nothing changed", "list") if requests else ():
-                    asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
-                    table.append([f"{place.name} {what}", *[""] * 6, *asked, "", ""])
-                for trip in trips:
-                    found = measure(place, source, options.work, trip, rounds)
-                    for what in ("backup", "restore"):
-                        table.append(row(place.name, what, trip, found, requests, figures))
+    targets = Targets(options.work)
+    with (
+        tempfile.TemporaryDirectory(prefix="pharmabackup-far-") as scratch,
+        PLACES[options.place](Path(scratch)) as place,
+    ):
+        requests = {} if place.name == "SFTP" else counted(place, source, options.work, targets)
+        figures |= {f"{tool}_{what}_requests": count for (tool, what), count in requests.items()}
+        for what in ("nothing changed", "list") if requests else ():
+            asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
+            table.append([what, *[""] * 6, *asked, "", ""])
+        for trip in trips:
+            found = measure(place, source, options.work, targets, trip, rounds)
+            for what in ("backup", "restore"):
+                table.append(row(what, trip, found, requests, figures))
     remark = (
-        f"Medians of {rounds} rounds in turn, whole processes, seconds; the sample pharmacy of profile {profile}: "
+        f"Medians of {rounds} rounds in turn, of rclone one, whole processes, seconds; restores go to "
+        f"{targets.kind}; the sample pharmacy of profile {profile}: "
         f"{files:,} files, {size / 1e6:,.0f} MB. restic {Restic.version()}, rclone {rclone_version()} with "
         f"{TRANSFERS} transfers. Tools and servers share two processors. Requests are those of a first backup and of "
         "a restore, with everything that opening takes, of a backup in which nothing changed, and of a list on a new "
         f"machine after {BACKUPS} backups, of which ours makes {len(source.items)} snapshots each; MB is the "
         f"greatest memory of a process. The goal: restic's time is at least {GOAL} times ours, its requests no fewer."
     )
-    Answer("Over a line", figures, table, remark).give(options)
+    Answer(f"Over a line: {place.name}", figures, table, remark).give(options)
 
 
 def row(
-    place: str,
     what: str,
     trip: int,
     found: Mapping[tuple[str, str], list[Run]],
@@ -98,45 +107,61 @@ def row(
 ) -> list[str]:
     tools = [tool for tool in ("ours", "restic", "rclone") if (tool, what) in found]
     middle = {tool: statistics.median(cost.seconds for cost in found[tool, what]) for tool in tools}
-    figures[f"{place}_{what}_{trip}_s"] = middle["ours"]
-    if "restic" in middle:
-        figures[f"{place}_{what}_{trip}_ratio"] = middle["restic"] / middle["ours"]
-    shown = [f"{middle[tool]:.2f}" if tool in middle else "–" for tool in ("ours", "restic", "rclone")]
+    figures[f"{what}_{trip}_s"] = middle["ours"]
+    if isfinite(middle.get("restic", math.inf)):
+        figures[f"{what}_{trip}_ratio"] = middle["restic"] / middle["ours"]
+    shown = [
+        "–" if tool not in middle else f"{middle[tool]:.2f}" if isfinite(middle[tool]) else f"over {LIMIT_S}"
+        for tool in ("ours", "restic", "rclone")
+    ]
     ratio, met = "–", "–"
     if "restic" in middle:
-        ratio = f"{middle['restic'] / middle['ours']:.2f}"
+        ratio = f"{middle['restic'] / middle['ours']:.2f}" if isfinite(middle["restic"]) else "–"
         met = "yes" if middle["restic"] >= GOAL * middle["ours"] else "**no**"
     peaks = {tool: f"{max(cost.rss for cost in found[tool, what]) / 1e6:.0f}" for tool in tools}
-    figures[f"{place}_{what}_{trip}_mb"] = max(cost.rss for cost in found["ours", what]) / 1e6
+    figures[f"{what}_{trip}_mb"] = max(cost.rss for cost in found["ours", what]) / 1e6
     asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
     taken = [peaks.get(tool, "–") for tool in ("ours", "restic")]
-    return [f"{place} {what}", f"{trip} ms", *shown, ratio, met, *asked, *taken]
+    return [what, f"{trip} ms", *shown, ratio, met, *asked, *taken]
 
 
-def measure(place: Place, source: Source, work: Path, trip: int, rounds: int) -> dict[tuple[str, str], list[Run]]:
-    """What each tool's first backup took, into a place that nobody has used, and its restore."""
+def measure(
+    place: Place, source: Source, work: Path, targets: Targets, trip: int, rounds: int
+) -> dict[tuple[str, str], list[Run]]:
+    """What each tool's first backup took, into a place that nobody has used, and its restore. Too slow: infinite.
+
+    rclone, which is no peer, has one round, and so has who is too slow.
+    """
     found: dict[tuple[str, str], list[Run]] = {}
     with toxiproxy(work, place.port, trip) as port:
-        for _ in range(rounds):
+        for number in range(rounds):
             for tool, job in jobs(place, port, source, work).items():
+                if number and (tool == "rclone" or TOO_SLOW in found[tool, "backup"]):
+                    continue
                 warm(source.paths)
-                settle(0.5)
-                found.setdefault((tool, "backup"), []).append(job.backup())
-                settle(0.5)
-                found.setdefault((tool, "restore"), []).append(restored(job.restore, source, work))
-                seconds = [found[tool, what][-1].seconds for what in ("backup", "restore")]
+                _measure(found.setdefault((tool, "backup"), []), job.backup)
+                if found[tool, "backup"][-1] is not TOO_SLOW:
+                    restore = partial(restored, job.restore, source, work, targets)
+                    _measure(found.setdefault((tool, "restore"), []), restore)
+                seconds = [found[tool, what][-1].seconds for what in ("backup", "restore") if (tool, what) in found]
                 print(f"{place.name} {trip} ms {tool}: {seconds}", flush=True)
     return found
 
 
-def restored(restore: Callable[[Path], Run], source: Source, work: Path) -> Run:
-    target = work / "target"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    cost = restore(target)
-    pairs = [(source.folder / item, _there(target, item)) for item in source.items]
-    run([sys.executable, COMPARE, *(path for pair in pairs for path in pair)], log=work / "compare.log")
-    shutil.rmtree(target)
+def _measure(found: list[Run], job: Callable[[], Run]) -> None:
+    settle(0.5)
+    give_memory()
+    try:
+        found.append(job())
+    except TooSlow:
+        found.append(TOO_SLOW)
+
+
+def restored(restore: Callable[[Path], Run], source: Source, work: Path, targets: Targets) -> Run:
+    with targets.fresh(usage_of(source.paths)[0]) as target:
+        cost = restore(target)
+        pairs = [(source.folder / item, _there(target, item)) for item in source.items]
+        run([sys.executable, COMPARE, *(path for pair in pairs for path in pair)], log=work / "compare.log")
     return cost
 
 
@@ -145,7 +170,7 @@ def _there(target: Path, item: str) -> Path:
     return target / item if (target / item).exists() else next(target.glob(f"*/{item}"), target / item)
 
 
-def counted(place: Place, source: Source, work: Path) -> dict[tuple[str, str], int]:
+def counted(place: Place, source: Source, work: Path, targets: Targets) -> dict[tuple[str, str], int]:
     """How many requests a first backup takes, a restore, one more backup, and a list after `BACKUPS` of them."""
     found = {}
     with Counting("127.0.0.1", place.port) as line:
@@ -158,7 +183,7 @@ def counted(place: Place, source: Source, work: Path) -> dict[tuple[str, str], i
         for tool, job in jobs(place, line.port, source, work).items():
             if job.listing is not None:
                 count(tool, "backup", job.backup)
-                count(tool, "restore", partial(restored, job.restore, source, work))
+                count(tool, "restore", partial(restored, job.restore, source, work, targets))
                 for _ in range(BACKUPS - 1):
                     count(tool, "nothing changed", job.backup)
                 count(tool, "list", job.listing)
@@ -189,11 +214,12 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
     url = place.url(f"{where}-ours").replace("PORT", str(port))
     driver: list[str | Path] = [sys.executable, DRIVER]
     run([*driver, "create", url], env=mine, log=log)
+    timed = partial(run, log=log, limit_s=LIMIT_S)
     found = {
         "ours": Job(
-            lambda: run([*driver, "backup", url, *source.paths], env=mine, log=log),
-            lambda target: run([*driver, "restore", url, target], env=mine, log=log),
-            lambda: run([*driver, "snapshots", url], env=mine | {"PHARMABACKUP_STATE": str(caches / "new")}, log=log),
+            lambda: timed([*driver, "backup", url, *source.paths], env=mine),
+            lambda target: timed([*driver, "restore", url, target], env=mine),
+            lambda: timed([*driver, "snapshots", url], env=mine | {"PHARMABACKUP_STATE": str(caches / "new")}),
         )
     }
     if place.restic is not None:
@@ -208,9 +234,9 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
         restic: list[str | Path] = ["restic", "--quiet", *flags]
         run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
         found["restic"] = Job(
-            lambda: run([*restic, "backup", *source.items], env=theirs, cwd=source.folder, log=log),
-            lambda target: run([*restic, "restore", "latest", "--target", target], env=theirs, log=log),
-            lambda: run([*restic, "snapshots", "--no-cache"], env=theirs, log=log),
+            lambda: timed([*restic, "backup", *source.items], env=theirs, cwd=source.folder),
+            lambda target: timed([*restic, "restore", "latest", "--target", target], env=theirs),
+            lambda: timed([*restic, "snapshots", "--no-cache"], env=theirs),
         )
     remote, *flags = place.rclone(port, f"{where}-rclone")
     rclone: list[str | Path] = ["rclone", "--config", "/dev/null", "--transfers", TRANSFERS, *flags, "copy"]
@@ -218,8 +244,8 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
         name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"
     }  # it does not start with it
     found["rclone"] = Job(
-        lambda: run([*rclone, source.folder, remote], env=plain, log=log),
-        lambda target: run([*rclone, remote, target], env=plain, log=log),
+        lambda: timed([*rclone, source.folder, remote], env=plain),
+        lambda target: timed([*rclone, remote, target], env=plain),
     )
     return found
 
@@ -320,6 +346,9 @@ def azure_place(scratch: Path) -> Iterator[Place]:
                 "--azureblob-endpoint", f"http://127.0.0.1:{port}/{azure.ACCOUNT}",
             ],
         )  # fmt: skip
+
+
+PLACES = {"s3": s3_place, "sftp": sftp_place, "azure": azure_place}
 
 
 def rclone_version() -> str:

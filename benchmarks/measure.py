@@ -11,6 +11,7 @@ import stat
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,24 +50,41 @@ class Failed(Exception):
     """A program that the benchmark ran did not do its work."""
 
 
+class TooSlow(Failed):
+    """A program was ended, since it took longer than it was given."""
+
+
 def run(
-    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, log: Path
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    log: Path,
+    limit_s: float | None = None,
 ) -> Run:
-    """Run `command` to its end. Its output goes to `log`, so that no pipe slows it down."""
+    """Run `command` to its end, or until TooSlow. Its output goes to `log`, so that no pipe slows it down."""
     arguments = [str(part) for part in command]
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
             arguments, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
+        ended = None if limit_s is None else threading.Timer(limit_s, process.kill)
         try:
+            if ended is not None:
+                ended.start()
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             process.wait()
             raise
+        finally:
+            if ended is not None:
+                ended.cancel()
         seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
+    if limit_s is not None and seconds >= limit_s:
+        raise TooSlow(f"{arguments[0]} took longer than {limit_s:.0f} s")
     if process.returncode != 0:
         tail = log.read_text(errors="replace")[-2000:]
         raise Failed(f"{' '.join(arguments)}\nended with status {process.returncode}:\n{tail}")

@@ -24,10 +24,22 @@ from scenarios import SCENARIOS, Lab
 from tools import Tool
 
 HERE = Path(__file__).parent
-MEASUREMENTS = (
-    *("startup", "index", "memory", "profile_backup", "beside", "aged"),
-    *("records", "audit", "slots", "planted", "names", "far"),
+ALONE = (
+    "startup",
+    "index",
+    "memory",
+    "profile_backup",
+    "beside",
+    "aged",
+    "records",
+    "audit",
+    "slots",
+    "planted",
+    "names",
 )
+MEASUREMENTS = {name: [f"{name}.py"] for name in ALONE} | {
+    f"far-{place}": ["far.py", place] for place in ("s3", "sftp", "azure")
+}
 LONG = ("prune", "check-years", "resume")
 NEEDS_PHARMACY = {"first-pharmacy", "day", "restore-pharmacy", "check", *LONG}
 
@@ -167,7 +179,8 @@ def measurements(
         print(f"\n{name}", flush=True)
         answer = options.work / f"{name}.json"
         answer.unlink(missing_ok=True)
-        command = [sys.executable, HERE / f"{name}.py", "--json", answer, "--work", options.work / name]
+        script, *which = MEASUREMENTS[name]
+        command = [sys.executable, HERE / script, *which, "--json", answer, "--work", options.work / name]
         done = subprocess.run([*map(str, command), *(["--quick"] if options.quick else [])], check=False)
         if done.returncode == 0 and answer.exists():
             found[name] = json.loads(answer.read_text())
