@@ -65,6 +65,7 @@ class BlockWriter:
         """`session`: the transaction's own key, as it is used and as it is stored. `size`: of the largest chunk."""
         self.target = max(BLOCK_TARGET, size)
         self.reserved: array[int] = array("I")  # the numbers of its blocks
+        self._ended = False
         self._unlocked = unlocked
         self._index = index
         self._packs = packs
@@ -72,12 +73,16 @@ class BlockWriter:
         self._catalogue = unlocked.catalogue_key, WrappedKey(unlocked.catalogue_id, ())
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers = 0
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()  # as many at most as there are buffers
+        self._jobs: queue.Queue[_Job | None] = (
+            queue.Queue()
+        )  # as many at most as there are buffers; None ends a thread
         self._threads: list[threading.Thread] = []
         self._failed: BaseException | None = None
 
     def begin(self, kind: Kind, level: int) -> Buffer:
         """An empty buffer for a new block. Raises what sealing raised."""
+        if self._ended:
+            raise AssertionError("nothing more was to come")
         self.check()
         if self._buffers < BUFFERS and self._free.empty():
             self._buffers += 1
@@ -96,7 +101,7 @@ class BlockWriter:
     def finish_block(self, buffer: Buffer) -> None:
         """Seal what a buffer holds. The caller must not touch it again."""
         if not buffer.names:
-            self._free.put(buffer)
+            self._let_go(buffer)
             return
         names = b"".join(buffer.names)
         identity = block_id(self._unlocked.keyring.block_names, buffer.kind, names)
@@ -116,11 +121,9 @@ class BlockWriter:
                 if self._failed is None:
                     out = self._seal(job, out)
                 else:
-                    self._free.put(job.buffer)
+                    self._let_go(job.buffer)
             except BaseException as error:  # noqa: BLE001  (carried over to the thread that fills)
                 self._failed = self._failed or error
-            finally:
-                self._jobs.task_done()
 
     def _seal(self, job: _Job, out: bytearray) -> bytearray:
         """Compress, seal, and put into a pack. The output buffer, a larger one if it had to be."""
@@ -131,7 +134,7 @@ class BlockWriter:
             buffer.content[buffer.fill : end] = trailer
             plain = compression.compress(buffer.content[:end], buffer.level, checksum=True)
         finally:
-            self._free.put(buffer)
+            self._let_go(buffer)
         if len(out) < len(plain) + OVERHEAD:
             out = bytearray(max(len(plain), self.target) + OVERHEAD)
         key, wrapped = self._catalogue if kind == Kind.RECIPE_BLOCK else self._session
@@ -148,19 +151,23 @@ class BlockWriter:
         if self._failed is not None:
             raise self._failed
 
-    def drain(self) -> None:
-        """Wait until all finished blocks are in packs. Raises what went wrong."""
-        self._jobs.join()
-        self.check()
+    def _let_go(self, buffer: Buffer) -> None:
+        if not self._ended:
+            self._free.put(buffer)
+
+    def end(self) -> None:
+        """Nothing more comes: threads end when all is sealed, and buffers are let go. Any number of times."""
+        if not self._ended:
+            self._ended = True
+            self._free = queue.SimpleQueue()
+            for _ in self._threads:
+                self._jobs.put(None)
 
     def close(self) -> None:
-        """Wait for what is under way, end the threads and let go of all buffers."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        """End, and wait until all finished blocks are in packs, or failed: `check` tells."""
+        self.end()
         for thread in self._threads:
             thread.join()
-        self._threads = []
-        self._free = queue.SimpleQueue()
 
 
 def open_block(

@@ -6,10 +6,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from types import TracebackType
+from typing import Self
 from zlib import crc32
 
 from pharmabackup import ids
@@ -79,19 +81,35 @@ class _Filling:
         return wire.padded_size(total) - total < WASTE_MAX or total >= PACK_TARGET + PACK_SLACK
 
 
+class Sending:
+    """Packs on their way to a storage, with threads for their publishing: so many at once, whoever filled them."""
+
+    def __init__(self, lanes: int, sent: Sent | None = None) -> None:
+        self.sent = sent
+        committers = max(1, min(lanes, COMMITTERS))
+        self.threads = ThreadPoolExecutor(committers, thread_name_prefix="pharmabackup-commit")
+        self.room = threading.Semaphore(max(COMMITS_AHEAD, committers))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.threads.shutdown(wait=True)
+
+
 class PackWriter:
     """Takes sealed blocks from several threads. Publishing, with its fsync, has one of its own, or several."""
 
-    def __init__(self, unlocked: Unlocked, domain: bytes, sent: Sent | None = None) -> None:
+    def __init__(self, unlocked: Unlocked, domain: bytes, sending: Sending | None = None) -> None:
         self.bytes_written = 0
-        self._sent = sent
+        self._shares = sending is not None
+        self._sending = sending or Sending(unlocked.storage.lanes)
         self._unlocked = unlocked
         self._domain = domain
         self._lock = threading.Lock()
         self._filling: _Filling | None = None
-        committers = max(1, min(unlocked.storage.lanes, COMMITTERS))
-        self._committer = ThreadPoolExecutor(committers, thread_name_prefix="pharmabackup-commit")
-        self._ahead = threading.Semaphore(max(COMMITS_AHEAD, committers))
         self._commits: list[Future[WrittenPack]] = []
 
     def add(
@@ -121,11 +139,11 @@ class PackWriter:
             self._commit(full)
 
     def _commit(self, filling: _Filling) -> None:
-        self._ahead.acquire()
+        self._sending.room.acquire()
         try:
-            self._commits.append(self._committer.submit(self._publish, filling))
+            self._commits.append(self._sending.threads.submit(self._publish, filling))
         except BaseException:
-            self._ahead.release()
+            self._sending.room.release()
             filling.upload.discard()
             raise
 
@@ -154,11 +172,11 @@ class PackWriter:
             with self._lock:
                 self.bytes_written += size
             entry = PackEntry(digest, size, wire.encode(signed))
-            if self._sent is not None:
-                self._sent(entry)
+            if self._sending.sent is not None:
+                self._sending.sent(entry)
             return WrittenPack(entry, directory, filling.numbers)
         finally:
-            self._ahead.release()
+            self._sending.room.release()
 
     def take_published(self) -> list[WrittenPack]:
         """Packs published since the last call, in order, none before those that were begun before it.
@@ -181,8 +199,10 @@ class PackWriter:
         return written
 
     def close(self) -> None:
-        """Let go of threads and of a pack that is not finished."""
-        self._committer.shutdown(wait=True)
+        """Wait for packs on their way, and let go of one that is not finished."""
+        wait(self._commits)
+        if not self._shares:
+            self._sending.threads.shutdown(wait=True)
         if self._filling is not None:
             self._filling.upload.discard()
             self._filling = None

@@ -20,7 +20,7 @@ from pharmabackup.engine.condemned import Condemned, read_condemned, shunned_pac
 from pharmabackup.engine.historycache import Remembered, put_fate
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.listing import Listing
-from pharmabackup.engine.packs import PackWriter, Sent, WrittenPack, check_region, read_directory
+from pharmabackup.engine.packs import PackWriter, Sending, WrittenPack, check_region, read_directory
 from pharmabackup.engine.segments import write_segment
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.errors import Conflict, Damaged, NotFound
@@ -141,14 +141,15 @@ class Attempt:
 class Transaction:
     """From the first block to the fate. Not used again after `commit` or `abandon`."""
 
-    def __init__(self, unlocked: Unlocked, ground: Ground, sent: Sent | None = None) -> None:
+    def __init__(self, unlocked: Unlocked, ground: Ground, sending: Sending | None = None) -> None:
+        """`sending`: where several transactions share what sends packs."""
         self._attempt = Attempt(unlocked, ground)
         self.id = self._attempt.id
         self.index = ground.index
         session = os.urandom(32)
         wrapped = unlocked.wrap(session)
         self.cutter = cutter(unlocked, unlocked.naming_key)
-        self._packs = PackWriter(unlocked, unlocked.domain, sent)
+        self._packs = PackWriter(unlocked, unlocked.domain, sending)
         self.blocks = BlockWriter(
             unlocked, ground.index, self._packs, SealingKey(session), wrapped, self.cutter.maximum
         )
@@ -170,8 +171,8 @@ class Transaction:
 
     def publish(self) -> None:
         """All blocks are filled: make packs and their index durable. Raises what went wrong on the way."""
-        self.blocks.drain()
-        self.blocks.close()  # of its memory nothing stays while packs are on their way
+        self.blocks.close()
+        self.blocks.check()
         self._unindexed += self._packs.finish()
         self._publish_segment()
 
@@ -203,8 +204,12 @@ class Transaction:
         except Exception:  # noqa: BLE001, S110  (the first error is on its way up already)
             pass
         finally:
-            self.index.blocks.give_up(self.blocks.reserved)
-            self.close()
+            self.drop()
+
+    def drop(self) -> None:
+        """Not committed, and nothing more is sent: of what was uploaded whole storage's list tells."""
+        self.index.blocks.give_up(self.blocks.reserved)
+        self.close()
 
     def close(self) -> None:
         self.blocks.close()

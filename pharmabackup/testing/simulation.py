@@ -86,6 +86,7 @@ class Simulation:
             "crypto.recipients.PublicKey.seal": _seal,
             "crypto.recipients.PrivateKey.open": _open,
             "engine.blocks.queue": turns,
+            "verbs.backup_run.ThreadPoolExecutor": TurnExecutor,
             "verbs.check_packs.ThreadPoolExecutor": TurnExecutor,
             "verbs.restore_content.queue": all_turns,
         }.items():

@@ -14,9 +14,9 @@ from pharmabackup.clock import steady_ns
 from pharmabackup.engine.grants import WRITERS
 from pharmabackup.engine.history import Committed
 from pharmabackup.engine.index import Index
-from pharmabackup.engine.packs import Sent
+from pharmabackup.engine.packs import Sending, Sent
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import InvalidInput, SourceFailed
+from pharmabackup.errors import Incomplete, InvalidInput, SourceFailed
 from pharmabackup.events import Progress
 from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.results import Report
@@ -48,8 +48,9 @@ def backup(
     try:
         with ExitStack() as everything:
             scratch = _scratch(everything)
+            sending = everything.enter_context(Sending(unlocked.storage.lanes, sent))
             cuts = _take_views(ordered, everything, scratch, freeze)
-            run = Run(unlocked, index, reporter, ids.new_id(), reason, show, sent)
+            run = Run(unlocked, index, reporter, ids.new_id(), reason, show, sending)
             run.prepare(ordered)
             try:
                 run.datasets(cuts)
@@ -60,7 +61,31 @@ def backup(
             index.save()
     finally:
         index.close()
-    return run.result()
+    return _whole(run.result())
+
+
+def _whole(report: Report) -> Report:
+    """The report. Incomplete when a dataset is missing or not whole."""
+    failed = [name for name, result in report.datasets.items() if result.snapshot is None]
+    partial = [name for name, result in report.datasets.items() if not result.complete and name not in failed]
+    if not failed and not partial:
+        return report
+    total = len(report.datasets)
+    parts = []
+    if failed:
+        parts.append(f"{len(failed)} of {total} datasets not backed up: {', '.join(failed)}.")
+    if partial:
+        parts.append(f"Parts of {', '.join(partial)} could not be read and are not in the backup.")
+    safe = total - len(failed) - len(partial)
+    if safe:
+        parts.append(f"The other {safe} are safe." if safe > 1 else "The other one is safe.")
+    raise Incomplete(
+        " ".join(parts),
+        kind="backup",
+        remedy="Look at the findings, mend what they name, and back up again.",
+        findings=report.findings,
+        result=report,
+    )
 
 
 def _scratch(everything: ExitStack) -> Path:

@@ -7,10 +7,12 @@ and nothing of a dataset is committed when one before it was not: what it found 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
 
 from pharmabackup import ids
 from pharmabackup.clock import now_ns, steady_ns
@@ -21,15 +23,15 @@ from pharmabackup.engine.history import Committed
 from pharmabackup.engine.historyreader import load_history
 from pharmabackup.engine.index import Index
 from pharmabackup.engine.listing import one_listing
-from pharmabackup.engine.packs import Sent
+from pharmabackup.engine.packs import Sending
 from pharmabackup.engine.transaction import Overtaken, Transaction, survey
 from pharmabackup.engine.unlocked import Unlocked
-from pharmabackup.errors import Error, Incomplete, NotFound, SourceFailed, StorageFailed
+from pharmabackup.errors import Error, NotFound, SourceFailed, StorageFailed
 from pharmabackup.events import Finding
 from pharmabackup.format.transaction import HEADS_MAX, Head, Snapshot
 from pharmabackup.results import DatasetResult, Report, sized
 from pharmabackup.sources.base import Source, View
-from pharmabackup.verbs.findings import clock_findings, history_findings, same_device_findings
+from pharmabackup.verbs.findings import clock_findings, history_findings, index_findings, same_device_findings
 from pharmabackup.verbs.locks import lock_findings
 from pharmabackup.verbs.reporter import Reporter
 
@@ -55,7 +57,7 @@ class _Read:
     cut: Cut
     transaction: Transaction
     sink: DatasetSink
-    facts: Mapping[str, object]
+    facts: dict[str, Any]
     dumped: Dumped
 
 
@@ -70,9 +72,9 @@ class Run:
         run: bytes,
         reason: str | None,
         show: Callable[[Committed], object],
-        sent: Sent | None,
+        sending: Sending,
     ) -> None:
-        self._sent = sent
+        self._sending = sending
         self._unlocked = unlocked
         self._index = index
         self._reporter = reporter
@@ -82,10 +84,11 @@ class Run:
         self._written: dict[str, historycache.Remembered] = {}  # fates
         self._roster = b""  # the hash of the one under which they were written
         self._results: dict[str, DatasetResult] = {}
-        self._failed: list[str] = []
         self._now: int | None = None  # by the storage's clock, when something was last committed
         self._under_way: deque[tuple[_Read, Future[Committed]]] = deque()
-        self._uncommitted = False  # one was not, and those after it will not be
+        self._broken: BaseException | None = None  # why one was not committed, and those after it are not
+        self._trouble: BaseException | None = None  # what came of those under way, until it is dealt with
+        self._thread = get_ident()
 
     def prepare(self, sources: Sequence[Source]) -> None:
         self._sources = sources
@@ -94,10 +97,11 @@ class Run:
         self._heads = self._history.heads(self._unlocked.slot.id)[:HEADS_MAX]
         self._sequence = self._history.next_sequence(self._unlocked.slot.id)
         self._ground = survey(self._unlocked, self._index, listing=listing)
-        told = history_findings(self._history, self._unlocked.storage.location)
-        for finding in (*told, *lock_findings(self._unlocked, lambda: self._history)):  # before anything relies on it
-            self._reporter.find(finding)
-        for finding in same_device_findings(self._unlocked, sources):
+        for finding in (
+            *history_findings(self._history, self._unlocked.storage.location),
+            *lock_findings(self._unlocked, lambda: self._history),  # before anything relies on it
+            *same_device_findings(self._unlocked, sources),
+        ):
             self._reporter.find(finding)
 
     # ------------------------------------------------------------ datasets, and their order
@@ -107,7 +111,7 @@ class Run:
         if self._unlocked.storage.lanes > 1:
             cuts = self._side_by_side(cuts)
         for cut in cuts:
-            self._one(cut)
+            self._alone(cut)
 
     def _side_by_side(self, cuts: Sequence[Cut]) -> Sequence[Cut]:
         """Commit each beside the reading of those after it. What is left when a collection was faster than one."""
@@ -117,87 +121,102 @@ class Run:
                     self._begin(cut)
                     try:
                         read = self._read(cut)
-                        self._under_way.append((read, committer.submit(self._commit, read)))
-                        self._take_committed(left=AHEAD)
                     except SourceFailed as error:
-                        self._take_committed(left=AHEAD)
+                        self._take_committed(left=AHEAD)  # it may have swallowed why another was not committed
                         self._fail(cut, error)
+                    else:
+                        self._hand_over(read, committer)
+                        del read
+                        self._take_committed(left=AHEAD)
                 self._take_committed(left=0)
-                return ()
         except (Overtaken, NotFound):  # what was written is condemned, or deleted already
             pass
         finally:
-            self._take_rest()
-        self._uncommitted = False
+            self._remember_rest()
         left = [cut for cut in cuts if cut.source.name not in self._results]
-        self._survey_again(left[0])
+        if left:
+            self._survey_again(left[0])
         return left
 
-    def _take_committed(self, *, left: int) -> None:
-        """Tell of those that are committed; wait until no more than so many are `left`. Raises what went wrong."""
-        while self._under_way and (len(self._under_way) > left or self._under_way[0][1].done()):
-            read, commit = self._under_way[0]
-            committed = commit.result()  # what it raises, it raises again: a source may swallow it
-            self._under_way.popleft()
-            self._tell(read, committed)
+    def _hand_over(self, read: _Read, committer: ThreadPoolExecutor) -> None:
+        try:
+            self._under_way.append((read, committer.submit(self._commit, read)))
+        except BaseException:
+            read.sink.cache.discard()
+            read.transaction.abandon()
+            raise
 
-    def _take_rest(self) -> None:
-        """Whatever went wrong: what was committed is remembered."""
+    def _take_committed(self, *, left: int) -> None:
+        """What is to be done of those that are committed; wait until no more than so many are `left`.
+
+        Raises what went wrong with them, and raises it again: a source may swallow it.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+        try:
+            while self._under_way and (len(self._under_way) > left or self._under_way[0][1].done()):
+                read, commit = self._under_way[0]
+                committed = commit.result()
+                self._under_way.popleft()
+                self._committed(read, committed)
+        except BaseException as error:
+            self._trouble = error
+            raise
+
+    def _remember_rest(self) -> None:
+        """Whatever went wrong, what was committed is remembered. All are done."""
         while self._under_way:
             read, commit = self._under_way.popleft()
             with suppress(Exception):  # they failed for what is on its way up, or are read again
-                self._tell(read, commit.result())
+                self._committed(read, commit.result())
+        self._trouble = self._broken = None
 
     def _step(self, size: int, files: int) -> None:
         self._reporter.step(size, files)
-        self._take_committed(left=AHEAD)
+        if get_ident() == self._thread:  # a source may have threads, and views are let go by this one
+            try:
+                self._take_committed(left=AHEAD)
+            except (Error, Overtaken):
+                raise
+            except Exception:  # noqa: BLE001, S110  (a source would take an OSError for its own: it is raised later)
+                pass
 
-    def _one(self, cut: Cut) -> None:
+    def _alone(self, cut: Cut) -> None:
         """Back up one source, and again where collections are faster."""
         self._begin(cut)
         try:
-            for left in reversed(range(ATTEMPTS)):
-                try:
-                    read = self._read(cut)
-                    self._tell(read, self._commit(read))
-                    break
-                except (Overtaken, NotFound) as error:  # what was written is condemned, or deleted already
-                    if not left:
-                        raise self._overtaken(cut.source, error) from error
-                    self._uncommitted = False
-                    self._survey_again(cut)
+            read, committed = self._tried(cut)
         except SourceFailed as error:
             self._fail(cut, error)
+        else:
+            self._committed(read, committed)
+
+    def _tried(self, cut: Cut) -> tuple[_Read, Committed]:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                read = self._read(cut)
+                return read, self._commit(read)
+            except (Overtaken, NotFound) as error:  # what was written is condemned, or deleted already
+                self._broken = None
+                if not left:
+                    self._ground = survey(self._unlocked, self._index)  # for those after it
+                    raise _overtaken(cut.source, error, self._unlocked.storage.location) from error
+                self._survey_again(cut)
+        raise AssertionError
 
     def _begin(self, cut: Cut) -> None:
         self._reporter.dataset, self._reporter.tier = cut.source.name, cut.source.tier
         self._reporter.tell("dataset", f"Backing up {cut.source.name}.")
 
     def _survey_again(self, cut: Cut) -> None:
+        self._reporter.dataset, self._reporter.tier = cut.source.name, cut.source.tier
         self._reporter.tell("retrying", f"A collection was faster; {cut.source.name} is read again.")
         self._ground = survey(self._unlocked, self._index)
 
-    def _overtaken(self, source: Source, error: Overtaken | NotFound) -> Error:
-        """Why it was not backed up, though it was tried several times."""
-        if isinstance(error, NotFound):
-            return StorageFailed(
-                f"The storage did not keep what was written of {source.name}. {error.message}",
-                kind="lost-write",
-                retryable=True,
-                location=self._unlocked.storage.location,
-                remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
-            )
-        return SourceFailed(
-            f"Collections kept overtaking the backup of {source.name}.",
-            kind="overtaken",
-            remedy="Run it again when the collection has ended.",
-            dataset=source.name,
-        )
-
     def _fail(self, cut: Cut, error: SourceFailed) -> None:
+        with suppress(SourceFailed):  # it has failed already
+            cut.stack.__exit__(type(error), error, error.__traceback__)
         source = cut.source
-        cut.stack.close()
-        self._failed.append(source.name)
         self._reporter.find(
             Finding(
                 code="dataset-failed",
@@ -219,14 +238,16 @@ class Run:
             raise cut.failed
         assert cut.view is not None
         unlocked, name = self._unlocked, cut.source.name
-        transaction = Transaction(unlocked, self._ground, self._sent)
+        transaction = Transaction(unlocked, self._ground, self._sending)
         sink: DatasetSink | None = None
         remembered: Remembered | None = None
         try:
             remembered = self._remembered(name)
             sink = DatasetSink(unlocked, transaction, name, remembered, self._step)
-            facts = cut.view.dump(sink)
-            return _Read(cut, transaction, sink, facts, sink.finish())
+            facts = dict(cut.view.dump(sink))
+            dumped = sink.finish()
+            transaction.blocks.end()
+            return _Read(cut, transaction, sink, facts, dumped)
         except BaseException:
             if sink is not None:
                 sink.cache.discard()
@@ -240,8 +261,9 @@ class Run:
         """On one thread for all of a backup, in their order. Overtaken; what the storage raises."""
         unlocked, transaction, source, dumped = self._unlocked, read.transaction, read.cut.source, read.dumped
         try:
-            if self._uncommitted:
-                raise Overtaken
+            if self._broken is not None:
+                raise self._broken
+            self._reporter.check_cancelled()
             transaction.publish()
             info, intent = transaction.pin(dumped.relied)
             snapshot = Snapshot(
@@ -259,7 +281,7 @@ class Run:
                 files=dumped.files,
                 size=dumped.size,
                 added=transaction.bytes_written,
-                facts=dict(read.facts),
+                facts=read.facts,
                 complete=read.sink.complete,
                 findings=dumped.findings,
                 chunks=dumped.chunks,
@@ -269,10 +291,13 @@ class Run:
             )
             self._reporter.check_cancelled()
             stored, self._roster = transaction.commit(intent, snapshot), unlocked.roster_hash
-        except BaseException:
-            self._uncommitted = True
+        except BaseException as error:
             read.sink.cache.discard()
-            transaction.abandon()
+            if self._broken is not None and isinstance(error, StorageFailed):
+                transaction.drop()  # the storage failed already, patiently
+            else:
+                transaction.abandon()
+            self._broken = error
             raise
         transaction.close()
         self._written[ids.fate_name(transaction.id)] = stored
@@ -283,16 +308,9 @@ class Run:
         self._history.committed[transaction.id] = committed
         return committed
 
-    def _tell(self, read: _Read, committed: Committed) -> None:
-        """It is committed: what comes of it here, and to whoever listens. SourceFailed is told, too."""
+    def _committed(self, read: _Read, committed: Committed) -> None:
+        """What comes of it here, and is told to whoever listens. The thread that took the views."""
         reporter, source, snapshot = self._reporter, read.cut.source, committed.snapshot
-        now = reporter.dataset, reporter.tier
-        reporter.dataset, reporter.tier = source.name, source.tier
-        if self._unlocked.storage.lanes == 1:
-            self.look_for_revocation()
-        read.sink.remember()
-        for finding in read.sink.told:
-            reporter.find(finding)
         self._results[source.name] = DatasetResult(
             name=source.name,
             tier=source.tier,
@@ -303,12 +321,21 @@ class Run:
             added=snapshot.added,
             facts=snapshot.facts,
         )
-        reporter.tell("committed", f"{source.name} is safe: {sized(snapshot.added)} added.")
+        now = reporter.dataset, reporter.tier
+        reporter.dataset, reporter.tier = source.name, source.tier
         try:
-            read.cut.stack.close()
-        except SourceFailed as error:
-            self._fail(read.cut, error)
-        reporter.dataset, reporter.tier = now
+            if self._unlocked.storage.lanes == 1:
+                self.look_for_revocation()
+            read.sink.remember()
+            for finding in read.sink.told:
+                reporter.find(finding)
+            reporter.tell("committed", f"{source.name} is safe: {sized(snapshot.added)} added.")
+            try:
+                read.cut.stack.close()
+            except SourceFailed as error:
+                self._fail(read.cut, error)
+        finally:
+            reporter.dataset, reporter.tier = now
 
     def _time(self, modified: int) -> int:
         """The storage's time, and never one before that of the last snapshot, though clocks are set back."""
@@ -334,49 +361,27 @@ class Run:
         historycache.remember_own(self._unlocked, self._written, self._roster)
 
     def result(self) -> Report:
-        """The report. Incomplete when a dataset is missing or not whole."""
-        if self._now is not None:
-            for finding in clock_findings(self._history, self._now, self._unlocked.storage.location):
-                self._reporter.find(finding)
-        for pack, error in sorted(self._index.damaged.items()):
-            self._reporter.find(
-                Finding(
-                    code="pack-damaged",
-                    severity="warning",
-                    subject=ids.pack_name(pack),
-                    message=f"{error.message} What it holds was not looked for; snapshots that need it may be hurt.",
-                    remedy="Run check to see what is affected.",
-                    location=self._unlocked.storage.location,
-                )
-            )
-        for segment, error in sorted(self._index.changed.items()):
-            self._reporter.find(
-                Finding(
-                    code="index-damaged",
-                    severity="warning",
-                    subject=ids.index_name(segment),
-                    message=f"{error.message} It was passed over; what it said stands in the packs.",
-                    remedy=error.remedy,
-                    location=self._unlocked.storage.location,
-                )
-            )
-        report = self._reporter.report({source.name: self._results[source.name] for source in self._sources})
-        partial = [name for name, result in self._results.items() if not result.complete and name not in self._failed]
-        if not self._failed and not partial:
-            return report
-        total = len(self._results)
-        parts = []
-        if self._failed:
-            parts.append(f"{len(self._failed)} of {total} datasets not backed up: {', '.join(self._failed)}.")
-        if partial:
-            parts.append(f"Parts of {', '.join(partial)} could not be read and are not in the backup.")
-        safe = total - len(self._failed) - len(partial)
-        if safe:
-            parts.append(f"The other {safe} are safe." if safe > 1 else "The other one is safe.")
-        raise Incomplete(
-            " ".join(parts),
-            kind="backup",
-            remedy="Look at the findings, mend what they name, and back up again.",
-            findings=report.findings,
-            result=report,
+        """The report, also when a dataset is missing or not whole."""
+        location = self._unlocked.storage.location
+        clocks = [] if self._now is None else clock_findings(self._history, self._now, location)
+        for finding in (*clocks, *index_findings(self._index, location)):
+            self._reporter.find(finding)
+        return self._reporter.report({source.name: self._results[source.name] for source in self._sources})
+
+
+def _overtaken(source: Source, error: Overtaken | NotFound, location: str) -> Error:
+    """Why it was not backed up, though it was tried several times."""
+    if isinstance(error, NotFound):
+        return StorageFailed(
+            f"The storage did not keep what was written of {source.name}. {error.message}",
+            kind="lost-write",
+            retryable=True,
+            location=location,
+            remedy="Run it again; if it happens again, check that disk or ask the storage's provider.",
         )
+    return SourceFailed(
+        f"Collections kept overtaking the backup of {source.name}.",
+        kind="overtaken",
+        remedy="Run it again when the collection has ended.",
+        dataset=source.name,
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pharmabackup import ids
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.engine.history import CONTESTED_REMEDY, Committed, History, told_contested
+from pharmabackup.engine.index import Index
 from pharmabackup.engine.target_layout import Layout
 from pharmabackup.engine.unlocked import Unlocked
 from pharmabackup.events import Finding
@@ -145,6 +147,33 @@ def told_ranges(ranges: Ranges) -> str:
     if len(ranges) > RANGES_TOLD:
         told.append(f"{len(ranges) - RANGES_TOLD:,} more places")
     return "bytes " + (" and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0])
+
+
+def index_findings(index: Index, location: str) -> list[Finding]:
+    """What was passed over, since it is damaged."""
+    packs = [
+        Finding(
+            code="pack-damaged",
+            severity="warning",
+            subject=ids.pack_name(pack),
+            message=f"{error.message} What it holds was not looked for; snapshots that need it may be hurt.",
+            remedy="Run check to see what is affected.",
+            location=location,
+        )
+        for pack, error in sorted(index.damaged.items())
+    ]
+    segments = [
+        Finding(
+            code="index-damaged",
+            severity="warning",
+            subject=ids.index_name(segment),
+            message=f"{error.message} It was passed over; what it said stands in the packs.",
+            remedy=error.remedy,
+            location=location,
+        )
+        for segment, error in sorted(index.changed.items())
+    ]
+    return packs + segments
 
 
 def same_device_findings(unlocked: Unlocked, sources: Sequence[Source]) -> list[Finding]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from pharmabackup.errors import SourceFailed
 from pharmabackup.format.transaction import Condemn, Intent
 from pharmabackup.format.wire import Kind
 from pharmabackup.sources import sqlite_view
-from pharmabackup.sources.base import Sink
+from pharmabackup.sources.base import Sink, View
+from pharmabackup.sources.files import _FilesView
 from pharmabackup.storage.base import ObjectInfo, Storage
 from pharmabackup.storage.memory import MemoryStorage
 from tests.sources.databases import make, posix
@@ -160,8 +163,11 @@ def test_one_that_collections_keep_overtaking_does_not_stop_the_others(
 ) -> None:
     _Collector(monkeypatch, times=3 if lanes == 1 else 4)  # the one beside the others is not counted
     repo = make_repo()
+    events: list[pb.Event] = []
     with pytest.raises(pb.Incomplete, match=r"1 of 3 datasets not backed up: tier-0\."):
-        repo.backup(sources)
+        repo.backup(sources, progress=events.append)
+    retrying = [event.dataset for event in events if event.kind == "retrying"]
+    assert retrying == ["tier-0"] * (2 if lanes == 1 else 3)  # the others are read once
     assert sorted(snapshot.dataset for snapshot in repo.snapshots()) == ["tier-1", "tier-2"]
     _all_restore(repo, tmp_path, "out")
 
@@ -184,6 +190,100 @@ class _Breaking(pb.Files):
 
     def dump(self, sink: Sink) -> None:
         raise SourceFailed("It broke.", kind="tool-failed", remedy="Mend it.", dataset=self.name)
+
+
+class _Brittle(pb.Files):
+    """Cannot be read, and then not be let go."""
+
+    ended: str | None = None
+
+    @contextmanager
+    def view(self, *, scratch: Path) -> Iterator[View]:
+        with super().view(scratch=scratch) as view:
+            view.dump = self._break  # type: ignore[method-assign]
+            try:
+                yield view
+                self.ended = "well"
+            except SourceFailed:
+                self.ended = "badly"
+                raise SourceFailed("It broke again.", kind="tool-failed", dataset=self.name) from None
+
+    def _break(self, _: Sink) -> Mapping[str, object]:
+        raise SourceFailed("It broke.", kind="tool-failed", remedy="Mend it.", dataset=self.name)
+
+
+def test_one_that_fails_and_cannot_be_let_go_does_not_stop_the_others(
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files]
+) -> None:
+    """Its view hears that it failed, as that of a program that ran, or of a transaction, has to."""
+    repo, brittle = make_repo(), _Brittle(tmp_path / "tier-1", tier=1)
+    with pytest.raises(pb.Incomplete, match=r"1 of 3 datasets not backed up: tier-1\.") as caught:
+        repo.backup([sources[0], brittle, sources[2]])
+    assert brittle.ended == "badly"
+    messages = [finding.message for finding in caught.value.findings if finding.code == "dataset-failed"]
+    assert messages == ["tier-1 was not backed up: It broke."]
+    _all_restore(repo, tmp_path, "out")
+
+
+class _LateFacts(UserDict[str, object]):
+    """Asks its source when it is looked at."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise SourceFailed("It broke.", kind="tool-failed", dataset="tier-0")
+
+
+def test_facts_that_cannot_be_had_fail_their_own_dataset(
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = _FilesView.dump, [1]
+
+    def dump(self: _FilesView, sink: Sink) -> Mapping[str, object]:
+        facts = real(self, sink)
+        return _LateFacts(facts) if left and left.pop() else facts
+
+    monkeypatch.setattr(_FilesView, "dump", dump)
+    repo = make_repo()
+    with pytest.raises(pb.Incomplete, match=r"1 of 3 datasets not backed up: tier-0\."):
+        repo.backup(sources)
+    assert sorted(snapshot.dataset for snapshot in repo.snapshots()) == ["tier-1", "tier-2"]
+    _all_restore(repo, tmp_path, "out")
+
+
+def test_a_collection_condemns_what_the_next_relies_on(
+    tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packs of the first, once it is committed, and before the second has looked for the last time."""
+    first: list[set[bytes]] = []
+    real = Transaction.pin
+
+    def pin(transaction: Transaction, *arguments: Any) -> tuple[ObjectInfo, bytes]:
+        found = real(transaction, *arguments)
+        first.append(set(transaction._written))
+        if len(first) == 2:
+            condemn = Condemn(1, b"".join(sorted(first[0])), b"", b"")
+            transaction._unlocked.put(Kind.CONDEMN, ids.collection_name(1, "condemn"), condemn)
+        return found
+
+    monkeypatch.setattr(Transaction, "pin", pin)
+    repo = make_repo()
+    events: list[pb.Event] = []
+    repo.backup(sources, progress=events.append)
+    assert [event.dataset for event in events if event.kind == "retrying"] == ["tier-1"]
+    for dataset, relies in (("tier-0", True), ("tier-1", False), ("tier-2", False)):
+        name = ids.intent_name(bytes.fromhex(repo.snapshot(dataset).id), 0)
+        packs = repo._unlocked.get(Kind.INTENT, name, Intent).record.packs
+        assert bool(first[0] & {packs[i : i + 32] for i in range(0, len(packs), 32)}) is relies
+    _all_restore(repo, tmp_path, "out")
+
+
+def test_a_database_before_the_others(tmp_path: Path, make_repo: MakeRepo, sources: list[pb.Files]) -> None:
+    """SQLite lets its connections be closed by the thread alone that opened them."""
+    make(tmp_path / "till.db")
+    repo = make_repo()
+    repo.backup([pb.SQLite(tmp_path / "till.db", tier=0), *sources])
+    assert len(repo.snapshots()) == 4
+    repo.restore(tmp_path / "out", snapshots=[repo.snapshot("till")])
+    assert next((tmp_path / "out").rglob("till.db")).stat().st_size == (tmp_path / "till.db").stat().st_size
 
 
 def test_one_that_fails_does_not_stop_the_others(

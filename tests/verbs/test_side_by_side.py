@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -14,17 +15,27 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.engine import opening
+from pharmabackup.engine.blocks import Buffer
 from pharmabackup.engine.blocktable import LOST, BlockTable
 from pharmabackup.engine.transaction import Attempt, Overtaken
 from pharmabackup.errors import SourceFailed, StorageFailed
 from pharmabackup.format.pack import Block, Directory, WrappedKey
 from pharmabackup.sources import Sink, View
-from pharmabackup.storage.base import Buffer, ObjectInfo, Upload
+from pharmabackup.storage.base import Buffer as Bytes
+from pharmabackup.storage.base import ObjectInfo, Upload
 from pharmabackup.storage.memory import MemoryStorage
 from tests.threads import threads_left
 from tests.verbs.site import PASSPHRASE
 
 PATIENCE_S = 20
+
+
+def _checks(sink: Sink, until: Callable[[], object] = lambda: False) -> None:
+    """What a source does in between, until that is so, or something is raised."""
+    end = time.monotonic() + PATIENCE_S
+    while not until():
+        sink.check()
+        assert time.monotonic() < end, "nothing happened"
 
 
 class Watched(pb.Files):
@@ -61,6 +72,7 @@ class Gated(MemoryStorage):
         self.armed = False
         self.reached, self.go = threading.Event(), threading.Event()
         self.error: Exception | None = None
+        self.waited: Callable[[], object] = lambda: None
 
     def upload(self) -> Upload:
         return _GatedUpload(self, super().upload())
@@ -71,6 +83,7 @@ class Gated(MemoryStorage):
         self.armed = False
         self.reached.set()
         assert self.go.wait(PATIENCE_S), "nothing went on meanwhile"
+        self.waited()
         if self.error is not None:
             raise self.error
 
@@ -79,7 +92,7 @@ class _GatedUpload(Upload):
     def __init__(self, storage: Gated, inner: Upload) -> None:
         self._storage, self._inner = storage, inner
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: Bytes) -> None:
         self._inner.write(data)
 
     def publish(self, name: str) -> ObjectInfo:
@@ -140,22 +153,22 @@ def test_the_next_two_are_read_while_one_is_committed(
 def test_no_more_than_two_wait_while_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
 ) -> None:
-    """Each has buffers, and a pack that may not have reached its size."""
+    """Each keeps its recipe and names."""
     storage = Gated("snapshots/")
     began: list[str] = []
 
     def told(event: pb.Event) -> None:
         if event.kind == "dataset":
             began.append(event.dataset or "")
+            if event.dataset == "tier-3":
+                storage.go.set()  # too early
 
-    def look(_: Sink) -> None:
-        threading.Timer(0.5, storage.go.set).start()
-
-    sources = [Watched(root, tier, look if tier == 2 else lambda _: None) for tier, root in enumerate(roots)]
-    sources[3].meanwhile = lambda _: began.append("committed" if storage.go.is_set() else "too early")
+    third = Watched(roots[2], 2, lambda _: threading.Timer(0.5, storage.go.set).start())
+    sources = [pb.Files(roots[0], tier=0), pb.Files(roots[1], tier=1), third, pb.Files(roots[3], tier=3)]
     with _opened(monkeypatch, storage, tmp_path) as repo:
+        storage.waited = lambda: began.append("went on")
         repo.backup(sources, progress=told)
-    assert began == ["tier-0", "tier-1", "tier-2", "tier-3", "committed"]
+    assert began == ["tier-0", "tier-1", "tier-2", "went on", "tier-3"]
 
 
 def test_events_tell_of_whom_they_are(
@@ -167,8 +180,7 @@ def test_events_tell_of_whom_they_are(
     def wait(sink: Sink) -> None:
         """What is read is told now and then: what was committed meanwhile with it."""
         storage.go.set()
-        while ("committed", "tier-0", 0) not in told or told[-1][0] != "progress":
-            sink.check()
+        _checks(sink, lambda: ("committed", "tier-0", 0) in told and told[-1][0] == "progress")
 
     second = Watched(roots[1], 1, wait)
     with _opened(monkeypatch, storage, tmp_path) as repo:
@@ -227,8 +239,7 @@ def test_when_one_is_not_committed_nothing_after_it_is(
     def until_it_fails(sink: Sink) -> None:
         storage.go.set()
         try:
-            while True:
-                sink.check()
+            _checks(sink)
         except StorageFailed:
             if not swallows:
                 raise
@@ -239,7 +250,7 @@ def test_when_one_is_not_committed_nothing_after_it_is(
         with pytest.raises(_Refused):
             repo.backup(sources)
         assert repo.snapshots() == []
-        assert not threads_left("pharmabackup-dataset")
+        assert not threads_left("pharmabackup-")
         sources[2] = pb.Files(roots[2], tier=2)
         assert repo.backup(sources).state == "ok"
         _all_restore(repo, tmp_path, "tier-0", "tier-1", "tier-2")
@@ -260,13 +271,18 @@ def test_what_was_committed_before_is_remembered(
         with pytest.raises(_Refused):
             repo.backup([first, Watched(roots[1], 1, breaks)])
         assert [snapshot.dataset for snapshot in repo.snapshots()] == ["tier-0"]
-        read: list[str] = []
-        real = os.open
-        monkeypatch.setattr(
-            os, "open", lambda path, *given, **how: (read.append(str(path)), real(path, *given, **how))[1]
-        )
-        repo.backup([first])
-    assert not [path for path in read if "shared" in path]
+        assert not _read_of(repo, first, monkeypatch)
+
+
+def _read_of(repo: pb.Repository, source: pb.Files, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that the next backup of it opens."""
+    read: list[str] = []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *given, **how: (read.append(str(path)), real(path, *given, **how))[1]
+    )
+    repo.backup([source])
+    return [path for path in read if "shared" in path or "own" in path]
 
 
 @pytest.mark.parametrize("again", [1, 2])
@@ -311,8 +327,7 @@ def test_a_source_that_swallows_it_is_read_again_too(
         left[0] -= 1
         storage.go.set()
         try:
-            while True:
-                sink.check()
+            _checks(sink)
         except Exception as error:
             raise SourceFailed("It broke.", kind="tool-failed", dataset="tier-1") from error
 
@@ -350,14 +365,163 @@ def test_a_backup_that_is_stopped_commits_nothing_that_waits(
     def stop(sink: Sink) -> None:
         cancel.set()
         storage.go.set()
-        while True:
-            sink.check()
+        _checks(sink)
 
     with _opened(monkeypatch, storage, tmp_path) as repo:
         with pytest.raises(pb.Cancelled):
             repo.backup([pb.Files(roots[0], tier=0), Watched(roots[1], 1, stop)], cancel=cancel)
         assert repo.snapshots() == []
         assert not threads_left("pharmabackup-")
+
+
+def test_what_a_listener_raises_is_not_taken_for_a_trouble_of_the_next_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    """A source takes an OSError for its file's own, and would go on without it."""
+    storage = Gated("snapshots/")
+    told: list[pb.Event] = []
+    through: list[Sink] = []
+
+    def listen(event: pb.Event) -> None:
+        told.append(event)
+        if event.kind == "committed" and event.dataset == "tier-0":
+            raise BrokenPipeError
+
+    def wait(sink: Sink) -> None:
+        storage.go.set()
+        _checks(sink, lambda: any(event.kind == "committed" for event in told))
+        sink.check()
+        through.append(sink)
+
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        with pytest.raises(BrokenPipeError):
+            repo.backup([pb.Files(roots[0], tier=0), Watched(roots[1], 1, wait)], progress=listen)
+        assert {snapshot.dataset: snapshot.complete for snapshot in repo.snapshots()}["tier-0"]
+    assert through
+    assert not [event for event in told if event.finding is not None]
+
+
+def test_a_source_may_have_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    """What others have to do with is done by the thread that backs up."""
+    storage = Gated("snapshots/")
+    by: list[threading.Thread] = []
+
+    def hand_over(sink: Sink) -> None:
+        storage.go.set()
+        end = time.monotonic() + 0.5
+        helper = threading.Thread(target=lambda: _checks(sink, lambda: time.monotonic() > end))
+        helper.start()
+        helper.join()
+
+    def listen(event: pb.Event) -> None:
+        if event.kind == "committed":
+            by.append(threading.current_thread())
+
+    first = Watched(roots[0], 0)
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        repo.backup([first, Watched(roots[1], 1, hand_over)], progress=listen)
+    assert [first.ended_by, *by] == [threading.main_thread()] * 3
+
+
+def test_whoever_interrupts_waits_for_what_is_being_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    """And it is remembered."""
+    monkeypatch.setattr("pharmabackup.sources.listing.RACY", 0)
+    storage = Gated("snapshots/")
+
+    def interrupt(_: Sink) -> None:
+        threading.Timer(0.2, storage.go.set).start()
+        raise KeyboardInterrupt
+
+    first = pb.Files(roots[0], tier=0)
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        with pytest.raises(KeyboardInterrupt):
+            repo.backup([first, Watched(roots[1], 1, interrupt)])
+        assert [snapshot.dataset for snapshot in repo.snapshots()] == ["tier-0"]
+        assert not _read_of(repo, first, monkeypatch)
+
+
+def test_what_waits_holds_no_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    storage = Gated("packs/")
+    left: list[list[str]] = []
+
+    def look(_: Sink) -> None:
+        """The first waits for its pack, the second for its turn, and this one seals."""
+        left.append([thread.name for thread in threading.enumerate() if thread.name == "pharmabackup-seal"])
+        left.append(["buffer" for found in gc.get_objects() if isinstance(found, Buffer)])
+        storage.go.set()
+
+    sources = [pb.Files(roots[0], tier=0), pb.Files(roots[1], tier=1), Watched(roots[2], 2, look)]
+    gc.collect()
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        repo.backup(sources)
+    threads, buffers = left
+    assert threads == []  # the one that is read has sealed nothing yet
+    assert len(buffers) == 1  # its own
+
+
+class Counted(Gated):
+    """Notes how many packs are on their way at once, and which are sent after the first has failed."""
+
+    def __init__(self) -> None:
+        super().__init__("packs/")
+        self.now = self.most = 0
+        self.after = 0
+        self._counting = threading.Lock()
+
+    def pass_through(self, name: str) -> None:
+        if name.startswith("packs/"):
+            with self._counting:
+                self.now += 1
+                self.most = max(self.most, self.now)
+                self.after += self.go.is_set()
+            time.sleep(0.01)
+        try:
+            super().pass_through(name)
+        finally:
+            if name.startswith("packs/"):
+                with self._counting:
+                    self.now -= 1
+
+
+def test_all_datasets_together_send_no_more_packs_at_once_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    """Each that is under way lies in this machine's folder for temporary files; and services throttle."""
+    monkeypatch.setattr("pharmabackup.engine.packs.PACK_TARGET", 1)
+    monkeypatch.setattr("pharmabackup.engine.blocks.BLOCK_TARGET", 4096)
+    monkeypatch.setattr("pharmabackup.engine.packs.WASTE_MAX", 1 << 20)
+    for root in roots:
+        for number in range(12):
+            (root / f"scan-{number}").write_bytes(os.urandom(200_000))
+    storage = Counted()
+    storage.go.set()
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        repo.backup([pb.Files(root, tier=tier) for tier, root in enumerate(roots)])
+    assert storage.after > 20
+    assert storage.most <= 4
+
+
+def test_what_waits_sends_nothing_to_a_storage_that_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    """Each try would be as patient as the first."""
+    storage = Counted()
+    storage.error = _Refused("It is full.", kind="full", location="gated")
+
+    def until_it_fails(sink: Sink) -> None:
+        storage.go.set()
+        _checks(sink)
+
+    sources = [pb.Files(roots[0], tier=0), pb.Files(roots[1], tier=1), Watched(roots[2], 2, until_it_fails)]
+    with _opened(monkeypatch, storage, tmp_path) as repo, pytest.raises(_Refused):
+        repo.backup(sources)
+    assert storage.after <= 1  # of the one that was read
 
 
 class _Slow(list[bytes]):
