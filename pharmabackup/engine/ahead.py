@@ -14,7 +14,7 @@ from pharmabackup.storage.base import Storage
 
 GAP = 1 << 20  # bytes that are fetched for nothing rather than to ask once more: at 100 MB/s they take 10 ms
 PIECE = 8 << 20  # that one request fetches, about
-AHEAD_BYTES = 24 << 20  # that are fetched, or being fetched, and not done with; who reads holds a piece each beside
+AHEAD_BYTES = 40 << 20  # that are fetched, or being fetched, and not done with; who reads holds a piece each beside
 
 Range = tuple[str, int, int]
 """An object's name, an offset in it, and a length."""

@@ -58,7 +58,7 @@ class _Counts:
 
 
 class DatasetSink(Sink):
-    """Takes a source's dump. `step` hears of progress and raises Cancelled."""
+    """Takes a source's dump. `step` hears of progress, and raises what stops it."""
 
     def __init__(
         self,

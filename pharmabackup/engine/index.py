@@ -70,7 +70,7 @@ class _Cache(msgspec.Struct, array_like=True):
 
 
 class Index:
-    """Chunks and blocks of one repository. Used by one thread; others read its table of blocks, and place some."""
+    """Chunks and blocks of one repository. Used by one thread; another places blocks, and adds their segment."""
 
     def __init__(self, unlocked: Unlocked, *, chunks: bool = True) -> None:
         """`chunks`: whether chunks will be looked up, as writers do; readers need blocks alone."""

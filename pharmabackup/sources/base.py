@@ -120,7 +120,10 @@ class Sink(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise Cancelled if the caller has asked for it; report progress. Call it now and then."""
+        """Report progress; raise Cancelled if the caller has asked for it, or why another dataset failed.
+
+        Call it now and then. What it raises is not the source's, and is let through; so is what other calls raise.
+        """
 
 
 class View(ABC):
@@ -130,7 +133,8 @@ class View(ABC):
     def dump(self, sink: Sink) -> Mapping[str, object]:
         """Put everything into the sink; facts about it (rows counted, versions). SourceFailed.
 
-        What is wrong with the data has to be found here: the snapshot is committed before the view is closed.
+        What is wrong with the data has to be found here: the snapshot is committed before the view is closed, and
+        others may be read before that.
         """
 
 

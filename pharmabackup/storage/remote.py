@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 from zlib import crc32
@@ -271,15 +272,14 @@ class RemoteStorage(Storage, Generic[Client]):
 
     def _bytes(self, name: str, offset: int, length: int) -> bytes:
         def read(client: Client, tries: _Tries) -> bytes:
-            pieces, size = [], 0
+            come = BytesIO()  # pieces that were joined at the end would be in memory twice
             with closing(self._read(client, name, offset, length)) as coming:
                 for piece in coming:
                     tries.moved_at = time.monotonic()
-                    pieces.append(piece)
-                    size += len(piece)
-            if size > length:
+                    come.write(piece)
+            if come.tell() > length:
                 raise failures.unexpected(self.location, "it sent more than it was asked for")
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return come.getvalue()
 
         return self._call(read)
 

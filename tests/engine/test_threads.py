@@ -84,7 +84,7 @@ def test_a_priority_that_may_not_be_set_does_not_matter(
     assert repo.snapshot().complete
 
 
-@pytest.mark.parametrize("where", ["drain", "finish_block", "begin"])
+@pytest.mark.parametrize("where", ["close", "finish_block", "begin"])
 def test_an_interrupt_while_waiting_leaves_nobody_waiting(
     documents: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -93,7 +93,7 @@ def test_an_interrupt_while_waiting_leaves_nobody_waiting(
 
     def interrupted(self: BlockWriter, *arguments: object) -> object:
         calls[0] += 1
-        if calls[0] == 2 or where == "drain":
+        if calls[0] == 2 or where == "close":
             monkeypatch.setattr(BlockWriter, where, real)
             raise KeyboardInterrupt
         return real(self, *arguments)
