@@ -524,6 +524,21 @@ def test_what_waits_sends_nothing_to_a_storage_that_has_failed(
     assert storage.after <= 1  # of the one that was read
 
 
+def test_replicas_get_what_all_of_them_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
+) -> None:
+    storage = Gated("snapshots/")
+    with _opened(monkeypatch, storage, tmp_path) as repo:
+        monkeypatch.undo()
+        with pb.Repository.create(tmp_path / "usb", PASSPHRASE, replica_of=repo, state_dir=tmp_path / "s") as replica:
+            sources = [pb.Files(root, tier=tier) for tier, root in enumerate(roots[:2])]
+            third = Watched(roots[2], 2, lambda _: storage.go.set())
+            report = repo.backup([*sources, third], replicas=[replica])
+            assert not [finding for finding in report.findings if finding.code != "same-device"]
+            assert not repo.compare(replica).only_here
+            _all_restore(replica, tmp_path, "tier-0", "tier-1", "tier-2")
+
+
 class _Slow(list[bytes]):
     """Lets the other thread go on whenever something was added."""
 
