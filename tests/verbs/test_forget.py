@@ -24,7 +24,7 @@ from pharmabackup.format.keys import Slot
 from pharmabackup.format.transaction import Fate, Head, Mark
 from pharmabackup.format.wire import COUNT_MAX, Kind
 from pharmabackup.storage.base import ObjectInfo
-from pharmabackup.verbs import backup as backup_module
+from pharmabackup.verbs import backup_run
 from pharmabackup.verbs.forget import _marks
 from pharmabackup.verbs.marks import say
 from tests.format import samples as s
@@ -454,7 +454,7 @@ def test_what_a_copy_brings_late_is_known_to_have_come_late(tmp_path: Path, make
 def test_no_record_of_a_stolen_device_stops_its_backups(
     tmp_path: Path, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(backup_module, "HEADS_MAX", 5)
+    monkeypatch.setattr(backup_run, "HEADS_MAX", 5)
     (tmp_path / "documents").mkdir()
     repo = make_repo()
     repo.backup([pb.Files(tmp_path / "documents")])

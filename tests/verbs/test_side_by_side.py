@@ -448,21 +448,27 @@ def test_what_waits_holds_no_buffers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_kdf: None, roots: list[Path]
 ) -> None:
     storage = Gated("packs/")
-    left: list[list[str]] = []
+    left: list[int] = []
+
+    def count() -> None:
+        gc.collect()
+        left.append(sum(isinstance(found, Buffer) for found in gc.get_objects()))
 
     def look(_: Sink) -> None:
         """The first waits for its pack, the second for its turn, and this one seals."""
-        left.append([thread.name for thread in threading.enumerate() if thread.name == "pharmabackup-seal"])
-        left.append(["buffer" for found in gc.get_objects() if isinstance(found, Buffer)])
+        end = time.monotonic() + PATIENCE_S
+        while (names := [thread.name for thread in threading.enumerate()]).count("pharmabackup-seal"):
+            assert time.monotonic() < end, names  # the one that is read has sealed nothing yet
+            time.sleep(0.01)
+        count()
         storage.go.set()
 
     sources = [pb.Files(roots[0], tier=0), pb.Files(roots[1], tier=1), Watched(roots[2], 2, look)]
-    gc.collect()
+    count()
     with _opened(monkeypatch, storage, tmp_path) as repo:
         repo.backup(sources)
-    threads, buffers = left
-    assert threads == []  # the one that is read has sealed nothing yet
-    assert len(buffers) == 1  # its own
+    before, meanwhile = left
+    assert meanwhile - before == 1  # its own
 
 
 class Counted(Gated):
