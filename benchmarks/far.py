@@ -1,6 +1,6 @@
 """Backup and restore over a line, at several round-trip times, beside restic and rclone's plain copy.
 
-S3 is SeaweedFS, SFTP is OpenSSH, Azure is Azurite; restic as Debian has it speaks to no Azure but Microsoft's own.
+S3 is SeaweedFS, SFTP is OpenSSH, Azure is Azurite; restic speaks to no Azure without TLS.
 The line is toxiproxy, which delays bytes half a round trip each way; the time that a TCP connection takes to be made
 is not delayed. Requests are counted in runs of their own, through a proxy that looks at what goes up.
 """
@@ -25,10 +25,9 @@ from pathlib import Path
 from answer import Answer, parser
 from counting import Counting
 from data import Pharmacy
-from install import restic as install_restic
 from measure import Failed, Run, TooSlow, give_memory, output_of, run, settle, usage_of, warm
 from targets import Targets
-from tools import PASSPHRASE, Restic, Source
+from tools import PASSPHRASE, Source
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tests.servers import azure, s3, sftp
@@ -37,6 +36,7 @@ from tests.servers.process import free_port, running
 DRIVER = Path(__file__).with_name("driver.py")
 COMPARE = Path(__file__).with_name("compare.py")
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
+RESTIC = "github.com/restic/restic/cmd/restic@v0.18.0"  # Debian's is three years older
 ROUND_TRIPS_MS = (0, 20, 100)
 GOAL = 2  # times as fast as restic
 ROUNDS = {"s3": 3, "sftp": 1, "azure": 3}  # SFTP, for which there is no goal, is slow for all
@@ -64,7 +64,6 @@ def main() -> None:
     accepts.add_argument("place", choices=PLACES)
     options = accepts.parse_args()
     rounds, profile, trips = (1, "XS", (0, 20)) if options.quick else (ROUNDS[options.place], "B", ROUND_TRIPS_MS)
-    install_restic(options.work)
     options.work.mkdir(parents=True, exist_ok=True)
     pharmacy = Pharmacy(options.work.parent, profile=profile, given=None)
     pharmacy.make()
@@ -91,7 +90,7 @@ def main() -> None:
         f"{f'Medians of {rounds} rounds in turn, of rclone one' if rounds > 1 else 'One round'}, whole processes, "
         "seconds; restores go to "
         f"{targets.kind}; the sample pharmacy of profile {profile}: "
-        f"{files:,} files, {size / 1e6:,.0f} MB. restic {Restic.version()}, rclone {rclone_version()} with "
+        f"{files:,} files, {size / 1e6:,.0f} MB. restic {RESTIC.rpartition('@v')[2]}, rclone {rclone_version()} with "
         f"{TRANSFERS} transfers. Tools and servers share two processors. Requests are those of a first backup and of "
         "a restore, with everything that opening takes, of a backup in which nothing changed, and of a list on a new "
         f"machine after {BACKUPS} backups, of which ours makes {len(source.items)} snapshots each; MB is the "
@@ -233,7 +232,7 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
             "RESTIC_REPOSITORY": repository,
             "RESTIC_CACHE_DIR": str(caches / "restic"),
         }
-        restic: list[str | Path] = ["restic", "--quiet", *flags]
+        restic: list[str | Path] = [built(work, RESTIC), "--quiet", *flags]
         run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
         found["restic"] = Job(
             lambda: timed([*restic, "backup", *source.items], env=theirs, cwd=source.folder),
@@ -261,7 +260,7 @@ def toxiproxy(work: Path, port: int, trip: int) -> Iterator[int]:
     control, near = free_port(), free_port()
     folder = work / "toxiproxy"
     folder.mkdir(parents=True, exist_ok=True)
-    with running([str(_program(work)), "-port", str(control)], control, folder):
+    with running([str(built(work, TOXIPROXY)), "-port", str(control)], control, folder):
         api = f"http://127.0.0.1:{control}/proxies"
         _tell(api, {"name": "line", "listen": f"127.0.0.1:{near}", "upstream": f"127.0.0.1:{port}", "enabled": True})
         for stream in ("upstream", "downstream") if trip else ():
@@ -274,14 +273,15 @@ def _tell(url: str, what: Mapping[str, object]) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
-def _program(work: Path) -> Path:
-    found = work / "go" / "server"
+def built(work: Path, module: str) -> Path:
+    """A program of Go's, made of its sources."""
+    found = work / "go" / module.partition("@")[0].rpartition("/")[2]
     if not found.exists():
         go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
         if go is None:
-            raise Failed("the delayed line needs Go, to build toxiproxy")
-        print("building toxiproxy", flush=True)
-        subprocess.run([go, "install", TOXIPROXY], env={**os.environ, "GOBIN": str(found.parent)}, check=True)
+            raise Failed("the delayed line and restic need Go, to be built")
+        print(f"building {module}", flush=True)
+        subprocess.run([go, "install", module], env={**os.environ, "GOBIN": str(found.parent)}, check=True)
     return found
 
 
