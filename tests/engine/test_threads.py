@@ -105,6 +105,20 @@ def test_an_interrupt_while_waiting_leaves_nobody_waiting(
     assert repo.snapshot().files == 12
 
 
+def test_who_ends_lets_go_of_buffers_that_are_free(make_repo: MakeRepo) -> None:
+    unlocked = make_repo()._unlocked
+    from pharmabackup.engine.index import Index
+
+    writer = Transaction(unlocked, survey(unlocked, Index(unlocked))).blocks
+    writer.finish_block(writer.begin(blocks.Kind.DATA_BLOCK, 1))  # empty
+    assert not writer._free.empty()
+    writer.end()
+    assert writer._free.empty()
+    with pytest.raises(AssertionError):
+        writer.begin(blocks.Kind.DATA_BLOCK, 1)
+    writer.close()
+
+
 def test_a_second_interrupt_still_ends_the_threads(make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     unlocked = make_repo()._unlocked
     from pharmabackup.engine.index import Index
