@@ -472,7 +472,7 @@ def test_what_waits_holds_no_buffers(
 
 
 class Counted(Gated):
-    """Notes how many packs are on their way at once, and which are sent after the first has failed."""
+    """Notes how many packs are on their way at once, and which are sent after the first was held back."""
 
     def __init__(self) -> None:
         super().__init__("packs/")
@@ -485,7 +485,7 @@ class Counted(Gated):
             with self._counting:
                 self.now += 1
                 self.most = max(self.most, self.now)
-                self.after += self.go.is_set()
+                self.after += self.reached.is_set()
             time.sleep(0.01)
         try:
             super().pass_through(name)
