@@ -73,9 +73,7 @@ class BlockWriter:
         self._catalogue = unlocked.catalogue_key, WrappedKey(unlocked.catalogue_id, ())
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers = 0
-        self._jobs: queue.Queue[_Job | None] = (
-            queue.Queue()
-        )  # as many at most as there are buffers; None ends a thread
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()  # as many as buffers, at most; None ends a thread
         self._threads: list[threading.Thread] = []
         self._failed: BaseException | None = None
 
