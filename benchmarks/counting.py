@@ -2,7 +2,10 @@
 
 import re
 import socket
+import ssl
 import threading
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +15,18 @@ LONGEST = 8192  # bytes of a request's first line
 
 
 class Counting:
-    """Listens on a free port and passes on to `host`:`port`. A body that looks like a request would count as one."""
+    """Listens on a free port and passes on to `host`:`port`. A body that looks like a request would count as one.
 
-    def __init__(self, host: str, port: int) -> None:
+    With `tls`, a server's certificate and key, it speaks for that server and speaks TLS with it.
+    """
+
+    def __init__(self, host: str, port: int, *, tls: tuple[Path, Path] | None = None) -> None:
         self._server = (host, port)
+        self._near = self._far = None
+        if tls is not None:
+            self._near = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._near.load_cert_chain(*tls)
+            self._far = ssl.create_default_context(cafile=tls[0])
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
@@ -36,7 +47,14 @@ class Counting:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            threading.Thread(target=self._connect, args=(near,), daemon=True).start()
+
+    def _connect(self, near: socket.socket) -> None:
+        with suppress(OSError):
             far = socket.create_connection(self._server)
+            if self._near is not None and self._far is not None:
+                near = self._near.wrap_socket(near, server_side=True)
+                far = self._far.wrap_socket(far, server_hostname=self._server[0])
             threading.Thread(target=self._pass_on, args=(near, far, True), daemon=True).start()
             threading.Thread(target=self._pass_on, args=(far, near, False), daemon=True).start()
 

@@ -1,6 +1,6 @@
 """Backup and restore over a line, at several round-trip times, beside restic and rclone's plain copy.
 
-S3 is SeaweedFS, SFTP is OpenSSH, Azure is Azurite; restic speaks to no Azure without TLS.
+S3 is SeaweedFS, SFTP is OpenSSH, Azure is Azurite over TLS, without which restic speaks to no Azure.
 The line is toxiproxy, which delays bytes half a round trip each way; the time that a TCP connection takes to be made
 is not delayed. Requests are counted in runs of their own, through a proxy that looks at what goes up.
 """
@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tools import PASSPHRASE, Source
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tests.servers import azure, s3, sftp
 from tests.servers.process import free_port, running
+from tests.servers.webdav import certificate
 
 DRIVER = Path(__file__).with_name("driver.py")
 COMPARE = Path(__file__).with_name("compare.py")
@@ -41,7 +43,7 @@ ROUND_TRIPS_MS = (0, 20, 100)
 GOAL = 2  # times as fast as restic
 ROUNDS = {"s3": 3, "sftp": 1, "azure": 3}  # SFTP, for which there is no goal, is slow for all
 BACKUPS = 10  # before snapshots are listed
-VOLUMES = 600  # of 64 MB: what all rounds of all tools leave
+VOLUMES = 300  # of 64 MB: what all rounds of all tools leave at one round-trip time
 LIMIT_S = 300  # for one run
 TOO_SLOW = Run(math.inf, 0, 0)
 TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
@@ -49,14 +51,18 @@ TRANSFERS = "32"  # of rclone at once: its own 4 would wait for small files
 
 @dataclass(frozen=True)
 class Place:
-    """A server as a tool reaches it through `port`: where and with what. `url` and `options` are ours."""
+    """A server as a tool reaches it through `port`: where and with what. `url` and `options` are ours.
+
+    `tls` is its certificate and key, if it speaks TLS.
+    """
 
     name: str
     port: int
     url: Callable[[str], str]
     options: Callable[[int], Mapping[str, object]]
-    restic: Callable[[int, str], tuple[str, Mapping[str, str], list[str]]] | None
+    restic: Callable[[int, str], tuple[str, Mapping[str, str], list[str]]]
     rclone: Callable[[int, str], list[str]]
+    tls: tuple[Path, Path] | None = None
 
 
 def main() -> None:
@@ -73,19 +79,17 @@ def main() -> None:
     head = ["", "round trip", "pharmabackup", "restic", "rclone copy", "ratio", "met"]
     table = [[*head, "requests", "restic's", "MB", "restic's"]]
     targets = Targets(options.work)
-    with (
-        tempfile.TemporaryDirectory(prefix="pharmabackup-far-") as scratch,
-        PLACES[options.place](Path(scratch)) as place,
-    ):
+    with started(options.place) as place:
         requests = {} if place.name == "SFTP" else counted(place, source, options.work, targets)
-        figures |= {f"{tool}_{what}_requests": count for (tool, what), count in requests.items()}
-        for what in ("nothing changed", "list") if requests else ():
-            asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
-            table.append([what, *[""] * 6, *asked, "", ""])
-        for trip in trips:
+    figures |= {f"{tool}_{what}_requests": count for (tool, what), count in requests.items()}
+    for what in ("nothing changed", "list") if requests else ():
+        asked = [str(requests.get((tool, what), "–")) for tool in ("ours", "restic")]
+        table.append([what, *[""] * 6, *asked, "", ""])
+    for trip in trips:
+        with started(options.place) as place:
             found = measure(place, source, options.work, targets, trip, rounds)
-            for what in ("backup", "restore"):
-                table.append(row(what, trip, found, requests, figures))
+        for what in ("backup", "restore"):
+            table.append(row(what, trip, found, requests, figures))
     remark = (
         f"{f'Medians of {rounds} rounds in turn, of rclone one' if rounds > 1 else 'One round'}, whole processes, "
         "seconds; restores go to "
@@ -97,6 +101,12 @@ def main() -> None:
         f"greatest memory of a process. The goal: restic's time is at least {GOAL} times ours, its requests no fewer."
     )
     Answer(f"Over a line: {place.name}", figures, table, remark).give(options)
+
+
+@contextmanager
+def started(place: str) -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(prefix="pharmabackup-far-") as scratch, PLACES[place](Path(scratch)) as found:
+        yield found
 
 
 def row(
@@ -140,7 +150,7 @@ def measure(
                 if number and (tool == "rclone" or TOO_SLOW in found[tool, "backup"]):
                     continue
                 warm(source.paths)
-                _measure(found.setdefault((tool, "backup"), []), job.backup)
+                _measure(found.setdefault((tool, "backup"), []), partial(ready, job.backup))
                 if found[tool, "backup"][-1] is not TOO_SLOW:
                     restore = partial(restored, job.restore, source, work, targets)
                     _measure(found.setdefault((tool, "restore"), []), restore)
@@ -150,17 +160,22 @@ def measure(
 
 
 def _measure(found: list[Run], job: Callable[[], Run]) -> None:
-    settle(0.5)
-    give_memory()
     try:
         found.append(job())
     except TooSlow:
         found.append(TOO_SLOW)
 
 
+def ready(job: Callable[[], Run]) -> Run:
+    """Run it on a quiet machine: nothing comes between this and the job, or the host takes the memory again."""
+    settle(0.5)
+    give_memory()
+    return job()
+
+
 def restored(restore: Callable[[Path], Run], source: Source, work: Path, targets: Targets) -> Run:
     with targets.fresh(usage_of(source.paths)[0]) as target:
-        cost = restore(target)
+        cost = ready(partial(restore, target))
         pairs = [(source.folder / item, _there(target, item)) for item in source.items]
         run([sys.executable, COMPARE, *(path for pair in pairs for path in pair)], log=work / "compare.log")
     return cost
@@ -174,7 +189,7 @@ def _there(target: Path, item: str) -> Path:
 def counted(place: Place, source: Source, work: Path, targets: Targets) -> dict[tuple[str, str], int]:
     """How many requests a first backup takes, a restore, one more backup, and a list after `BACKUPS` of them."""
     found = {}
-    with Counting("127.0.0.1", place.port) as line:
+    with Counting("127.0.0.1", place.port, tls=place.tls) as line:
 
         def count(tool: str, what: str, does: Callable[[], object]) -> None:
             before = line.requests
@@ -223,22 +238,21 @@ def jobs(place: Place, port: int, source: Source, work: Path) -> dict[str, Job]:
             lambda: timed([*driver, "snapshots", url], env=mine | {"PHARMABACKUP_STATE": str(caches / "new")}),
         )
     }
-    if place.restic is not None:
-        repository, more, flags = place.restic(port, f"{where}-restic")
-        theirs = {
-            **os.environ,
-            **more,
-            "RESTIC_PASSWORD": PASSPHRASE,
-            "RESTIC_REPOSITORY": repository,
-            "RESTIC_CACHE_DIR": str(caches / "restic"),
-        }
-        restic: list[str | Path] = [built(work, RESTIC), "--quiet", *flags]
-        run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
-        found["restic"] = Job(
-            lambda: timed([*restic, "backup", *source.items], env=theirs, cwd=source.folder),
-            lambda target: timed([*restic, "restore", "latest", "--target", target], env=theirs),
-            lambda: timed([*restic, "snapshots", "--no-cache"], env=theirs),
-        )
+    repository, more, flags = place.restic(port, f"{where}-restic")
+    theirs = {
+        **os.environ,
+        **more,
+        "RESTIC_PASSWORD": PASSPHRASE,
+        "RESTIC_REPOSITORY": repository,
+        "RESTIC_CACHE_DIR": str(caches / "restic"),
+    }
+    restic: list[str | Path] = [built(work, RESTIC), "--quiet", *flags]
+    run([*restic, "init", "--repository-version", "2"], env=theirs, log=log)
+    found["restic"] = Job(
+        lambda: timed([*restic, "backup", *source.items], env=theirs, cwd=source.folder),
+        lambda target: timed([*restic, "restore", "latest", "--target", target], env=theirs),
+        lambda: timed([*restic, "snapshots", "--no-cache"], env=theirs),
+    )
     remote, *flags = place.rclone(port, f"{where}-rclone")
     rclone: list[str | Path] = ["rclone", "--config", "/dev/null", "--transfers", TRANSFERS, *flags, "copy"]
     plain = {
@@ -335,18 +349,32 @@ def sftp_place(scratch: Path) -> Iterator[Place]:
 def azure_place(scratch: Path) -> Iterator[Place]:
     folder = scratch / "azure"
     folder.mkdir()
-    with azure.azurite(folder) as server:
+    tls = certificate(folder, azure.HOST)
+    try:
+        socket.getaddrinfo(azure.HOST, None)
+    except OSError:
+        raise Failed(f"restic asks for accounts by name: add '127.0.0.1 {azure.HOST}' to the hosts file") from None
+    with azure.azurite(folder, tls=tls) as server:
         yield Place(
             "Azure",
             server.port,
             lambda name: f"azure://{azure.CONTAINER}/{name}",
-            lambda port: server.options | {"account_url": f"http://127.0.0.1:{port}/{azure.ACCOUNT}"},
-            None,
+            server.options_at,
+            lambda port, name: (
+                f"azure:{azure.CONTAINER}:/{name}",
+                {
+                    "AZURE_ACCOUNT_NAME": azure.ACCOUNT,
+                    "AZURE_ACCOUNT_KEY": azure.KEY,
+                    "AZURE_ENDPOINT_SUFFIX": f"localhost:{port}",
+                },
+                ["-o", "azure.access-tier=Hot", "--cacert", str(tls[0])],  # Azurite takes no empty one
+            ),
             lambda port, name: [
                 f":azureblob:{azure.CONTAINER}/{name}", "--azureblob-account", azure.ACCOUNT,
                 "--azureblob-key", azure.KEY,
-                "--azureblob-endpoint", f"http://127.0.0.1:{port}/{azure.ACCOUNT}",
+                "--azureblob-endpoint", f"https://{azure.HOST}:{port}", "--ca-cert", str(tls[0]),
             ],
+            tls,
         )  # fmt: skip
 
 

@@ -32,14 +32,15 @@ class WebdavServer:
         return f"webdav://127.0.0.1:{port or self.port}/{folder}"
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Of 127.0.0.1, signed by itself, and its key."""
+def certificate(folder: Path, *more: str) -> tuple[Path, Path]:
+    """Of 127.0.0.1 and `more` names, signed by itself, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed (Debian: openssl)")
     made, key = folder / "certificate.pem", folder / "key.pem"
+    names = ",".join(["IP:127.0.0.1", *(f"DNS:{name}" for name in more)])
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-out", str(made), "-keyout", str(key)],
+         "-addext", f"subjectAltName={names}", "-out", str(made), "-keyout", str(key)],
         check=True, capture_output=True,
     )  # fmt: skip
     return made, key
