@@ -372,7 +372,7 @@ def azure_place(scratch: Path) -> Iterator[Place]:
             lambda port, name: [
                 f":azureblob:{azure.CONTAINER}/{name}", "--azureblob-account", azure.ACCOUNT,
                 "--azureblob-key", azure.KEY,
-                "--azureblob-endpoint", f"https://{azure.HOST}:{port}", "--ca-cert", str(tls[0]),
+                "--azureblob-endpoint", f"{azure.HOST.partition('.')[2]}:{port}", "--ca-cert", str(tls[0]),
             ],
             tls,
         )  # fmt: skip
