@@ -35,11 +35,12 @@ from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from pharmabackup.sources import Files, Source, SQLite
+    from pharmabackup.sources import Command, Files, PostgreSQL, Source, SQLite
 
 __version__ = "0.1.0"
 __all__ = [
     "Cancelled",
+    "Command",
     "Conflict",
     "Credential",
     "Damaged",
@@ -54,6 +55,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "Passphrase",
+    "PostgreSQL",
     "Proposal",
     "Recipient",
     "Report",
@@ -72,7 +74,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Sources are imported when they are first named: opening a repository, or looking into it, does not wait."""
-    if name not in ("Files", "SQLite", "Source"):
+    if name not in ("Command", "Files", "PostgreSQL", "SQLite", "Source"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     thing = globals()[name] = getattr(import_module("pharmabackup.sources"), name)
     return thing

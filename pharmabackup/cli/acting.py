@@ -60,6 +60,13 @@ def init(settings: Settings) -> None:
     "--sqlite", "databases", metavar="[NAME=]PATH", multiple=True, help="An SQLite database, in use or not."
 )
 @click.option(
+    "--postgresql",
+    "served",
+    metavar="[NAME=]URL",
+    multiple=True,
+    help="A PostgreSQL database; PGPASSWORD or ~/.pgpass.",
+)
+@click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
@@ -70,15 +77,16 @@ def backup(
     settings: Settings,
     folders: tuple[str, ...],
     databases: tuple[str, ...],
+    served: tuple[str, ...],
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
     others: tuple[str, ...],
     reason: str | None,
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude)
+    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served)
     if not sources:
-        raise click.UsageError("Say what to back up: --files PATH or --sqlite PATH, as often as needed.")
+        raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH or --postgresql URL.")
     who, away = settings.who(), False
     with ExitStack() as stack:
         repository = stack.enter_context(settings.open_at(settings.url(), who))
@@ -101,7 +109,11 @@ def backup(
 
 
 def sources_of(
-    folders: tuple[str, ...], databases: tuple[str, ...], tiers: dict[str, object], exclude: tuple[str, ...]
+    folders: tuple[str, ...],
+    databases: tuple[str, ...],
+    tiers: dict[str, object],
+    exclude: tuple[str, ...],
+    served: tuple[str, ...] = (),
 ) -> list[pb.Source]:
     """The folders and databases that were named."""
 
@@ -111,8 +123,11 @@ def sources_of(
     def folder(path: str, name: str | None, tier: int) -> pb.Source:
         return pb.Files(path, name=name, tier=tier, exclude=exclude)
 
+    def server(url: str, name: str | None, tier: int) -> pb.Source:
+        return pb.PostgreSQL(url, name=name, tier=tier)
+
     sources: list[pb.Source] = []
-    for make, texts in ((database, databases), (folder, folders)):
+    for make, texts in ((server, served), (database, databases), (folder, folders)):
         for text in texts:
             name, path = named(text)
             source = make(path, name, TIER)
@@ -170,6 +185,8 @@ def _loaded(repository: pb.Repository, places: Mapping[str, object], before: dat
             found[name] = pb.SQLite(str(place), name=name)
         elif kind == "files":
             found[name] = pb.Files(str(place), name=name)
+        elif kind == "postgresql":
+            found[name] = pb.PostgreSQL(str(place), name=name)
         else:
             raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
     return found

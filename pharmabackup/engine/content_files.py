@@ -37,6 +37,7 @@ class FileContents:
         self._index = index
         self._naming_key = naming_key
         self._cutter = cutter
+        self._finer = cutter.finer()
         self._read = memoryview(bytearray(READ_SIZE + cutter.maximum))
 
     def file(self, fd: int, size: int) -> tuple[int, int]:
@@ -71,12 +72,12 @@ class FileContents:
         contents.total_bytes += got
         return 1, got
 
-    def stream(self, read: Callable[[memoryview], int]) -> tuple[int, int]:
-        """What `read` gives until it gives 0; (chunks, bytes). Cuts depend on the content alone."""
+    def stream(self, read: Callable[[memoryview], int], *, fine: bool = False) -> tuple[int, int]:
+        """What `read` gives until it gives 0; (chunks, bytes). Cuts depend on the content and `fine` alone."""
         contents = self._contents
         if contents.kept_end:
             contents.flush_kept()
-        view, cutter = self._read, self._cutter
+        view, cutter = self._read, self._finer if fine else self._cutter
         filled = chunks = total = 0
         ended = False
         while not ended:

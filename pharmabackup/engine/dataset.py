@@ -119,7 +119,7 @@ class DatasetSink(Sink):
         self._done(stored)
         return chunks, stored
 
-    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+    def stream(self, read_into: Callable[[memoryview], int], *, fine: bool = False) -> tuple[int, int]:
         told = 0
 
         def read(view: memoryview) -> int:
@@ -130,7 +130,7 @@ class DatasetSink(Sink):
             self._transaction.checkpoint()
             return got
 
-        chunks, stored = self._files.stream(read)
+        chunks, stored = self._files.stream(read, fine=fine)
         self._step(stored - told, 1)
         return chunks, stored
 

@@ -261,12 +261,12 @@ class _HuntingSink(Sink):
         self._look()
         return self._files.file(fd, size)
 
-    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+    def stream(self, read_into: Callable[[memoryview], int], *, fine: bool = False) -> tuple[int, int]:
         def read(view: memoryview) -> int:
             self._look()
             return read_into(view)
 
-        return self._files.stream(read)
+        return self._files.stream(read, fine=fine)
 
     def pages(self, read_at: Callable[[int, memoryview], int], *, size: int, page_size: int) -> tuple[int, int]:
         return self._pages.pages(read_at, size=size, page_size=page_size, step=lambda _: self._look())

@@ -1,7 +1,21 @@
 """What can be backed up. Public: vendors write sources of their own, after `Source`, `View` and `Sink`."""
 
-from pharmabackup.sources.base import FolderColumns, Kept, PreviousFolder, Sink, Source, View
+from pharmabackup.sources.base import Content, FolderColumns, Kept, PreviousFolder, Sink, Source, View
+from pharmabackup.sources.command import Command
 from pharmabackup.sources.files import Files
+from pharmabackup.sources.postgresql import PostgreSQL
 from pharmabackup.sources.sqlite import SQLite
 
-__all__ = ["Files", "FolderColumns", "Kept", "PreviousFolder", "SQLite", "Sink", "Source", "View"]
+__all__ = [
+    "Command",
+    "Content",
+    "Files",
+    "FolderColumns",
+    "Kept",
+    "PostgreSQL",
+    "PreviousFolder",
+    "SQLite",
+    "Sink",
+    "Source",
+    "View",
+]

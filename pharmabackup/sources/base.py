@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pharmabackup.errors import InvalidInput
+from pharmabackup.errors import InvalidInput, Unsupported
 from pharmabackup.ids import DATASET_NAME
 
 StrPath = str | os.PathLike[str]
@@ -94,9 +94,10 @@ class Sink(ABC):
         """
 
     @abstractmethod
-    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+    def stream(self, read_into: Callable[[memoryview], int], *, fine: bool = False) -> tuple[int, int]:
         """Store what `read_into` gives until it gives 0; (chunks, bytes).
 
+        `fine`: it is cut into small pieces, for dumps in which single rows change from one time to the next.
         What was stored cannot be taken back: `read_into` ends early instead of raising what the dump survives.
         """
 
@@ -138,6 +139,24 @@ class View(ABC):
         """
 
 
+class Content(ABC):
+    """What a snapshot holds, for a source that it is restored into."""
+
+    facts: Mapping[str, object]  # those that its dump gave
+
+    @abstractmethod
+    def has(self, path: bytes) -> bool:
+        """Whether there is such a file."""
+
+    @abstractmethod
+    def read(self, path: bytes) -> Iterator[bytes | memoryview]:
+        """A file's content, piece after piece. NotFound, Damaged: then nothing may be taken for whole."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Report progress; raise Cancelled if the caller has asked for it. Call it while nothing can be read."""
+
+
 class Source(ABC):
     """A dataset: it has a name and a tier (0 first … 5 last), and knows how to dump and to be restored into."""
 
@@ -160,6 +179,20 @@ class Source(ABC):
     def location(self) -> Path | None:
         """Where the data lies on this machine, if it does: a repository inside it is refused."""
         return None
+
+    def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:  # noqa: ARG002
+        """Before anything is restored: whether `load` can be, of a snapshot with these facts.
+
+        Conflict, Unsupported, SourceFailed.
+        """
+        raise Unsupported(f"Nothing can be restored into a {self.kind}.", remedy="Restore to a folder.")
+
+    def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
+        """Restore into what this is a source of, after `prepare`; facts. SourceFailed.
+
+        What was there stays as it was until all has come and was verified, as far as its program can do that.
+        """
+        raise NotImplementedError
 
     def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:  # noqa: ARG002
         """Questions to a restored dataset; facts. SourceFailed when it is not whole."""

@@ -39,6 +39,7 @@ ATTEMPTS = 3  # when collections overtake a transaction
 ORIGIN = "copied_from"  # in a snapshot's facts: which one of which repository it is
 PAGED = ("sqlite",)  # kinds of sources whose one file is cut at its pages
 PAGE_SIZE_AT = struct.Struct(">16xH")  # of an SQLite database: https://www.sqlite.org/fileformat.html, 1.3.2
+FINE_CHUNKS, FINE_BELOW = 8, 24 << 10  # chunks; bytes of each on average: it was cut finely
 
 
 class AcrossCopy:
@@ -308,4 +309,5 @@ class _Dump:
             done += len(data)
             return len(data)
 
-        return self._sink.stream(read_into)
+        finely = entry.chunks >= FINE_CHUNKS and size < entry.chunks * FINE_BELOW  # as it is here
+        return self._sink.stream(read_into, fine=finely)

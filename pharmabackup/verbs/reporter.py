@@ -72,7 +72,7 @@ class Reporter:
         self.bytes += size
         self.files += files
         self._steps += 1
-        if self._steps < BETWEEN_LOOKS and size < 1 << 18:
+        if (size or files) and self._steps < BETWEEN_LOOKS and size < 1 << 18:  # nothing: who waits looks each time
             return
         self._steps = 0
         self.look()

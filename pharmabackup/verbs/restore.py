@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from pharmabackup.engine.grants import READERS
@@ -23,9 +22,11 @@ from pharmabackup.sources.base import Source
 from pharmabackup.sources.sqlite import SQLite
 from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
-from pharmabackup.verbs.restore_choice import Place, Selection, choose, choose_places, other_devices
+from pharmabackup.verbs.restore_choice import Into, Place, Selection, choose, choose_places, other_devices
 from pharmabackup.verbs.restore_content import ContentRestorer
+from pharmabackup.verbs.restore_into import loaded
 from pharmabackup.verbs.restore_marker import Marker, marker_of, read_marker, write_marker
+from pharmabackup.verbs.restore_outcome import Outcome
 from pharmabackup.verbs.restore_salvage import Salvager
 
 
@@ -55,7 +56,7 @@ def restore(
         raise unlocked.not_permitted("read", who=READERS)
     selection = Selection(only)
     snapshots = choose(history, before, chosen, selection)
-    places = choose_places(snapshots, target, into, overwrite)
+    places = choose_places(snapshots, target, into, selection, overwrite)
     if history.vanished and not chosen:
         finding = history_findings(history, unlocked.storage.location)[-1]
         raise Damaged(
@@ -95,10 +96,13 @@ def restore(
                 reporter.tier, reporter.dataset = tier, item.snapshot.dataset
                 place, reader = places[item.snapshot.dataset], readers.pop(item.transaction)
                 try:
-                    outcome = _dataset(reader, item, place, selection, reporter, overwrite)
+                    if isinstance(place, Into):
+                        outcome = loaded(reader, item, place.source, reporter, overwrite)
+                    else:
+                        outcome = _dataset(reader, item, place, selection, reporter, overwrite)
                 except Damaged as error:  # others may come back all the same
                     unreadable = unreadable or error
-                    outcome = _Outcome(item, place, whole=False)
+                    outcome = Outcome(item, place.folder if isinstance(place, Place) else None, whole=False)
                     reporter.find(_lost_dataset(item, error))
                 results[item.snapshot.dataset] = outcome.result(show(item), reporter)
                 whole = whole and outcome.whole
@@ -106,8 +110,8 @@ def restore(
                     reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
             reporter.tell("tier", f"Tier {tier} is done." if whole else f"Tier {tier} did not come back whole.")
     for name, result in results.items():  # only now: until then the same call goes on where this one stopped
-        if result.complete:
-            marker_of(places[name].folder).unlink(missing_ok=True)
+        if result.complete and isinstance(place := places[name], Place):
+            marker_of(place.folder).unlink(missing_ok=True)
     report = reporter.report(results)
     if unreadable is not None and len(results) == 1:
         unreadable.findings = report.findings
@@ -124,30 +128,6 @@ def restore(
     return report
 
 
-@dataclass(slots=True)
-class _Outcome:
-    committed: Committed
-    place: Place
-    whole: bool = True
-    bytes: int = 0
-    files: int = 0
-    facts: Mapping[str, object] | None = None
-
-    def result(self, snapshot: object, reporter: Reporter) -> DatasetResult:
-        record = self.committed.snapshot
-        return DatasetResult(
-            name=record.dataset,
-            tier=record.tier,
-            snapshot=snapshot,  # type: ignore[arg-type]
-            complete=self.whole,
-            bytes=self.bytes,
-            files=self.files,
-            usable_after=reporter.elapsed if self.whole else None,
-            path=(self.place.database if self.whole else None) or self.place.folder,
-            facts=self.facts or {},
-        )
-
-
 def _lost_dataset(item: Committed, error: Damaged) -> Finding:
     return Finding(
         code="dataset-lost",
@@ -160,10 +140,10 @@ def _lost_dataset(item: Committed, error: Damaged) -> Finding:
 
 def _dataset(
     reader: SnapshotReader, item: Committed, place: Place, selection: Selection, reporter: Reporter, overwrite: bool
-) -> _Outcome:
+) -> Outcome:
     """Restore one dataset. What is lost is a finding; what stops everything is raised."""
     reporter.tell("dataset", f"Restoring {item.snapshot.dataset}.")
-    outcome = _Outcome(item, place)
+    outcome = Outcome(item, place.folder)
     found_before = len(reporter.findings)
     before = read_marker(place.folder)
     marker = Marker(item.transaction, before.salvaged if before is not None else {})
@@ -201,10 +181,11 @@ def _dataset(
         _verify(item, place, names, outcome, reporter)
         if outcome.whole and place.database is not None:
             _move_database(place, os.fsdecode(names[0]), overwrite)
+            outcome.path = place.database
     return outcome
 
 
-def _verify(item: Committed, place: Place, names: list[bytes], outcome: _Outcome, reporter: Reporter) -> None:
+def _verify(item: Committed, place: Place, names: list[bytes], outcome: Outcome, reporter: Reporter) -> None:
     """Ask the restored database itself whether it is whole: what came back, whatever else lies beside it."""
     try:
         rows = item.snapshot.facts.get("rows")

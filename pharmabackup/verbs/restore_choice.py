@@ -96,6 +96,13 @@ def other_devices(history: History, item: Committed) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Into:
+    """A dataset goes into a source, which was asked whether it can be."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a dataset goes: a folder, and for a database loaded into a path of its own, that path."""
 
@@ -105,9 +112,16 @@ class Place:
 
 
 def choose_places(
-    snapshots: Sequence[Committed], target: Path | None, into: Mapping[str, Source], overwrite: bool
-) -> dict[str, Place]:
-    """Every place is looked at before the first byte is written. Conflict, InvalidInput, Unsupported."""
+    snapshots: Sequence[Committed],
+    target: Path | None,
+    into: Mapping[str, Source],
+    selection: Selection,
+    overwrite: bool,
+) -> dict[str, Place | Into]:
+    """Every place is looked at before the first byte is written.
+
+    Conflict, InvalidInput, NotFound, Unsupported, SourceFailed.
+    """
     unknown = set(into) - {item.snapshot.dataset for item in snapshots}
     if unknown:
         raise NotFound(
@@ -115,7 +129,7 @@ def choose_places(
             kind="dataset",
             remedy="Leave it out, or restore that dataset too.",
         )
-    found = {}
+    found: dict[str, Place | Into] = {}
     for item in snapshots:
         name = item.snapshot.dataset
         source = into.get(name)
@@ -136,8 +150,14 @@ def choose_places(
             found[name] = Place(path.with_name(f"{path.name}{MARKER}"), path, False)
         elif isinstance(source, Files):
             found[name] = _folder(source.location(), item, overwrite)
+        elif selection.filter(name) is not None:
+            raise Unsupported(
+                f"{name} is loaded into a {source.kind} as a whole, not some of its files.",
+                remedy="Name the dataset alone in `only`, or restore to a folder.",
+            )
         else:
-            raise Unsupported(f"Nothing can be restored into a {source.kind}.", remedy="Restore to a folder.")
+            source.prepare(item.snapshot.facts, overwrite=overwrite)
+            found[name] = Into(source)
     return found
 
 

@@ -108,7 +108,7 @@ class Recorder(Sink):
         self.hook("file", path)
         return self._take(lambda view: os.readv(fd, (view,)))
 
-    def stream(self, read_into: Callable[[memoryview], int]) -> tuple[int, int]:
+    def stream(self, read_into: Callable[[memoryview], int], *, fine: bool = False) -> tuple[int, int]:
         self.hook("stream", b"")
         return self._take(read_into)
 

@@ -1,0 +1,279 @@
+"""Another program's output as a dataset's content, and its input as where a dataset is restored to.
+
+The program runs in a process group of its own, so that what it has started ends with it. Two threads move bytes, so
+that whoever waits for them still hears of a cancel. What it says on its error output may quote what is in the data,
+so none of it is told, logged or stored: `Trouble` says what is known of it instead.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Self
+
+from pharmabackup.errors import SourceFailed
+
+PIECE = 256 << 10
+AHEAD = 8  # pieces that were read and not taken, or given and not written
+PIPE = 1 << 20  # bytes that the system keeps between it and us, where it can be asked to (Linux)
+LOOK_EVERY_S = 0.1
+GRACE_S = 5  # for a program to end when it was asked to
+ERRORS_KEPT = 16 << 10  # bytes of its error output's end
+
+Look = Callable[[], None]
+"""Called now and then; raises what stops the dataset."""
+Trouble = Callable[[int, bytes], tuple[str, str, str] | None]
+"""What a code and the end of an error output mean: kind, what happened, remedy. None: nothing that is known."""
+
+
+class Program:
+    """A running program. Leaving the context ends it, whatever it still does, unless it was finished.
+
+    SourceFailed when it cannot be started. `seconds`: how long it may take, from now.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        dataset: str,
+        seconds: float,
+        feed: bool = False,
+        env: Mapping[str, str] | None = None,
+        trouble: Trouble | None = None,
+    ) -> None:
+        """`feed`: it is given its input; else its output is read."""
+        self._name = os.path.basename(command[0])
+        self._dataset = dataset
+        self._trouble = trouble
+        self._deadline = time.monotonic() + seconds
+        self._errors = bytearray()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
+        self._rest = memoryview(b"")
+        self._broken = False  # it ended before it was given all
+        self._finished = False
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=None if env is None else {**os.environ, **env},
+                bufsize=0,
+                start_new_session=os.name == "posix",
+                creationflags=_NEW_GROUP,
+            )
+        except (OSError, ValueError) as error:
+            raise self._not_started(error) from None
+        _widen(self._process.stdin or self._process.stdout)
+        self._begin(self._keep_errors, self._process.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.end()
+
+    # ------------------------------------------------------------ its output
+
+    def output(self, look: Look) -> Callable[[memoryview], int]:
+        """What fills a buffer with its output and gives how much that was; 0 at the end. For one thread."""
+        self._begin(self._pump, self._process.stdout)
+
+        def read_into(view: memoryview) -> int:
+            if not self._rest:
+                self._rest = memoryview(self._next(look))
+            size = min(len(view), len(self._rest))
+            view[:size] = self._rest[:size]
+            self._rest = self._rest[size:]
+            return size
+
+        return read_into
+
+    def _next(self, look: Look) -> bytes:
+        while True:
+            try:
+                piece = self._pieces.get(timeout=LOOK_EVERY_S)
+            except queue.Empty:
+                self._look(look)
+                continue
+            if piece is None:
+                self._pieces.put(None)  # the end stays the end
+                return b""
+            return piece
+
+    def _pump(self, out: IO[bytes]) -> None:
+        with suppress(OSError, ValueError):  # it was ended
+            while not self._stopped.is_set() and (piece := out.read(PIECE)):
+                self._hand(piece)
+        self._hand(None)
+
+    # ------------------------------------------------------------ its input
+
+    def feed(self, pieces: Iterable[bytes | memoryview], look: Look) -> None:
+        """Give it all of these, then the end of its input.
+
+        If anything goes wrong it is not told an end: it is ended, and has to take that for a failure.
+        """
+        self._begin(self._push, self._process.stdin)
+        for piece in pieces:
+            if piece:
+                self._give(bytes(piece), look)
+            if self._broken:
+                return
+        self._give(None, look)
+
+    def _give(self, piece: bytes | None, look: Look) -> None:
+        while not self._broken:
+            try:
+                self._pieces.put(piece, timeout=LOOK_EVERY_S)
+                break
+            except queue.Full:
+                self._look(look)
+
+    def _push(self, into: IO[bytes]) -> None:
+        try:
+            while (piece := self._taken()) is not None:
+                left = memoryview(piece)
+                while left:
+                    left = left[into.write(left) :]
+            if not self._stopped.is_set():
+                into.close()
+        except (OSError, ValueError):
+            self._broken = True
+
+    # ------------------------------------------------------------ its end
+
+    def finish(self, look: Look) -> None:
+        """Wait until it has ended. SourceFailed unless it says that all went well, and took all that it was given."""
+        while True:
+            try:
+                code = self._process.wait(timeout=LOOK_EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                self._look(look)
+        for thread in self._threads:
+            thread.join(GRACE_S)  # longer only if something that it started lives on and holds its error output
+        self._finished = True
+        if code or self._broken:
+            known = None if self._trouble is None else self._trouble(code, bytes(self._errors))
+            kind, what, remedy = known or (
+                "tool-failed",
+                f"{self._name} ended with code {code}." if code else f"{self._name} ended before it was given all.",
+                "Run it by hand to see what it says; its words may hold data and are not repeated here.",
+            )
+            raise SourceFailed(what, kind=kind, remedy=remedy, dataset=self._dataset)
+
+    def end(self) -> None:
+        """Stop it and what it has started, unless it was finished. Its input is not closed before that."""
+        self._stopped.set()
+        if not self._finished:
+            _stop(self._process)
+        for thread in self._threads:
+            thread.join(GRACE_S)
+        streams = (self._process.stdin, self._process.stdout, self._process.stderr)
+        if not any(thread.is_alive() for thread in self._threads):  # else one of them still reads
+            for stream in filter(None, streams):
+                with suppress(OSError):
+                    stream.close()
+
+    # ------------------------------------------------------------
+
+    def _begin(self, what: Callable[[IO[bytes]], None], stream: IO[bytes] | None) -> None:
+        thread = threading.Thread(target=what, args=(stream,), name="pharmabackup-program", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _hand(self, piece: bytes | None) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._pieces.put(piece, timeout=LOOK_EVERY_S)
+                break
+
+    def _taken(self) -> bytes | None:
+        while not self._stopped.is_set():
+            with suppress(queue.Empty):
+                return self._pieces.get(timeout=LOOK_EVERY_S)
+        return None
+
+    def _keep_errors(self, stream: IO[bytes]) -> None:
+        with suppress(OSError, ValueError):
+            while piece := stream.read(PIECE):
+                self._errors += piece
+                del self._errors[:-ERRORS_KEPT]
+
+    def _look(self, look: Look) -> None:
+        look()
+        if time.monotonic() > self._deadline:
+            raise SourceFailed(
+                f"{self._name} took longer than it may.",
+                kind="timeout",
+                remedy="Look at what holds it up, or give it a longer timeout.",
+                dataset=self._dataset,
+            )
+
+    def _not_started(self, error: Exception) -> SourceFailed:
+        if isinstance(error, FileNotFoundError):
+            return SourceFailed(
+                f"{self._name} is not installed, or not where it was looked for.",
+                kind="tool-missing",
+                remedy="Install it, or give its whole path.",
+                dataset=self._dataset,
+            )
+        if isinstance(error, ValueError):
+            return SourceFailed(
+                f"{self._name} cannot be given a zero byte.", remedy="Check its arguments.", dataset=self._dataset
+            )
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+        return SourceFailed(
+            f"{self._name} cannot be started: {reason}.",
+            kind="permission" if isinstance(error, PermissionError) else "tool-failed",
+            remedy="Check that this user may run it.",
+            dataset=self._dataset,
+        )
+
+
+if sys.platform == "win32":
+    _NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        """It and its children, at once: Windows knows no asking."""
+        command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=GRACE_S, check=False)
+        process.kill()
+        process.wait()
+
+    def _widen(pipe: IO[bytes] | None) -> None:
+        pass
+
+else:
+    _NEW_GROUP = 0
+
+    def _stop(process: subprocess.Popen[bytes]) -> None:
+        """All of its group: asked, and a moment later killed."""
+        for number, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+        process.wait()
+
+    def _widen(pipe: IO[bytes] | None) -> None:
+        if sys.platform == "linux" and pipe is not None:
+            from fcntl import F_SETPIPE_SZ, fcntl
+
+            with suppress(OSError):  # others' pipes may have used up what this user may have
+                fcntl(pipe.fileno(), F_SETPIPE_SZ, PIPE)

@@ -1,0 +1,85 @@
+"""A PostgreSQL server of the tests' own, on a free port of this machine: Debian's newest, never as root."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers.process import free_port, running
+
+PASSWORD = "pass of the tests, with '\\ and %"
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    port: int
+    bin: Path
+    data: Path
+    user: str = "pharmacy"
+
+    def url(self, database: str, user: str | None = None) -> str:
+        return f"postgresql://{user or self.user}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres"):
+        import psycopg
+
+        return psycopg.connect(self.url(database), password=PASSWORD, autocommit=True)
+
+    def databases(self) -> list[str]:
+        with self.connect() as connection:
+            query = "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1"
+            return [name for (name,) in connection.execute(query)]
+
+
+def programs() -> Path:
+    """The folder of the newest installed server's programs."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: int(path.split("/")[4]))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    return Path(found[-1]).parent
+
+
+@contextmanager
+def postgres(folder: Path, *options: str) -> Iterator[PostgresServer]:
+    """With a superuser `pharmacy`, who needs a password."""
+    where = programs()
+    server = PostgresServer(free_port(), where, folder / "data")
+    (folder / "password").write_text(PASSWORD + "\n")
+    as_user: list[str] = []
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("PostgreSQL does not run as root, and setpriv is not installed (Debian: util-linux)")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        for above in [folder, *folder.parents]:
+            if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
+                above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
+        shutil.chown(folder, "postgres", "postgres")
+        shutil.chown(folder / "password", "postgres", "postgres")
+    subprocess.run(
+        [*as_user, str(where / "initdb"), "-D", str(server.data), "-U", server.user, "-A", "scram-sha-256",
+         "--pwfile", str(folder / "password"), "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+        check=True, capture_output=True, cwd=folder,
+    )  # fmt: skip
+    command = [
+        *as_user, str(where / "postgres"), "-D", str(server.data), "-p", str(server.port), "-k", "",
+        "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", *options,
+    ]  # fmt: skip
+
+    def ready() -> bool:
+        return (
+            subprocess.run(
+                [str(where / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port)], check=False
+            ).returncode
+            == 0
+        )
+
+    with running(command, server.port, folder, ready=ready):
+        yield server

@@ -1,0 +1,484 @@
+"""PostgreSQL: a real server's databases, backed up and restored."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.sources.postgresql_server import failed
+from pharmabackup.testing.source import SourceConformance, children
+from tests.servers.postgresql import PASSWORD, PostgresServer, postgres
+
+pytest.importorskip("psycopg")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with postgres(tmp_path_factory.mktemp("postgresql")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def fresh(server: PostgresServer) -> Iterator[None]:
+    with server.connect() as connection:
+        connection.execute("CREATE DATABASE pmr")
+    yield
+    with server.connect() as connection:
+        for name in server.databases():
+            if name != "postgres":
+                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        roles = "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'pharmacy'"
+        for (role,) in connection.execute(roles).fetchall():
+            connection.execute(f'DROP ROLE "{role}"')
+
+
+@pytest.fixture(autouse=True)
+def no_strays(server: PostgresServer) -> Iterator[None]:
+    """No test leaves a program running."""
+    before = children()
+    yield
+    assert [name for process, name in children().items() if process not in before] == []
+
+
+@pytest.fixture
+def repo(tmp_path: Path, cheap_kdf: None) -> Iterator[pb.Repository]:
+    with pb.Repository.create(tmp_path / "repository", pb.Passphrase("a passphrase of tests")) as made:
+        yield made
+
+
+def source(server: PostgresServer, database: str = "pmr", **more: object) -> pb.PostgreSQL:
+    more = {"name": "pmr", "password": PASSWORD, "tools": server.bin} | more
+    return pb.PostgreSQL(server.url(database), **more)  # type: ignore[arg-type]
+
+
+def execute(server: PostgresServer, *statements: str, database: str = "pmr") -> list[tuple]:
+    with server.connect(database) as connection:
+        for statement in statements:
+            cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+class TestPostgreSQL(SourceConformance):
+    @pytest.fixture(autouse=True)
+    def place(self, server: PostgresServer, fresh: None) -> Iterator[None]:
+        self.server = server
+        execute(
+            server,
+            "CREATE TABLE item (number int PRIMARY KEY, filler text NOT NULL)",
+            "CREATE TABLE ledger (number int REFERENCES item, amount int NOT NULL)",
+            "CREATE TABLE balance (amount bigint NOT NULL)",
+            "INSERT INTO balance VALUES (0)",
+        )
+        self.local = threading.local()
+        self.open: list = []
+        yield
+        for connection in self.open:
+            connection.close()
+
+    def source(self) -> pb.Source:
+        return source(self.server, count=["balance"])
+
+    def target(self) -> pb.Source:
+        return source(self.server, "pmr_restored")
+
+    def write(self, number: int) -> None:
+        if not hasattr(self.local, "connection"):
+            self.local.connection = self.server.connect("pmr")
+            self.open.append(self.local.connection)
+        with self.local.connection.transaction():
+            self.local.connection.execute("INSERT INTO item VALUES (%s, %s)", (number, os.urandom(100).hex()))
+            self.local.connection.execute("UPDATE balance SET amount = amount + %s", (number,))
+            self.local.connection.execute("INSERT INTO ledger VALUES (%s, %s)", (number, number))
+
+    def read(self, source: pb.Source) -> list[int]:
+        database = source._server.database  # type: ignore[attr-defined]
+        with self.server.connect(database) as connection:
+            numbers = [row[0] for row in connection.execute("SELECT number FROM item ORDER BY 1")]
+            (balance,), *more = connection.execute("SELECT amount FROM balance").fetchall()
+            ledger = [row[0] for row in connection.execute("SELECT amount FROM ledger ORDER BY 1")]
+        assert not more
+        assert ledger == numbers
+        assert balance == sum(numbers)
+        return numbers
+
+    def test_what_is_there_is_not_replaced(self, repo: pb.Repository) -> None:
+        """Nobody is connected, or it could not be renamed."""
+        real = self.write
+
+        def write(number: int) -> None:
+            real(number)
+            self.local.connection.close()
+            del self.local.connection
+
+        self.write = write  # type: ignore[method-assign]
+        self.writes = 20
+        super().test_what_is_there_is_not_replaced(repo)
+        assert [name for name in self.server.databases() if name.startswith("pmr_before_")]
+
+    def test_a_cancelled_restore_leaves_what_was_there(
+        self, repo: pb.Repository, strays: Callable[[], list[str]]
+    ) -> None:
+        real = self.write
+
+        def write(number: int) -> None:
+            real(number)
+            self.local.connection.close()
+            del self.local.connection
+
+        self.write = write  # type: ignore[method-assign]
+        self.writes = 20
+        super().test_a_cancelled_restore_leaves_what_was_there(repo, strays)
+        assert self.server.databases() == ["pmr", "postgres"]
+
+
+# ---------------------------------------------------------------- what is in it
+
+
+def test_all_kinds_of_things_come_back(server: PostgresServer, repo: pb.Repository) -> None:
+    """As pg_dump itself sees both, but for names and times."""
+    execute(
+        server,
+        "CREATE SCHEMA register",
+        "CREATE TYPE register.class AS ENUM ('CD2', 'CD3')",
+        "CREATE SEQUENCE register.page START 17",
+        "CREATE TABLE register.entry (id bigint PRIMARY KEY DEFAULT nextval('register.page'), class register.class,"
+        " note text CHECK (length(note) < 1000), at timestamptz DEFAULT '2026-11-28 09:00+00', raw bytea)",
+        "CREATE INDEX ON register.entry (class) WHERE class = 'CD2'",
+        "CREATE FUNCTION register.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'a register is never changed'; END $$",
+        "CREATE TRIGGER fixed BEFORE UPDATE OR DELETE ON register.entry EXECUTE FUNCTION register.refuse()",
+        "CREATE VIEW register.recent AS SELECT * FROM register.entry WHERE at > '2026-01-01'",
+        "INSERT INTO register.entry (class, note, raw) SELECT 'CD2', 'naïve €' || n, decode(md5(n::text), 'hex')"
+        " FROM generate_series(1, 5000) n",
+        "SELECT lo_from_bytea(4711, 'a large object'::bytea)",
+        "CREATE MATERIALIZED VIEW register.counted AS SELECT class, count(*) FROM register.entry GROUP BY 1",
+    )
+    repo.backup([source(server, count=["register.entry"])])
+    report = repo.restore(into={"pmr": source(server, "copy")})
+    assert report.datasets["pmr"].facts["rows"] == {"register.entry": 5000}
+    assert _plain_dump(server, "copy") == _plain_dump(server, "pmr")
+
+
+def _plain_dump(server: PostgresServer, database: str) -> bytes:
+    done = subprocess.run(
+        [server.bin / "pg_dump", "--restrict-key=x", server.url(database)],
+        env={**os.environ, "PGPASSWORD": PASSWORD}, capture_output=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_facts_say_what_it_was(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE TABLE t AS SELECT generate_series(1, 123) n")
+    repo.backup([source(server, count=["t", "public.t"])])
+    facts = repo.snapshot("pmr").facts
+    assert facts["rows"] == {"t": 123, "public.t": 123}
+    assert facts["major"] == int(server.bin.parent.name)
+    assert facts["encoding"] == "UTF8"
+    assert int(str(facts["size"])) > 1_000_000
+
+
+@pytest.mark.parametrize("name", ["with space", 'quo"te', "it's", "a=b", "back\\slash", "naïve"])
+def test_names_are_no_trouble(server: PostgresServer, repo: pb.Repository, name: str) -> None:
+    from urllib.parse import quote
+
+    from psycopg import sql
+
+    with server.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    with server.connect(quote(name)) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS n")
+    repo.backup([source(server, quote(name))])
+    repo.restore(into={"pmr": source(server, quote(name + " again"))})
+    with server.connect(quote(name + " again")) as connection:
+        assert connection.execute("SELECT n FROM t").fetchall() == [(1,)]
+    with server.connect() as connection:
+        for made in (name, name + " again"):
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(made)))
+
+
+def test_its_sorting_comes_back(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE DATABASE sorted TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING 'LATIN1'",
+        database="postgres",
+    )
+    repo.backup([source(server, "sorted")])
+    repo.restore(into={"pmr": source(server, "copy")})
+    query = "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = 'copy'"
+    assert execute(server, query) == [("LATIN1", "C", "C")]
+
+
+def test_a_small_change_adds_little(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE TABLE t AS SELECT n, md5(n::text) || md5((n * 7)::text) AS filler FROM generate_series(1, 100000) n",
+        "CREATE INDEX ON t (n)",
+    )
+    repo.backup([source(server)])
+    execute(server, "UPDATE t SET filler = 'changed' WHERE n % 5000 = 0")
+    report = repo.backup([source(server)])
+    assert report.datasets["pmr"].added < 40 * 8_000 + 50_000
+
+
+# ---------------------------------------------------------------- roles
+
+
+def test_roles_come_with_it_and_those_that_are_there_stay(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE ROLE dispensers NOLOGIN",
+        "CREATE ROLE \"Anne O'Hara\" LOGIN PASSWORD 'first' IN ROLE dispensers",
+        "CREATE TABLE t (n int)",
+        "ALTER TABLE t OWNER TO dispensers",
+        'GRANT SELECT ON t TO "Anne O\'Hara"',
+    )
+    repo.backup([source(server)])
+    execute(server, "REASSIGN OWNED BY dispensers TO pharmacy", 'DROP OWNED BY dispensers, "Anne O\'Hara"')
+    execute(server, 'DROP ROLE "Anne O\'Hara"', "ALTER ROLE dispensers CONNECTION LIMIT 3")
+    repo.restore(into={"pmr": source(server, "copy")})
+    query = (
+        "SELECT tableowner, has_table_privilege('Anne O''Hara', 't', 'SELECT') FROM pg_tables WHERE tablename = 't'"
+    )
+    assert execute(server, query, database="copy") == [("dispensers", True)]
+    query = "SELECT rolname, rolconnlimit, rolcanlogin FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
+    assert execute(server, query)[:2] == [("Anne O'Hara", -1, True), ("dispensers", 3, False)]
+    membership = "SELECT pg_has_role('Anne O''Hara', 'dispensers', 'member')"
+    assert execute(server, membership) == [(True,)]
+
+
+def test_without_roles_it_is_one_file(server: PostgresServer, repo: pb.Repository) -> None:
+    repo.backup([source(server, roles=False)])
+    assert [entry.path for entry in repo.snapshot("pmr").glob()] == ["database.dump"]
+    repo.restore(into={"pmr": source(server, "copy")})
+    assert "copy" in server.databases()
+
+
+def test_who_sees_no_passwords_backs_up_without_them(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE ROLE backup LOGIN PASSWORD 'p'")
+    mine = pb.PostgreSQL(server.url("pmr", "backup"), password="p", tools=server.bin)
+    repo.backup([mine])
+    text = repo.snapshot("pmr").open("globals.sql").read()
+    assert b"CREATE ROLE backup" in text
+    assert b"SCRAM" not in text
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"password": "wrong"}, "login"),
+        ({"count": ["no_such_table"]}, "table-missing"),
+        ({"tools": "/no/such/folder"}, "tool-missing"),
+    ],
+)
+def test_what_is_wrong_is_said(server: PostgresServer, repo: pb.Repository, more: dict, kind: str) -> None:
+    with pytest.raises(pb.SourceFailed) as error, source(server, **more).view(scratch=Path()) as view:
+        from tests.sources.recording import Recorder
+
+        view.dump(Recorder())
+    assert error.value.kind == kind
+    assert PASSWORD not in str(error.value)
+
+
+def test_a_database_or_server_that_is_not_there(server: PostgresServer) -> None:
+    with pytest.raises(pb.SourceFailed) as error, source(server, "nothing").view(scratch=Path()):
+        pass
+    assert error.value.kind == "missing"
+    with pytest.raises(pb.SourceFailed) as error, source(replace(server, port=1)).view(scratch=Path()):
+        pass
+    assert error.value.kind == "unreachable"
+
+
+def test_who_may_not_read_all_backs_up_nothing(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE TABLE t (n int)", "CREATE ROLE poor LOGIN PASSWORD 'p'")
+    with pytest.raises(pb.Incomplete) as incomplete:
+        repo.backup([pb.PostgreSQL(server.url("pmr", "poor"), password="p", tools=server.bin)])
+    assert "may not read all" in incomplete.value.findings[0].message
+    assert repo.snapshots() == []
+
+
+def test_a_table_that_is_being_changed_is_waited_for_and_then_told(
+    server: PostgresServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharmabackup.sources.postgresql.LOCK_WAIT_S", 1)
+    execute(server, "CREATE TABLE t (n int)")
+    with server.connect("pmr") as other, other.transaction():
+        other.execute("ALTER TABLE t ADD COLUMN m int")
+        with pytest.raises(pb.Incomplete) as incomplete:
+            repo.backup([source(server)])
+    assert "somebody changes a table's shape" in incomplete.value.findings[0].message
+
+
+def test_a_server_that_dies_meanwhile_leaves_nothing(
+    tmp_path_factory: pytest.TempPathFactory, repo: pb.Repository
+) -> None:
+    from tests.servers import process
+
+    with postgres(tmp_path_factory.mktemp("dying")) as server:
+        execute(server, "CREATE DATABASE pmr", database="postgres")
+        execute(server, "CREATE TABLE t AS SELECT repeat(md5(n::text), 100) AS f FROM generate_series(1, 20000) n")
+
+        killed: list[int] = []
+
+        def progress(event: pb.Event) -> None:
+            if event.bytes_done > 5_000_000 and not killed:
+                killed.append(server.port)
+                process.kill(server.port)
+
+        with pytest.raises(pb.Incomplete) as incomplete:
+            repo.backup([source(server)], progress=progress)
+    assert incomplete.value.findings[0].code == "dataset-failed"
+    assert repo.snapshots() == []
+
+
+def test_a_restore_that_fails_leaves_nothing(server: PostgresServer, repo: pb.Repository) -> None:
+    """Rows are missing: the data of one table was emptied by a rule that the dump brings."""
+    execute(server, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
+    repo.backup([source(server, count=["t"])])
+    snapshot = repo.snapshot("pmr")
+    snapshot._committed.snapshot.facts["rows"]["t"] = 11
+    with pytest.raises(pb.Incomplete, match="pmr") as incomplete:
+        repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
+    assert "has 10 rows in the restored pmr, and had 11" in incomplete.value.findings[0].message
+    assert server.databases() == ["pmr", "postgres"]
+
+
+def test_what_a_killed_restore_left_is_dropped_by_the_next(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE TABLE t (n int)")
+    repo.backup([source(server)])
+    left, others = "copy_restoring_0123abcd", "copy_restoring_by_hand"
+    execute(server, f"CREATE DATABASE {left}", f"CREATE DATABASE {others}", database="postgres")
+    execute(server, f"COMMENT ON DATABASE {left} IS 'pharmabackup: being restored'", database="postgres")
+    repo.restore(into={"pmr": source(server, "copy")})
+    assert server.databases() == ["copy", others, "pmr", "postgres"]
+
+
+def test_a_database_in_use_is_not_replaced(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE TABLE t (n int)")
+    repo.backup([source(server)])
+    with server.connect("pmr"), pytest.raises(pb.Conflict, match="in use by 1 other") as conflict:
+        repo.restore(into={"pmr": source(server)}, overwrite=True)
+    assert conflict.value.kind == "in-use"
+
+
+def test_one_that_comes_into_use_meanwhile_stays_and_the_restored_one_too(
+    server: PostgresServer, repo: pb.Repository
+) -> None:
+    execute(server, "CREATE TABLE t AS SELECT 1 AS n")
+    repo.backup([source(server)])
+    open_now: list = []
+
+    def progress(event: pb.Event) -> None:
+        if not open_now and event.kind == "dataset":
+            open_now.append(server.connect("pmr"))
+
+    with pytest.raises(pb.Incomplete) as incomplete:
+        repo.restore(into={"pmr": source(server)}, overwrite=True, progress=progress)
+    open_now[0].close()
+    (finding,) = incomplete.value.findings
+    beside = re.search(r"restored as (pmr_restoring_\w+), which could not be renamed", finding.message)
+    assert beside
+    assert execute(server, "SELECT n FROM t", database=beside.group(1)) == [(1,)]
+    assert server.databases() == ["pmr", beside.group(1), "postgres"]
+
+
+def test_an_older_server_is_refused(server: PostgresServer, repo: pb.Repository) -> None:
+    repo.backup([source(server)])
+    snapshot = repo.snapshot("pmr")
+    snapshot._committed.snapshot.facts["major"] = 99
+    with pytest.raises(pb.Unsupported, match="is of PostgreSQL 99"):
+        repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
+    snapshot._committed.snapshot.facts["major"] = 9
+    snapshot._committed.snapshot.facts["pg_dump"] = 99
+    with pytest.raises(pb.SourceFailed, match="pg_restore is older than PostgreSQL 99"):
+        repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
+
+
+def test_a_server_that_ends_idle_transactions_is_read_all_the_same(
+    server: PostgresServer, repo: pb.Repository
+) -> None:
+    execute(server, "CREATE TABLE t AS SELECT 1 AS n")
+    execute(server, "ALTER DATABASE pmr SET idle_in_transaction_session_timeout = '100ms'")
+
+    class Freeze:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            time.sleep(0.5)
+
+    assert repo.backup([source(server)], freeze=Freeze()).datasets["pmr"].complete
+
+
+# ---------------------------------------------------------------- without a server
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "mysql://host/pmr", "postgresql://host", "postgresql://host/", "postgresql://host:port/pmr",
+        "postgresql://host/pmr?options=-csearch_path%3Dx", "postgresql://host/a/b",
+    ],
+)  # fmt: skip
+def test_an_address_has_to_be_one(url: str) -> None:
+    with pytest.raises(pb.InvalidInput, match="no address of a PostgreSQL database"):
+        pb.PostgreSQL(url)
+
+
+def test_a_password_does_not_belong_into_it() -> None:
+    with pytest.raises(pb.InvalidInput, match="must not hold its password") as error:
+        pb.PostgreSQL("postgresql://user:hunter2@host/pmr")
+    assert "hunter2" not in str(error.value)
+
+
+def test_what_tools_are_told() -> None:
+    made = pb.PostgreSQL("postgresql://anne@db.local:5433/pmr?sslmode=verify-full&sslrootcert=/ca", password="secret")
+    told = made._server.environment()
+    assert told.items() >= {
+        "PGHOST": "db.local", "PGPORT": "5433", "PGUSER": "anne", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca",
+        "PGPASSWORD": "secret", "LC_ALL": "C",
+    }.items()  # fmt: skip
+    assert made.name == "pmr"
+    assert "PGHOST" not in pb.PostgreSQL("pmr")._server.environment()
+    assert "secret" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [(None, "unreachable"), ("28P01", "login"), ("53300", "busy"), ("53100", "full"), ("99999", "tool-failed")],
+)
+def test_states_have_remedies(state: str | None, kind: str) -> None:
+    error = failed(state, "pmr")
+    assert error.kind == kind
+    assert error.remedy.endswith(".")
+    assert state is None or state in error.message
+
+
+def test_from_the_terminal(server: PostgresServer, tmp_path: Path) -> None:
+    execute(server, "CREATE TABLE t AS SELECT 17 AS n")
+    environment = {
+        **os.environ, "PGPASSWORD": PASSWORD, "PHARMABACKUP_PASSPHRASE": "a passphrase of tests",
+        "PHARMABACKUP_STATE": str(tmp_path / "state"), "PHARMABACKUP_REPOSITORY": str(tmp_path / "repository"),
+    }  # fmt: skip
+    for arguments in (
+        ["init"],
+        ["backup", "--postgresql", f"till={server.url('pmr')}", "--tier", "till=1"],
+        ["restore", "--into", f"till={server.url('copy')}"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "pharmabackup", *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert execute(server, "SELECT n FROM t", database="copy") == [(17,)]
