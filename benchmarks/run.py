@@ -36,6 +36,7 @@ ALONE = (
     "slots",
     "planted",
     "names",
+    "databases",
 )
 MEASUREMENTS = {name: [f"{name}.py"] for name in ALONE} | {
     f"far-{place}": ["far.py", place] for place in ("s3", "sftp", "azure")
