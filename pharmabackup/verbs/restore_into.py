@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from pharmabackup.engine.history import Committed
 from pharmabackup.engine.reading import SnapshotReader
-from pharmabackup.errors import SourceFailed
+from pharmabackup.engine.streaming import stream
+from pharmabackup.errors import SourceFailed, Unsupported
 from pharmabackup.events import Finding
 from pharmabackup.sources.base import Content, Source
 from pharmabackup.verbs.browse import content_entry
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.restore_outcome import Outcome
-
-PIECE = 1 << 20
 
 
 def loaded(reader: SnapshotReader, item: Committed, source: Source, reporter: Reporter, overwrite: bool) -> Outcome:
@@ -48,13 +47,14 @@ class _Content(Content):
 
     def read(self, path: bytes) -> Iterator[bytes | memoryview]:
         entry = content_entry(self._reader, path.decode("utf-8", "surrogateescape"))
-        end = entry.start + entry.stored
-        for start in range(entry.start, end, PIECE):
-            self._reporter.look()
-            piece = self._reader.read(start, min(PIECE, end - start))
+        if entry.extents is not None:
+            raise Unsupported("A file with holes is not given to a program.", remedy="Restore to a folder.")
+        self._reporter.look()
+        for piece in stream(self._reader, entry.start, entry.stored):
             yield piece
             self._outcome.bytes += len(piece)
             self._reporter.step(len(piece), 0)
+            self._reporter.look()
         self._outcome.files += 1
         self._reporter.step(0, 1)
 
