@@ -94,7 +94,9 @@ class Jobs:
             return sum(len(piece) for piece in iter(partial(dump.stdout.read, 1 << 20), b""))
 
     def dump(self) -> Run:
-        return run(["pg_dump", "-Fc", "-Z0", "-d", "pmr", "-f", os.devnull], env=self.plain, log=self.log)
+        return run(
+            ["pg_dump", "-Fc", "-Z0", "-d", "pmr", "--no-sync", "-f", os.devnull], env=self.plain, log=self.log
+        )
 
     def back_up(self) -> Run:
         return run([*self._driver, "backup", str(self.ours), self._url], env=self.mine, log=self.log)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from blake3 import blake3
 
 from pharmabackup.chunking import ContentCutter
-from pharmabackup.compression import FILES_LEVEL
+from pharmabackup.compression import CHANGED_DUMP_LEVEL, FILES_LEVEL
 from pharmabackup.engine.contents import Contents
 from pharmabackup.engine.index import Index
 
@@ -78,6 +78,7 @@ class FileContents:
         if contents.kept_end:
             contents.flush_kept()
         view, cutter = self._read, self._finer if fine else self._cutter
+        level = CHANGED_DUMP_LEVEL if fine and contents.remembers else FILES_LEVEL
         filled = chunks = total = 0
         ended = False
         while not ended:
@@ -94,7 +95,7 @@ class FileContents:
                 lengths.pop()  # it ends where the buffer does; more content may move its end
             at = 0
             for length in lengths:
-                self._chunk(view[at : at + length], length)
+                self._chunk(view[at : at + length], length, level)
                 at += length
             chunks += len(lengths)
             total += at
@@ -105,10 +106,10 @@ class FileContents:
         contents.total_bytes += total
         return chunks, total
 
-    def _chunk(self, data: memoryview, length: int) -> None:
+    def _chunk(self, data: memoryview, length: int, level: int) -> None:
         contents = self._contents
         name = blake3(data, key=self._naming_key).digest()
-        buffer = contents.buffer(FILES_LEVEL, length)
+        buffer = contents.buffer(level, length)
         ordinal, fill = len(buffer.names), buffer.fill
         found = self._index.take_one(name, buffer.number, ordinal)
         if found is not None:
