@@ -36,9 +36,10 @@ class PostgreSQL(Source):
     """One database, as of the moment of the view. Writers are not held up: it is read in one snapshot of the server.
 
     `url`: "pmr", or "postgresql://user@host:port/pmr?sslmode=verify-full", without a password. `roles`: the server's
-    roles are in it too, and are created on a server that lacks them. `tools`: the folder of pg_dump and pg_restore,
-    which must be as new as the server. `count`: tables ("name" or "schema.name") whose rows are counted now, and
-    again after a restore. Restored to a folder it is `database.dump`, which pg_restore reads, and `globals.sql`.
+    roles are in it too, and are created on a server that lacks them; without, who restores owns all. `tools`: the
+    folder of pg_dump and pg_restore, which must be as new as the server. `count`: tables ("name" or "schema.name")
+    whose rows are counted now, and again after a restore. Restored to a folder it is `database.dump`, which
+    pg_restore reads, and `globals.sql`.
 
     Restored into a server (`into=`), it is loaded beside what is there, compared, and then takes its name: with
     `overwrite` a database of that name is kept, renamed.
@@ -104,14 +105,14 @@ class PostgreSQL(Source):
             )
         if there and busy[0]:
             raise Conflict(
-                f"The database {self._server.database} is in use by {busy[0]} others and cannot be replaced.",
+                f"The database {self._server.database} is in use and cannot be replaced (connections: {busy[0]}).",
                 kind="in-use",
                 remedy="Let them close it, or restore under another name.",
             )
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
         with self._server.connected(self.name, "postgres") as connection:
-            loading = Loading(self._server, self._tools, self.name, connection, content)
+            loading = Loading(self._server, self._tools, self.name, connection, content, owners=self._roles)
             if self._roles:
                 loading.roles(GLOBALS)
             return loading.database(DUMP, overwrite=overwrite)

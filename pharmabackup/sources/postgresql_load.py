@@ -31,14 +31,24 @@ GLOBALS_MAX = 64 << 20
 
 
 class Loading:
-    """One restore. `connection`: to the server's own database, since a new one is made."""
+    """One restore. `connection`: to the server's own database. `owners`: what is restored belongs to whom it did."""
 
-    def __init__(self, server: Server, tools: Tools, dataset: str, connection: Connection, content: Content) -> None:
+    def __init__(
+        self,
+        server: Server,
+        tools: Tools,
+        dataset: str,
+        connection: Connection,
+        content: Content,
+        *,
+        owners: bool,
+    ) -> None:
         self._server = server
         self._tools = tools
         self._dataset = dataset
         self._connection = connection
         self._content = content
+        self._owners = owners
 
     def roles(self, path: bytes) -> None:
         """Create the roles that this server lacks, and their memberships. Those that it has stay as they are."""
@@ -106,6 +116,7 @@ class Loading:
             self._tools.program("pg_restore", self._dataset),
             "--no-password",
             "--exit-on-error",
+            *(() if self._owners else ("--no-owner", "--no-privileges")),
             self._server.named(name),
         ]
         with Program(

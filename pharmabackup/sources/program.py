@@ -7,6 +7,7 @@ so none of it is told, logged or stored: `Trouble` says what is known of it inst
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -37,7 +38,8 @@ Trouble = Callable[[int, bytes], tuple[str, str, str] | None]
 class Program:
     """A running program. Leaving the context ends it, whatever it still does, unless it was finished.
 
-    SourceFailed when it cannot be started. `seconds`: how long it may take, from now.
+    SourceFailed when it cannot be started. `seconds`: how long it may take, from when its output is asked for or its
+    input given; until then it waits for its turn.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class Program:
         self._name = os.path.basename(command[0])
         self._dataset = dataset
         self._trouble = trouble
-        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        self._deadline = math.inf
         self._errors = bytearray()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -90,6 +93,7 @@ class Program:
 
     def output(self, look: Look) -> Callable[[memoryview], int]:
         """What fills a buffer with its output and gives how much that was; 0 at the end. For one thread."""
+        self._deadline = time.monotonic() + self._seconds
         self._begin(self._pump, self._process.stdout)
 
         def read_into(view: memoryview) -> int:
@@ -127,6 +131,7 @@ class Program:
 
         If anything goes wrong it is not told an end: it is ended, and has to take that for a failure.
         """
+        self._deadline = time.monotonic() + self._seconds
         self._begin(self._push, self._process.stdin)
         for piece in pieces:
             if piece:

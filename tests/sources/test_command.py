@@ -14,7 +14,7 @@ import pytest
 
 import pharmabackup as pb
 from pharmabackup.testing.source import SourceConformance, children
-from tests.sources.recording import dump
+from tests.sources.recording import Recorder, dump
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +131,16 @@ def test_one_that_hangs_is_stopped(code: str) -> None:
         dump(pb.Command(python(code), name="x", timeout=timedelta(seconds=0.5)))
     assert failed.value.kind == "timeout"
     assert time.monotonic() - began < 60
+
+
+def test_waiting_for_its_turn_is_not_counted() -> None:
+    """Those before it may take hours over a slow line."""
+    source = pb.Command(python("print(1)"), name="x", timeout=timedelta(seconds=0.5))
+    with source.view(scratch=Path()) as view:
+        time.sleep(1)
+        recorder = Recorder()
+        view.dump(recorder)
+    assert recorder.content(b"dump") == b"1\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks for a process group")

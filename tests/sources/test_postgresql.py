@@ -263,6 +263,15 @@ def test_without_roles_it_is_one_file(server: PostgresServer, repo: pb.Repositor
     assert "copy" in server.databases()
 
 
+def test_without_roles_all_belongs_to_whoever_restores(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE ROLE till", "CREATE TABLE t (n int)", "ALTER TABLE t OWNER TO till")
+    repo.backup([source(server)])
+    execute(server, "ALTER TABLE t OWNER TO pharmacy", "DROP OWNED BY till", "DROP ROLE till")
+    repo.restore(into={"pmr": source(server, "copy", roles=False)})
+    query = "SELECT tableowner FROM pg_tables WHERE tablename = 't'"
+    assert execute(server, query, database="copy") == [("pharmacy",)]
+
+
 def test_who_sees_no_passwords_backs_up_without_them(server: PostgresServer, repo: pb.Repository) -> None:
     execute(server, "CREATE ROLE backup LOGIN PASSWORD 'p'")
     mine = pb.PostgreSQL(server.url("pmr", "backup"), password="p", tools=server.bin)
@@ -368,7 +377,10 @@ def test_what_a_killed_restore_left_is_dropped_by_the_next(server: PostgresServe
 def test_a_database_in_use_is_not_replaced(server: PostgresServer, repo: pb.Repository) -> None:
     execute(server, "CREATE TABLE t (n int)")
     repo.backup([source(server)])
-    with server.connect("pmr"), pytest.raises(pb.Conflict, match="in use by 1 other") as conflict:
+    with (
+        server.connect("pmr"),
+        pytest.raises(pb.Conflict, match=r"in use and cannot be replaced \(connections: 1\)") as conflict,
+    ):
         repo.restore(into={"pmr": source(server)}, overwrite=True)
     assert conflict.value.kind == "in-use"
 
