@@ -22,8 +22,8 @@ class Command(Source):
     `dump` and `restore` are programs with their arguments, started without a shell. Arguments can be seen by every
     user of the machine: passwords go into `env`, which is added to this process's environment. `restore` gets the
     same bytes on its standard input. A program has failed unless it ends with code 0 within `timeout`, and has
-    written something (`dump`), or was given everything (`restore`); if a restore cannot go on, it is stopped before
-    its input ends.
+    written something (`dump`), or took everything (`restore`), as far as its pipe shows that; if a restore cannot go
+    on, it is stopped before its input ends, unless this process is killed.
     """
 
     kind = "command"
@@ -42,6 +42,11 @@ class Command(Source):
         self._dump = _command(dump, "dump")
         self._restore = None if restore is None else _command(restore, "restore")
         self._env = {} if env is None else dict(env)
+        for key, value in self._env.items():
+            if not isinstance(key, str) or not isinstance(value, str) or not key or "=" in key or "\0" in key + value:
+                raise InvalidInput(
+                    "An environment is texts by names without = or zero bytes.", remedy='Write {"ISC_PASSWORD": "…"}.'
+                )
         self._seconds = timeout.total_seconds()
         if self._seconds <= 0:
             raise InvalidInput("A timeout has to be longer than nothing.", remedy="Say how long it may take.")

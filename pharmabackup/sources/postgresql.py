@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pharmabackup.errors import Conflict, InvalidInput, SourceFailed, Unsupported
+from pharmabackup.errors import Conflict, InvalidInput, Unsupported
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_files
 from pharmabackup.sources.postgresql_load import Loading
+from pharmabackup.sources.postgresql_roles import read_database, read_roles
 from pharmabackup.sources.postgresql_server import (
+    MAINTENANCE,
     Server,
-    Tools,
     collation,
     count_rows,
+    failed,
     major,
     one,
+    resolved,
     told,
-    trouble,
 )
+from pharmabackup.sources.postgresql_tools import SETS_TRANSACTION_TIMEOUT, Tools, trouble
 from pharmabackup.sources.program import Program
 
 if TYPE_CHECKING:
     from pharmabackup.sources.postgresql_server import Connection
 
-DUMP, GLOBALS = b"database.dump", b"globals.sql"
+DUMP, DATABASE, ROLES = b"database.dump", b"database.json", b"roles.json"
 DUMP_TIME = timedelta(hours=24)
-LOCK_WAIT_S = 60  # for a table that somebody changes the shape of
+LOCK_WAIT_S = 10  # for a table that somebody changes the shape of, or empties
+LOOKS = 5  # for tables that were made while others were locked
+USERS_TABLES = (
+    "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+    " WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND nspname <> 'information_schema' AND nspname !~ '^pg_'"
+)
+CLIENTS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+STILL_OPEN_S = 3  # that the server may need to notice that a client has gone
 
 
 class PostgreSQL(Source):
-    """One database, as of the moment of the view. Writers are not held up: it is read in one snapshot of the server.
+    """One database, as of the moment of the view. Rows are read and written meanwhile as ever.
 
     `url`: "pmr", or "postgresql://user@host:port/pmr?sslmode=verify-full", without a password. `roles`: the server's
     roles are in it too, and are created on a server that lacks them; without, who restores owns all. `tools`: the
     folder of pg_dump and pg_restore, which must be as new as the server. `count`: tables ("name" or "schema.name")
     whose rows are counted now, and again after a restore. Restored to a folder it is `database.dump`, which
-    pg_restore reads, and `globals.sql`.
+    pg_restore reads, and JSON files of what that lacks.
 
     Restored into a server (`into=`), it is loaded beside what is there, compared, and then takes its name: with
     `overwrite` a database of that name is kept, renamed.
@@ -71,118 +86,158 @@ class PostgreSQL(Source):
 
     @contextmanager
     def _view(self) -> Iterator[View]:
-        tool = self._tools.version("pg_dump", self.name)
         with self._server.connected(self.name) as connection:
-            # It is left open, and idle, until all is dumped.
-            connection.execute("SET idle_in_transaction_session_timeout = 0")
-            connection.execute("SET statement_timeout = 0")
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            (snapshot,) = one(connection, "SELECT pg_export_snapshot()")
             server = major(connection)
-            if tool < server:
-                raise _too_old("pg_dump", server, self.name)
-            yield _Database(self, connection, str(snapshot), {"major": server, "pg_dump": tool})
+            program, version = self._tools.program("pg_dump", server, self.name)
+            snapshot = _snapshot(connection, self.name)
+            yield _Database(self, connection, snapshot, program, {"major": server, "pg_dump": version})
 
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
-        tool = self._tools.version("pg_restore", self.name)
-        with self._server.connected(self.name, "postgres") as connection:
+        database = self._server.database
+        if database in MAINTENANCE:
+            raise Unsupported(f"A server needs its database {database}.", remedy="Restore under another name.")
+        with self._server.beside(self.name) as connection:
             server = major(connection)
-            there = one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", self._server.database)[0]
-            busy = one(connection, "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", self._server.database)
+            there = one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", database)[0]
+            until = time.monotonic() + STILL_OPEN_S
+            while (busy := one(connection, CLIENTS, database)[0]) and time.monotonic() < until:
+                time.sleep(0.1)
         dumped, written = (int(str(facts.get(name, 0))) for name in ("major", "pg_dump"))
         if server < dumped:
             raise Unsupported(
                 f"{self.name} is of PostgreSQL {dumped}, and this server is version {server}.",
                 remedy=f"Restore into a server of version {dumped} or newer.",
             )
-        if tool < max(server, written):
-            raise _too_old("pg_restore", max(server, written), self.name)
+        _, version = self._tools.program("pg_restore", max(server, written), self.name)
+        if version >= SETS_TRANSACTION_TIMEOUT > server:
+            raise Unsupported(
+                f"pg_restore {version} cannot restore into PostgreSQL {server}"
+                + (f", and pg_dump {written} has written this." if written >= SETS_TRANSACTION_TIMEOUT else "."),
+                remedy=f"Restore into a server of version {SETS_TRANSACTION_TIMEOUT} or newer."
+                if written >= SETS_TRANSACTION_TIMEOUT
+                else f"Install the client programs of PostgreSQL {server}.",
+            )
         if there and not overwrite:
             raise Conflict(
-                f"A database {self._server.database} is there already and was not touched.",
+                f"A database {database} is there already and was not touched.",
                 kind="target-not-empty",
                 remedy="Choose another name, or pass overwrite=True: then it is kept, renamed.",
             )
-        if there and busy[0]:
+        if there and busy:
             raise Conflict(
-                f"The database {self._server.database} is in use and cannot be replaced (connections: {busy[0]}).",
+                f"The database {database} is in use and cannot be replaced (connections: {busy}).",
                 kind="in-use",
                 remedy="Let them close it, or restore under another name.",
             )
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
-        with self._server.connected(self.name, "postgres") as connection:
-            loading = Loading(self._server, self._tools, self.name, connection, content, owners=self._roles)
-            if self._roles:
-                loading.roles(GLOBALS)
-            return loading.database(DUMP, overwrite=overwrite)
+        loading = Loading(self._server, self._tools, self.name, content, owners=self._roles)
+        roles = b"".join(content.read(ROLES)) if self._roles and content.has(ROLES) else None
+        return loading.run(DUMP, json.loads(b"".join(content.read(DATABASE))), roles, overwrite=overwrite)
+
+
+def _snapshot(connection: Connection, dataset: str) -> str:
+    """Begin a transaction in which all is of one moment, and export it.
+
+    All tables are locked against being emptied or changed in shape before that: who reads an older snapshot of such
+    a table finds nothing in it (https://www.postgresql.org/docs/current/mvcc-caveats.html).
+    """
+    from psycopg import sql
+
+    locked: set[tuple[str, str]] = set()
+    connection.execute(f"SET lock_timeout = {LOCK_WAIT_S * 1000}")
+    for _ in range(LOOKS):
+        wanted = set(connection.execute(USERS_TABLES).fetchall())
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if wanted:
+            names = sql.SQL(", ").join(sql.Identifier(*name) for name in sorted(wanted))
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+        locked = wanted
+        (snapshot,) = one(connection, "SELECT pg_export_snapshot()")
+        if set(connection.execute(USERS_TABLES).fetchall()) <= locked:
+            return str(snapshot)
+        connection.execute("ROLLBACK")
+    raise failed("55P03", dataset)
 
 
 class _Database(View):
     def __init__(
-        self, source: PostgreSQL, connection: Connection, snapshot: str, versions: Mapping[str, int]
+        self,
+        source: PostgreSQL,
+        connection: Connection,
+        snapshot: str,
+        program: str,
+        versions: Mapping[str, int],
     ) -> None:
         self._source = source
-        self._versions = versions
         self._connection = connection
         self._snapshot = snapshot
+        self._program = program
+        self._versions = versions
 
     def dump(self, sink: Sink) -> Mapping[str, object]:
+        source, connection = self._source, self._connection
+        files = [(DUMP, *self._dumped(sink))]
+        with told(source.name):
+            files.append((DATABASE, *_put(sink, json.dumps(read_database(connection), indent=1).encode())))
+            if source._roles:
+                files.append((ROLES, *_put(sink, read_roles(connection))))
+            facts = self._facts()
+        put_files(sink, files)
+        server, version = self._versions["major"], self._versions["pg_dump"]
+        if version >= SETS_TRANSACTION_TIMEOUT > server:
+            sink.finding(
+                "newer-tools",
+                DUMP,
+                f"pg_dump {version} dumped a database of PostgreSQL {server}, which can take it back no more.",
+                f"Install the client programs of PostgreSQL {server} and back up again.",
+                severity="info",
+            )
+        return facts
+
+    def _dumped(self, sink: Sink) -> tuple[int, int]:
         source = self._source
-        dumped = self._run(
-            sink,
-            "pg_dump",
+        command = [
+            self._program,
+            "--no-password",
             "--format=custom",
             "--compress=0",  # what is compressed shares nothing from day to day
             f"--snapshot={self._snapshot}",
             f"--lock-wait-timeout={LOCK_WAIT_S * 1000}",
             source._server.named(),
-        )
-        files = [(DUMP, *dumped)]
-        with told(source.name):
-            if source._roles:
-                hidden = () if self._sees_passwords() else ("--no-role-passwords",)
-                files.append((GLOBALS, *self._run(sink, "pg_dumpall", "--globals-only", "--no-tablespaces", *hidden)))
-            facts = self._facts()
-        put_files(sink, files)
-        return facts
-
-    def _run(self, sink: Sink, tool: str, *arguments: str) -> tuple[int, int]:
-        source = self._source
-        command = [source._tools.program(tool, source.name), "--no-password", *arguments]
+        ]
         with Program(
             command,
             dataset=source.name,
             seconds=DUMP_TIME.total_seconds(),
             env=source._server.environment(),
-            trouble=lambda code, errors: trouble(tool, code, errors),
+            trouble=lambda code, errors: trouble("pg_dump", code, errors),
         ) as program:
             stored = sink.stream(program.output(sink.check), fine=True)
             program.finish(sink.check)
         return stored
 
-    def _sees_passwords(self) -> bool:
-        return bool(one(self._connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")[0])
-
     def _facts(self) -> dict[str, object]:
         """Asked in the snapshot of the dump: the counts are of the same moment."""
-        source = self._source
+        connection, source = self._connection, self._source
         version, size = one(
-            self._connection, "SELECT current_setting('server_version'), pg_database_size(current_database())"
+            connection, "SELECT current_setting('server_version'), pg_database_size(current_database())"
         )
         return {
             "server": str(version),
             **self._versions,
             "size": int(size),
-            **collation(self._connection),
-            "rows": count_rows(self._connection, source._count),
+            **collation(connection),
+            "rows": count_rows(connection, resolved(connection, source._count)),
         }
 
 
-def _too_old(tool: str, wanted: int, dataset: str) -> SourceFailed:
-    return SourceFailed(
-        f"{tool} is older than PostgreSQL {wanted}, which it has to work with.",
-        kind="tool-too-old",
-        remedy=f"Install the client programs of PostgreSQL {wanted}, or name their folder as `tools`.",
-        dataset=dataset,
-    )
+def _put(sink: Sink, data: bytes) -> tuple[int, int]:
+    left = [data]
+
+    def read_into(view: memoryview) -> int:
+        piece, left[0] = left[0][: len(view)], left[0][len(view) :]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    return sink.stream(read_into)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pharmabackup.errors import SourceFailed
+from pharmabackup.errors import Conflict, SourceFailed
 from pharmabackup.sources.base import Content
-from pharmabackup.sources.postgresql_server import COLLATION, Server, Tools, count_rows, failed, major, one, trouble
+from pharmabackup.sources.postgresql_roles import apply_to_database, create_roles
+from pharmabackup.sources.postgresql_server import COLLATION, Server, count_rows, major, one
+from pharmabackup.sources.postgresql_tools import Tools, trouble
 from pharmabackup.sources.program import Program
 
 if TYPE_CHECKING:
@@ -20,100 +22,100 @@ if TYPE_CHECKING:
 LOAD_TIME = timedelta(hours=72)
 NAME_MAX = 63  # bytes of a name (NAMEDATALEN)
 MARK = "pharmabackup: being restored"  # the comment on a database that is
-STATEMENT = re.compile(
-    rb'(CREATE ROLE|ALTER ROLE|GRANT) ((?:"(?:[^"]|"")+"|[^\s";]+))(?: TO ((?:"(?:[^"]|"")+"|[^\s";]+)))?'
-)
 PROVIDERS = {
     "i": " LOCALE_PROVIDER icu ICU_LOCALE {}",
     "b": " LOCALE_PROVIDER builtin BUILTIN_LOCALE {}",
 }
-GLOBALS_MAX = 64 << 20
+DROP_S = 30  # for a server to end what a program began that was stopped
+LEFTOVERS: Any = (
+    "SELECT datname FROM pg_database d"
+    " WHERE starts_with(datname, %s) AND shobj_description(d.oid, 'pg_database') = %s"
+)
 
 
 class Loading:
-    """One restore. `connection`: to the server's own database. `owners`: what is restored belongs to whom it did."""
+    """One restore. `owners`: what is restored belongs to whom it did.
 
-    def __init__(
-        self,
-        server: Server,
-        tools: Tools,
-        dataset: str,
-        connection: Connection,
-        content: Content,
-        *,
-        owners: bool,
-    ) -> None:
+    Each step has a connection of its own, since hours lie between them.
+    """
+
+    def __init__(self, server: Server, tools: Tools, dataset: str, content: Content, *, owners: bool) -> None:
         self._server = server
         self._tools = tools
         self._dataset = dataset
-        self._connection = connection
         self._content = content
         self._owners = owners
 
-    def roles(self, path: bytes) -> None:
-        """Create the roles that this server lacks, and their memberships. Those that it has stay as they are."""
-        if not self._content.has(path):
-            return
-        text = b"".join(self._content.read(path))[:GLOBALS_MAX]
-        there = {str(row[0]) for row in self._connection.execute("SELECT rolname FROM pg_roles")}
-        missing: set[bytes] = set()
-        for line in text.split(b"\n"):
-            found = STATEMENT.match(line)
-            if found is None:
-                continue
-            what, first, second = found.groups()
-            if what == b"CREATE ROLE" and _plain(first) not in there:
-                missing.add(first)
-            if (second if what == b"GRANT" else first) in missing:
-                self._connection.execute(line)
-
-    def database(self, path: bytes, *, overwrite: bool) -> Mapping[str, object]:
+    def run(
+        self, dump: bytes, like: Mapping[str, Any], roles: bytes | None, *, overwrite: bool
+    ) -> Mapping[str, object]:
         """Load it beside what is there, count it, and give it its name. SourceFailed: nothing was replaced."""
-        self._drop_leftovers()
-        beside = self._free_name("restoring")
-        self._create(beside)
-        try:
-            self._load(path, beside)
-            rows = self._verified(beside)
-            self._content.check()
-        except BaseException:
-            self._drop(beside)
-            raise
+        with self._alone():
+            with self._server.beside(self._dataset) as connection:
+                version = major(connection)
+                self._drop_leftovers(connection, version)
+                if roles is not None:
+                    create_roles(connection, roles)
+            beside = self._free_name("restoring")
+            try:
+                with self._server.beside(self._dataset) as connection:
+                    self._create(connection, beside, version)
+                self._load(dump, beside, version)
+                rows = self._verified(beside)
+                self._content.check()
+                with self._server.beside(self._dataset) as connection:
+                    if self._owners:
+                        apply_to_database(connection, beside, like)
+            except BaseException:
+                self._drop(beside, version)
+                raise
+            replaced = self._switch(beside, str(like["comment"]), overwrite=overwrite)
         facts: dict[str, object] = {"database": self._server.database, "rows": rows}
-        replaced = self._switch(beside, overwrite=overwrite)
         return facts | ({"replaced": replaced} if replaced else {})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One restore into a database at a time: the next drops what one that was killed has left."""
+        with self._server.beside(self._dataset) as connection:
+            query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+            if not one(connection, query, f"pharmabackup restore {self._server.database}")[0]:
+                raise Conflict(
+                    f"Another restore into {self._server.database} is under way.",
+                    kind="in-use",
+                    remedy="Wait until it has ended.",
+                )
+            yield
 
     # ------------------------------------------------------------ steps
 
-    def _create(self, name: str) -> None:
+    def _create(self, connection: Connection, name: str, version: int) -> None:
         """As the one that was dumped: with its encoding and, if this server has it, its collation."""
         from psycopg import errors, sql
 
-        encoding, collation, types, provider, locale = (str(self._content.facts.get(name, "")) for name in COLLATION)
+        encoding, collation, types, provider, locale = (str(self._content.facts.get(key, "")) for key in COLLATION)
         make = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
             sql.Identifier(name), *map(sql.Literal, (encoding, collation, types))
         )
         if provider in PROVIDERS:
             make += sql.SQL(PROVIDERS[provider]).format(sql.Literal(locale))
-        elif major(self._connection) >= 15:
+        elif version >= 15:
             make += sql.SQL(" LOCALE_PROVIDER libc")
         try:
-            self._connection.execute(make)
+            connection.execute(make)
         except (errors.WrongObjectType, errors.UndefinedObject, errors.InvalidParameterValue):
-            # another system's names of collations
-            raise SourceFailed(
+            raise SourceFailed(  # another system's names of collations
                 f"The server has no collation {locale or collation}, by which {self._dataset} is sorted.",
                 kind="missing",
                 remedy="Install that locale on the server, or restore to a folder and load the dump by hand.",
                 dataset=self._dataset,
             ) from None
-        self._connection.execute(
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(MARK))
-        )
+        self._comment(connection, name, MARK)
 
-    def _load(self, path: bytes, name: str) -> None:
+    def _load(self, path: bytes, name: str, version: int) -> None:
+        written = int(str(self._content.facts.get("pg_dump", 0)))
+        program, _ = self._tools.program("pg_restore", max(version, written), self._dataset)
         command = [
-            self._tools.program("pg_restore", self._dataset),
+            program,
             "--no-password",
             "--exit-on-error",
             *(() if self._owners else ("--no-owner", "--no-privileges")),
@@ -126,9 +128,9 @@ class Loading:
             env=self._server.environment(),
             feed=True,
             trouble=lambda code, errors: trouble("pg_restore", code, errors),
-        ) as program:
-            program.feed(self._content.read(path), self._content.check)
-            program.finish(self._content.check)
+        ) as running:
+            running.feed(self._content.read(path), self._content.check)
+            running.finish(self._content.check)
 
     def _verified(self, name: str) -> dict[str, int]:
         """The rows of the counted tables, which have to be those of the backup; statistics for the planner."""
@@ -147,23 +149,21 @@ class Loading:
             )
         return found
 
-    def _switch(self, beside: str, *, overwrite: bool) -> str | None:
+    def _switch(self, beside: str, comment: str, *, overwrite: bool) -> str | None:
         """Under its name in one transaction. What was there keeps another name, which is returned."""
-        from psycopg import Error, sql
+        from psycopg import sql
 
         name, replaced = self._server.database, None
         rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
         try:
-            with self._connection.transaction():
-                if overwrite and self._exists(name):
-                    replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}", tail=False)
-                    self._connection.execute(rename.format(sql.Identifier(name), sql.Identifier(replaced)))
-                self._connection.execute(rename.format(sql.Identifier(beside), sql.Identifier(name)))
-                self._connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(name)))
-        except Error as error:
-            why = failed(error.sqlstate, self._dataset)
-            # it is whole, and may have taken hours: it stays
-            self._connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(sql.Identifier(beside)))
+            with self._server.beside(self._dataset) as connection:
+                self._comment(connection, beside, comment)  # it is whole, and may have taken hours: it stays
+                with connection.transaction():
+                    if overwrite and one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", name)[0]:
+                        replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}", tail=False)
+                        connection.execute(rename.format(sql.Identifier(name), sql.Identifier(replaced)))
+                    connection.execute(rename.format(sql.Identifier(beside), sql.Identifier(name)))
+        except SourceFailed as why:
             raise SourceFailed(
                 f"{self._dataset} was restored as {beside}, which could not be renamed to {name}: {why.message}",
                 kind=why.kind,
@@ -174,40 +174,40 @@ class Loading:
 
     # ------------------------------------------------------------ names
 
+    def _comment(self, connection: Connection, name: str, text: str) -> None:
+        from psycopg import sql
+
+        comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
+        connection.execute(comment.format(sql.Identifier(name), sql.Literal(text or None)))
+
     def _free_name(self, what: str, *, tail: bool = True) -> str:
         end = f"_{what}_{secrets.token_hex(4)}" if tail else f"_{what}"
         stem = self._server.database.encode()[: NAME_MAX - len(end)].decode(errors="ignore")
         return stem + end
 
-    def _exists(self, name: str) -> bool:
-        return bool(one(self._connection, "SELECT count(*) FROM pg_database WHERE datname = %s", name)[0])
-
-    def _drop_leftovers(self) -> None:
-        """What restores that were killed have left, of this database: marked, and used by nobody."""
+    def _drop_leftovers(self, connection: Connection, version: int) -> None:
+        """What restores that were killed have left, of this database: they are marked."""
         stem = self._free_name("restoring")[: -len("00000000")]
-        query: Any = (
-            "SELECT datname FROM pg_database d WHERE starts_with(datname, %s)"
-            " AND shobj_description(d.oid, 'pg_database') = %s"
-            " AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = d.datname)"
+        for (name,) in connection.execute(LEFTOVERS, (stem, MARK)).fetchall():
+            self._drop(str(name), version)
+
+    def _drop(self, name: str, version: int) -> None:
+        """Also if a server process goes on with what a stopped program began. What cannot be dropped stays marked."""
+        from psycopg import sql
+
+        until = time.monotonic() + DROP_S
+        drop = sql.SQL("DROP DATABASE IF EXISTS {}" + (" WITH (FORCE)" if version >= 13 else "")).format(
+            sql.Identifier(name)
         )
-        for (name,) in self._connection.execute(query, (stem, MARK)).fetchall():
-            self._drop(str(name))
-
-    def _drop(self, name: str) -> None:
-        """Its programs were ended just now, and the server may not have noticed yet."""
-        from psycopg import Error, errors, sql
-
-        for _ in range(50):
+        while True:
             try:
-                self._connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+                with self._server.beside(self._dataset) as connection:
+                    if version < 13:
+                        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+                        connection.execute(end, (name,))
+                    connection.execute(drop)
                 return
-            except errors.ObjectInUse:
-                time.sleep(0.1)
-            except Error:  # what failed before is told; the next restore drops it
-                return
-
-
-def _plain(identifier: bytes) -> str:
-    """A name as SQL writes it, as the catalogue has it."""
-    text = identifier.decode("utf-8", "surrogateescape")
-    return text[1:-1].replace('""', '"') if text.startswith('"') else text
+            except SourceFailed as error:
+                if error.kind != "in-use" or time.monotonic() > until:
+                    return  # what failed before is told; the next restore drops it
+                time.sleep(0.2)

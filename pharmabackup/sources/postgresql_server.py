@@ -1,20 +1,14 @@
 """Talking to a PostgreSQL server: how it is reached, by us and by its own tools, and what its errors mean.
 
-Error texts of a server may quote rows, so errors are told by their SQLSTATE alone
-(https://www.postgresql.org/docs/current/errcodes-appendix.html).
+Error texts of a server may quote rows. None is repeated: what happened is told by its SQLSTATE
+(https://www.postgresql.org/docs/current/errcodes-appendix.html), and where there is none, by a few known words.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -26,29 +20,39 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[tuple[Any, ...]]
 
 CONNECT_S = 15
-WELL_KNOWN = (
-    r"C:\Program Files\PostgreSQL\*\bin"
-    if sys.platform == "win32"
-    else "/Library/PostgreSQL/*/bin"
-    if sys.platform == "darwin"
-    else "/usr/lib/postgresql/*/bin"
-)
+MAINTENANCE = ("postgres", "template1")  # databases that a server has, to be connected to while others are made
+# Connections wait for hours beside a dump or restore. What lies between must not take them for dead.
+KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+# No limit of the server's or of the user's ends what takes its time; by the version that has it.
+LIMITS = {
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 14,
+    "transaction_timeout": 17,
+}
 # What may stand behind the ? of a URL, by libpq's names, and the variable by which its tools are told
 # (https://www.postgresql.org/docs/current/libpq-envars.html).
 OPTIONS = {
-    name: f"PG{name.upper()}"
-    for name in (
-        "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "channel_binding", "gssencmode",
-        "krbsrvname", "target_session_attrs",
-    )
-} | {"channel_binding": "PGCHANNELBINDING", "target_session_attrs": "PGTARGETSESSIONATTRS"}  # fmt: skip
+    "channel_binding": "PGCHANNELBINDING",
+    "gssencmode": "PGGSSENCMODE",
+    "krbsrvname": "PGKRBSRVNAME",
+    "passfile": "PGPASSFILE",
+    "sslcert": "PGSSLCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslkey": "PGSSLKEY",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+CONNINFO = re.compile(r"\b(host|hostaddr|port|user|password|dbname|service)\s*=", re.IGNORECASE)
 
-# By SQLSTATE or its class: kind, what happened, remedy. None is what libpq says before there is a server.
-STATES: Mapping[str | None, tuple[str, str, str]] = {
-    None: ("unreachable", "cannot be reached", "Check that PostgreSQL runs, and its host, port and firewall."),
-    "28": ("login", "does not let this user in", "Check user, password, the database's name, and pg_hba.conf."),
+UNREACHABLE = ("unreachable", "cannot be reached", "Check that PostgreSQL runs, and its host, port and firewall.")
+LOGIN = ("login", "does not let this user in", "Check user, password, the database's name, and pg_hba.conf.")
+# By SQLSTATE or its class: kind, what happened, remedy.
+STATES: Mapping[str, tuple[str, str, str]] = {
+    "28": LOGIN,
     "3D": ("missing", "does not exist on its server", "Check its name."),
-    "42501": ("permission", "may not be read by this user", "Grant it pg_read_all_data, or use its owner."),
+    "42501": ("permission", "may not be read, or not be changed, by this user", "Use its owner, or grant that."),
     "42P01": ("table-missing", "lacks a table that is to be counted", "Check whether it is the right database."),
     "42704": (
         "missing",
@@ -59,10 +63,20 @@ STATES: Mapping[str | None, tuple[str, str, str]] = {
     "53": ("busy", "is refused by its server, which is short of connections or memory", "Try again later."),
     "55006": ("in-use", "is in use", "Let other programs close it, or restore under another name."),
     "55": ("locked", "is locked by another program", "Let that program finish, or close it."),
+    "57014": ("cancelled", "was not waited for: somebody or a limit of the server ended that", "Raise that limit."),
     "57": ("unreachable", "was shut down, or broke the connection", "Wait until its server runs again."),
     "08": ("unreachable", "broke the connection", "Check that PostgreSQL runs, and the network."),
     "XX": ("damaged", "is damaged", "Look into the server's log, and restore an earlier backup."),
 }
+# Whoever was not let in learns no SQLSTATE. FATAL is FATAL in most languages; the rest is English.
+REFUSALS = (
+    ("does not exist", STATES["3D"], "database"),
+    ("too many", STATES["53"], ""),
+    ("remaining connection slots", STATES["53"], ""),
+    ("starting up", STATES["57"], ""),
+    ("shutting down", STATES["57"], ""),
+    ("", LOGIN, ""),
+)
 
 
 class Server:
@@ -70,6 +84,8 @@ class Server:
 
     def __init__(self, url: str, password: str | None) -> None:
         if "://" not in url:
+            if CONNINFO.search(url):
+                raise _bad_url("it is a list of settings")
             url = f"postgresql:///{url}"
         try:
             parts = urlsplit(url)
@@ -78,18 +94,19 @@ class Server:
             raise _bad_url("its port is no number") from None
         if parts.scheme not in ("postgresql", "postgres"):
             raise _bad_url("it does not begin with postgresql://")
-        if parts.password is not None:
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if parts.password is not None or "password" in options:
             raise InvalidInput(
                 "A database's URL must not hold its password, since URLs are logged.",
                 remedy="Give it as `password`, or keep it in a password file (~/.pgpass).",
             )
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         host = options.pop("host", None) or (unquote(parts.hostname) if parts.hostname else None)
-        given = {"host": host, "port": options.pop("port", None) or port, "user": options.pop("user", parts.username)}
+        user = options.pop("user", None) or (unquote(parts.username) if parts.username else None)
+        given = {"host": host, "port": options.pop("port", None) or port, "user": user}
         if unknown := sorted(set(options) - set(OPTIONS)):
             raise _bad_url(f"{unknown[0]} is no option that is passed on")
         self.database = unquote(parts.path.removeprefix("/"))
-        if not self.database or "/" in self.database or "\0" in url:
+        if not self.database or "/" in self.database or "\0" in unquote(url):
             raise _bad_url("it names no database")
         self._given = {name: str(value) for name, value in given.items() if value} | options
         self._password = password
@@ -104,25 +121,47 @@ class Server:
 
     @contextmanager
     def connected(self, dataset: str, database: str | None = None) -> Iterator[Connection]:
-        """A connection, each statement its own transaction. What fails within is SourceFailed."""
+        """A connection, each statement its own transaction. What fails within is SourceFailed, closing never."""
+        with told(dataset):
+            connection = self._connect(database or self.database)
+            try:
+                version = major(connection)
+                for name, since in LIMITS.items():
+                    if version >= since:
+                        connection.execute(f"SET {name} = 0")
+                connection.execute("SET row_security = off")  # or there would be rows missing without a word
+                yield connection
+            finally:
+                connection.close()
+
+    @contextmanager
+    def beside(self, dataset: str) -> Iterator[Connection]:
+        """A connection to another database of the server, from which this one can be made and renamed."""
+        for name in MAINTENANCE[:-1]:
+            with suppress(SourceFailed), self.connected(dataset, name):
+                break
+        else:
+            name = MAINTENANCE[-1]
+        with self.connected(dataset, name) as connection:
+            yield connection
+
+    def _connect(self, database: str) -> Connection:
         try:
             import psycopg
         except ImportError:
             raise Unsupported(
                 "Backing up PostgreSQL needs psycopg.", remedy='Run: pip install "pharmabackup[postgresql]".'
             ) from None
-        with (
-            told(dataset),
-            psycopg.connect(
-                dbname=database or self.database,
-                password=self._password,
-                connect_timeout=CONNECT_S,
-                application_name="pharmabackup",
-                autocommit=True,
-                **self._given,  # type: ignore[arg-type]
-            ) as connection,
-        ):
-            yield connection
+        return psycopg.connect(
+            dbname=database,
+            password=self._password,
+            connect_timeout=CONNECT_S,
+            application_name="pharmabackup",
+            client_encoding="utf8",  # a database that has none would give bytes
+            autocommit=True,
+            **KEEPALIVES,  # type: ignore[arg-type]
+            **self._given,  # type: ignore[arg-type]
+        )
 
     def named(self, database: str | None = None) -> str:
         """The argument that names a database, even if there is a = in its name."""
@@ -132,24 +171,29 @@ class Server:
 
 @contextmanager
 def told(dataset: str) -> Iterator[None]:
-    """What a server reports within is told as SourceFailed, by its code."""
-    import psycopg
-
+    """What a server reports within is told as SourceFailed."""
+    try:
+        import psycopg
+    except ImportError:
+        yield  # whoever connects says so
+        return
     try:
         yield
-    except psycopg.OperationalError as error:
-        # Whoever was not let in learns no code. "FATAL" stays FATAL in most languages.
-        refused = error.sqlstate is None and "FATAL" in str(error)
-        missing = refused and "database" in str(error) and "does not exist" in str(error)
-        raise failed("3D000" if missing else "28000" if refused else error.sqlstate, dataset) from None
     except psycopg.Error as error:
-        raise failed(error.sqlstate, dataset) from None
+        raise failed(error.sqlstate, dataset, str(error)) from None
 
 
-def failed(state: str | None, dataset: str) -> SourceFailed:
-    """What a server or the way to it reported."""
-    known = STATES.get(state) or STATES.get(None if state is None else state[:2])
-    kind, what, remedy = known or ("tool-failed", "could not be read or written", "Look into the server's log.")
+def failed(state: str | None, dataset: str, text: str = "") -> SourceFailed:
+    """What a server or the way to it reported. Of `text` only known words count, where there is no state."""
+    if state is None and "FATAL" in text:
+        known = next(found for sign, found, other in REFUSALS if sign in text and other in text)
+    elif state is None:
+        known = UNREACHABLE
+    else:
+        known = STATES.get(state) or STATES.get(state[:2]) or (
+            "tool-failed", "could not be read or written", "Look into the server's log.",
+        )  # fmt: skip
+    kind, what, remedy = known
     said = "" if state is None else f" ({state})"
     return SourceFailed(f"The database of {dataset!r} {what}{said}.", kind=kind, remedy=remedy, dataset=dataset)
 
@@ -161,28 +205,7 @@ def _bad_url(why: str) -> Error:
     )
 
 
-def trouble(tool: str, code: int, errors: bytes) -> tuple[str, str, str] | None:
-    """What a tool's error output means, by what these programs say in English; none of it is repeated."""
-    for sign, kind, what, remedy in SIGNS:
-        if sign in errors:
-            return kind, f"{tool} ended with code {code}: {what}.", remedy
-    return None
-
-
-SIGNS = (
-    (b"server version mismatch", "tool-too-old", "it is older than the server", "Install the server's own version."),
-    (
-        b"permission denied",
-        "permission",
-        "this user may not read all",
-        "Grant it pg_read_all_data, or use its owner.",
-    ),
-    (b"LOCK TABLE", "locked", "somebody changes a table's shape", "Let that finish, and back up again."),
-    (b"No space left", "full", "its server's disk is full", "Free some space there."),
-    (b"server closed the connection", "unreachable", "the server ended", "Look into its log, and back up again."),
-    (b"connection to server", "unreachable", "the server cannot be reached", "Check that PostgreSQL runs."),
-    (b"snapshot", "changed", "the moment that was to be read has passed", "Back up again."),
-)
+# ---------------------------------------------------------------- questions
 
 
 def one(connection: Connection, query: Any, *values: object) -> tuple[Any, ...]:
@@ -214,8 +237,18 @@ def collation(connection: Connection) -> dict[str, str]:
     return {name: str(value or "") for name, value in zip(COLLATION, row, strict=True)}
 
 
+def resolved(connection: Connection, tables: Iterable[str]) -> list[str]:
+    """ "schema.name" of tables that may be named without their schema, as this user finds them."""
+    query = "SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s::regclass"
+    found = []
+    for table in tables:
+        quoted = ".".join('"' + part.replace('"', '""') + '"' for part in table.split(".", 1))
+        found.append(table if "." in table else f"{one(connection, query, quoted)[0]}.{table}")
+    return found
+
+
 def count_rows(connection: Connection, tables: Iterable[str]) -> dict[str, int]:
-    """By table, as named: "name" or "schema.name"."""
+    """By table, "schema.name"."""
     from psycopg import sql
 
     found = {}
@@ -223,43 +256,3 @@ def count_rows(connection: Connection, tables: Iterable[str]) -> dict[str, int]:
         name = sql.Identifier(*table.split(".", 1))
         found[table] = int(one(connection, sql.SQL("SELECT count(*) FROM {}").format(name))[0])
     return found
-
-
-class Tools:
-    """Where the server's programs are: the folder that was given, the path, or the newest version's own folder."""
-
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._folder = None if folder is None else os.fspath(folder)
-
-    def program(self, name: str, dataset: str) -> str:
-        """SourceFailed where it is not installed."""
-        found = shutil.which(name, path=self._folder)
-        if found is None and self._folder is None:
-            for place in sorted(glob.glob(WELL_KNOWN), key=_version_in, reverse=True):
-                found = found or shutil.which(name, path=place)
-        if found is None:
-            raise SourceFailed(
-                f"{name} is not installed, or not where it was looked for.",
-                kind="tool-missing",
-                remedy="Install PostgreSQL's client programs, or name their folder as `tools`.",
-                dataset=dataset,
-            )
-        return found
-
-    def version(self, name: str, dataset: str) -> int:
-        """Its major version. SourceFailed."""
-        program = self.program(name, dataset)
-        try:
-            said = subprocess.run([program, "--version"], capture_output=True, timeout=60, check=True).stdout
-            return int(re.findall(rb"(\d+)(?:\.|devel|beta|rc|\s|$)", said)[0])
-        except (OSError, subprocess.SubprocessError, IndexError) as error:
-            raise SourceFailed(
-                f"{name} does not say its version ({type(error).__name__}).",
-                remedy="Install PostgreSQL's client programs anew, or name their folder as `tools`.",
-                dataset=dataset,
-            ) from None
-
-
-def _version_in(folder: str) -> int:
-    numbers = re.findall(r"\d+", Path(folder).parent.name)
-    return int(numbers[0]) if numbers else 0

@@ -27,6 +27,7 @@ AHEAD = 8  # pieces that were read and not taken, or given and not written
 PIPE = 1 << 20  # bytes that the system keeps between it and us, where it can be asked to (Linux)
 LOOK_EVERY_S = 0.1
 GRACE_S = 5  # for a program to end when it was asked to
+OWN = "PHARMABACKUP_"  # what is ours alone in the environment: a passphrase may be there
 ERRORS_KEPT = 16 << 10  # bytes of its error output's end
 
 Look = Callable[[], None]
@@ -71,14 +72,14 @@ class Program:
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=None if env is None else {**os.environ, **env},
+                env={name: value for name, value in os.environ.items() if not name.startswith(OWN)} | dict(env or {}),
                 bufsize=0,
                 start_new_session=os.name == "posix",
-                creationflags=_NEW_GROUP,
+                creationflags=NEW_GROUP | NO_WINDOW,
             )
         except (OSError, ValueError) as error:
             raise self._not_started(error) from None
-        _widen(self._process.stdin or self._process.stdout)
+        _widen(self._process.stdout)
         self._begin(self._keep_errors, self._process.stderr)
 
     def __enter__(self) -> Self:
@@ -116,13 +117,17 @@ class Program:
             if piece is None:
                 self._pieces.put(None)  # the end stays the end
                 return b""
+            self._check_time()  # also of one that never stops writing
             return piece
 
     def _pump(self, out: IO[bytes]) -> None:
-        with suppress(OSError, ValueError):  # it was ended
+        try:
             while not self._stopped.is_set() and (piece := out.read(PIECE)):
                 self._hand(piece)
-        self._hand(None)
+        except (OSError, ValueError):  # it was ended
+            pass
+        finally:
+            self._hand(None)
 
     # ------------------------------------------------------------ its input
 
@@ -136,6 +141,7 @@ class Program:
         for piece in pieces:
             if piece:
                 self._give(bytes(piece), look)
+                self._check_time()
             if self._broken:
                 return
         self._give(None, look)
@@ -162,16 +168,14 @@ class Program:
     # ------------------------------------------------------------ its end
 
     def finish(self, look: Look) -> None:
-        """Wait until it has ended. SourceFailed unless it says that all went well, and took all that it was given."""
-        while True:
-            try:
-                code = self._process.wait(timeout=LOOK_EVERY_S)
-                break
-            except subprocess.TimeoutExpired:
-                self._look(look)
+        """Wait until it has ended. SourceFailed unless it says that all went well, and all could be given to it."""
+        pause = 0.001
+        while (code := self._ended()) is None:
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_EVERY_S / 2)
+            self._look(look)
         for thread in self._threads:
             thread.join(GRACE_S)  # longer only if something that it started lives on and holds its error output
-        self._finished = True
         if code or self._broken:
             known = None if self._trouble is None else self._trouble(code, bytes(self._errors))
             kind, what, remedy = known or (
@@ -180,6 +184,23 @@ class Program:
                 "Run it by hand to see what it says; its words may hold data and are not repeated here.",
             )
             raise SourceFailed(what, kind=kind, remedy=remedy, dataset=self._dataset)
+        self._finished = True
+
+    def _ended(self) -> int | None:
+        """Its code. SourceFailed where somebody else has asked for it: `subprocess` would call that 0."""
+        try:
+            if hasattr(os, "waitid") and self._process.returncode is None:
+                if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    return None
+            elif os.name == "posix" and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+                raise ChildProcessError
+        except ChildProcessError:
+            raise SourceFailed(
+                f"How {self._name} ended is not known: this program ignores its children's ends, or asks for all.",
+                remedy="Set SIGCHLD to its default in the program that backs up.",
+                dataset=self._dataset,
+            ) from None
+        return self._process.poll()
 
     def end(self) -> None:
         """Stop it and what it has started, unless it was finished. Its input is not closed before that."""
@@ -221,6 +242,9 @@ class Program:
 
     def _look(self, look: Look) -> None:
         look()
+        self._check_time()
+
+    def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise SourceFailed(
                 f"{self._name} took longer than it may.",
@@ -251,13 +275,13 @@ class Program:
 
 
 if sys.platform == "win32":
-    _NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    NEW_GROUP, NO_WINDOW = subprocess.CREATE_NEW_PROCESS_GROUP, subprocess.CREATE_NO_WINDOW
 
     def _stop(process: subprocess.Popen[bytes]) -> None:
         """It and its children, at once: Windows knows no asking."""
         command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
         with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(command, capture_output=True, timeout=GRACE_S, check=False)
+            subprocess.run(command, capture_output=True, timeout=GRACE_S, check=False, creationflags=NO_WINDOW)
         process.kill()
         process.wait()
 
@@ -265,15 +289,18 @@ if sys.platform == "win32":
         pass
 
 else:
-    _NEW_GROUP = 0
+    NEW_GROUP = NO_WINDOW = 0
 
     def _stop(process: subprocess.Popen[bytes]) -> None:
         """All of its group: asked, and a moment later killed."""
-        for number, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
+        until = time.monotonic() + GRACE_S
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+            while time.monotonic() < until:
+                process.poll()
+                os.killpg(process.pid, 0)  # until none of them is there
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def _widen(pipe: IO[bytes] | None) -> None:

@@ -30,7 +30,7 @@ import pharmabackup as pb
 from pharmabackup.sources.base import Sink, Source, View
 
 PASSPHRASE = "a passphrase for conformance"
-MARK = "PHARMABACKUP_CONFORMANCE"  # in the environment of everything that a killed backup has started
+MARK = "CONFORMANCE_OF_PHARMABACKUP"  # in the environment of everything that a killed backup has started
 WAIT_S = 30
 
 

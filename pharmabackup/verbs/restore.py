@@ -26,7 +26,7 @@ from pharmabackup.verbs.restore_choice import Into, Place, Selection, choose, ch
 from pharmabackup.verbs.restore_content import ContentRestorer
 from pharmabackup.verbs.restore_into import loaded
 from pharmabackup.verbs.restore_marker import Marker, marker_of, read_marker, write_marker
-from pharmabackup.verbs.restore_outcome import Outcome
+from pharmabackup.verbs.restore_outcome import Outcome, snapshot_incomplete
 from pharmabackup.verbs.restore_salvage import Salvager
 
 
@@ -107,7 +107,7 @@ def restore(
                 results[item.snapshot.dataset] = outcome.result(show(item), reporter)
                 whole = whole and outcome.whole
                 if outcome.whole:
-                    reporter.tell("usable", f"{item.snapshot.dataset} is restored and verified.")
+                    reporter.tell("usable", f"{item.snapshot.dataset} is restored{_and_verified(place)}.")
             reporter.tell("tier", f"Tier {tier} is done." if whole else f"Tier {tier} did not come back whole.")
     for name, result in results.items():  # only now: until then the same call goes on where this one stopped
         if result.complete and isinstance(place := places[name], Place):
@@ -126,6 +126,10 @@ def restore(
             result=report,
         )
     return report
+
+
+def _and_verified(place: Place | Into) -> str:
+    return " and verified" if isinstance(place, Place) else ""  # of a program only its word is known
 
 
 def _lost_dataset(item: Committed, error: Damaged) -> Finding:
@@ -165,15 +169,7 @@ def _dataset(
     for finding in target.findings:
         reporter.find(finding)
     if not item.snapshot.complete:
-        reporter.find(
-            Finding(
-                code="snapshot-incomplete",
-                severity="warning",
-                subject=item.snapshot.dataset,
-                message=f"Some files of {item.snapshot.dataset} could not be read when it was backed up.",
-                remedy="Take them from an earlier snapshot.",
-            )
-        )
+        reporter.find(snapshot_incomplete(item))
     outcome.whole = all(finding.severity != "critical" for finding in reporter.findings[found_before:])
     if outcome.whole and item.snapshot.source == SQLite.kind:
         top = [entry.path for entry in next(reader.entries(), []) if wanted is None or wanted.matches(entry.path)]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pharmabackup.engine.history import Committed
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.engine.streaming import stream
-from pharmabackup.errors import SourceFailed, Unsupported
+from pharmabackup.errors import Conflict, NotFound, SourceFailed, Unsupported
 from pharmabackup.events import Finding
 from pharmabackup.sources.base import Content, Source
 from pharmabackup.verbs.browse import content_entry
 from pharmabackup.verbs.reporter import Reporter
-from pharmabackup.verbs.restore_outcome import Outcome
+from pharmabackup.verbs.restore_outcome import Outcome, snapshot_incomplete
 
 
 def loaded(reader: SnapshotReader, item: Committed, source: Source, reporter: Reporter, overwrite: bool) -> Outcome:
@@ -21,7 +21,7 @@ def loaded(reader: SnapshotReader, item: Committed, source: Source, reporter: Re
     outcome = Outcome(item, None)
     try:
         outcome.facts = source.load(_Content(reader, item, reporter, outcome), overwrite=overwrite)
-    except SourceFailed as error:
+    except (SourceFailed, NotFound, Unsupported, Conflict) as error:
         outcome.whole = False
         reporter.find(
             Finding(
@@ -32,6 +32,8 @@ def loaded(reader: SnapshotReader, item: Committed, source: Source, reporter: Re
                 remedy=error.remedy,
             )
         )
+    if not item.snapshot.complete:
+        reporter.find(snapshot_incomplete(item))
     return outcome
 
 

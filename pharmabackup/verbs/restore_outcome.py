@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pharmabackup.engine.history import Committed
+from pharmabackup.events import Finding
 from pharmabackup.results import DatasetResult
 from pharmabackup.verbs.reporter import Reporter
 
@@ -35,3 +36,13 @@ class Outcome:
             path=self.path,
             facts=self.facts or {},
         )
+
+
+def snapshot_incomplete(item: Committed) -> Finding:
+    return Finding(
+        code="snapshot-incomplete",
+        severity="warning",
+        subject=item.snapshot.dataset,
+        message=f"Some files of {item.snapshot.dataset} could not be read when it was backed up.",
+        remedy="Take them from an earlier snapshot.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -55,12 +56,12 @@ class TestCommand(SourceConformance):
 
     def write(self, number: int) -> None:
         with self.path.open("a") as file:
-            file.write(f"{number}\n")
+            file.write(f"{number} {os.urandom(5000).hex()}\n")  # more than fits into a pipe, in all
         time.sleep(0.001)
 
     def read(self, source: pb.Source) -> list[int]:
         path = source._restore[-1]  # type: ignore[attr-defined]
-        return sorted(map(int, Path(path).read_text().split()))
+        return sorted(int(line.split()[0]) for line in Path(path).read_text().splitlines())
 
     def test_it_is_of_the_moment_when_its_view_was_taken(self, repo: pb.Repository) -> None:
         pytest.skip("a program reads when it does")
@@ -133,6 +134,34 @@ def test_one_that_hangs_is_stopped(code: str) -> None:
     assert time.monotonic() - began < 60
 
 
+def test_one_that_never_stops_writing_is_stopped() -> None:
+    with pytest.raises(pb.SourceFailed, match="took longer than it may"):
+        dump(pb.Command(["yes"], name="x", timeout=timedelta(seconds=0.5)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of signals")
+def test_an_end_that_nobody_knows_is_no_good_end() -> None:
+    """Where a program ignores its children's ends, their codes are lost, and 0 would be made of them."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(pb.SourceFailed, match="is not known"):
+            dump(pb.Command(python("print('half'); raise SystemExit(3)"), name="x"))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of a shell")
+def test_what_one_that_failed_has_started_ends(tmp_path: Path) -> None:
+    with pytest.raises(pb.SourceFailed):
+        dump(pb.Command(["sh", "-c", f"sleep 600 >/dev/null 2>&1 & echo $! > {tmp_path}/child; exit 1"], name="x"))
+    _gone(int((tmp_path / "child").read_text()))
+
+
+def test_our_own_secrets_are_not_its(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHARMABACKUP_PASSPHRASE", SECRET)
+    assert SECRET.encode() not in dump(pb.Command(["env"], name="x")).content(b"dump")
+
+
 def test_waiting_for_its_turn_is_not_counted() -> None:
     """Those before it may take hours over a slow line."""
     source = pb.Command(python("print(1)"), name="x", timeout=timedelta(seconds=0.5))
@@ -155,7 +184,7 @@ def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     )
     path = tmp_path / "child"
     with pytest.raises(pb.SourceFailed):
-        dump(pb.Command(python(code, str(path)), name="x", timeout=timedelta(seconds=1)))
+        dump(pb.Command(python(code, str(path)), name="x", timeout=timedelta(seconds=10)))
     _gone(int(path.read_text()))
 
 
@@ -261,7 +290,10 @@ def test_one_that_does_not_take_it_fails_the_restore(
 
 def test_one_that_is_not_given_all_is_not_told_an_end(tmp_path: Path, repo: pb.Repository) -> None:
     """Or it would take half for all. It writes a file at the end of its input; it must not come to that."""
-    slow = "import sys, time\ndata = b''\nwhile p := sys.stdin.buffer.read(1 << 20): data += p; time.sleep(0.1)\n"
+    slow = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ndata = b''\n"
+        "while p := sys.stdin.buffer.read(1 << 20): data += p; time.sleep(0.1)\n"
+    )
     source = _both(tmp_path / "out", slow + "open(sys.argv[1], 'wb').write(data)")
     repo.backup([source])
     cancel = threading.Event()
@@ -303,6 +335,12 @@ def test_another_kind_is_refused(tmp_path: Path, repo: pb.Repository) -> None:
 def test_a_command_is_a_list_of_texts(command: object) -> None:
     with pytest.raises(pb.InvalidInput, match="as a list of texts"):
         pb.Command(command, name="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("env", [{"PORT": 5432}, {"A=B": "x"}, {"A": "x\0"}, {"": "x"}])
+def test_an_environment_is_texts(env: dict) -> None:
+    with pytest.raises(pb.InvalidInput, match="environment"):
+        pb.Command(["true"], name="x", env=env)
 
 
 def test_a_timeout_is_longer_than_nothing() -> None:

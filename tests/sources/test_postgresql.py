@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from pharmabackup.sources.postgresql_server import failed
 from pharmabackup.testing.source import SourceConformance, children
 from tests.servers.postgresql import PASSWORD, PostgresServer, postgres
 
-pytest.importorskip("psycopg")
+psycopg = pytest.importorskip("psycopg")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ class TestPostgreSQL(SourceConformance):
             self.local.connection = self.server.connect("pmr")
             self.open.append(self.local.connection)
         with self.local.connection.transaction():
-            self.local.connection.execute("INSERT INTO item VALUES (%s, %s)", (number, os.urandom(100).hex()))
+            self.local.connection.execute("INSERT INTO item VALUES (%s, %s)", (number, os.urandom(5000).hex()))
             self.local.connection.execute("UPDATE balance SET amount = amount + %s", (number,))
             self.local.connection.execute("INSERT INTO ledger VALUES (%s, %s)", (number, number))
 
@@ -181,7 +183,7 @@ def test_facts_say_what_it_was(server: PostgresServer, repo: pb.Repository) -> N
     execute(server, "CREATE TABLE t AS SELECT generate_series(1, 123) n")
     repo.backup([source(server, count=["t", "public.t"])])
     facts = repo.snapshot("pmr").facts
-    assert facts["rows"] == {"t": 123, "public.t": 123}
+    assert facts["rows"] == {"public.t": 123}
     assert facts["major"] == int(server.bin.parent.name)
     assert facts["encoding"] == "UTF8"
     assert int(str(facts["size"])) > 1_000_000
@@ -258,7 +260,7 @@ def test_roles_come_with_it_and_those_that_are_there_stay(server: PostgresServer
 
 def test_without_roles_it_is_one_file(server: PostgresServer, repo: pb.Repository) -> None:
     repo.backup([source(server, roles=False)])
-    assert [entry.path for entry in repo.snapshot("pmr").glob()] == ["database.dump"]
+    assert [entry.path for entry in repo.snapshot("pmr").glob()] == ["database.dump", "database.json"]
     repo.restore(into={"pmr": source(server, "copy")})
     assert "copy" in server.databases()
 
@@ -276,9 +278,97 @@ def test_who_sees_no_passwords_backs_up_without_them(server: PostgresServer, rep
     execute(server, "CREATE ROLE backup LOGIN PASSWORD 'p'")
     mine = pb.PostgreSQL(server.url("pmr", "backup"), password="p", tools=server.bin)
     repo.backup([mine])
-    text = repo.snapshot("pmr").open("globals.sql").read()
-    assert b"CREATE ROLE backup" in text
-    assert b"SCRAM" not in text
+    roles = json.loads(repo.snapshot("pmr").open("roles.json").read())["roles"]
+    assert [role["password"] for role in roles if role["name"] == "backup"] == [None]
+    repo.backup([source(server)])
+    roles = json.loads(repo.snapshot("pmr").open("roles.json").read())["roles"]
+    assert [role["password"][:5] for role in roles if role["name"] == "backup"] == ["SCRAM"]
+
+
+def test_what_a_user_writes_into_his_settings_is_never_run(server: PostgresServer, repo: pb.Repository) -> None:
+    evil = "E'x\\nCREATE ROLE evil SUPERUSER LOGIN;\\nGRANT pharmacy TO evil;\\n'"
+    execute(server, "CREATE ROLE clerk", f"ALTER ROLE clerk SET application_name TO {evil}")
+    execute(server, f"COMMENT ON ROLE clerk IS {evil}", f"COMMENT ON DATABASE pmr IS {evil}")
+    repo.backup([source(server)])
+    repo.restore(into={"pmr": source(server, "copy")})
+    assert execute(server, "SELECT count(*) FROM pg_roles WHERE rolname = 'evil'") == [(0,)]
+
+
+def test_masters_of_a_server_are_not_made(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server, "CREATE ROLE boss SUPERUSER REPLICATION BYPASSRLS LOGIN CONNECTION LIMIT 5 VALID UNTIL '2030-01-01'"
+    )
+    repo.backup([source(server)])
+    execute(server, "DROP ROLE boss")
+    repo.restore(into={"pmr": source(server, "copy")})
+    query = (
+        "SELECT rolsuper, rolreplication, rolbypassrls, rolcanlogin, rolconnlimit, rolvaliduntil::date::text"
+        " FROM pg_roles WHERE rolname = 'boss'"
+    )
+    assert execute(server, query) == [(False, False, False, True, 5, "2030-01-01")]
+
+
+def test_its_owner_and_settings_and_who_may_connect_come_back(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE ROLE till LOGIN",
+        "ALTER DATABASE pmr OWNER TO till",
+        'ALTER DATABASE pmr SET search_path = register, "$user", public',
+        "ALTER DATABASE pmr SET my.branch = 'it''s 7'",
+        "ALTER DATABASE pmr CONNECTION LIMIT 40",
+        "REVOKE ALL ON DATABASE pmr FROM PUBLIC",
+        "GRANT CONNECT ON DATABASE pmr TO pg_monitor WITH GRANT OPTION",
+        "COMMENT ON DATABASE pmr IS 'the pharmacy''s'",
+    )
+    repo.backup([source(server)])
+    repo.restore(into={"pmr": source(server, "copy")})
+
+    def like(name: str) -> list[tuple]:
+        return execute(
+            server,
+            "SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(d.oid, 'pg_database'), setconfig,"
+            " (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a)"
+            f" FROM pg_database d JOIN pg_db_role_setting ON setdatabase = d.oid WHERE datname = '{name}'",
+            database="postgres",
+        )
+
+    assert like("copy") == like("pmr")
+    assert like("copy")[0][0] == "till"
+
+
+def test_who_owns_a_database_alone_backs_up_and_restores(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE ROLE till LOGIN CREATEDB PASSWORD 'p'", "ALTER DATABASE pmr OWNER TO till")
+    mine = pb.PostgreSQL(server.url("pmr", "till"), password="p", tools=server.bin, roles=False)
+    with psycopg.connect(server.url("pmr", "till"), password="p", autocommit=True) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 17 AS n")
+    repo.backup([mine])
+    copy = pb.PostgreSQL(server.url("copy", "till"), password="p", tools=server.bin, roles=False)
+    repo.restore(into={"pmr": copy})
+    assert execute(server, "SELECT n FROM t", database="copy") == [(17,)]
+
+
+def test_one_without_an_encoding(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE DATABASE old TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'",
+        database="postgres",
+    )
+    execute(server, "CREATE TABLE t AS SELECT 17 AS n", database="old")
+    repo.backup([source(server, "old", count=["t"])])
+    repo.restore(into={"pmr": source(server, "copy")})
+    assert execute(server, "SELECT n FROM t", database="copy") == [(17,)]
+
+
+def test_a_path_of_its_own_does_not_matter_to_what_is_counted(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE SCHEMA register",
+        "CREATE TABLE register.entry AS SELECT 1 AS n",
+        "ALTER DATABASE pmr SET search_path = register",
+    )
+    repo.backup([source(server, count=["entry"])])
+    report = repo.restore(into={"pmr": source(server, "copy", roles=False)})
+    assert report.datasets["pmr"].facts["rows"] == {"register.entry": 1}
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -314,8 +404,16 @@ def test_who_may_not_read_all_backs_up_nothing(server: PostgresServer, repo: pb.
     execute(server, "CREATE TABLE t (n int)", "CREATE ROLE poor LOGIN PASSWORD 'p'")
     with pytest.raises(pb.Incomplete) as incomplete:
         repo.backup([pb.PostgreSQL(server.url("pmr", "poor"), password="p", tools=server.bin)])
-    assert "may not read all" in incomplete.value.findings[0].message
+    assert "may not be read" in incomplete.value.findings[0].message
     assert repo.snapshots() == []
+
+
+def test_who_may_read_all_backs_up_all(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server, "CREATE TABLE t AS SELECT 17 AS n", "CREATE ROLE backup LOGIN PASSWORD 'p' IN ROLE pg_read_all_data"
+    )
+    repo.backup([pb.PostgreSQL(server.url("pmr", "backup"), password="p", tools=server.bin, count=["t"])])
+    assert repo.snapshot("pmr").facts["rows"] == {"public.t": 1}
 
 
 def test_a_table_that_is_being_changed_is_waited_for_and_then_told(
@@ -327,7 +425,47 @@ def test_a_table_that_is_being_changed_is_waited_for_and_then_told(
         other.execute("ALTER TABLE t ADD COLUMN m int")
         with pytest.raises(pb.Incomplete) as incomplete:
             repo.backup([source(server)])
-    assert "somebody changes a table's shape" in incomplete.value.findings[0].message
+    assert "is locked by another program (55P03)" in incomplete.value.findings[0].message
+
+
+def test_nobody_empties_a_table_before_it_is_dumped(server: PostgresServer, repo: pb.Repository) -> None:
+    """Else it would be empty in the snapshot, too, and in the backup."""
+    execute(server, "CREATE TABLE t AS SELECT generate_series(1, 50) n", 'CREATE TABLE "T t" AS SELECT 1 n')
+
+    @contextmanager
+    def freeze() -> Iterator[None]:
+        yield
+        with server.connect("pmr") as other:
+            other.execute("SET lock_timeout = '300ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute("TRUNCATE t")
+            other.execute("INSERT INTO t VALUES (51)")
+
+    repo.backup([source(server, count=["t"])], freeze=freeze())
+    assert repo.snapshot("pmr").facts["rows"] == {"public.t": 50}
+    execute(server, "TRUNCATE t")
+
+
+def test_a_table_that_comes_while_others_are_locked_is_locked_too(
+    server: PostgresServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pharmabackup.sources import postgresql as module
+
+    execute(server, "CREATE TABLE first AS SELECT 1 n")
+    real, made = module.one, []
+
+    def one(connection, query, *values):
+        if "pg_export_snapshot" in str(query) and not made:
+            made.append(execute(server, "CREATE TABLE second AS SELECT 2 n"))
+        return real(connection, query, *values)
+
+    monkeypatch.setattr(module, "one", one)
+    with source(server).view(scratch=Path()):
+        held = (
+            "SELECT relname FROM pg_locks l JOIN pg_class c ON c.oid = relation WHERE relname IN ('first', 'second')"
+        )
+        assert sorted(execute(server, held)) == [("first",), ("second",)]
+    assert made
 
 
 def test_a_server_that_dies_meanwhile_leaves_nothing(
@@ -353,15 +491,56 @@ def test_a_server_that_dies_meanwhile_leaves_nothing(
 
 
 def test_a_restore_that_fails_leaves_nothing(server: PostgresServer, repo: pb.Repository) -> None:
-    """Rows are missing: the data of one table was emptied by a rule that the dump brings."""
+    """Rows are missing: more are said to have been there."""
     execute(server, "CREATE TABLE t AS SELECT generate_series(1, 10) n")
     repo.backup([source(server, count=["t"])])
     snapshot = repo.snapshot("pmr")
-    snapshot._committed.snapshot.facts["rows"]["t"] = 11
+    snapshot._committed.snapshot.facts["rows"]["public.t"] = 11
     with pytest.raises(pb.Incomplete, match="pmr") as incomplete:
         repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
-    assert "has 10 rows in the restored pmr, and had 11" in incomplete.value.findings[0].message
+    assert "public.t has 10 rows in the restored pmr, and had 11" in incomplete.value.findings[0].message
     assert server.databases() == ["pmr", "postgres"]
+
+
+@pytest.mark.parametrize("roles", [True, False])
+def test_a_restore_that_is_stopped_in_the_middle_leaves_nothing(
+    server: PostgresServer, repo: pb.Repository, roles: bool
+) -> None:
+    """Of data that was loaded, with pg_restore still at it."""
+    execute(
+        server,
+        "CREATE TABLE t AS SELECT n, repeat(md5(n::text), 20) AS filler FROM generate_series(1, 60000) n",
+        "CREATE INDEX ON t (filler)",
+    )
+    repo.backup([source(server)])
+    cancel, seen = threading.Event(), []
+
+    def progress(event: pb.Event) -> None:
+        if event.bytes_done > 20_000_000 and not cancel.is_set():
+            seen.extend(server.databases())
+            cancel.set()
+
+    with pytest.raises(pb.Cancelled):
+        repo.restore(into={"pmr": source(server, "copy", roles=roles)}, progress=progress, cancel=cancel)
+    assert any(name.startswith("copy_restoring_") for name in seen)
+    assert server.databases() == ["pmr", "postgres"]
+
+
+def test_one_restore_at_a_time(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE TABLE t (n int)")
+    repo.backup([source(server)])
+
+    def progress(event: pb.Event) -> None:
+        if event.kind == "dataset":
+            with source(server, "copy")._server.beside("x") as other:
+                other.execute("SELECT 1")
+
+    with server.connect() as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('pharmabackup restore copy', 0))")
+        with pytest.raises(pb.Incomplete) as incomplete:
+            repo.restore(into={"pmr": source(server, "copy")}, progress=progress)
+    assert "Another restore into copy is under way" in incomplete.value.findings[0].message
+    repo.restore(into={"pmr": source(server, "copy")})
 
 
 def test_what_a_killed_restore_left_is_dropped_by_the_next(server: PostgresServer, repo: pb.Repository) -> None:
@@ -442,29 +621,74 @@ def test_a_server_that_ends_idle_transactions_is_read_all_the_same(
     [
         "", "mysql://host/pmr", "postgresql://host", "postgresql://host/", "postgresql://host:port/pmr",
         "postgresql://host/pmr?options=-csearch_path%3Dx", "postgresql://host/a/b",
+        "host=db dbname=pmr password=hunter2",
     ],
 )  # fmt: skip
 def test_an_address_has_to_be_one(url: str) -> None:
-    with pytest.raises(pb.InvalidInput, match="no address of a PostgreSQL database"):
+    with pytest.raises(pb.InvalidInput, match="no address of a PostgreSQL database") as error:
         pb.PostgreSQL(url)
+    assert "hunter2" not in str(error.value)
 
 
-def test_a_password_does_not_belong_into_it() -> None:
+@pytest.mark.parametrize("url", ["postgresql://user:hunter2@host/pmr", "postgresql://host/pmr?password=hunter2"])
+def test_a_password_does_not_belong_into_it(url: str) -> None:
     with pytest.raises(pb.InvalidInput, match="must not hold its password") as error:
-        pb.PostgreSQL("postgresql://user:hunter2@host/pmr")
+        pb.PostgreSQL(url)
     assert "hunter2" not in str(error.value)
 
 
 def test_what_tools_are_told() -> None:
-    made = pb.PostgreSQL("postgresql://anne@db.local:5433/pmr?sslmode=verify-full&sslrootcert=/ca", password="secret")
+    made = pb.PostgreSQL(
+        "postgresql://anne%40shop@db.local:5433/pmr?sslmode=verify-full&sslrootcert=/ca", password="secret"
+    )
     told = made._server.environment()
     assert told.items() >= {
-        "PGHOST": "db.local", "PGPORT": "5433", "PGUSER": "anne", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca",
+        "PGHOST": "db.local", "PGPORT": "5433", "PGUSER": "anne@shop",
+        "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca",
         "PGPASSWORD": "secret", "LC_ALL": "C",
     }.items()  # fmt: skip
     assert made.name == "pmr"
     assert "PGHOST" not in pb.PostgreSQL("pmr")._server.environment()
     assert "secret" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('FATAL:  database "x" does not exist', "missing"), ('FATAL:  role "x" does not exist', "login"),
+        ("FATAL:  sorry, too many clients already", "busy"),
+        ("FATAL:  the database system is starting up", "unreachable"),
+        ("FATAL:  Passwort-Authentifizierung für Benutzer x fehlgeschlagen", "login"),
+        ("Connection refused", "unreachable"),
+    ],
+)  # fmt: skip
+def test_who_is_not_let_in_learns_why(text: str, kind: str) -> None:
+    assert failed(None, "pmr", text).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("versions", "major", "chosen"),
+    [([14, 15, 16], 15, 15), ([14, 16, 17], 15, 16), ([16], 12, 16), ([12, 14], 15, None), ([], 15, None)],
+)
+def test_the_program_of_the_servers_own_version_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: list[int], major: int, chosen: int | None
+) -> None:
+    from pharmabackup.sources import postgresql_tools as tools
+
+    for version in versions:
+        (tmp_path / str(version)).mkdir()
+        program = tmp_path / str(version) / "pg_dump"
+        program.write_text(f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {version}.4 (Debian {version}.4-1)'\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(tools, "WELL_KNOWN", (str(tmp_path / "*"),))
+    monkeypatch.setenv("PATH", "/nowhere:/bin")
+    found = tools.Tools(None)
+    if chosen is None:
+        with pytest.raises(pb.SourceFailed) as error:
+            found.program("pg_dump", major, "pmr")
+        assert error.value.kind == ("tool-too-old" if versions else "tool-missing")
+    else:
+        assert found.program("pg_dump", major, "pmr") == (str(tmp_path / str(chosen) / "pg_dump"), chosen)
 
 
 @pytest.mark.parametrize(
