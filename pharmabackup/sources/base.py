@@ -156,6 +156,10 @@ class Content(ABC):
     def check(self) -> None:
         """Report progress; raise Cancelled if the caller has asked for it. Call it while nothing can be read."""
 
+    @abstractmethod
+    def finding(self, code: str, message: str, remedy: str) -> None:
+        """What is restored is whole, and something about it is not as it was: a warning."""
+
 
 class Source(ABC):
     """A dataset: it has a name and a tier (0 first … 5 last), and knows how to dump and to be restored into."""

@@ -39,10 +39,13 @@ LOOKS = 5  # for tables that were made while others were locked
 USERS_TABLES = (
     "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
     " WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND nspname <> 'information_schema' AND nspname !~ '^pg_'"
+    " AND NOT EXISTS (SELECT FROM pg_depend"  # an extension's
+    " WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
 )
 CLIENTS = (
     "SELECT count(*) FROM pg_stat_activity"
-    " WHERE datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    " WHERE datname = %s AND usesysid IS NOT NULL AND pid <> pg_backend_pid()"
+    " AND coalesce(backend_type, 'client backend') = 'client backend'"  # not everybody sees that of others
 )
 STILL_OPEN_S = 3  # that the server may need to notice that a client has gone
 
@@ -131,8 +134,8 @@ class PostgreSQL(Source):
             )
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
-        loading = Loading(self._server, self._tools, self.name, content, owners=self._roles)
         roles = b"".join(content.read(ROLES)) if self._roles and content.has(ROLES) else None
+        loading = Loading(self._server, self._tools, self.name, content, owners=roles is not None)
         return loading.run(DUMP, json.loads(b"".join(content.read(DATABASE))), roles, overwrite=overwrite)
 
 
@@ -142,20 +145,23 @@ def _snapshot(connection: Connection, dataset: str) -> str:
     All tables are locked against being emptied or changed in shape before that: who reads an older snapshot of such
     a table finds nothing in it (https://www.postgresql.org/docs/current/mvcc-caveats.html).
     """
-    from psycopg import sql
+    from psycopg import errors, sql
 
-    locked: set[tuple[str, str]] = set()
-    connection.execute(f"SET lock_timeout = {LOCK_WAIT_S * 1000}")
+    until = time.monotonic() + LOCK_WAIT_S
     for _ in range(LOOKS):
-        wanted = set(connection.execute(USERS_TABLES).fetchall())
+        wanted = sorted(set(connection.execute(USERS_TABLES).fetchall()))
+        left = max(1, round(1000 * (until - time.monotonic())))
+        connection.execute(f"SET lock_timeout = {left}")
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        if wanted:
-            names = sql.SQL(", ").join(sql.Identifier(*name) for name in sorted(wanted))
-            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
-        locked = wanted
-        (snapshot,) = one(connection, "SELECT pg_export_snapshot()")
-        if set(connection.execute(USERS_TABLES).fetchall()) <= locked:
-            return str(snapshot)
+        try:
+            if wanted:
+                names = sql.SQL(", ").join(sql.Identifier(*name) for name in wanted)
+                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+            (snapshot,) = one(connection, "SELECT pg_export_snapshot()")
+            if set(connection.execute(USERS_TABLES).fetchall()) <= set(wanted):
+                return str(snapshot)
+        except (errors.UndefinedTable, errors.InvalidSchemaName):  # it went before it was locked
+            pass
         connection.execute("ROLLBACK")
     raise failed("55P03", dataset)
 
@@ -228,7 +234,7 @@ class _Database(View):
             **self._versions,
             "size": int(size),
             **collation(connection),
-            "rows": count_rows(connection, resolved(connection, source._count)),
+            "rows": count_rows(connection, resolved(connection, source._count, source.name)),
         }
 
 

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
 LOAD_TIME = timedelta(hours=72)
 NAME_MAX = 63  # bytes of a name (NAMEDATALEN)
-MARK = "pharmabackup: being restored"  # the comment on a database that is
+MARK = "pharmabackup: being restored as "  # the comment on a database that is, and under which name
 PROVIDERS = {
     "i": " LOCALE_PROVIDER icu ICU_LOCALE {}",
     "b": " LOCALE_PROVIDER builtin BUILTIN_LOCALE {}",
 }
 DROP_S = 30  # for a server to end what a program began that was stopped
-LEFTOVERS: Any = (
-    "SELECT datname FROM pg_database d"
-    " WHERE starts_with(datname, %s) AND shobj_description(d.oid, 'pg_database') = %s"
-)
+LEFTOVERS = "SELECT datname FROM pg_database d WHERE shobj_description(d.oid, 'pg_database') = %s"
 
 
 class Loading:
@@ -63,12 +60,11 @@ class Loading:
                 self._load(dump, beside, version)
                 rows = self._verified(beside)
                 self._content.check()
-                with self._server.beside(self._dataset) as connection:
-                    if self._owners:
-                        apply_to_database(connection, beside, like)
             except BaseException:
                 self._drop(beside, version)
                 raise
+            if self._owners:
+                self._make_like(beside, like)
             replaced = self._switch(beside, str(like["comment"]), overwrite=overwrite)
         facts: dict[str, object] = {"database": self._server.database, "rows": rows}
         return facts | ({"replaced": replaced} if replaced else {})
@@ -109,7 +105,7 @@ class Loading:
                 remedy="Install that locale on the server, or restore to a folder and load the dump by hand.",
                 dataset=self._dataset,
             ) from None
-        self._comment(connection, name, MARK)
+        self._comment(connection, name, MARK + self._server.database)
 
     def _load(self, path: bytes, name: str, version: int) -> None:
         written = int(str(self._content.facts.get("pg_dump", 0)))
@@ -118,6 +114,7 @@ class Loading:
             program,
             "--no-password",
             "--exit-on-error",
+            "--no-tablespaces",
             *(() if self._owners else ("--no-owner", "--no-privileges")),
             self._server.named(name),
         ]
@@ -148,6 +145,16 @@ class Loading:
                 dataset=self._dataset,
             )
         return found
+
+    def _make_like(self, name: str, like: Mapping[str, Any]) -> None:
+        with self._server.beside(self._dataset) as connection:
+            missed = apply_to_database(connection, name, like)
+        if missed:
+            self._content.finding(
+                "not-restored",
+                f"The database of {self._dataset!r} is whole, but not as it was in: {', '.join(missed)}.",
+                "Look into database.json of the snapshot, and set it by hand.",
+            )
 
     def _switch(self, beside: str, comment: str, *, overwrite: bool) -> str | None:
         """Under its name in one transaction. What was there keeps another name, which is returned."""
@@ -187,8 +194,7 @@ class Loading:
 
     def _drop_leftovers(self, connection: Connection, version: int) -> None:
         """What restores that were killed have left, of this database: they are marked."""
-        stem = self._free_name("restoring")[: -len("00000000")]
-        for (name,) in connection.execute(LEFTOVERS, (stem, MARK)).fetchall():
+        for (name,) in connection.execute(LEFTOVERS, (MARK + self._server.database,)).fetchall():
             self._drop(str(name), version)
 
     def _drop(self, name: str, version: int) -> None:

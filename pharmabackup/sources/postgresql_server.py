@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -25,7 +25,6 @@ MAINTENANCE = ("postgres", "template1")  # databases that a server has, to be co
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 # No limit of the server's or of the user's ends what takes its time; by the version that has it.
 LIMITS = {
-    "statement_timeout": 0,
     "idle_in_transaction_session_timeout": 0,
     "idle_session_timeout": 14,
     "transaction_timeout": 17,
@@ -84,8 +83,8 @@ class Server:
 
     def __init__(self, url: str, password: str | None) -> None:
         if "://" not in url:
-            if CONNINFO.search(url):
-                raise _bad_url("it is a list of settings")
+            if CONNINFO.search(url) or {"@", ":", "/"} & set(url):
+                raise _bad_url("it is neither a name nor a URL")
             url = f"postgresql:///{url}"
         try:
             parts = urlsplit(url)
@@ -110,6 +109,7 @@ class Server:
             raise _bad_url("it names no database")
         self._given = {name: str(value) for name, value in given.items() if value} | options
         self._password = password
+        self._beside: str | None = None  # the database that this user may connect to while others are made
 
     def environment(self) -> dict[str, str]:
         """For the server's own tools: what must not be on a command line, and messages in one language."""
@@ -125,11 +125,13 @@ class Server:
         with told(dataset):
             connection = self._connect(database or self.database)
             try:
+                connection.execute("SET statement_timeout = 0")
                 version = major(connection)
                 for name, since in LIMITS.items():
                     if version >= since:
                         connection.execute(f"SET {name} = 0")
                 connection.execute("SET row_security = off")  # or there would be rows missing without a word
+                connection.execute("SET datestyle = 'ISO, YMD'")
                 yield connection
             finally:
                 connection.close()
@@ -137,12 +139,16 @@ class Server:
     @contextmanager
     def beside(self, dataset: str) -> Iterator[Connection]:
         """A connection to another database of the server, from which this one can be made and renamed."""
-        for name in MAINTENANCE[:-1]:
-            with suppress(SourceFailed), self.connected(dataset, name):
-                break
-        else:
-            name = MAINTENANCE[-1]
-        with self.connected(dataset, name) as connection:
+        if self._beside is None:
+            first, other = MAINTENANCE
+            try:
+                with self.connected(dataset, first):
+                    self._beside = first
+            except SourceFailed as error:
+                if error.kind not in ("missing", "permission", "login"):
+                    raise
+                self._beside = other
+        with self.connected(dataset, self._beside) as connection:
             yield connection
 
     def _connect(self, database: str) -> Connection:
@@ -237,13 +243,27 @@ def collation(connection: Connection) -> dict[str, str]:
     return {name: str(value or "") for name, value in zip(COLLATION, row, strict=True)}
 
 
-def resolved(connection: Connection, tables: Iterable[str]) -> list[str]:
+TABLE = (
+    "SELECT nspname, relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass"
+    " AND objid = c.oid AND deptype = 'e') FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+    " WHERE c.oid = %s::regclass"
+)
+
+
+def resolved(connection: Connection, tables: Iterable[str], dataset: str) -> list[str]:
     """ "schema.name" of tables that may be named without their schema, as this user finds them."""
-    query = "SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s::regclass"
     found = []
     for table in tables:
         quoted = ".".join('"' + part.replace('"', '""') + '"' for part in table.split(".", 1))
-        found.append(table if "." in table else f"{one(connection, query, quoted)[0]}.{table}")
+        schema, counts = one(connection, TABLE, quoted)
+        if not counts:  # their rows may be others after a restore, though all is well
+            raise SourceFailed(
+                f"{table} cannot be counted in {dataset}: it is a view, or no table of the database's own.",
+                kind="table-missing",
+                remedy="Count tables.",
+                dataset=dataset,
+            )
+        found.append(table if "." in table else f"{schema}.{table}")
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -23,14 +22,19 @@ WELL_KNOWN = {
 }.get(sys.platform, ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin"))
 SETS_TRANSACTION_TIMEOUT = 17  # its pg_restore begins with a setting that servers before it refuse
 
-# What is in an error output: kind, what happened, remedy. In English, which they are told to speak.
+RIGHTS = "this user may not do that with all of it"
+# What is in an error output: kind, what happened, remedy. English, as programs are told to speak; servers may not.
 SIGNS = (
     (b"server version mismatch", "tool-too-old", "it is older than the server", "Install the server's own version."),
-    (b"LOCK TABLE", "locked", "somebody changes a table's shape", "Let that finish, and back up again."),
-    (b"permission denied", "permission", "this user may not do that with all of it", "Use the owner, or grant it."),
-    (b"must be owner", "permission", "this user may not do that with all of it", "Use the owner, or grant it."),
+    (b"permission denied", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
+    (b"must be owner", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
+    (b"must be member of role", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
+    (b"must be able to SET ROLE", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
+    (b"statement timeout", "locked", "somebody changes a table's shape", "Let that finish, and back up again."),
     (b"No space left", "full", "its server's disk is full", "Free some space there."),
     (b"server closed the connection", "unreachable", "the server ended", "Look into its log, and try again."),
+    (b"password authentication failed", "login", "the password is wrong", "Check it, and the password file."),
+    (b"too many clients", "busy", "the server has no connection left", "Try again later."),
     (b"connection to server", "unreachable", "the server cannot be reached", "Check that PostgreSQL runs."),
     (b"invalid snapshot identifier", "changed", "the moment that was to be read has passed", "Back up again."),
 )
@@ -48,7 +52,7 @@ class Tools:
     """Where the server's programs are: in the folder that was given, on the path, or where installers put them."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._folder = None if folder is None else os.fspath(folder)
+        self._folder = None if folder is None else os.path.abspath(folder)
         self._found: dict[tuple[str, int], tuple[str, int]] = {}
 
     def program(self, name: str, server: int, dataset: str) -> tuple[str, int]:
@@ -84,9 +88,12 @@ class Tools:
         else:
             on_path = os.environ.get("PATH", "").split(os.pathsep)
             folders = [*(found for pattern in WELL_KNOWN for found in sorted(glob.glob(pattern))), *on_path]
-        found = (shutil.which(name, path=folder) for folder in folders if folder)
+        file = f"{name}.exe" if sys.platform == "win32" else name
+        # Not `which`: on Windows it finds what lies in the current folder first.
+        paths = (os.path.join(folder, file) for folder in folders if os.path.isabs(folder))
+        found = (path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK))
         # Debian's wrapper is another version for each cluster that it is told of.
-        return [path for path in dict.fromkeys(found) if path and "pg_wrapper" not in os.path.realpath(path)]
+        return [path for path in dict.fromkeys(found) if "pg_wrapper" not in os.path.realpath(path)]
 
     @staticmethod
     def _version(path: str) -> int:

@@ -65,6 +65,7 @@ class Program:
         self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
         self._rest = memoryview(b"")
         self._broken = False  # it ended before it was given all
+        self._all_moved = False  # its output was read to its end, or its input given and closed
         self._finished = False
         try:
             self._process = subprocess.Popen(
@@ -80,7 +81,11 @@ class Program:
         except (OSError, ValueError) as error:
             raise self._not_started(error) from None
         _widen(self._process.stdout)
-        self._begin(self._keep_errors, self._process.stderr)
+        try:
+            self._begin(self._keep_errors, self._process.stderr)
+        except BaseException:
+            self.end()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +127,10 @@ class Program:
 
     def _pump(self, out: IO[bytes]) -> None:
         try:
-            while not self._stopped.is_set() and (piece := out.read(PIECE)):
+            while not self._stopped.is_set():
+                if not (piece := out.read(PIECE)):
+                    self._all_moved = True
+                    break
                 self._hand(piece)
         except (OSError, ValueError):  # it was ended
             pass
@@ -153,6 +161,8 @@ class Program:
                 break
             except queue.Full:
                 self._look(look)
+                if self._ended() is not None:
+                    self._broken = True
 
     def _push(self, into: IO[bytes]) -> None:
         try:
@@ -162,6 +172,7 @@ class Program:
                     left = left[into.write(left) :]
             if not self._stopped.is_set():
                 into.close()
+                self._all_moved = True
         except (OSError, ValueError):
             self._broken = True
 
@@ -175,12 +186,12 @@ class Program:
             pause = min(2 * pause, LOOK_EVERY_S / 2)
             self._look(look)
         for thread in self._threads:
-            thread.join(GRACE_S)  # longer only if something that it started lives on and holds its error output
-        if code or self._broken:
+            thread.join(GRACE_S)  # longer only if something that it started lives on and holds an end of a pipe
+        if code or not self._all_moved:
             known = None if self._trouble is None else self._trouble(code, bytes(self._errors))
             kind, what, remedy = known or (
                 "tool-failed",
-                f"{self._name} ended with code {code}." if code else f"{self._name} ended before it was given all.",
+                f"{self._name} ended with code {code}." if code else f"{self._name} ended before all was moved.",
                 "Run it by hand to see what it says; its words may hold data and are not repeated here.",
             )
             raise SourceFailed(what, kind=kind, remedy=remedy, dataset=self._dataset)
@@ -206,6 +217,11 @@ class Program:
         """Stop it and what it has started, unless it was finished. Its input is not closed before that."""
         self._stopped.set()
         if not self._finished:
+            if self._process.stdout is not None and not self._process.stdout.closed:
+                for thread in self._threads[1:]:
+                    thread.join(LOOK_EVERY_S * 2)
+                if not any(thread.is_alive() for thread in self._threads[1:]):
+                    self._process.stdout.close()  # one of another user, who cannot be stopped, ends when it writes
             _stop(self._process)
         for thread in self._threads:
             thread.join(GRACE_S)
@@ -282,8 +298,9 @@ if sys.platform == "win32":
         command = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=GRACE_S, check=False, creationflags=NO_WINDOW)
-        process.kill()
-        process.wait()
+        with suppress(OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait(GRACE_S)
 
     def _widen(pipe: IO[bytes] | None) -> None:
         pass
@@ -301,7 +318,8 @@ else:
                 os.killpg(process.pid, 0)  # until none of them is there
                 time.sleep(0.01)
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):  # another user's: it ends when it finds its pipe broken
+            process.wait(GRACE_S)
 
     def _widen(pipe: IO[bytes] | None) -> None:
         if sys.platform == "linux" and pipe is not None:

@@ -62,3 +62,7 @@ class _Content(Content):
 
     def check(self) -> None:
         self._reporter.look()
+
+    def finding(self, code: str, message: str, remedy: str) -> None:
+        subject = self._outcome.committed.snapshot.dataset
+        self._reporter.find(Finding(code=code, severity="warning", subject=subject, message=message, remedy=remedy))

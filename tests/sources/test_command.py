@@ -273,7 +273,7 @@ def test_restored_to_a_folder_it_is_a_file(tmp_path: Path, repo: pb.Repository) 
     ("code", "says"),
     [
         ("import sys; sys.stdin.buffer.read(); sys.exit(4)", "ended with code 4"),
-        ("import sys; sys.stdin.buffer.read(10)", "ended before it was given all"),
+        ("import sys; sys.stdin.buffer.read(10)", "ended before all was moved"),
     ],
 )
 def test_one_that_does_not_take_it_fails_the_restore(

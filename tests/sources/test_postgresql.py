@@ -127,7 +127,7 @@ class TestPostgreSQL(SourceConformance):
         super().test_what_is_there_is_not_replaced(repo)
         assert [name for name in self.server.databases() if name.startswith("pmr_before_")]
 
-    def test_a_cancelled_restore_leaves_what_was_there(
+    def test_a_restore_that_is_cancelled_at_any_look_leaves_what_was_there(
         self, repo: pb.Repository, strays: Callable[[], list[str]]
     ) -> None:
         real = self.write
@@ -139,8 +139,8 @@ class TestPostgreSQL(SourceConformance):
 
         self.write = write  # type: ignore[method-assign]
         self.writes = 20
-        super().test_a_cancelled_restore_leaves_what_was_there(repo, strays)
-        assert self.server.databases() == ["pmr", "postgres"]
+        super().test_a_restore_that_is_cancelled_at_any_look_leaves_what_was_there(repo, strays)
+        assert not [name for name in self.server.databases() if "restoring" in name]
 
 
 # ---------------------------------------------------------------- what is in it
@@ -334,6 +334,67 @@ def test_its_owner_and_settings_and_who_may_connect_come_back(server: PostgresSe
 
     assert like("copy") == like("pmr")
     assert like("copy")[0][0] == "till"
+
+
+def test_a_setting_that_cannot_be_is_told_and_all_else_comes(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE TEXT SEARCH CONFIGURATION drugs (COPY = simple)",
+        "ALTER DATABASE pmr SET default_text_search_config = 'public.drugs'",
+        "ALTER DATABASE pmr SET role = pharmacy",
+        "ALTER DATABASE pmr SET statement_timeout = '50ms'",
+        "CREATE TABLE t AS SELECT 17 AS n",
+    )
+    repo.backup([source(server)])
+    snapshot = repo.snapshot("pmr")
+    report = repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
+    assert report.datasets["pmr"].complete
+    query = "SELECT setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase WHERE datname = '{}'"
+    with server.connect() as connection:
+        connection.execute("RESET role")
+        same = [connection.execute(query.format(name)).fetchall() for name in ("pmr", "copy")]
+    assert same[0] == same[1] != []
+
+
+def test_a_membership_makes_nobody_a_master(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE ROLE clerk IN ROLE pharmacy, pg_read_all_data", "CREATE ROLE odd")
+    execute(server, "GRANT pg_execute_server_program TO odd")
+    repo.backup([source(server)])
+    execute(server, "DROP ROLE clerk", "DROP ROLE odd")
+    repo.restore(into={"pmr": source(server, "copy")})
+    query = (
+        "SELECT m.rolname, r.rolname FROM pg_auth_members a JOIN pg_roles r ON r.oid = roleid"
+        " JOIN pg_roles m ON m.oid = member WHERE m.rolname IN ('clerk', 'odd')"
+    )
+    assert execute(server, query) == [("clerk", "pg_read_all_data")]
+
+
+def test_only_tables_can_be_counted(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE MATERIALIZED VIEW counted AS SELECT 1 AS n")
+    with pytest.raises(pb.Incomplete) as incomplete:
+        repo.backup([source(server, count=["counted"])])
+    assert "counted cannot be counted" in incomplete.value.findings[0].message
+
+
+def test_a_dump_without_roles_belongs_to_whoever_restores(server: PostgresServer, repo: pb.Repository) -> None:
+    execute(server, "CREATE ROLE till", "CREATE TABLE t (n int)", "ALTER TABLE t OWNER TO till")
+    repo.backup([source(server, roles=False)])
+    execute(server, "ALTER TABLE t OWNER TO pharmacy", "DROP ROLE till")
+    repo.restore(into={"pmr": source(server, "copy")})
+
+
+def test_a_table_that_goes_before_it_is_locked(
+    server: PostgresServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pharmabackup.sources import postgresql as module
+
+    execute(server, "CREATE TABLE stays AS SELECT 1 n")
+    real = module.USERS_TABLES
+    monkeypatch.setattr(module, "USERS_TABLES", f"({real}) UNION SELECT 'public', 'gone' WHERE random() < 0.5")
+    monkeypatch.setattr(module, "LOOKS", 50)
+    for _ in range(5):
+        repo.backup([source(server)])
+    assert repo.snapshot("pmr").complete
 
 
 def test_who_owns_a_database_alone_backs_up_and_restores(server: PostgresServer, repo: pb.Repository) -> None:
@@ -530,15 +591,10 @@ def test_one_restore_at_a_time(server: PostgresServer, repo: pb.Repository) -> N
     execute(server, "CREATE TABLE t (n int)")
     repo.backup([source(server)])
 
-    def progress(event: pb.Event) -> None:
-        if event.kind == "dataset":
-            with source(server, "copy")._server.beside("x") as other:
-                other.execute("SELECT 1")
-
     with server.connect() as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended('pharmabackup restore copy', 0))")
         with pytest.raises(pb.Incomplete) as incomplete:
-            repo.restore(into={"pmr": source(server, "copy")}, progress=progress)
+            repo.restore(into={"pmr": source(server, "copy")})
     assert "Another restore into copy is under way" in incomplete.value.findings[0].message
     repo.restore(into={"pmr": source(server, "copy")})
 
@@ -548,7 +604,7 @@ def test_what_a_killed_restore_left_is_dropped_by_the_next(server: PostgresServe
     repo.backup([source(server)])
     left, others = "copy_restoring_0123abcd", "copy_restoring_by_hand"
     execute(server, f"CREATE DATABASE {left}", f"CREATE DATABASE {others}", database="postgres")
-    execute(server, f"COMMENT ON DATABASE {left} IS 'pharmabackup: being restored'", database="postgres")
+    execute(server, f"COMMENT ON DATABASE {left} IS 'pharmabackup: being restored as copy'", database="postgres")
     repo.restore(into={"pmr": source(server, "copy")})
     assert server.databases() == ["copy", others, "pmr", "postgres"]
 
@@ -621,7 +677,7 @@ def test_a_server_that_ends_idle_transactions_is_read_all_the_same(
     [
         "", "mysql://host/pmr", "postgresql://host", "postgresql://host/", "postgresql://host:port/pmr",
         "postgresql://host/pmr?options=-csearch_path%3Dx", "postgresql://host/a/b",
-        "host=db dbname=pmr password=hunter2",
+        "host=db dbname=pmr password=hunter2", "anne:hunter2@db",
     ],
 )  # fmt: skip
 def test_an_address_has_to_be_one(url: str) -> None:
