@@ -246,8 +246,7 @@ def test_a_small_change_in_a_large_dump_adds_little(tmp_path: Path, repo: pb.Rep
 TAKES = "import sys; open(sys.argv[1], 'wb').write(sys.stdin.buffer.read())"
 
 
-def _both(path: Path, restore: str = TAKES, **more: object) -> pb.Command:
-    size = 9_000_000
+def _both(path: Path, restore: str = TAKES, *, size: int = 9_000_000, **more: object) -> pb.Command:
     export = f"import random, sys; sys.stdout.buffer.write(random.Random(1).randbytes({size}))"
     return pb.Command(python(export), name="till", restore=python(restore, str(path)), **more)  # type: ignore[arg-type]
 
@@ -286,6 +285,25 @@ def test_one_that_does_not_take_it_fails_the_restore(
     (finding,) = incomplete.value.findings
     assert finding.code == "load-failed"
     assert says in finding.message
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("size", [100_000, 9_000_000])
+def test_one_that_leaves_its_input_to_another_did_not_take_it(
+    tmp_path: Path, repo: pb.Repository, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends well at once, and what it started holds the pipe and reads nothing."""
+    monkeypatch.setattr("pharmabackup.sources.program.GRACE_S", 1)
+    code = (
+        "import os, sys, time\nif os.fork(): os._exit(0)\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    )
+    source = _both(tmp_path / "child", code, size=size)
+    repo.backup([source])
+    with pytest.raises(pb.Incomplete) as incomplete:
+        repo.restore(into={"till": source})
+    assert "ended before all was moved" in incomplete.value.findings[0].message
+    _gone(int((tmp_path / "child").read_text()))
 
 
 def test_one_that_is_not_given_all_is_not_told_an_end(tmp_path: Path, repo: pb.Repository) -> None:

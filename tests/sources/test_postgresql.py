@@ -339,13 +339,13 @@ def test_its_owner_and_settings_and_who_may_connect_come_back(server: PostgresSe
 def test_a_setting_that_cannot_be_is_told_and_all_else_comes(server: PostgresServer, repo: pb.Repository) -> None:
     execute(
         server,
+        "CREATE TABLE t AS SELECT generate_series(1, 1500000) AS n",  # to count them takes longer than it may
         "CREATE TEXT SEARCH CONFIGURATION drugs (COPY = simple)",
         "ALTER DATABASE pmr SET default_text_search_config = 'public.drugs'",
         "ALTER DATABASE pmr SET role = pharmacy",
-        "ALTER DATABASE pmr SET statement_timeout = '50ms'",
-        "CREATE TABLE t AS SELECT 17 AS n",
+        "ALTER DATABASE pmr SET statement_timeout = '20ms'",
     )
-    repo.backup([source(server)])
+    repo.backup([source(server, count=["t"])])
     snapshot = repo.snapshot("pmr")
     report = repo.restore(into={"pmr": source(server, "copy")}, snapshots=[snapshot])
     assert report.datasets["pmr"].complete
