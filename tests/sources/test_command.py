@@ -241,6 +241,20 @@ def test_a_small_change_in_a_large_dump_adds_little(tmp_path: Path, repo: pb.Rep
     assert report.datasets["x"].added < 20 * 8_000 + 20_000
 
 
+def test_a_copy_in_another_repository_is_cut_as_finely(tmp_path: Path, repo: pb.Repository) -> None:
+    path = tmp_path / "export"
+    rows = [f"{n},{os.urandom(40).hex()}\n" for n in range(50_000)]
+    source = pb.Command(python("import sys; sys.stdout.write(open(sys.argv[1]).read())", str(path)), name="x")
+    with pb.Repository.create(tmp_path / "other", pb.Passphrase("a passphrase of tests")) as other:
+        for _ in range(2):
+            path.write_text("".join(rows))
+            repo.backup([source])
+            repo.copy(other)
+            rows[25_000] = "changed\n"
+        newest, _ = other.snapshots()
+        assert newest.added < 20_000
+
+
 # ---------------------------------------------------------------- restore
 
 TAKES = "import sys; open(sys.argv[1], 'wb').write(sys.stdin.buffer.read())"

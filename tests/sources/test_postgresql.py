@@ -397,6 +397,21 @@ def test_who_owns_a_database_alone_backs_up_and_restores(server: PostgresServer,
     assert execute(server, "SELECT n FROM t", database="copy") == [(17,)]
 
 
+def test_who_may_not_into_the_servers_own_database_restores_beside_another(
+    server: PostgresServer, repo: pb.Repository
+) -> None:
+    execute(server, "CREATE ROLE till LOGIN CREATEDB PASSWORD 'p'", "ALTER DATABASE pmr OWNER TO till")
+    execute(server, "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+    try:
+        repo.backup([pb.PostgreSQL(server.url("pmr", "till"), password="p", tools=server.bin, roles=False)])
+        copy = pb.PostgreSQL(server.url("copy", "till"), password="p", tools=server.bin, roles=False)
+        repo.restore(into={"pmr": copy})
+        assert copy._server._beside == "template1"
+    finally:
+        execute(server, "GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+    assert "copy" in server.databases()
+
+
 def test_one_without_an_encoding(server: PostgresServer, repo: pb.Repository) -> None:
     execute(
         server,
