@@ -35,7 +35,7 @@ from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from pharmabackup.sources import Command, Files, PostgreSQL, Source, SQLite
+    from pharmabackup.sources import Command, Files, MySQL, PostgreSQL, Source, SQLite
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "InvalidInput",
     "Keep",
     "KeyFile",
+    "MySQL",
     "NotFound",
     "NotPermitted",
     "Passphrase",
@@ -74,7 +75,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Sources are imported when they are first named: opening a repository, or looking into it, does not wait."""
-    if name not in ("Command", "Files", "PostgreSQL", "SQLite", "Source"):
+    if name not in ("Command", "Files", "MySQL", "PostgreSQL", "SQLite", "Source"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     thing = globals()[name] = getattr(import_module("pharmabackup.sources"), name)
     return thing

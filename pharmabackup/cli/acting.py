@@ -67,6 +67,9 @@ def init(settings: Settings) -> None:
     help="A PostgreSQL database; PGPASSWORD or ~/.pgpass.",
 )
 @click.option(
+    "--mysql", "mysqls", metavar="[NAME=]URL", multiple=True, help="A MariaDB or MySQL database; ~/.my.cnf."
+)
+@click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
@@ -78,15 +81,16 @@ def backup(
     folders: tuple[str, ...],
     databases: tuple[str, ...],
     served: tuple[str, ...],
+    mysqls: tuple[str, ...],
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
     others: tuple[str, ...],
     reason: str | None,
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served)
+    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls)
     if not sources:
-        raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH or --postgresql URL.")
+        raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH, --postgresql URL or --mysql URL.")
     who, away = settings.who(), False
     with ExitStack() as stack:
         repository = stack.enter_context(settings.open_at(settings.url(), who))
@@ -114,6 +118,7 @@ def sources_of(
     tiers: dict[str, object],
     exclude: tuple[str, ...],
     served: tuple[str, ...] = (),
+    mysqls: tuple[str, ...] = (),
 ) -> list[pb.Source]:
     """The folders and databases that were named."""
 
@@ -126,8 +131,11 @@ def sources_of(
     def server(url: str, name: str | None, tier: int) -> pb.Source:
         return pb.PostgreSQL(url, name=name, tier=tier)
 
+    def mysql(url: str, name: str | None, tier: int) -> pb.Source:
+        return pb.MySQL(url, name=name, tier=tier)
+
     sources: list[pb.Source] = []
-    for make, texts in ((server, served), (database, databases), (folder, folders)):
+    for make, texts in ((server, served), (mysql, mysqls), (database, databases), (folder, folders)):
         for text in texts:
             name, path = named(text)
             source = make(path, name, TIER)
@@ -187,6 +195,8 @@ def _loaded(repository: pb.Repository, places: Mapping[str, object], before: dat
             found[name] = pb.Files(str(place), name=name)
         elif kind == "postgresql":
             found[name] = pb.PostgreSQL(str(place), name=name)
+        elif kind == "mysql":
+            found[name] = pb.MySQL(str(place), name=name)
         else:
             raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
     return found

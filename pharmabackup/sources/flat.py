@@ -24,3 +24,15 @@ def put_files(sink: Sink, files: Sequence[tuple[bytes, int, int]]) -> None:
         stored=[stored for _, _, stored in files],
     )
     sink.folder(b"", columns, b"")
+
+
+def put_bytes(sink: Sink, data: bytes) -> tuple[int, int]:
+    """Store these; (chunks, bytes)."""
+    left = [data]
+
+    def read_into(view: memoryview) -> int:
+        piece, left[0] = left[0][: len(view)], left[0][len(view) :]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    return sink.stream(read_into)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, Unsupported
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
-from pharmabackup.sources.flat import put_files
+from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_load import Loading
 from pharmabackup.sources.postgresql_roles import read_database, read_roles
 from pharmabackup.sources.postgresql_server import (
@@ -26,8 +26,9 @@ from pharmabackup.sources.postgresql_server import (
     resolved,
     told,
 )
-from pharmabackup.sources.postgresql_tools import SETS_TRANSACTION_TIMEOUT, Tools, trouble
+from pharmabackup.sources.postgresql_tools import SETS_TRANSACTION_TIMEOUT, SIGNS, Tools
 from pharmabackup.sources.program import Program
+from pharmabackup.sources.tools import trouble
 
 if TYPE_CHECKING:
     from pharmabackup.sources.postgresql_server import Connection
@@ -185,9 +186,9 @@ class _Database(View):
         source, connection = self._source, self._connection
         files = [(DUMP, *self._dumped(sink))]
         with told(source.name):
-            files.append((DATABASE, *_put(sink, json.dumps(read_database(connection), indent=1).encode())))
+            files.append((DATABASE, *put_bytes(sink, json.dumps(read_database(connection), indent=1).encode())))
             if source._roles:
-                files.append((ROLES, *_put(sink, read_roles(connection))))
+                files.append((ROLES, *put_bytes(sink, read_roles(connection))))
             facts = self._facts()
         put_files(sink, files)
         server, version = self._versions["major"], self._versions["pg_dump"]
@@ -217,7 +218,7 @@ class _Database(View):
             dataset=source.name,
             seconds=DUMP_TIME.total_seconds(),
             env=source._server.environment(),
-            trouble=lambda code, errors: trouble("pg_dump", code, errors),
+            trouble=lambda code, errors: trouble(SIGNS, "pg_dump", code, errors),
         ) as program:
             stored = sink.stream(program.output(sink.check), fine=True)
             program.finish(sink.check)
@@ -236,14 +237,3 @@ class _Database(View):
             **collation(connection),
             "rows": count_rows(connection, resolved(connection, source._count, source.name)),
         }
-
-
-def _put(sink: Sink, data: bytes) -> tuple[int, int]:
-    left = [data]
-
-    def read_into(view: memoryview) -> int:
-        piece, left[0] = left[0][: len(view)], left[0][len(view) :]
-        view[: len(piece)] = piece
-        return len(piece)
-
-    return sink.stream(read_into)

@@ -13,8 +13,9 @@ from pharmabackup.errors import Conflict, SourceFailed
 from pharmabackup.sources.base import Content
 from pharmabackup.sources.postgresql_roles import apply_to_database, create_roles
 from pharmabackup.sources.postgresql_server import COLLATION, Server, count_rows, major, one
-from pharmabackup.sources.postgresql_tools import Tools, trouble
+from pharmabackup.sources.postgresql_tools import SIGNS, Tools
 from pharmabackup.sources.program import Program
+from pharmabackup.sources.tools import trouble
 
 if TYPE_CHECKING:
     from pharmabackup.sources.postgresql_server import Connection
@@ -124,7 +125,7 @@ class Loading:
             seconds=LOAD_TIME.total_seconds(),
             env=self._server.environment(),
             feed=True,
-            trouble=lambda code, errors: trouble("pg_restore", code, errors),
+            trouble=lambda code, errors: trouble(SIGNS, "pg_restore", code, errors),
         ) as running:
             running.feed(self._content.read(path), self._content.check)
             running.finish(self._content.check)

@@ -6,13 +6,12 @@ Error texts of a server may quote rows. None is repeated: what happened is told 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pharmabackup.errors import Error, InvalidInput, SourceFailed, Unsupported
+from pharmabackup.errors import SourceFailed, Unsupported
+from pharmabackup.sources.address import address, bad_address
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,7 +42,7 @@ OPTIONS = {
     "sslrootcert": "PGSSLROOTCERT",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
-CONNINFO = re.compile(r"\b(host|hostaddr|port|user|password|dbname|service)\s*=", re.IGNORECASE)
+SCHEMES = ("postgresql", "postgres")
 
 UNREACHABLE = ("unreachable", "cannot be reached", "Check that PostgreSQL runs, and its host, port and firewall.")
 LOGIN = ("login", "does not let this user in", "Check user, password, the database's name, and pg_hba.conf.")
@@ -82,31 +81,13 @@ class Server:
     """A database, as `url` names it. InvalidInput."""
 
     def __init__(self, url: str, password: str | None) -> None:
-        if "://" not in url:
-            if CONNINFO.search(url) or {"@", ":", "/"} & set(url):
-                raise _bad_url("it is neither a name nor a URL")
-            url = f"postgresql:///{url}"
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise _bad_url("its port is no number") from None
-        if parts.scheme not in ("postgresql", "postgres"):
-            raise _bad_url("it does not begin with postgresql://")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if parts.password is not None or "password" in options:
-            raise InvalidInput(
-                "A database's URL must not hold its password, since URLs are logged.",
-                remedy="Give it as `password`, or keep it in a password file (~/.pgpass).",
-            )
-        host = options.pop("host", None) or (unquote(parts.hostname) if parts.hostname else None)
-        user = options.pop("user", None) or (unquote(parts.username) if parts.username else None)
-        given = {"host": host, "port": options.pop("port", None) or port, "user": user}
+        found = address(url, schemes=SCHEMES, product="PostgreSQL", kept="a password file (~/.pgpass)")
+        options = found.options
+        host, user = options.pop("host", None) or found.host, options.pop("user", None) or found.user
+        given = {"host": host, "port": options.pop("port", None) or found.port, "user": user}
         if unknown := sorted(set(options) - set(OPTIONS)):
-            raise _bad_url(f"{unknown[0]} is no option that is passed on")
-        self.database = unquote(parts.path.removeprefix("/"))
-        if not self.database or "/" in self.database or "\0" in unquote(url):
-            raise _bad_url("it names no database")
+            raise bad_address(f"{unknown[0]} is no option that is passed on", SCHEMES[0], "PostgreSQL")
+        self.database = found.database
         self._given = {name: str(value) for name, value in given.items() if value} | options
         self._password = password
         self._beside: str | None = None  # the database that this user may connect to while others are made
@@ -202,13 +183,6 @@ def failed(state: str | None, dataset: str, text: str = "") -> SourceFailed:
     kind, what, remedy = known
     said = "" if state is None else f" ({state})"
     return SourceFailed(f"The database of {dataset!r} {what}{said}.", kind=kind, remedy=remedy, dataset=dataset)
-
-
-def _bad_url(why: str) -> Error:
-    return InvalidInput(
-        f"That is no address of a PostgreSQL database: {why}.",
-        remedy='Write "pmr" or "postgresql://user@host:5432/pmr".',
-    )
 
 
 # ---------------------------------------------------------------- questions

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-import subprocess
 import sys
 
 from pharmabackup.errors import SourceFailed
-from pharmabackup.sources.program import NO_WINDOW
+from pharmabackup.sources.tools import Signs, candidates, says
 
 WELL_KNOWN = {
     "win32": (r"C:\Program Files\PostgreSQL\*\bin",),
@@ -23,8 +21,7 @@ WELL_KNOWN = {
 SETS_TRANSACTION_TIMEOUT = 17  # its pg_restore begins with a setting that servers before it refuse
 
 RIGHTS = "this user may not do that with all of it"
-# What is in an error output: kind, what happened, remedy. English, as programs are told to speak; servers may not.
-SIGNS = (
+SIGNS: Signs = (
     (b"server version mismatch", "tool-too-old", "it is older than the server", "Install the server's own version."),
     (b"permission denied", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
     (b"must be owner", "permission", RIGHTS, "Use the owner, grant that, or restore with roles=False."),
@@ -40,19 +37,11 @@ SIGNS = (
 )
 
 
-def trouble(tool: str, code: int, errors: bytes) -> tuple[str, str, str] | None:
-    """What a tool's error output means, by what these programs say; none of it is repeated."""
-    for sign, kind, what, remedy in SIGNS:
-        if sign in errors:
-            return kind, f"{tool} ended with code {code}: {what}.", remedy
-    return None
-
-
 class Tools:
     """Where the server's programs are: in the folder that was given, on the path, or where installers put them."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
-        self._folder = None if folder is None else os.path.abspath(folder)
+        self._folder = folder
         self._found: dict[tuple[str, int], tuple[str, int]] = {}
 
     def program(self, name: str, server: int, dataset: str) -> tuple[str, int]:
@@ -83,26 +72,12 @@ class Tools:
         return self._found[name, server]
 
     def _candidates(self, name: str) -> list[str]:
-        if self._folder is not None:
-            folders = [self._folder]
-        else:
-            on_path = os.environ.get("PATH", "").split(os.pathsep)
-            folders = [*(found for pattern in WELL_KNOWN for found in sorted(glob.glob(pattern))), *on_path]
-        file = f"{name}.exe" if sys.platform == "win32" else name
-        # Not `which`: on Windows it finds what lies in the current folder first.
-        paths = (os.path.join(folder, file) for folder in folders if os.path.isabs(folder))
-        found = (path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK))
         # Debian's wrapper is another version for each cluster that it is told of.
-        return [path for path in dict.fromkeys(found) if "pg_wrapper" not in os.path.realpath(path)]
+        found = candidates(name, self._folder, WELL_KNOWN)
+        return [path for path in found if "pg_wrapper" not in os.path.realpath(path)]
 
     @staticmethod
     def _version(path: str) -> int:
         """Its major version; 0 where it does not run."""
-        try:
-            said = subprocess.run(
-                [path, "--version"], capture_output=True, timeout=60, check=True, creationflags=NO_WINDOW
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            return 0
-        numbers = re.findall(rb"\) (\d+)", said)
+        numbers = re.findall(rb"\) (\d+)", says(path))
         return int(numbers[0]) if numbers else 0

@@ -64,6 +64,7 @@ class Program:
         self._threads: list[threading.Thread] = []
         self._pieces: queue.Queue[bytes | None] = queue.Queue(AHEAD)
         self._rest = memoryview(b"")
+        self._reading = False
         self._broken = False  # it ended before it was given all
         self._all_moved = False  # its output was read to its end, or its input given and closed
         self._finished = False
@@ -97,10 +98,20 @@ class Program:
 
     # ------------------------------------------------------------ its output
 
+    def read_until(self, sign: Callable[[bytes], bool], *, seconds: float) -> None:
+        """Read ahead, and keep, until it shows that, or has ended. SourceFailed when it takes longer."""
+        self._deadline = time.monotonic() + seconds
+        self._begin(self._pump, self._process.stdout)
+        self._reading, head = True, b""
+        while (piece := self._next(lambda: None)) and not sign(head := head + piece):
+            pass
+        self._rest, self._deadline = memoryview(head), math.inf
+
     def output(self, look: Look) -> Callable[[memoryview], int]:
         """What fills a buffer with its output and gives how much that was; 0 at the end. For one thread."""
         self._deadline = time.monotonic() + self._seconds
-        self._begin(self._pump, self._process.stdout)
+        if not self._reading:
+            self._begin(self._pump, self._process.stdout)
 
         def read_into(view: memoryview) -> int:
             if not self._rest:

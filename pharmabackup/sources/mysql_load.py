@@ -1,0 +1,235 @@
+"""Restoring a database into MariaDB or MySQL: beside what is there, compared, and then all its tables at once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pharmabackup.errors import Conflict, SourceFailed
+from pharmabackup.sources.base import Content
+from pharmabackup.sources.mysql_schema import EVENTS as EVENTS_OF
+from pharmabackup.sources.mysql_schema import TRIGGERS, Schema
+from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables
+from pharmabackup.sources.mysql_tools import SIGNS, Dumping
+from pharmabackup.sources.program import Program
+from pharmabackup.sources.tools import trouble
+
+if TYPE_CHECKING:
+    from pharmabackup.sources.mysql_server import Connection
+
+DATABASE, EVENTS, PROGRAMS = b"database.sql", b"events.sql", b"programs.sql"
+LOAD_TIME = timedelta(hours=72)
+NAME_MAX = 64  # characters of a name
+MARK = "pharmabackup is restoring"  # a table in a database that is being loaded, until it is whole
+NEW = "CREATE DATABASE {} CHARACTER SET {} COLLATE {}"
+WORD = re.compile(r"\w+")
+
+
+class Loading:
+    """One restore. Each step has a connection of its own, since hours lie between them."""
+
+    def __init__(
+        self, server: Server, client: str, mariadb: bool, dumping: Dumping, dataset: str, content: Content
+    ) -> None:
+        """`client`: the program that runs statements, and whether it is MariaDB's."""
+        self._server = server
+        self._client = client
+        self._mariadb = mariadb
+        self._dumping = dumping
+        self._dataset = dataset
+        self._content = content
+        self._look = content.check
+
+    def run(self) -> Mapping[str, object]:
+        """Load it beside what is there, compare, and give it its place. SourceFailed: nothing was replaced."""
+        with self._alone():
+            with self._connected() as connection:
+                self._drop_leftovers(connection)
+                beside = self._free_name(f"restoring_{secrets.token_hex(4)}")
+                run(connection, self._new(beside))
+                run(connection, f"CREATE TABLE {quoted(beside, MARK)} (a int)")
+            try:
+                self._execute(self._content.read(DATABASE), beside)
+                rows = self._verified(beside)
+                programs, events = (b"".join(self._content.read(path)) for path in (PROGRAMS, EVENTS))
+                self._execute([programs], beside)  # else a mistake in them would come too late
+                self._look()
+                replaced = self._switch(beside, programs)
+            finally:
+                with suppress(SourceFailed), self._connected() as connection:
+                    run(connection, f"DROP DATABASE IF EXISTS {quoted(beside)}")
+            self._begin_events(events)
+        facts: dict[str, object] = {"database": self._server.database, "rows": rows}
+        return facts | ({"replaced": replaced} if replaced else {})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One restore into a database at a time: the next drops what one that was killed has left."""
+        name = "pharmabackup " + hashlib.sha256(self._server.database.encode()).hexdigest()[:32]
+        with self._connected() as connection:
+            if not one(connection, "SELECT get_lock(%s, 0)", name):
+                raise Conflict(
+                    f"Another restore into {self._server.database} is under way.",
+                    kind="in-use",
+                    remedy="Wait until it has ended.",
+                )
+            yield
+
+    def _connected(self) -> AbstractContextManager[Connection]:
+        return self._server.connected(self._dataset, None)
+
+    # ------------------------------------------------------------ beside
+
+    def _new(self, name: str) -> str:
+        """With the character set of the one that was dumped."""
+        given = [str(self._content.facts.get(key, "")) for key in ("characters", "collation")]
+        if not all(map(WORD.fullmatch, given)):
+            raise SourceFailed(
+                f"The backup of {self._dataset} does not say which character set it has.",
+                kind="damaged",
+                remedy="Restore to a folder, and load database.sql by hand.",
+                dataset=self._dataset,
+            )
+        return NEW.format(quoted(name), *given)
+
+    def _execute(
+        self, pieces: Iterable[bytes | memoryview], database: str, *, look: Callable[[], None] | None = None
+    ) -> None:
+        look = look or self._look
+        command = [
+            self._client,
+            *self._server.arguments(mariadb=self._mariadb),
+            "--batch",
+            "--binary-mode",  # no commands of the client's own in what is data
+            "--local-infile=0",
+            f"--database={database}",
+        ]
+        with Program(
+            command,
+            dataset=self._dataset,
+            seconds=LOAD_TIME.total_seconds(),
+            env=self._server.environment(),
+            feed=True,
+            trouble=lambda code, errors: trouble(SIGNS, "The client", code, errors),
+        ) as running:
+            running.feed(pieces, look)
+            running.finish(look)
+
+    def _verified(self, database: str) -> dict[str, int]:
+        """The server's own check of each table, and the counted rows, which must be those of the backup."""
+        expected = self._content.facts.get("rows")
+        expected = expected if isinstance(expected, dict) else {}
+        with self._connected() as connection:
+            for table in tables(connection, database):
+                self._look()
+                for _, _, kind, _ in run(connection, f"CHECK TABLE {quoted(database, table)}"):
+                    if str(kind).lower() == "error":
+                        raise self._damaged(f"{table} does not pass the server's own check")
+            found = count_rows(connection, database, expected)
+        if wrong := [table for table, count in expected.items() if found[table] != count]:
+            raise self._damaged(
+                f"{wrong[0]} has {found[wrong[0]]:,} rows in the restored {self._dataset}, and had "
+                f"{expected[wrong[0]]:,} when it was backed up"
+            )
+        return found
+
+    def _damaged(self, what: str) -> SourceFailed:
+        return SourceFailed(
+            f"{what}.",
+            kind="damaged",
+            remedy="Restore an earlier snapshot, and keep this one to look at.",
+            dataset=self._dataset,
+        )
+
+    # ------------------------------------------------------------ its place
+
+    def _switch(self, beside: str, programs: bytes) -> str | None:
+        """All tables at once. What was there keeps another name, which is returned. Nothing is cancelled now."""
+        name, replaced, before, events = self._server.database, None, b"", b""
+        with self._connected() as connection:
+            if not exists(connection, name):
+                run(connection, self._new(name))
+            old, new = Schema.read(connection, name), Schema.read(connection, beside)
+            if not old.empty:
+                replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}")
+                before = self._dumping.programs(old.whole_views, self._look)
+                events = self._dumping.events(self._look)
+                run(connection, f"CREATE DATABASE {quoted(replaced)}")
+            run(connection, f"DROP TABLE {quoted(beside, MARK)}")
+            self._drop_programs(connection, beside, new)
+            moves = [(beside, name, table) for table in new.tables if table != MARK]
+            if replaced is not None:
+                moves[:0] = [(name, replaced, table) for table in old.tables]
+            try:
+                self._drop_programs(connection, name, old)  # tables with triggers do not move
+                if moves:
+                    steps = ", ".join(f"{quoted(a, table)} TO {quoted(b, table)}" for a, b, table in moves)
+                    run(connection, f"RENAME TABLE {steps}")
+            except BaseException:
+                if replaced is not None:
+                    self._execute([before, events], name, look=_nothing)
+                    run(connection, f"DROP DATABASE {quoted(replaced)}")
+                raise
+        try:
+            self._execute([programs], name, look=_nothing)
+            if replaced is not None:
+                self._execute([before, events], replaced, look=_nothing)
+                self._end_events(replaced)
+        except SourceFailed as why:
+            raise SourceFailed(
+                f"The tables of {self._dataset} came back as {name}, but not its views and triggers: {why.message}",
+                kind=why.kind,
+                remedy="Load programs.sql of the snapshot by hand"
+                + (f"; what was there before is in {replaced}." if replaced else "."),
+                dataset=self._dataset,
+            ) from None
+        return replaced
+
+    def _end_events(self, database: str) -> None:
+        """Those of what was replaced are kept, and act no more."""
+        with self._connected() as connection:
+            for (event,) in run(connection, EVENTS_OF, database):
+                run(connection, f"ALTER EVENT {quoted(database, str(event))} DISABLE")
+
+    def _drop_programs(self, connection: Connection, database: str, schema: Schema) -> None:
+        for (trigger,) in run(connection, TRIGGERS, database):
+            run(connection, f"DROP TRIGGER {quoted(database, str(trigger))}")
+        for view in schema.views:
+            run(connection, f"DROP VIEW {quoted(database, view)}")
+        for kind, routine in schema.routines:
+            run(connection, f"DROP {kind} IF EXISTS {quoted(database, routine)}")
+        for (event,) in run(connection, EVENTS_OF, database):
+            run(connection, f"DROP EVENT {quoted(database, str(event))}")
+
+    def _begin_events(self, events: bytes) -> None:
+        """Last of all: they act by themselves."""
+        try:
+            self._execute([events], self._server.database, look=_nothing)
+        except SourceFailed as error:
+            self._content.finding(
+                "not-restored",
+                f"The database of {self._dataset!r} is whole, but its events were not begun: {error.message}",
+                "Load events.sql of the snapshot by hand.",
+            )
+
+    # ------------------------------------------------------------ names
+
+    def _free_name(self, what: str) -> str:
+        return self._server.database[: NAME_MAX - len(what) - 1] + f"_{what}"
+
+    def _drop_leftovers(self, connection: Connection) -> None:
+        """What restores that were killed have left, of this database: they are marked."""
+        stem = self._free_name("restoring_" + "0" * 8).removesuffix("0" * 8)
+        query = "SELECT table_schema FROM information_schema.tables WHERE table_name = %s"
+        for (found,) in run(connection, query, MARK):
+            if re.fullmatch(re.escape(stem) + "[0-9a-f]{8}", str(found)):
+                run(connection, f"DROP DATABASE {quoted(str(found))}")
+
+
+def _nothing() -> None:
+    """What looks for a cancel where none may come between."""

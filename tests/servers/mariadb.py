@@ -1,0 +1,91 @@
+"""A MariaDB server of the tests' own, on a free port of this machine: Debian's, never as root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers.process import free_port, running
+
+PASSWORD = "pass of the tests, with '\\ and %"
+
+
+@dataclass(frozen=True)
+class MariaServer:
+    port: int
+    socket: Path
+    user: str = "pharmacy"
+
+    def url(self, database: str, user: str | None = None) -> str:
+        return f"mariadb://{user or self.user}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str | None = None):
+        import pymysql
+
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user=self.user, password=PASSWORD, database=database, autocommit=True,
+            charset="utf8mb4",
+        )  # fmt: skip
+
+    def databases(self) -> list[str]:
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT schema_name FROM information_schema.schemata ORDER BY 1")
+            own = {"mysql", "information_schema", "performance_schema", "sys"}
+            return [name for (name,) in cursor.fetchall() if name not in own]
+
+
+@contextmanager
+def mariadb(folder: Path, *options: str) -> Iterator[MariaServer]:
+    """With a user `pharmacy`, who may do all and needs a password."""
+    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
+    program = shutil.which("mariadbd", path=path)
+    if program is None:
+        pytest.skip("MariaDB is not installed (Debian: mariadb-server)")
+    server = MariaServer(free_port(), folder / "s")
+    as_user: list[str] = []
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("MariaDB does not run as root, and setpriv is not installed (Debian: util-linux)")
+        as_user = ["setpriv", "--reuid=mysql", "--regid=mysql", "--clear-groups"]
+        for above in [folder, *folder.parents]:
+            if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
+                above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
+        shutil.chown(folder, "mysql", "mysql")
+    data = folder / "data"
+    quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
+    first = folder / "first.sql"
+    first.write_text(
+        f"CREATE USER IF NOT EXISTS '{server.user}'@'127.0.0.1' IDENTIFIED BY '{quoted}';\n"
+        f"GRANT ALL PRIVILEGES ON *.* TO '{server.user}'@'127.0.0.1' WITH GRANT OPTION;\n"
+        f"CREATE USER IF NOT EXISTS '{server.user}'@'localhost' IDENTIFIED BY '{quoted}';\n"
+        f"GRANT ALL PRIVILEGES ON *.* TO '{server.user}'@'localhost' WITH GRANT OPTION;\n"
+    )
+    subprocess.run(
+        [*as_user, "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
+         "--auth-root-authentication-method=normal"],
+        check=True, capture_output=True, cwd=folder,
+    )  # fmt: skip
+    command = [
+        *as_user, program, "--no-defaults", f"--datadir={data}", f"--port={server.port}", f"--socket={server.socket}",
+        "--bind-address=127.0.0.1", "--skip-name-resolve", f"--init-file={first}",
+        f"--pid-file={folder / 'pid'}", *options,
+    ]  # fmt: skip
+
+    def ready() -> bool:
+        import pymysql
+
+        try:
+            server.connect().close()
+        except pymysql.MySQLError:
+            return False
+        return True
+
+    with running(command, server.port, folder, ready=ready):
+        yield server
