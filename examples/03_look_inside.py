@@ -9,6 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import fsspec
+
 import pharmabackup as pb
 
 
@@ -29,6 +31,11 @@ def look(shop: Path, out: Path) -> None:
                 open(out / Path(procedures[0].path).name, "wb") as target,
             ):
                 shutil.copyfileobj(source, target)  # fetches and verifies only what is read
+
+        # The same for pandas, DuckDB and all that uses fsspec: pharmabackup://DATASET/PATH
+        in_place = fsspec.filesystem("pharmabackup", repository=repo)
+        for path in in_place.glob("documents/sops/**/*.*")[:5]:
+            print(f"{len(in_place.cat_file(path)):>12,}  {path}")
 
         pmr = repo.snapshot("pmr")
         with open(out / "patient.csv", "w", newline="", encoding="utf-8") as file:

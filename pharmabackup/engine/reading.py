@@ -312,13 +312,13 @@ class SnapshotReader:
 
     def find(self, path: bytes) -> Entry | None:
         """One entry by its path; hard links lead to the entry with the content."""
-        above = path.rpartition(b"/")[0]
+        return next((entry for entry in self.folder(path.rpartition(b"/")[0]) if entry.path == path), None)
+
+    def folder(self, path: bytes) -> Iterator[Entry]:
+        """What lies in one folder; b"" is the dataset's root."""
         for folder, frame, start in read_folders(self.frames()):
-            if folder.path == above:
-                for entry in entries(folder, frame, start):
-                    if entry.path == path and path:
-                        return entry
-        return None
+            if folder.path == path:
+                yield from (entry for entry in entries(folder, frame, start) if entry.path)
 
     def read(self, start: int, length: int) -> bytes:
         """Bytes of the content stream. Damaged."""

@@ -8,14 +8,20 @@ from fsspec.spec import AbstractFileSystem
 
 from pharmabackup.engine.reading import SnapshotReader
 from pharmabackup.errors import NotFound, Unsupported
-from pharmabackup.format.manifest import EntryKind
+from pharmabackup.format.manifest import Entry, EntryKind
 from pharmabackup.verbs.browse import SHOWN, open_file, raw_path, shown
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    facts = shown(entry)
+    kind = "directory" if entry.kind == EntryKind.FOLDER else SHOWN.get(entry.kind, "other")
+    return {"name": facts.path, "size": facts.size, "type": kind, "mtime": facts.modified}
 
 
 class SnapshotFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """What fsspec, pandas and friends need to read a snapshot's files in place."""
 
-    protocol = "pharmabackup"
+    protocol = "snapshot"
     cachable = False
     root_marker = ""
 
@@ -28,11 +34,7 @@ class SnapshotFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if not raw:
             return {"name": "", "size": 0, "type": "directory"}
         entry = self._reader.find(raw)
-        if entry is None:
-            return None
-        facts = shown(entry)
-        kind = "directory" if entry.kind == EntryKind.FOLDER else SHOWN.get(entry.kind, "other")
-        return {"name": facts.path, "size": facts.size, "type": kind, "mtime": facts.modified}
+        return None if entry is None else _facts(entry)
 
     def info(self, path: str, **_: Any) -> dict[str, object]:
         facts = self._facts(path)
@@ -47,14 +49,7 @@ class SnapshotFileSystem(AbstractFileSystem):  # type: ignore[misc]
         here = self.info(path)
         if here["type"] != "directory":
             return [here] if detail else [here["name"]]
-        folder = raw_path(self._strip_protocol(path))
-        found = []
-        for entries in self._reader.entries():
-            for entry in entries:
-                if entry.path and entry.path.rpartition(b"/")[0] == folder:
-                    facts = shown(entry)
-                    kind = "directory" if entry.kind == EntryKind.FOLDER else SHOWN.get(entry.kind, "other")
-                    found.append({"name": facts.path, "size": facts.size, "type": kind, "mtime": facts.modified})
+        found = [_facts(entry) for entry in self._reader.folder(raw_path(self._strip_protocol(path)))]
         return found if detail else [item["name"] for item in found]
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
