@@ -5,7 +5,7 @@
 
 The passphrase comes from PHARMABACKUP_PASSPHRASE, that of who is enrolled from PHARMABACKUP_NEW, the folder for
 caches from PHARMABACKUP_STATE, storage_options from PHARMABACKUP_STORAGE, as JSON. A backup takes a path that ends in
-.db as a live SQLite database, postgresql:// as a server's, and every other path as a tree of files. Days are counted
+.db as a live SQLite database, postgresql:// or mariadb:// as a server's, others as trees of files. Days are counted
 by backups: the first was of day 1.
 """
 
@@ -73,6 +73,8 @@ def main(verb: str, url: str, *arguments: str) -> None:
 def source_of(path: str) -> pb.Source:
     if path.startswith("postgresql://"):
         return pb.PostgreSQL(path)
+    if path.startswith("mariadb://"):
+        return pb.MySQL(path)
     return pb.SQLite(path) if path.endswith(".db") else pb.Files(path)
 
 

@@ -37,6 +37,7 @@ ALONE = (
     "planted",
     "names",
     "databases",
+    "databases_mariadb",
 )
 MEASUREMENTS = {name: [f"{name}.py"] for name in ALONE} | {
     f"far-{place}": ["far.py", place] for place in ("s3", "sftp", "azure")

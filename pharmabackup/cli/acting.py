@@ -67,7 +67,11 @@ def init(settings: Settings) -> None:
     help="A PostgreSQL database; PGPASSWORD or ~/.pgpass.",
 )
 @click.option(
-    "--mysql", "mysqls", metavar="[NAME=]URL", multiple=True, help="A MariaDB or MySQL database; ~/.my.cnf."
+    "--mysql",
+    "mysqls",
+    metavar="[NAME=]URL",
+    multiple=True,
+    help="A MariaDB or MySQL database; MYSQL_PWD or ~/.my.cnf.",
 )
 @click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."

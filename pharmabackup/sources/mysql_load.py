@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, SourceFailed
 from pharmabackup.sources.base import Content
+from pharmabackup.sources.mysql_rows import joined
 from pharmabackup.sources.mysql_schema import EVENTS as EVENTS_OF
 from pharmabackup.sources.mysql_schema import TRIGGERS, Schema
 from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables
@@ -54,7 +55,7 @@ class Loading:
                 run(connection, self._new(beside))
                 run(connection, f"CREATE TABLE {quoted(beside, MARK)} (a int)")
             try:
-                self._execute(self._content.read(DATABASE), beside)
+                self._execute(joined(self._content.read(DATABASE)), beside)
                 rows = self._verified(beside)
                 programs, events = (b"".join(self._content.read(path)) for path in (PROGRAMS, EVENTS))
                 self._execute([programs], beside)  # else a mistake in them would come too late

@@ -1,4 +1,4 @@
-"""Counting the rows of tables in a dump that passes by: they are of the dump's own moment.
+"""Rows in a dump: counted as it passes by, when they are of its own moment, and joined when it is loaded.
 
 In a dump made with --skip-extended-insert each row is a line, INSERT INTO `table` …; in values a line's end is
 written \\n. They stand between LOCK TABLES and UNLOCK TABLES, which a trigger or routine must not hold.
@@ -6,11 +6,14 @@ written \\n. They stand between LOCK TABLES and UNLOCK TABLES, which a trigger o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pharmabackup.sources.mysql_server import quoted
 
 LONGEST = 1 << 10  # bytes of what is looked for: a name has 64 characters
+NAME = rb"`(?:[^`\n]|``)+`"
+HEAD = re.compile(rb"INSERT INTO %b(?: \((?:(?:%b|\w+)(?:, )?)+\))? VALUES \(" % (NAME, NAME))
 LOCK, UNLOCK, INSERT = b"\nLOCK TABLES `", b"\nUNLOCK TABLES;", b"\nINSERT INTO "
 
 
@@ -54,3 +57,18 @@ class RowCount:
                 until += 1
             at = until
         self._held = data[end:]
+
+
+def joined(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """A dump of tables with a statement for many rows: a server takes them twice as fast.
+
+    Rows follow one another only in one table. Where a piece ends a statement ends, so none is larger than a piece.
+    """
+    for piece in pieces:
+        data, at = bytes(piece), 0
+        while (at := data.find(INSERT, at)) >= 0:
+            if head := HEAD.match(data, at + 1):
+                start = head.end()
+                data = data[:start] + data[start:].replace(b");\n" + head[0], b"),\n(")
+            at += 1
+        yield data

@@ -150,8 +150,9 @@ class Server:
             given["user"] = self._user
         elif sys.platform != "win32" and "read_default_file" not in given:
             given["user"] = None  # whoever runs this
-        if self._password is not None:
-            given["password"] = self._password
+        password = self._password if self._password is not None else os.environ.get("MYSQL_PWD")
+        if password is not None:
+            given["password"] = password
         return pymysql.connect(
             database=database, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_S, **given
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pharmabackup as pb
-from pharmabackup.sources.mysql_rows import RowCount
+from pharmabackup.sources.mysql_rows import RowCount, joined
 from pharmabackup.sources.mysql_server import quoted
 from pharmabackup.testing.source import SourceConformance, children
 from tests.servers.mariadb import PASSWORD, MariaServer, mariadb
@@ -562,6 +563,17 @@ def test_rows_are_counted_wherever_a_dump_is_cut(data: st.DataObject) -> None:
         mine = quoted(name)
         text += f"LOCK TABLES {mine} WRITE;\n" + f"INSERT INTO {mine} VALUES (1,'\\n{mine}');\n" * count
         text += f"UNLOCK TABLES;\nCOMMIT;\nCREATE TRIGGER t BEGIN\nINSERT INTO {mine} VALUES (1);\nEND;\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text.encode())), max_size=4)))
+    parts = [text.encode()[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+    found = b"".join(joined(parts))
+    for name, count in rows.items():
+        section = found.split(f"\nLOCK TABLES {quoted(name)} WRITE;".encode())[1].split(b"\nUNLOCK TABLES;")[0]
+        row = f"(1,'\\n{quoted(name)}')".encode()
+        assert section.count(row) == count
+        lines = re.escape(row) + rb"(?:,\n" + re.escape(row) + rb")*;"
+        head = re.escape(b"\nINSERT INTO " + quoted(name).encode() + b" VALUES ")
+        assert re.fullmatch(b"(?:" + head + lines + b")*", section)
+        assert section.count(b"INSERT INTO") <= 2 * len(cuts) + 1
     left = text.encode()
     counted = RowCount(names[: data.draw(st.integers(1, len(names)))])
 
