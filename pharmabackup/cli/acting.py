@@ -71,7 +71,7 @@ def init(settings: Settings) -> None:
     "mysqls",
     metavar="[NAME=]URL",
     multiple=True,
-    help="A MariaDB or MySQL database; MYSQL_PWD or ~/.my.cnf.",
+    help="A MariaDB or MySQL database; MYSQL_PWD.",
 )
 @click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."

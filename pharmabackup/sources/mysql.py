@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,23 +15,25 @@ from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading
 from pharmabackup.sources.mysql_rows import RowCount
-from pharmabackup.sources.mysql_schema import Schema, patient, unseen
-from pharmabackup.sources.mysql_server import SYSTEM, Server, Version, exists, one, run, version
+from pharmabackup.sources.mysql_schema import CHARACTERS, Schema, patient, unseen
+from pharmabackup.sources.mysql_server import SYSTEM, Server, Version, exists, failed, one, run, version, views
 from pharmabackup.sources.mysql_tools import CLIENT, DUMP, Dumping, Tools
 from pharmabackup.sources.program import Program
 
 if TYPE_CHECKING:
     from pharmabackup.sources.mysql_server import Connection
 
+DEFINER = re.compile(rb"DEFINER=(`(?:[^`]|``)*`@`[^`]*`)")
+LOCKED = 1205
 BEGIN_S = 60  # until a dump has begun
 DUMP_TIME = timedelta(hours=24)
 STILL_OPEN_S = 3  # that the server may need to notice that a client has gone
 CLIENTS = "SELECT count(*) FROM information_schema.processlist WHERE db = %s AND id <> connection_id()"
-SIZE = "SELECT coalesce(sum(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema = %s"
-CHARACTERS = (
-    "SELECT default_character_set_name, default_collation_name FROM information_schema.schemata"
-    " WHERE schema_name = %s"
+REFERRING = (
+    "SELECT constraint_schema FROM information_schema.referential_constraints"
+    " WHERE unique_constraint_schema = %s AND constraint_schema <> %s"
 )
+SIZE = "SELECT coalesce(sum(data_length + index_length), 0) FROM information_schema.tables WHERE table_schema = %s"
 
 
 class MySQL(Source):
@@ -70,16 +73,7 @@ class MySQL(Source):
     @contextmanager
     def _view(self) -> Iterator[View]:
         with self._server.connected(self.name) as connection:
-            schema = Schema.read(connection, self._server.database)
-            if missing := sorted(set(self._count) - set(schema.tables)):
-                raise SourceFailed(
-                    f"{missing[0]} cannot be counted in {self.name}: it is a view, or is not there.",
-                    kind="table-missing",
-                    remedy="Count tables.",
-                    dataset=self.name,
-                )
-            dumping = self._dumping(version(connection))
-            view = _Database(self, connection, schema, dumping)
+            view = _Database(self, connection, self._dumping(version(connection)))
             try:
                 view.begin()
                 yield view
@@ -88,15 +82,16 @@ class MySQL(Source):
 
     def _dumping(self, server: Version) -> Dumping:
         program, own = self._tools.program(DUMP, server, self.name)
-        return Dumping(self._server, program, own, self.name, DUMP_TIME.total_seconds())
+        return Dumping(self._server, server, program, own, self.name, DUMP_TIME.total_seconds())
 
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
         database = self._server.database
-        if database in SYSTEM:
+        if database.lower() in SYSTEM:
             raise Unsupported(f"A server needs its database {database}.", remedy="Restore under another name.")
         with self._server.connected(self.name, None) as connection:
             server = version(connection)
             there = exists(connection, database) and not Schema.read(connection, database).empty
+            referring = run(connection, REFERRING, database, database)
             until = time.monotonic() + STILL_OPEN_S
             while (busy := one(connection, CLIENTS, database)) and time.monotonic() < until:
                 time.sleep(0.1)
@@ -114,6 +109,12 @@ class MySQL(Source):
                 f"A database {database} is there already and was not touched.",
                 kind="target-not-empty",
                 remedy="Choose another name, or pass overwrite=True: then its tables are kept in another database.",
+            )
+        if there and referring:
+            raise Conflict(
+                f"Tables of the database {referring[0][0]} refer to {database}, and would then refer to what it had.",
+                kind="in-use",
+                remedy="Drop these foreign keys first and make them anew afterwards, or restore under another name.",
             )
         if there and busy:
             raise Conflict(
@@ -135,34 +136,53 @@ class _Database(View):
     Read once more, it is started once more: what it gives then is of then.
     """
 
-    def __init__(self, source: MySQL, connection: Connection, schema: Schema, dumping: Dumping) -> None:
+    def __init__(self, source: MySQL, connection: Connection, dumping: Dumping) -> None:
         self._source = source
         self._connection = connection
-        self._schema = schema
         self._dumping = dumping
         self._program: Program | None = None
 
     def begin(self) -> None:
         """Start the program, and wait until its transaction has begun: what it dumps comes after that."""
-        more = [f"--ignore-table={self._source._server.database}.{view}" for view in self._schema.views]
-        if self._schema.versioned and self._dumping.keeps_history:
+        source, database = self._source, self._source._server.database
+        self._schema = schema = Schema.read(self._connection, database)
+        if missing := sorted(set(source._count) - set(schema.tables)):
+            raise SourceFailed(
+                f"{missing[0]} cannot be counted in {source.name}: it is a view, or is not there.",
+                kind="table-missing",
+                remedy="Count tables.",
+                dataset=source.name,
+            )
+        more = [f"--ignore-table={database}.{view}" for view in schema.views]
+        if schema.versioned and self._dumping.keeps_history and not schema.by_transaction:
             more.append("--dump-history")
         with patient(self._connection):
             self._program = self._dumping.tables(more)
-            self._program.read_until(_begun, seconds=BEGIN_S)
+            try:
+                self._program.read_until(_begun, seconds=BEGIN_S)
+            except SourceFailed as error:
+                raise failed(LOCKED, source.name) if error.kind == "timeout" else error from None
 
     def dump(self, sink: Sink) -> Mapping[str, object]:
-        source, connection, schema = self._source, self._connection, self._schema
+        source, connection = self._source, self._connection
         if self._program is None:
             self.begin()
-        program, self._program = self._program, None
+        program, self._program, schema = self._program, None, self._schema
         assert program is not None
         rows = RowCount(source._count)
         with program:
             tables = sink.stream(rows.through(program.output(sink.check)), fine=True)
             program.finish(sink.check)
         events = put_bytes(sink, self._dumping.events(sink.check))  # contents in the order of their names
-        programs = put_bytes(sink, self._dumping.programs(schema.whole_views, sink.check))
+        text = self._dumping.programs(schema.whole_views, sink.check)
+        programs = put_bytes(sink, text)
+        if set(views(connection, source._server.database)) != set(schema.views):
+            raise SourceFailed(  # it may be among the tables now, and missing here
+                f"A view of {source.name} was made or dropped while it was dumped.",
+                kind="changed",
+                remedy="Back up again when that is done.",
+                dataset=source.name,
+            )
         put_files(sink, [(DATABASE, *tables), (EVENTS, *events), (PROGRAMS, *programs)])
         for found in (*schema.findings(self._dumping.keeps_history), *unseen(connection, source._server.database)):
             code, message, remedy, severity = found
@@ -179,6 +199,7 @@ class _Database(View):
             "characters": str(characters),
             "collation": str(collation),
             "rows": rows.found,
+            "definers": sorted({found.decode(errors="replace") for found in DEFINER.findall(text)}),
         }
 
     def close(self) -> None:

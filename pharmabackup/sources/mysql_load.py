@@ -8,13 +8,14 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, SourceFailed
 from pharmabackup.sources.base import Content
 from pharmabackup.sources.mysql_rows import joined
+from pharmabackup.sources.mysql_schema import CHARACTERS, TRIGGERS, Schema, raised
 from pharmabackup.sources.mysql_schema import EVENTS as EVENTS_OF
-from pharmabackup.sources.mysql_schema import TRIGGERS, Schema
 from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables
 from pharmabackup.sources.mysql_tools import SIGNS, Dumping
 from pharmabackup.sources.program import Program
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
     from pharmabackup.sources.mysql_server import Connection
 
 DATABASE, EVENTS, PROGRAMS = b"database.sql", b"events.sql", b"programs.sql"
+PACKET = 1 << 30  # bytes of a statement, at most
 LOAD_TIME = timedelta(hours=72)
 NAME_MAX = 64  # characters of a name
+KEPT = "pharmabackup programs"  # a table of texts, in a database of what was replaced
+PART = 1 << 20  # bytes of text in a row of it
 MARK = "pharmabackup is restoring"  # a table in a database that is being loaded, until it is whole
 NEW = "CREATE DATABASE {} CHARACTER SET {} COLLATE {}"
 WORD = re.compile(r"\w+")
+ALTER = re.compile(rb"^ALTER DATABASE `(?:[^`]|``)+` CHARACTER SET", re.MULTILINE)
+OLD_TABLES = b"/*M!100000 SET SESSION innodb_strict_mode = 0 */;\n"  # which a newer server would refuse
 
 
 class Loading:
@@ -55,10 +61,12 @@ class Loading:
                 run(connection, self._new(beside))
                 run(connection, f"CREATE TABLE {quoted(beside, MARK)} (a int)")
             try:
-                self._execute(joined(self._content.read(DATABASE)), beside)
+                with self._connected() as connection, raised(connection, "max_allowed_packet", PACKET):
+                    # Rows are twice as long in a dump as they were in the server.
+                    self._execute(chain([OLD_TABLES], joined(self._content.read(DATABASE))), beside)
                 rows = self._verified(beside)
                 programs, events = (b"".join(self._content.read(path)) for path in (PROGRAMS, EVENTS))
-                self._execute([programs], beside)  # else a mistake in them would come too late
+                self._execute([_aimed(programs, beside)], beside)  # else a mistake in them would come too late
                 self._look()
                 replaced = self._switch(beside, programs)
             finally:
@@ -151,21 +159,16 @@ class Loading:
 
     def _switch(self, beside: str, programs: bytes) -> str | None:
         """All tables at once. What was there keeps another name, which is returned. Nothing is cancelled now."""
-        name, replaced, before, events = self._server.database, None, b"", b""
+        name, replaced = self._server.database, None
         with self._connected() as connection:
             if not exists(connection, name):
                 run(connection, self._new(name))
             old, new = Schema.read(connection, name), Schema.read(connection, beside)
-            if not old.empty:
-                replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}")
-                before = self._dumping.programs(old.whole_views, self._look)
-                events = self._dumping.events(self._look)
-                run(connection, f"CREATE DATABASE {quoted(replaced)}")
-            run(connection, f"DROP TABLE {quoted(beside, MARK)}")
-            self._drop_programs(connection, beside, new)
             moves = [(beside, name, table) for table in new.tables if table != MARK]
-            if replaced is not None:
+            if not old.empty:
+                replaced = self._kept(connection, old)
                 moves[:0] = [(name, replaced, table) for table in old.tables]
+            self._drop_programs(connection, beside, new)
             try:
                 self._drop_programs(connection, name, old)  # tables with triggers do not move
                 if moves:
@@ -173,14 +176,17 @@ class Loading:
                     run(connection, f"RENAME TABLE {steps}")
             except BaseException:
                 if replaced is not None:
-                    self._execute([before, events], name, look=_nothing)
-                    run(connection, f"DROP DATABASE {quoted(replaced)}")
+                    self._put_back(replaced)
                 raise
+            run(connection, self._new(name).replace("CREATE", "ALTER", 1))
         try:
-            self._execute([programs], name, look=_nothing)
+            self._execute([_aimed(programs, name)], name, look=_nothing)
             if replaced is not None:
-                self._execute([before, events], replaced, look=_nothing)
+                self._execute([_aimed(self._texts(replaced), replaced)], replaced, look=_nothing)
                 self._end_events(replaced)
+                if not old.broken:
+                    with self._connected() as connection:
+                        run(connection, f"DROP TABLE {quoted(replaced, KEPT)}")
         except SourceFailed as why:
             raise SourceFailed(
                 f"The tables of {self._dataset} came back as {name}, but not its views and triggers: {why.message}",
@@ -190,6 +196,42 @@ class Loading:
                 dataset=self._dataset,
             ) from None
         return replaced
+
+    def _kept(self, connection: Connection, old: Schema) -> str:
+        """A database for what is replaced, with the texts of its programs: from now on they are nowhere else."""
+        name = self._server.database
+        replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}")
+        text = self._dumping.programs(old.whole_views, self._look) + self._dumping.events(self._look)
+        characters, collation = run(connection, CHARACTERS, name)[0]
+        run(connection, NEW.format(quoted(replaced), characters, collation))
+        run(connection, f"CREATE TABLE {quoted(replaced, KEPT)} (number int PRIMARY KEY, text longblob)")
+        insert = f"INSERT INTO {quoted(replaced, KEPT)} VALUES (%s, %s)"  # noqa: S608
+        for number, at in enumerate(range(0, len(text), PART)):
+            run(connection, insert, number, text[at : at + PART])
+        for number, view in enumerate(old.broken, 1):  # they cannot be made again
+            ((_, text_of, *_),) = run(connection, f"SHOW CREATE VIEW {quoted(name, view)}")
+            run(connection, insert, -number, str(text_of).encode())
+        return replaced
+
+    def _texts(self, replaced: str) -> bytes:
+        with self._connected() as connection:
+            query = f"SELECT text FROM {quoted(replaced, KEPT)} WHERE number >= 0 ORDER BY number"  # noqa: S608
+            return b"".join(text for (text,) in run(connection, query))
+
+    def _put_back(self, replaced: str) -> None:
+        """Nothing was moved; or, where an error came after that, all was, and stays. SourceFailed if so."""
+        name = self._server.database
+        with self._connected() as connection:
+            moved = set(tables(connection, replaced)) - {KEPT}
+        if moved:
+            raise SourceFailed(
+                f"All tables of {self._dataset} are in place in {name}, but then its server reported an error.",
+                remedy=f"Load programs.sql of the snapshot by hand; what was there before is in {replaced}.",
+                dataset=self._dataset,
+            )
+        self._execute([self._texts(replaced)], name, look=_nothing)
+        with self._connected() as connection:
+            run(connection, f"DROP DATABASE {quoted(replaced)}")
 
     def _end_events(self, database: str) -> None:
         """Those of what was replaced are kept, and act no more."""
@@ -203,14 +245,17 @@ class Loading:
         for view in schema.views:
             run(connection, f"DROP VIEW {quoted(database, view)}")
         for kind, routine in schema.routines:
+            mode = "ORACLE" if kind.startswith("PACKAGE") else ""
+            run(connection, f"SET SESSION sql_mode = '{mode}'")
             run(connection, f"DROP {kind} IF EXISTS {quoted(database, routine)}")
-        for (event,) in run(connection, EVENTS_OF, database):
-            run(connection, f"DROP EVENT {quoted(database, str(event))}")
+        run(connection, "SET SESSION sql_mode = ''")
+        for event in schema.events:
+            run(connection, f"DROP EVENT {quoted(database, event)}")
 
     def _begin_events(self, events: bytes) -> None:
         """Last of all: they act by themselves."""
         try:
-            self._execute([events], self._server.database, look=_nothing)
+            self._execute([_aimed(events, self._server.database)], self._server.database, look=_nothing)
         except SourceFailed as error:
             self._content.finding(
                 "not-restored",
@@ -228,9 +273,15 @@ class Loading:
         stem = self._free_name("restoring_" + "0" * 8).removesuffix("0" * 8)
         query = "SELECT table_schema FROM information_schema.tables WHERE table_name = %s"
         for (found,) in run(connection, query, MARK):
-            if re.fullmatch(re.escape(stem) + "[0-9a-f]{8}", str(found)):
+            if re.fullmatch(re.escape(stem) + "[0-9a-f]{8}", str(found), re.IGNORECASE):
                 run(connection, f"DROP DATABASE {quoted(str(found))}")
 
 
 def _nothing() -> None:
     """What looks for a cancel where none may come between."""
+
+
+def _aimed(programs: bytes, database: str) -> bytes:
+    """Routines of another collation than their database's set that for a moment, by the name that it had."""
+    there = b"ALTER DATABASE " + quoted(database).encode() + b" CHARACTER SET"
+    return ALTER.sub(lambda _: there, programs)

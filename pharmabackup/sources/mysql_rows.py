@@ -1,7 +1,7 @@
 """Rows in a dump: counted as it passes by, when they are of its own moment, and joined when it is loaded.
 
 In a dump made with --skip-extended-insert each row is a line, INSERT INTO `table` …; in values a line's end is
-written \\n. They stand between LOCK TABLES and UNLOCK TABLES, which a trigger or routine must not hold.
+written \\n. They stand between two lines that switch the keys of their table off and on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pharmabackup.sources.mysql_server import quoted
 LONGEST = 1 << 10  # bytes of what is looked for: a name has 64 characters
 NAME = rb"`(?:[^`\n]|``)+`"
 HEAD = re.compile(rb"INSERT INTO %b(?: \((?:(?:%b|\w+)(?:, )?)+\))? VALUES \(" % (NAME, NAME))
-LOCK, UNLOCK, INSERT = b"\nLOCK TABLES `", b"\nUNLOCK TABLES;", b"\nINSERT INTO "
+KEYS, INSERT = b"\n/*!40000 ALTER TABLE ", b"\nINSERT INTO "
 
 
 class RowCount:
@@ -22,7 +22,7 @@ class RowCount:
 
     def __init__(self, tables: Sequence[str]) -> None:
         self.found = dict.fromkeys(tables, 0)
-        self._locks = {b"\nLOCK TABLES " + quoted(name).encode() + b" WRITE;": name for name in tables}
+        self._begins = {KEYS + quoted(name).encode() + b" DISABLE KEYS": name for name in tables}
         self._held = b""  # where something that is looked for may begin
         self._table: str | None = None
         self._inside = False
@@ -44,15 +44,14 @@ class RowCount:
         end = len(data) if last else max(0, len(data) - LONGEST)  # what is found begins before it
         at = 0
         while at < end:
-            wanted = UNLOCK if self._inside else LOCK
-            found = data.find(wanted, at, min(end + len(wanted) - 1, len(data)))
+            found = data.find(KEYS, at, min(end + len(KEYS) - 1, len(data)))
             until = end if found < 0 else found
             if self._inside and self._table is not None:
                 row = INSERT + quoted(self._table).encode() + b" "
                 self.found[self._table] += data.count(row, at, min(until + len(row) - 1, len(data)))
             if found >= 0:
                 self._inside = not self._inside
-                here = (name for line, name in self._locks.items() if data.startswith(line, found))
+                here = (name for line, name in self._begins.items() if data.startswith(line, found))
                 self._table = next(here, None) if self._inside else None
                 until += 1
             at = until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,24 +16,34 @@ if TYPE_CHECKING:
 Found = tuple[str, str, str, str]
 """A finding: code, message, remedy, severity."""
 
+CHARACTERS = (
+    "SELECT default_character_set_name, default_collation_name FROM information_schema.schemata"
+    " WHERE schema_name = %s"
+)
 UNSAFE = (  # tables whose rows are not of one moment in a transaction
     "SELECT table_name FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine"
     " WHERE table_schema = %s AND table_type <> 'VIEW' AND coalesce(e.transactions, 'NO') <> 'YES' ORDER BY 1"
 )
 ROUNDED = (
-    "SELECT c.table_name FROM information_schema.columns c JOIN information_schema.tables t"
+    "SELECT DISTINCT c.table_name FROM information_schema.columns c JOIN information_schema.tables t"
     " ON t.table_schema = c.table_schema AND t.table_name = c.table_name"
     " WHERE c.table_schema = %s AND data_type = 'float' AND table_type <> 'VIEW' ORDER BY 1"
 )
 VERSIONED = (
     "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_type = 'SYSTEM VERSIONED'"
 )
+BY_TRANSACTION = (  # whose past rows no dump program can dump
+    "SELECT table_name FROM information_schema.columns"
+    " WHERE table_schema = %s AND generation_expression = 'ROW START' AND data_type = 'bigint'"
+)
 ROUTINES = "SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = %s"
 EVENTS = "SELECT event_name FROM information_schema.events WHERE event_schema = %s"
 TRIGGERS = "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = %s"
 NEEDED = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT")  # without which parts of a database are not even seen
 GRANT = re.compile(r"GRANT (.+) ON (?:\*|`((?:[^`]|``)*)`)\.\* TO ")
-OTHER_NAMES = {"ALL PRIVILEGES": NEEDED}
+ALL = "ALL PRIVILEGES"
+ROUTINE = "SHOW CREATE ROUTINE"
+ROUTINE_RIGHTS = {ROUTINE, "SHOW_ROUTINE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,9 @@ class Schema:
     unsafe: list[str]
     rounded: list[str]
     versioned: list[str]
+    by_transaction: list[str]
     routines: list[tuple[str, str]]
+    events: list[str]
 
     @classmethod
     def read(cls, connection: Connection, database: str) -> Schema:
@@ -61,12 +73,14 @@ class Schema:
             unsafe=names(UNSAFE),
             rounded=names(ROUNDED),
             versioned=names(VERSIONED),
+            by_transaction=names(BY_TRANSACTION),
+            events=names(EVENTS),
             routines=[(str(kind), str(name)) for kind, name in run(connection, ROUTINES, database)],
         )
 
     @property
     def empty(self) -> bool:
-        return not (self.tables or self.views or self.routines)
+        return not (self.tables or self.views or self.routines or self.events)
 
     @property
     def whole_views(self) -> list[str]:
@@ -88,11 +102,11 @@ class Schema:
                 "Change them: ALTER TABLE … ENGINE=InnoDB.",
                 "warning",
             )
-        if self.versioned and not keeps_history:
+        if self.versioned and not (keeps_history and not self.by_transaction):
             yield (
                 "history-left-out",
                 f"past rows of {_some(self.versioned)} were left out.",
-                "Install mariadb-dump 10.11 or newer.",
+                "Take MariaDB 10.11 or newer and its programs; of tables versioned by transaction none can dump it.",
                 "warning",
             )
         if self.rounded:
@@ -125,14 +139,20 @@ def unseen(connection: Connection, database: str) -> Iterator[Found]:
     held: set[str] = set()
     for (text,) in run(connection, "SHOW GRANTS"):
         found = GRANT.match(str(text))
-        if found and (found[2] is None or _like(found[2].replace("``", "`"), database)):
-            for right in found[1].split(", "):
-                held.update(OTHER_NAMES.get(right, (right,)))
-    if missing := [right for right in NEEDED if right not in held]:
+        rights = set(found[1].split(", ")) if found else set()
+        everywhere = found is not None and found[2] is None
+        if rights & ROUTINE_RIGHTS or "GRANT SELECT ON `mysql`.`proc`" in str(text):
+            held.add(ROUTINE)
+        if found and rights & {"SELECT", ALL} and (everywhere or found[2] == "mysql"):
+            held.add(ROUTINE)
+        if found and (everywhere or _like(found[2].replace("``", "`"), database)):
+            held |= {*NEEDED, ROUTINE} if ALL in rights else rights
+    if missing := [right for right in (*NEEDED, ROUTINE) if right not in held]:
         yield (
             "unseen",
             f"its user may lack {', '.join(missing)} on the database; what it may not see is not in the backup.",
-            f"Run: GRANT {', '.join(missing)} ON {quoted(database)}.* TO that user.",
+            f"Grant {', '.join(missing)} on {quoted(database)}.* to it; for routines before MariaDB 11.3 "
+            "SELECT on mysql.proc, on MySQL SHOW_ROUTINE.",
             "warning",
         )
 
@@ -145,25 +165,30 @@ def _like(pattern: str, database: str) -> bool:
 
 
 @contextmanager
-def patient(connection: Connection) -> Iterator[None]:
-    """Connections that begin within are not broken by a server that waits for a reader, if this user may set that.
-
-    A dump waits while a line is slow or its turn has not come; `net_write_timeout`, 60 s, is for all at once.
-    """
+def raised(connection: Connection, variable: str, value: int) -> Iterator[None]:
+    """A value that connections take over from the server when they begin, if this user may set that."""
     from pymysql import MySQLError
 
-    # Two backups at once would else put back each other's value.
-    alone = one(connection, "SELECT get_lock('pharmabackup net_write_timeout', 30)")
-    before = int(one(connection, "SELECT @@global.net_write_timeout"))
+    # Two of us at once would else put back each other's value.
+    alone = one(connection, f"SELECT get_lock('pharmabackup {variable}', 30)")
+    before = int(one(connection, f"SELECT @@global.{variable}"))
     changed = False
     try:
-        if alone and before < DAYS_S:
-            with suppress(MySQLError):  # 1227: not this user; where that matters the dump's trouble says so
-                run(connection, f"SET GLOBAL net_write_timeout = {DAYS_S}")
+        if alone and before < value:
+            with suppress(MySQLError):  # 1227: not this user; where that matters a program's trouble says so
+                run(connection, f"SET GLOBAL {variable} = {value}")
                 changed = True
         yield
     finally:
         with suppress(MySQLError):
             if changed:
-                run(connection, f"SET GLOBAL net_write_timeout = {before}")
-            run(connection, "SELECT release_lock('pharmabackup net_write_timeout')")
+                run(connection, f"SET GLOBAL {variable} = {before}")
+            run(connection, f"SELECT release_lock('pharmabackup {variable}')")
+
+
+def patient(connection: Connection) -> AbstractContextManager[None]:
+    """Connections that begin within are not broken by a server that waits for a reader.
+
+    A dump waits while a line is slow or its turn has not come; `net_write_timeout`, 60 s, is for all at once.
+    """
+    return raised(connection, "net_write_timeout", DAYS_S)

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15
 LOCK_WAIT_S = 60  # for a table that somebody reads or changes
+CANNOT_CONNECT = 2003
 DAYS_S = 7 * 86_400  # connections wait for hours beside a dump or restore
 PORT = 3306
 SCHEMES = ("mysql", "mariadb")
 OPTIONS = ("socket", "ssl-ca", "ssl-cert", "ssl-key")
-OPTION_FILE = "~/.my.cnf"
 SYSTEM = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")  # noqa: S108
 
@@ -86,7 +86,7 @@ class Server:
     """A database, as `url` names it. InvalidInput."""
 
     def __init__(self, url: str, password: str | None) -> None:
-        found = address(url, schemes=SCHEMES, product="MariaDB or MySQL", kept=f"an option file ({OPTION_FILE})")
+        found = address(url, schemes=SCHEMES, product="MariaDB or MySQL", kept="MYSQL_PWD")
         if unknown := sorted(set(found.options) - set(OPTIONS)):
             raise bad_address(f"{unknown[0]} is no option that is passed on", SCHEMES[0], "MariaDB or MySQL")
         self.database = found.database
@@ -100,7 +100,10 @@ class Server:
         self._socket = found.options.get("socket") or known
 
     def arguments(self, *, mariadb: bool) -> list[str]:
-        """For the server's own tools: where it is. Nothing in it is secret."""
+        """For the server's own tools: where it is. Nothing in it is secret.
+
+        Option files are not read: one of them may hold `where`, `databases` or `force`.
+        """
         where = (
             [f"--socket={self._socket}", "--protocol=socket"]
             if self._socket
@@ -111,7 +114,7 @@ class Server:
         secure = [f"--{name}={self._options[name]}" for name in OPTIONS[1:] if name in self._options]
         if "ssl-ca" in self._options:
             secure += ["--ssl", "--ssl-verify-server-cert"] if mariadb else ["--ssl-mode=VERIFY_IDENTITY"]
-        return [*where, *secure, "--default-character-set=utf8mb4", "--max-allowed-packet=1G"]
+        return ["--no-defaults", *where, *secure, "--default-character-set=utf8mb4", "--max-allowed-packet=1G"]
 
     def environment(self) -> dict[str, str]:
         """For these tools: what must not be on a command line, and messages in one language."""
@@ -121,9 +124,12 @@ class Server:
     def connected(self, dataset: str, database: str | None = "") -> Iterator[Connection]:
         """A connection, each statement its own transaction; None: to no database. What fails is SourceFailed."""
         with told(dataset):
-            connection = self._connect(self.database if database == "" else database)
+            connection = self._connect(self.database if database == "" else database, dataset)
             try:
-                run(connection, f"SET SESSION wait_timeout = {DAYS_S}, lock_wait_timeout = {LOCK_WAIT_S}")
+                run(
+                    connection,
+                    f"SET SESSION wait_timeout = {DAYS_S}, lock_wait_timeout = {LOCK_WAIT_S}, sql_mode = ''",
+                )
                 if version(connection).mariadb:
                     run(connection, "SET SESSION max_statement_time = 0")
                 yield connection
@@ -131,7 +137,7 @@ class Server:
                 with suppress(Exception):  # what failed before is told
                     connection.close()
 
-    def _connect(self, database: str | None) -> Connection:
+    def _connect(self, database: str | None, dataset: str) -> Connection:
         try:
             import pymysql
         except ImportError:
@@ -139,23 +145,21 @@ class Server:
                 "Backing up MariaDB or MySQL needs PyMySQL.", remedy='Run: pip install "pharmabackup[mysql]".'
             ) from None
         given: dict[str, Any] = {}
-        file = os.path.expanduser(OPTION_FILE)
-        if os.path.exists(file):  # as its own tools do; what is given goes first
-            given |= {"read_default_file": file, "read_default_group": "client"}
         if "ssl-ca" in self._options:
             given |= {"ssl_verify_cert": True, "ssl_verify_identity": True}
         given |= {name.replace("-", "_"): self._options[name] for name in OPTIONS[1:] if name in self._options}
         given |= {"unix_socket": self._socket} if self._socket else {"host": self._host, "port": self._port or PORT}
         if self._user is not None:
             given["user"] = self._user
-        elif sys.platform != "win32" and "read_default_file" not in given:
-            given["user"] = None  # whoever runs this
         password = self._password if self._password is not None else os.environ.get("MYSQL_PWD")
         if password is not None:
             given["password"] = password
-        return pymysql.connect(
-            database=database, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_S, **given
-        )
+        try:
+            return pymysql.connect(
+                database=database, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_S, **given
+            )
+        except (OSError, ValueError, RuntimeError):  # a certificate that is not there, a method of login it lacks
+            raise failed(CANNOT_CONNECT, dataset) from None
 
 
 @contextmanager

@@ -30,7 +30,11 @@ SIGNS: Signs = (
     (b"insufficient privileges", "permission", RIGHTS, "Grant it SELECT on mysql.proc, or SHOW_ROUTINE."),
     (b"Access denied; you need", "permission", RIGHTS, "Restore as a user who may create for others (SET USER)."),
     (b"Table definition has changed", "changed", "somebody emptied a table or changed its shape", "Back up again."),
-    (b"doesn't exist", "changed", "a table went while it was read", "Back up again."),
+    (b"Couldn't find table", "changed", "a table went while it was read", "Back up again."),
+    (b"specified as a definer", "missing", "a user to whom a view or routine of it belongs is not on the server",
+     "Create the users that the snapshot's facts name as definers, and restore again."),
+    (b"doesn't exist", "missing", "something that it names is not there", "If it was a backup, back up again; if a "
+     "restore, look which other databases its views name."),
     (b"max_allowed_packet", "too-large", "a row is larger than the server takes", "Raise its max_allowed_packet."),
     (b"The table", "full", "the server has no room for a table", "Free some space there."),
     (b"No space left", "full", "its server's disk is full", "Free some space there."),
@@ -76,7 +80,8 @@ class Tools:
 def _version(said: bytes) -> Version | None:
     """MariaDB's programs have a number of their own before that of the server that they came with."""
     mariadb = re.search(rb"(\d+)\.(\d+)\.\d+-MariaDB", said)
-    mysql = None if b"MariaDB" in said else re.search(rb"Ver (\d+)\.(\d+)", said)
+    # Before 8 MySQL's have two, as well.
+    mysql = re.search(rb"Distrib (\d+)\.(\d+)", said) or re.search(rb"Ver (\d+)\.(\d+)", said)
     found = mariadb or mysql
     return None if found is None else Version(mariadb is not None, int(found[1]), int(found[2]))
 
@@ -84,8 +89,12 @@ def _version(said: bytes) -> Version | None:
 class Dumping:
     """The dump programs' three uses, of one database."""
 
-    def __init__(self, server: Server, program: str, version: Version, dataset: str, seconds: float) -> None:
+    def __init__(
+        self, server: Server, on: Version, program: str, version: Version, dataset: str, seconds: float
+    ) -> None:
+        """`on`: the server's version; `version`: the program's."""
         self.version = version
+        self._on = on
         self._server = server
         self._program = program
         self._dataset = dataset
@@ -93,14 +102,15 @@ class Dumping:
 
     @property
     def keeps_history(self) -> bool:
-        """Whether it can dump the past rows of system-versioned tables."""
-        return self.version.mariadb and self.version.numbers >= (10, 11)
+        """Whether it can dump the past rows of system-versioned tables, and the server take them back."""
+        return all(each.mariadb and each.numbers >= (10, 11) for each in (self.version, self._on))
 
     def tables(self, more: Sequence[str]) -> Program:
         """Running: tables and rows, in one transaction. A row is a line: what changes in it moves nothing else."""
         return self._started(
             [
                 "--opt",
+                "--skip-add-locks",  # which a sequence in a column's default does not survive
                 "--comments",
                 "--order-by-primary",
                 "--hex-blob",

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import pharmabackup as pb
 from pharmabackup.sources.mysql_rows import RowCount, joined
-from pharmabackup.sources.mysql_server import quoted
+from pharmabackup.sources.mysql_server import Version, quoted
+from pharmabackup.sources.mysql_tools import _version
 from pharmabackup.testing.source import SourceConformance, children
 from tests.servers.mariadb import PASSWORD, MariaServer, mariadb
 from tests.servers.webdav import certificate
@@ -272,6 +273,12 @@ def test_a_server_is_reached_by_its_socket(server: MariaServer, repo: pb.Reposit
     assert all_of_it(server, "again") == all_of_it(server, "pmr")
 
 
+def test_the_servers_name_is_checked_by_its_tools_too() -> None:
+    reached = pb.MySQL("mariadb://u@h/pmr?ssl-ca=/ca.pem")._server
+    assert {"--ssl-ca=/ca.pem", "--ssl", "--ssl-verify-server-cert"} <= set(reached.arguments(mariadb=True))
+    assert {"--ssl-ca=/ca.pem", "--ssl-mode=VERIFY_IDENTITY"} <= set(reached.arguments(mariadb=False))
+
+
 def test_the_line_is_encrypted_and_the_servers_name_is_checked(tmp_path: Path, cheap_kdf: None) -> None:
     """The user may not come without encryption."""
     (tmp_path / "server").mkdir()
@@ -322,11 +329,12 @@ def reader(server: MariaServer, *grants: str) -> None:
 @pytest.mark.parametrize(
     ("grants", "missing"),
     [
-        (["SELECT, SHOW VIEW, TRIGGER, EVENT ON `pm_`.*"], None),
+        (["SELECT, SHOW VIEW, TRIGGER, EVENT ON `pm_`.*", "SELECT ON mysql.proc"], None),
         (["SELECT ON *.*", "SHOW VIEW, EVENT, TRIGGER ON pmr.*"], None),
         (["ALL ON pmr.*"], None),
-        (["SELECT, SHOW VIEW, EVENT ON pmr.*", "TRIGGER ON other.*"], "TRIGGER"),
-        (["SELECT ON pmr.aaa", "SHOW VIEW, EVENT, TRIGGER ON pmr.*"], "SELECT"),
+        (["SELECT, SHOW VIEW, TRIGGER, EVENT ON pmr.*"], "SHOW CREATE ROUTINE"),
+        (["SELECT, SHOW VIEW, EVENT ON pmr.*", "TRIGGER ON other.*", "SELECT ON mysql.*"], "TRIGGER"),
+        (["SELECT ON pmr.aaa", "SHOW VIEW, EVENT, TRIGGER ON pmr.*", "SELECT ON mysql.*"], "SELECT"),
     ],
 )
 def test_what_a_user_may_not_see_is_told(
@@ -348,6 +356,20 @@ def test_a_user_who_may_not_list_events_gets_one_sentence(server: MariaServer, r
     reader(server, "SELECT, SHOW VIEW, TRIGGER ON pmr.*")
     finding = failure(lambda: repo.backup([pb.MySQL(server.url("pmr", "reader"), password="r")]))
     assert "EVENT" in finding.remedy
+
+
+def test_what_is_committed_after_the_view_is_not_in_it(server: MariaServer, repo: pb.Repository) -> None:
+    """Also where it is read much later."""
+    filled(server)
+
+    def later() -> None:
+        execute(server, "INSERT INTO zzz VALUES (4)", "UPDATE aaa SET filler = 'later' WHERE n = 12000")
+
+    repo.backup([source(server, count=["zzz"])], freeze=after(later))
+    assert repo.snapshot("pmr").facts["rows"] == {"zzz": 3}
+    repo.restore(into={"pmr": source(server, "again")})
+    query = "SELECT count(*), (SELECT count(*) FROM aaa WHERE filler = 'later') FROM zzz"
+    assert execute(server, query, database="again") == [(3, 0)]
 
 
 def test_a_table_that_is_emptied_meanwhile_fails_it(server: MariaServer, repo: pb.Repository) -> None:
@@ -474,11 +496,14 @@ def test_a_database_that_is_in_use_is_not_replaced(server: MariaServer, repo: pb
 def test_what_a_killed_restore_left_is_dropped_by_the_next(server: MariaServer, repo: pb.Repository) -> None:
     filled(server, 1)
     repo.backup([source(server)])
-    for name in ("pmr_restoring_0badcafe", "pmr_restoring_mine", "pmr_restoring_0000beef"):
+    names = ("pmr_restoring_0badcafe", "pmr_restoring_mine", "pmr_restoring_0000beef", "other_restoring_0badcafe")
+    for name in names:
         execute(server, f"CREATE DATABASE {name}", database=None)
-    execute(server, "CREATE TABLE `pharmabackup is restoring` (a int)", database="pmr_restoring_0badcafe")
+    for name in (names[0], names[3]):
+        execute(server, "CREATE TABLE `pharmabackup is restoring` (a int)", database=name)
     repo.restore(into={"pmr": source(server)}, overwrite=True)
     assert [name for name in server.databases() if "restoring" in name] == [
+        "other_restoring_0badcafe",
         "pmr_restoring_0000beef",
         "pmr_restoring_mine",
     ]
@@ -539,16 +564,196 @@ def test_an_address_that_cannot_be_is_refused_without_its_password(url: str) -> 
     assert "secret" not in str(caught.value)
 
 
-def test_no_password_is_on_a_command_line(server: MariaServer, repo: pb.Repository) -> None:
+def test_no_password_is_on_a_command_line(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs would hide one that was there, a moment later."""
+    started: list[str] = []
+    real = subprocess.Popen
+
+    def popen(command, *arguments, **more):
+        started.extend(command)
+        return real(command, *arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    filled(server, 1)
+    repo.backup([source(server)])
+    repo.restore(into={"pmr": source(server, "again")})
+    assert {"mariadb-dump", "mariadb"} <= {os.path.basename(word) for word in started}
+    assert not any(PASSWORD in word or "password" in word for word in started)
+
+
+# ---------------------------------------------------------------- what real servers have
+
+
+def test_option_files_decide_nothing(
+    server: MariaServer, repo: pb.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".my.cnf").write_text(
+        "[client]\npassword=wrong\nsocket=/nowhere\n[mysqldump]\nwhere=1=0\ndatabases\nevents\n[mysql]\nforce\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    filled(server, 1)
+    repo.backup([source(server, count=["zzz"])])
+    repo.restore(into={"pmr": source(server, "again")})
+    assert execute(server, "SELECT count(*) FROM zzz", database="again") == [(3,)]
+
+
+def test_an_error_after_the_move_drops_nothing(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of a log that cannot be written."""
+    from pharmabackup.sources import mysql_load
+
+    execute(server, *KINDS)
+    repo.backup([source(server)])
+    execute(server, "INSERT INTO a (t) VALUES ('later')")
+    real = mysql_load.run
+
+    def late(connection, statement, *values):
+        found = real(connection, statement, *values)
+        if statement.startswith("RENAME"):
+            raise pymysql.OperationalError(1598, "Binary logging not possible")
+        return found
+
+    monkeypatch.setattr(mysql_load, "run", late)
+    finding = failure(lambda: repo.restore(into={"pmr": source(server)}, overwrite=True))
+    (kept,) = [name for name in server.databases() if name.startswith("pmr_before_")]
+    assert kept in finding.remedy
+    assert execute(server, "SELECT count(*) FROM a", database=kept) == [(3,)]
+    texts = b"".join(text for (text,) in execute(server, "SELECT text FROM `pharmabackup programs`", database=kept))
+    assert b"TRIGGER checked" in texts and b"EVENT `nightly`" in texts
+
+
+def test_a_database_of_events_alone_is_not_empty(server: MariaServer, repo: pb.Repository) -> None:
+    filled(server, 1)
+    repo.backup([source(server)])
+    execute(server, "CREATE DATABASE jobs", database=None)
+    execute(server, "CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY DO SELECT 1", database="jobs")
+    with pytest.raises(pb.Conflict):
+        repo.restore(into={"pmr": source(server, "jobs")})
+    repo.restore(into={"pmr": source(server, "jobs")}, overwrite=True)
+    (kept,) = [name for name in server.databases() if name.startswith("jobs_before_")]
+    assert execute(server, "SHOW EVENTS", database=kept)[0][1] == "nightly"
+
+
+def test_a_broken_view_of_what_is_replaced_is_kept_as_a_text(server: MariaServer, repo: pb.Repository) -> None:
+    filled(server, 1)
+    repo.backup([source(server)])
+    execute(server, "CREATE TABLE gone (n int)", "CREATE VIEW broken AS SELECT n FROM gone", "DROP TABLE gone")
+    repo.restore(into={"pmr": source(server)}, overwrite=True)
+    (kept,) = [name for name in server.databases() if name.startswith("pmr_before_")]
+    query = "SELECT text FROM `pharmabackup programs` WHERE number < 0"
+    assert b"VIEW `pmr`.`broken`" in execute(server, query, database=kept)[0][0]
+
+
+def test_a_view_that_is_made_meanwhile_fails_it(server: MariaServer, repo: pb.Repository) -> None:
     filled(server)
-    seen: list[bytes] = []
+    make = after(lambda: execute(server, "CREATE VIEW late AS SELECT 1"))
+    assert "was made or dropped" in failure(lambda: repo.backup([source(server)], freeze=make)).message
+    assert repo.snapshots() == []
 
-    def look() -> None:
-        seen.extend(Path(f"/proc/{process}/cmdline").read_bytes() for process in children())
 
-    repo.backup([source(server)], freeze=after(look))
-    assert any(b"mariadb-dump" in line for line in seen)
-    assert not any(b"pass of" in line for line in seen)
+def test_another_databases_collation_is_left_alone(server: MariaServer, repo: pb.Repository) -> None:
+    """A dump of routines from before their database was converted names that database."""
+    execute(
+        server,
+        "CREATE PROCEDURE old() SELECT 1",
+        "CREATE EVENT old ON SCHEDULE EVERY 1 DAY DO SELECT 1",
+        "ALTER DATABASE pmr CHARACTER SET latin1 COLLATE latin1_swedish_ci",
+    )
+    repo.backup([source(server)])
+    execute(server, "ALTER DATABASE pmr CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    repo.restore(into={"pmr": source(server, "again")})
+    query = "SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = database()"
+    assert execute(server, query) == [("utf8mb4_bin",)]
+    assert execute(server, query, database="again") == [("latin1_swedish_ci",)]
+    execute(server, "DROP DATABASE pmr", database=None)
+    repo.restore(into={"pmr": source(server, "once_more")})
+
+
+def test_what_refers_to_it_from_elsewhere_is_told_beforehand(server: MariaServer, repo: pb.Repository) -> None:
+    filled(server, 1)
+    repo.backup([source(server)])
+    execute(server, "CREATE DATABASE other", database=None)
+    execute(server, "CREATE TABLE other.c (n int, FOREIGN KEY (n) REFERENCES pmr.zzz (n))")
+    with pytest.raises(pb.Conflict, match="other refer to pmr"):
+        repo.restore(into={"pmr": source(server)}, overwrite=True)
+    execute(server, "DROP TABLE other.c")
+
+
+def test_packages_sequences_and_large_rows_come_back(server: MariaServer, repo: pb.Repository) -> None:
+    """A row is twice as long in a dump: the server would not take back what it holds."""
+    execute(
+        server,
+        "SET sql_mode = 'ORACLE'",
+        "CREATE PACKAGE tools AS FUNCTION one RETURN int; END",
+        "CREATE PACKAGE BODY tools AS FUNCTION one RETURN int AS BEGIN RETURN 1; END; END",
+        "SET sql_mode = ''",
+        "CREATE SEQUENCE numbers",
+        "CREATE TABLE t (n int PRIMARY KEY DEFAULT nextval(numbers), b longblob)",
+        "INSERT INTO t (b) VALUES (repeat(x'fe', 9000000))",
+        "CREATE TABLE flt (a float, b float, c float)",
+    )
+    report = repo.backup([source(server)])
+    assert "columns of flt keep" in next(found.message for found in report.findings if found.code == "rounded")
+    for _ in range(2):
+        repo.restore(into={"pmr": source(server, "again")}, overwrite=True)
+    assert execute(server, "SELECT n, length(b), md5(b) FROM t", database="again") == execute(
+        server, "SELECT n, length(b), md5(b) FROM t"
+    )
+    one = execute(server, "SET sql_mode = 'ORACLE'", "SELECT tools.one() FROM dual", database="again")
+    assert one == [(1,)]
+    assert execute(server, "SELECT @@global.max_allowed_packet") == [(16777216,)]
+
+
+def test_a_user_who_is_not_there_is_named(server: MariaServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE USER owner@'%'",
+        "GRANT ALL ON *.* TO owner@'%'",
+        "CREATE TABLE t (n int)",
+        "CREATE DEFINER = owner@'%' VIEW one AS SELECT n FROM t",
+        "CREATE DEFINER = owner@'%' VIEW two AS SELECT n FROM one",
+    )
+    repo.backup([source(server)])
+    assert repo.snapshot("pmr").facts["definers"] == ["`owner`@`%`"]
+    execute(server, "DROP USER owner@'%'")
+    finding = failure(lambda: repo.restore(into={"pmr": source(server, "again")}))
+    assert "definers" in finding.remedy
+    execute(server, "CREATE USER owner@'%'", "GRANT ALL ON *.* TO owner@'%'")
+    repo.restore(into={"pmr": source(server, "again")})
+
+
+def test_rows_that_are_versioned_by_transaction_are_told(server: MariaServer, repo: pb.Repository) -> None:
+    execute(
+        server,
+        "CREATE TABLE t (n int, b bigint unsigned GENERATED ALWAYS AS ROW START, e bigint unsigned"
+        " GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (b, e)) WITH SYSTEM VERSIONING",
+        "INSERT INTO t (n) VALUES (1)",
+    )
+    assert failure(lambda: repo.backup([source(server)])).code == "history-left-out"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"mariadb-dump  Ver 10.19 Distrib 10.11.19-MariaDB, for debian-linux-gnu (x86_64)", Version(True, 10, 11)),
+        (b"mariadb-dump from 11.4.2-MariaDB, client 10.19 for Linux (x86_64)", Version(True, 11, 4)),
+        (b"mysqldump  Ver 10.13 Distrib 5.7.44, for Linux (x86_64)", Version(False, 5, 7)),
+        (b"mysqldump  Ver 8.0.39 for Linux on x86_64 (MySQL Community Server - GPL)", Version(False, 8, 0)),
+        (b"mysql  Ver 14.14 Distrib 5.7.44, for Linux (x86_64) using  EditLine wrapper", Version(False, 5, 7)),
+        (b"", None),
+    ],
+)
+def test_programs_say_their_versions(said: bytes, expected: Version | None) -> None:
+    assert _version(said) == expected
+
+
+@pytest.mark.parametrize("tail", ["?ssl-ca=/nowhere.pem"])
+def test_what_keeps_it_from_connecting_is_one_sentence(server: MariaServer, repo: pb.Repository, tail: str) -> None:
+    finding = failure(lambda: repo.backup([pb.MySQL(server.url("pmr") + tail, password=PASSWORD)]))
+    assert "cannot be reached" in finding.message
 
 
 # ---------------------------------------------------------------- counting
@@ -556,18 +761,21 @@ def test_no_password_is_on_a_command_line(server: MariaServer, repo: pb.Reposito
 
 @given(st.data())
 def test_rows_are_counted_wherever_a_dump_is_cut(data: st.DataObject) -> None:
-    names = data.draw(st.lists(st.sampled_from(["a", "b", "a`; WRITE;b", "é"]), unique=True, min_size=1))
+    names = data.draw(st.lists(st.sampled_from(["a", "b", "a` DISABLE KEYS b", "é"]), unique=True, min_size=1))
     rows = {name: data.draw(st.integers(0, 40)) for name in names}
     text = "-- head\n"
     for name, count in rows.items():
         mine = quoted(name)
-        text += f"LOCK TABLES {mine} WRITE;\n" + f"INSERT INTO {mine} VALUES (1,'\\n{mine}');\n" * count
-        text += f"UNLOCK TABLES;\nCOMMIT;\nCREATE TRIGGER t BEGIN\nINSERT INTO {mine} VALUES (1);\nEND;\n"
+        text += f"/*!40000 ALTER TABLE {mine} DISABLE KEYS */;\n"
+        text += f"INSERT INTO {mine} VALUES (1,'\\n{mine}');\n" * count
+        text += f"/*!40000 ALTER TABLE {mine} ENABLE KEYS */;\nCOMMIT;\n"
+        text += f"CREATE TRIGGER t BEGIN\nINSERT INTO {mine} VALUES (1);\nEND;\n"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text.encode())), max_size=4)))
     parts = [text.encode()[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
     found = b"".join(joined(parts))
     for name, count in rows.items():
-        section = found.split(f"\nLOCK TABLES {quoted(name)} WRITE;".encode())[1].split(b"\nUNLOCK TABLES;")[0]
+        begin = f"\n/*!40000 ALTER TABLE {quoted(name)} DISABLE KEYS */;".encode()
+        section = found.split(begin)[1].split(b"\n/*!40000")[0]
         row = f"(1,'\\n{quoted(name)}')".encode()
         assert section.count(row) == count
         lines = re.escape(row) + rb"(?:,\n" + re.escape(row) + rb")*;"
