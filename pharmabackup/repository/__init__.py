@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -130,13 +130,15 @@ class Repository(Keys, Keeping, AuditLog):
         replicas: Sequence[Repository] = (),
         reason: str | None = None,
         freeze: AbstractContextManager[object] | None = None,
+        freeze_timeout: timedelta = timedelta(minutes=1),
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Report:
         """One snapshot of each source, tier by tier. Incomplete, InvalidInput, StorageFailed, Cancelled.
 
         `replicas`: other places, which get sealed packs while it runs, and then all else that they lack. What goes
-        wrong there is the finding `location-behind`.
+        wrong there is the finding `location-behind`. `freeze` is entered before the first view is taken and left
+        after the last, by another thread if that takes longer than `freeze_timeout` (the finding `freeze-ended`).
         """
         from pharmabackup.engine.history import History
         from pharmabackup.verbs.backup import backup
@@ -150,6 +152,7 @@ class Repository(Keys, Keeping, AuditLog):
                     show=self._shower(History()),
                     reason=reason,
                     freeze=freeze,
+                    freeze_timeout=freeze_timeout,
                     progress=progress,
                     cancel=cancel,
                     sent=sent,

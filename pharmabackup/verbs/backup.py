@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 from pharmabackup import ids
@@ -22,6 +23,7 @@ from pharmabackup.format.wire import TEXT_MAX
 from pharmabackup.results import Report
 from pharmabackup.sources.base import Source
 from pharmabackup.verbs.backup_run import Cut, Run
+from pharmabackup.verbs.pause import Pause
 from pharmabackup.verbs.reporter import Reporter
 
 
@@ -32,6 +34,7 @@ def backup(
     show: Callable[[Committed], object],
     reason: str | None,
     freeze: AbstractContextManager[object] | None,
+    freeze_timeout: timedelta,
     progress: Progress | None,
     cancel: threading.Event | None,
     sent: Sent | None = None,
@@ -42,6 +45,7 @@ def backup(
         raise InvalidInput(
             f"The reason is longer than {TEXT_MAX:,} characters.", remedy="Say it in a sentence or two."
         )
+    pause = None if freeze is None else Pause(freeze, freeze_timeout)
     reporter = Reporter("backup", progress, cancel)
     ordered = sorted(sources, key=lambda source: source.tier)
     index = Index(unlocked)
@@ -49,7 +53,9 @@ def backup(
         with ExitStack() as everything:
             scratch = _scratch(everything)
             sending = everything.enter_context(Sending(unlocked.storage.lanes, sent))
-            cuts = _take_views(ordered, everything, scratch, freeze)
+            cuts = _take_views(ordered, everything, scratch, pause)
+            if pause is not None and pause.ended_early:
+                reporter.find(pause.finding())
             run = Run(unlocked, index, reporter, ids.new_id(), reason, show, sending)
             run.prepare(ordered)
             try:
@@ -128,12 +134,10 @@ def _same_drive(one: str, other: str) -> bool:
     return os.path.splitdrive(one)[0].casefold() == os.path.splitdrive(other)[0].casefold()
 
 
-def _take_views(
-    sources: Sequence[Source], everything: ExitStack, scratch: Path, freeze: AbstractContextManager[object] | None
-) -> list[Cut]:
+def _take_views(sources: Sequence[Source], everything: ExitStack, scratch: Path, pause: Pause | None) -> list[Cut]:
     """All views within the caller's pause, so that they are of one instant."""
     cuts = []
-    with freeze or nullcontext():
+    with pause or nullcontext():
         for source in sources:
             stack = everything.enter_context(ExitStack())
             steady = steady_ns()
