@@ -66,9 +66,13 @@ class RepositoryFileSystem(AbstractFileSystem):  # type: ignore[misc]
         found: list[dict[str, object]]
         if self._strip_protocol(path):
             dataset, snapshot, rest = self._inside(path)
-            found = [_named(dataset, facts) for facts in snapshot.ls(rest, detail=True)]
+            try:
+                found = [_named(dataset, facts) for facts in snapshot.ls(rest, detail=True)]
+            except FileNotFoundError:
+                raise FileNotFoundError(path) from None
         else:
-            names = {each.dataset for each in self._repository.snapshots(before=self._before)}
+            listed = self._repository.snapshots(before=self._before)
+            names = {each.dataset for each in listed if not each.forgotten}
             found = [_folder(name) for name in sorted(names)]
         return found if detail else [item["name"] for item in found]
 

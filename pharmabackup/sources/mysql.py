@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed, Unsupported
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
-from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading
+from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading, target_not_empty
 from pharmabackup.sources.mysql_rows import RowCount
 from pharmabackup.sources.mysql_schema import CHARACTERS, Schema, patient, unseen
 from pharmabackup.sources.mysql_server import SYSTEM, Server, Version, exists, failed, one, run, version, views
@@ -105,11 +105,7 @@ class MySQL(Source):
             )
         self._tools.program(CLIENT, server, self.name)
         if there and not overwrite:
-            raise Conflict(
-                f"A database {database} is there already and was not touched.",
-                kind="target-not-empty",
-                remedy="Choose another name, or pass overwrite=True: then its tables are kept in another database.",
-            )
+            raise target_not_empty(database)
         if there and referring:
             raise Conflict(
                 f"Tables of the database {referring[0][0]} refer to {database}, and would then refer to what it had.",
@@ -123,11 +119,13 @@ class MySQL(Source):
                 remedy="Let them close it, or restore under another name.",
             )
 
-    def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:  # noqa: ARG002  (what is there is kept)
+    def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
         with self._server.connected(self.name, None) as connection:
             server = version(connection)
         client, own = self._tools.program(CLIENT, server, self.name)
-        return Loading(self._server, client, own.mariadb, self._dumping(server), self.name, content).run()
+        return Loading(self._server, client, own.mariadb, self._dumping(server), self.name, content).run(
+            overwrite=overwrite
+        )
 
 
 class _Database(View):
@@ -173,6 +171,13 @@ class _Database(View):
         with program:
             tables = sink.stream(rows.through(program.output(sink.check)), fine=True)
             program.finish(sink.check)
+        if rows.unseen:
+            raise SourceFailed(
+                f"The rows of {rows.unseen[0]} in {source.name} could not be counted: its dump has another form.",
+                kind="tool-failed",
+                remedy="Take the dump program that came with the server, or do not count that table.",
+                dataset=source.name,
+            )
         events = put_bytes(sink, self._dumping.events(sink.check))  # contents in the order of their names
         text = self._dumping.programs(schema.whole_views, sink.check)
         programs = put_bytes(sink, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from pharmabackup.sources.base import Content
 from pharmabackup.sources.mysql_rows import joined
 from pharmabackup.sources.mysql_schema import CHARACTERS, TRIGGERS, Schema, raised
 from pharmabackup.sources.mysql_schema import EVENTS as EVENTS_OF
-from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables
+from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables, told
 from pharmabackup.sources.mysql_tools import SIGNS, Dumping
 from pharmabackup.sources.program import Program
 from pharmabackup.sources.tools import trouble
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DATABASE, EVENTS, PROGRAMS = b"database.sql", b"events.sql", b"programs.sql"
 PACKET = 1 << 30  # bytes of a statement, at most
 LOAD_TIME = timedelta(hours=72)
+END_S = 60  # for a connection that is stopped
 NAME_MAX = 64  # characters of a name
 KEPT = "pharmabackup programs"  # a table of texts, in a database of what was replaced
 PART = 1 << 20  # bytes of text in a row of it
@@ -51,9 +53,10 @@ class Loading:
         self._dataset = dataset
         self._content = content
         self._look = content.check
+        self._texts_in = KEPT
 
-    def run(self) -> Mapping[str, object]:
-        """Load it beside what is there, compare, and give it its place. SourceFailed: nothing was replaced."""
+    def run(self, *, overwrite: bool) -> Mapping[str, object]:
+        """Load it beside what is there, compare, give it its place. SourceFailed says what was replaced, if any."""
         with self._alone():
             with self._connected() as connection:
                 self._drop_leftovers(connection)
@@ -68,7 +71,7 @@ class Loading:
                 programs, events = (b"".join(self._content.read(path)) for path in (PROGRAMS, EVENTS))
                 self._execute([_aimed(programs, beside)], beside)  # else a mistake in them would come too late
                 self._look()
-                replaced = self._switch(beside, programs)
+                replaced = self._switch(beside, programs, overwrite=overwrite)
             finally:
                 with suppress(SourceFailed), self._connected() as connection:
                     run(connection, f"DROP DATABASE IF EXISTS {quoted(beside)}")
@@ -79,7 +82,7 @@ class Loading:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One restore into a database at a time: the next drops what one that was killed has left."""
-        name = "pharmabackup " + hashlib.sha256(self._server.database.encode()).hexdigest()[:32]
+        name = "pharmabackup " + hashlib.sha256(self._server.database.lower().encode()).hexdigest()[:32]
         with self._connected() as connection:
             if not one(connection, "SELECT get_lock(%s, 0)", name):
                 raise Conflict(
@@ -157,7 +160,7 @@ class Loading:
 
     # ------------------------------------------------------------ its place
 
-    def _switch(self, beside: str, programs: bytes) -> str | None:
+    def _switch(self, beside: str, programs: bytes, *, overwrite: bool) -> str | None:
         """All tables at once. What was there keeps another name, which is returned. Nothing is cancelled now."""
         name, replaced = self._server.database, None
         with self._connected() as connection:
@@ -166,9 +169,12 @@ class Loading:
             old, new = Schema.read(connection, name), Schema.read(connection, beside)
             moves = [(beside, name, table) for table in new.tables if table != MARK]
             if not old.empty:
+                if not overwrite:  # it came while this was loaded
+                    raise target_not_empty(name)
                 replaced = self._kept(connection, old)
                 moves[:0] = [(name, replaced, table) for table in old.tables]
             self._drop_programs(connection, beside, new)
+            number = one(connection, "SELECT connection_id()")
             try:
                 self._drop_programs(connection, name, old)  # tables with triggers do not move
                 if moves:
@@ -176,68 +182,105 @@ class Loading:
                     run(connection, f"RENAME TABLE {steps}")
             except BaseException:
                 if replaced is not None:
-                    self._put_back(replaced)
+                    self._put_back(number, replaced)
                 raise
-            run(connection, self._new(name).replace("CREATE", "ALTER", 1))
         try:
+            with self._connected() as connection:
+                run(connection, self._new(name).replace("CREATE", "ALTER", 1))
             self._execute([_aimed(programs, name)], name, look=_nothing)
-            if replaced is not None:
-                self._execute([_aimed(self._texts(replaced), replaced)], replaced, look=_nothing)
-                self._end_events(replaced)
-                if not old.broken:
-                    with self._connected() as connection:
-                        run(connection, f"DROP TABLE {quoted(replaced, KEPT)}")
         except SourceFailed as why:
-            raise SourceFailed(
+            raise self._failed(
                 f"The tables of {self._dataset} came back as {name}, but not its views and triggers: {why.message}",
-                kind=why.kind,
-                remedy="Load programs.sql of the snapshot by hand"
+                "Load programs.sql of the snapshot by hand"
                 + (f"; what was there before is in {replaced}." if replaced else "."),
-                dataset=self._dataset,
             ) from None
+        if replaced is not None:
+            self._revive(replaced, old)
         return replaced
 
     def _kept(self, connection: Connection, old: Schema) -> str:
         """A database for what is replaced, with the texts of its programs: from now on they are nowhere else."""
         name = self._server.database
+        self._texts_in = KEPT + "_" * (KEPT in old.tables)
         replaced = self._free_name(f"before_{datetime.now(UTC):%Y%m%d_%H%M%S}")
         text = self._dumping.programs(old.whole_views, self._look) + self._dumping.events(self._look)
         characters, collation = run(connection, CHARACTERS, name)[0]
         run(connection, NEW.format(quoted(replaced), characters, collation))
-        run(connection, f"CREATE TABLE {quoted(replaced, KEPT)} (number int PRIMARY KEY, text longblob)")
-        insert = f"INSERT INTO {quoted(replaced, KEPT)} VALUES (%s, %s)"  # noqa: S608
-        for number, at in enumerate(range(0, len(text), PART)):
-            run(connection, insert, number, text[at : at + PART])
-        for number, view in enumerate(old.broken, 1):  # they cannot be made again
-            ((_, text_of, *_),) = run(connection, f"SHOW CREATE VIEW {quoted(name, view)}")
-            run(connection, insert, -number, str(text_of).encode())
+        try:
+            table = quoted(replaced, self._texts_in)
+            run(connection, f"CREATE TABLE {table} (number int PRIMARY KEY, text longblob)")
+            insert = f"INSERT INTO {table} VALUES (%s, %s)"  # noqa: S608
+            for number, at in enumerate(range(0, len(text), PART)):
+                run(connection, insert, number, text[at : at + PART])
+            for number, view in enumerate(old.broken, 1):  # they cannot be made again
+                ((_, text_of, *_),) = run(connection, f"SHOW CREATE VIEW {quoted(name, view)}")
+                run(connection, insert, -number, str(text_of).encode())
+        except BaseException:
+            run(connection, f"DROP DATABASE {quoted(replaced)}")  # nothing was moved yet
+            raise
         return replaced
+
+    def _revive(self, replaced: str, old: Schema) -> None:
+        """The views, routines and triggers of what was replaced, and its events, which act no more."""
+        try:
+            self._execute([_aimed(self._texts(replaced), replaced)], replaced, look=_nothing)
+            with self._connected() as connection:
+                for (event,) in run(connection, EVENTS_OF, replaced):
+                    run(connection, f"ALTER EVENT {quoted(replaced, str(event))} DISABLE")
+                if not old.broken:
+                    run(connection, f"DROP TABLE {quoted(replaced, self._texts_in)}")
+        except SourceFailed as why:
+            self._content.finding(
+                "not-restored",
+                f"{self._dataset} is restored. Of what was there before, all tables are in {replaced}, and not all "
+                f"views, routines and triggers could be made there: {why.message}",
+                f"Their texts are in its table {self._texts_in!r}.",
+            )
 
     def _texts(self, replaced: str) -> bytes:
         with self._connected() as connection:
-            query = f"SELECT text FROM {quoted(replaced, KEPT)} WHERE number >= 0 ORDER BY number"  # noqa: S608
+            query = f"SELECT text FROM {quoted(replaced, self._texts_in)} WHERE number >= 0 ORDER BY number"  # noqa: S608
             return b"".join(text for (text,) in run(connection, query))
 
-    def _put_back(self, replaced: str) -> None:
-        """Nothing was moved; or, where an error came after that, all was, and stays. SourceFailed if so."""
-        name = self._server.database
-        with self._connected() as connection:
-            moved = set(tables(connection, replaced)) - {KEPT}
-        if moved:
-            raise SourceFailed(
-                f"All tables of {self._dataset} are in place in {name}, but then its server reported an error.",
-                remedy=f"Load programs.sql of the snapshot by hand; what was there before is in {replaced}.",
-                dataset=self._dataset,
-            )
-        self._execute([self._texts(replaced)], name, look=_nothing)
-        with self._connected() as connection:
-            run(connection, f"DROP DATABASE {quoted(replaced)}")
+    def _put_back(self, number: int, replaced: str) -> None:
+        """After an error: as it was, if nothing was moved; SourceFailed if that cannot be, or all was moved.
 
-    def _end_events(self, database: str) -> None:
-        """Those of what was replaced are kept, and act no more."""
+        `number`: the connection that moved tables. It may still be at it, though we have lost it.
+        """
+        name = self._server.database
+        try:
+            self._ended(number)
+            with self._connected() as connection:
+                moved = set(tables(connection, replaced)) - {self._texts_in}
+            if not moved:
+                self._execute([self._texts(replaced)], name, look=_nothing)
+                with self._connected() as connection:
+                    run(connection, f"DROP DATABASE {quoted(replaced)}")
+                return
+            why = f"tables were moved to {replaced}, and then the server reported an error"
+        except SourceFailed as error:
+            why = error.message
+        raise self._failed(
+            f"The views, routines, triggers and events of {name} were dropped, and not made again: {why}",
+            f"Look which tables are in {name} and which in {replaced}; the texts of what was dropped are in the "
+            f"table {self._texts_in!r} there, what was to be restored is in the snapshot.",
+        )
+
+    def _ended(self, number: int) -> None:
+        """Until the server has no such connection any more."""
+        until = time.monotonic() + END_S
         with self._connected() as connection:
-            for (event,) in run(connection, EVENTS_OF, database):
-                run(connection, f"ALTER EVENT {quoted(database, str(event))} DISABLE")
+            while run(connection, "SELECT 1 FROM information_schema.processlist WHERE id = %s", number):
+                with suppress(SourceFailed), told(self._dataset):
+                    run(connection, f"KILL {number}")
+                if time.monotonic() > until:
+                    raise self._failed("the connection that moves tables does not end", "Look into the server's log.")
+                time.sleep(0.1)
+
+    def _failed(self, what: str, remedy: str) -> SourceFailed:
+        return SourceFailed(
+            what if what.endswith(".") else f"{what}.", kind="tool-failed", remedy=remedy, dataset=self._dataset
+        )
 
     def _drop_programs(self, connection: Connection, database: str, schema: Schema) -> None:
         for (trigger,) in run(connection, TRIGGERS, database):
@@ -285,3 +328,11 @@ def _aimed(programs: bytes, database: str) -> bytes:
     """Routines of another collation than their database's set that for a moment, by the name that it had."""
     there = b"ALTER DATABASE " + quoted(database).encode() + b" CHARACTER SET"
     return ALTER.sub(lambda _: there, programs)
+
+
+def target_not_empty(database: str) -> Conflict:
+    return Conflict(
+        f"A database {database} is there already and was not touched.",
+        kind="target-not-empty",
+        remedy="Choose another name, or pass overwrite=True: then its tables are kept in another database.",
+    )

@@ -24,8 +24,14 @@ class RowCount:
         self.found = dict.fromkeys(tables, 0)
         self._begins = {KEYS + quoted(name).encode() + b" DISABLE KEYS": name for name in tables}
         self._held = b""  # where something that is looked for may begin
+        self._seen: set[str] = set()
         self._table: str | None = None
         self._inside = False
+
+    @property
+    def unseen(self) -> list[str]:
+        """Tables that did not come by."""
+        return sorted(set(self.found) - self._seen)
 
     def through(self, read_into: Callable[[memoryview], int]) -> Callable[[memoryview], int]:
         """Reads the same, and counts."""
@@ -50,9 +56,10 @@ class RowCount:
                 row = INSERT + quoted(self._table).encode() + b" "
                 self.found[self._table] += data.count(row, at, min(until + len(row) - 1, len(data)))
             if found >= 0:
-                self._inside = not self._inside
+                self._inside = data[found + 1 : data.find(b"\n", found + 1)].endswith(b" DISABLE KEYS */;")
                 here = (name for line, name in self._begins.items() if data.startswith(line, found))
                 self._table = next(here, None) if self._inside else None
+                self._seen.update([self._table] if self._table is not None else [])
                 until += 1
             at = until
         self._held = data[end:]

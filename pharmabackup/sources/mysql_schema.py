@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pharmabackup.sources.mysql_server import DAYS_S, one, quoted, run, tables, views
+from pharmabackup.sources.mysql_server import DAYS_S, one, quoted, run, tables, version, views
 
 if TYPE_CHECKING:
     from pharmabackup.sources.mysql_server import Connection
@@ -40,10 +40,9 @@ ROUTINES = "SELECT routine_type, routine_name FROM information_schema.routines W
 EVENTS = "SELECT event_name FROM information_schema.events WHERE event_schema = %s"
 TRIGGERS = "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = %s"
 NEEDED = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT")  # without which parts of a database are not even seen
-GRANT = re.compile(r"GRANT (.+) ON (?:\*|`((?:[^`]|``)*)`)\.\* TO ")
+GRANT = re.compile(r"GRANT (.+) ON (?:\*|`((?:[^`]|``)*)`)\.(?:\*|`((?:[^`]|``)*)`) TO ")
 ALL = "ALL PRIVILEGES"
 ROUTINE = "SHOW CREATE ROUTINE"
-ROUTINE_RIGHTS = {ROUTINE, "SHOW_ROUTINE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +137,17 @@ def unseen(connection: Connection, database: str) -> Iterator[Found]:
     """What this user may not see of a database, which is left out of dumps without a word."""
     held: set[str] = set()
     for (text,) in run(connection, "SHOW GRANTS"):
-        found = GRANT.match(str(text))
-        rights = set(found[1].split(", ")) if found else set()
-        everywhere = found is not None and found[2] is None
-        if rights & ROUTINE_RIGHTS or "GRANT SELECT ON `mysql`.`proc`" in str(text):
+        if not (found := GRANT.match(str(text))):
+            continue
+        rights, of, table = set(found[1].split(", ")), found[2], found[3]
+        if ALL in rights:
+            rights |= {*NEEDED, ROUTINE}
+        if table is None and of is None and rights & {"SELECT", "SHOW_ROUTINE"}:
+            rights.add(ROUTINE)
+        if table in (None, "proc") and of == "mysql" and "SELECT" in rights and version(connection).mariadb:
             held.add(ROUTINE)
-        if found and rights & {"SELECT", ALL} and (everywhere or found[2] == "mysql"):
-            held.add(ROUTINE)
-        if found and (everywhere or _like(found[2].replace("``", "`"), database)):
-            held |= {*NEEDED, ROUTINE} if ALL in rights else rights
+        if table is None and (of is None or _like(of.replace("``", "`"), database)):
+            held |= rights
     if missing := [right for right in (*NEEDED, ROUTINE) if right not in held]:
         yield (
             "unseen",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15
 LOCK_WAIT_S = 60  # for a table that somebody reads or changes
-CANNOT_CONNECT = 2003
 DAYS_S = 7 * 86_400  # connections wait for hours beside a dump or restore
 PORT = 3306
 SCHEMES = ("mysql", "mariadb")
@@ -118,7 +117,8 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """For these tools: what must not be on a command line, and messages in one language."""
-        return {"LC_ALL": "C"} | ({} if self._password is None else {"MYSQL_PWD": self._password})
+        options = {"MYSQL_TEST_LOGIN_FILE": os.devnull}  # else MySQL's read ~/.mylogin.cnf
+        return {"LC_ALL": "C"} | options | ({} if self._password is None else {"MYSQL_PWD": self._password})
 
     @contextmanager
     def connected(self, dataset: str, database: str | None = "") -> Iterator[Connection]:
@@ -159,7 +159,13 @@ class Server:
                 database=database, charset="utf8mb4", autocommit=True, connect_timeout=CONNECT_S, **given
             )
         except (OSError, ValueError, RuntimeError):  # a certificate that is not there, a method of login it lacks
-            raise failed(CANNOT_CONNECT, dataset) from None
+            raise SourceFailed(
+                f"The database of {dataset!r} cannot be connected to: a certificate cannot be read, or its way of "
+                "login is none that this program knows.",
+                kind="login",
+                remedy="Check ssl-ca, ssl-cert and ssl-key, and how the server lets this user in.",
+                dataset=dataset,
+            ) from None
 
 
 @contextmanager

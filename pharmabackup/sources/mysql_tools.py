@@ -24,10 +24,11 @@ DUMP, CLIENT = ("mariadb-dump", "mysqldump"), ("mariadb", "mysql")
 
 RIGHTS = "this user may not do that with all of it"
 GRANT = "Grant it SELECT, SHOW VIEW, TRIGGER and EVENT on the database, or use another user."
+ROUTINES = "Let it see routines: SELECT on mysql.proc, SHOW CREATE ROUTINE or SHOW_ROUTINE."
 SIGNS: Signs = (
     (b"Access denied for user", "login", "the server does not let this user in, or not to all of it", GRANT),
     (b"command denied", "permission", RIGHTS, GRANT),
-    (b"insufficient privileges", "permission", RIGHTS, "Grant it SELECT on mysql.proc, or SHOW_ROUTINE."),
+    (b"insufficient privileges", "permission", RIGHTS, ROUTINES),
     (b"Access denied; you need", "permission", RIGHTS, "Restore as a user who may create for others (SET USER)."),
     (b"Table definition has changed", "changed", "somebody emptied a table or changed its shape", "Back up again."),
     (b"Couldn't find table", "changed", "a table went while it was read", "Back up again."),

@@ -625,6 +625,51 @@ def test_an_error_after_the_move_drops_nothing(
     assert b"TRIGGER checked" in texts and b"EVENT `nightly`" in texts
 
 
+def test_what_was_replaced_and_cannot_be_made_again_is_told(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pharmabackup.sources.mysql_load import Loading
+
+    execute(server, *KINDS)
+    repo.backup([source(server)])
+    monkeypatch.setattr(Loading, "_texts", lambda *_: b"CREATE VIEW bad AS SELECT * FROM nowhere;")
+    report = repo.restore(into={"pmr": source(server)}, overwrite=True)
+    (finding,) = [found for found in report.findings if found.code == "not-restored"]
+    (kept,) = [name for name in server.databases() if name.startswith("pmr_before_")]
+    assert kept in finding.message
+    assert execute(server, "SHOW EVENTS")[0][1] == "nightly"
+    assert execute(server, "SELECT count(*) FROM `pharmabackup programs`", database=kept)[0][0] == 1
+
+
+def test_tables_that_came_while_it_was_loaded_are_not_replaced(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pharmabackup.sources.mysql_load import Loading
+
+    filled(server, 1)
+    repo.backup([source(server)])
+    real = Loading._verified
+
+    def verified(self, database: str) -> dict[str, int]:
+        execute(server, "CREATE DATABASE again", "CREATE TABLE again.mine (n int)", database=None)
+        return real(self, database)
+
+    monkeypatch.setattr(Loading, "_verified", verified)
+    with pytest.raises((pb.Conflict, pb.Incomplete)):
+        repo.restore(into={"pmr": source(server, "again")})
+    assert execute(server, "SHOW TABLES", database="again") == [("mine",)]
+    assert sorted(server.databases()) == ["again", "pmr"]
+
+
+def test_a_dump_of_another_form_is_not_counted_as_empty(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(server, 1)
+    monkeypatch.setattr("pharmabackup.sources.mysql_rows.KEYS", b"\nALTER ")
+    finding = failure(lambda: repo.backup([source(server, count=["zzz"])]))
+    assert "zzz in pmr could not be counted" in finding.message
+
+
 def test_a_database_of_events_alone_is_not_empty(server: MariaServer, repo: pb.Repository) -> None:
     filled(server, 1)
     repo.backup([source(server)])
@@ -645,6 +690,8 @@ def test_a_broken_view_of_what_is_replaced_is_kept_as_a_text(server: MariaServer
     (kept,) = [name for name in server.databases() if name.startswith("pmr_before_")]
     query = "SELECT text FROM `pharmabackup programs` WHERE number < 0"
     assert b"VIEW `pmr`.`broken`" in execute(server, query, database=kept)[0][0]
+    repo.backup([source(server, kept, name="kept")])  # what was kept can be replaced as well
+    repo.restore(into={"pmr": source(server, kept)}, only=["pmr"], overwrite=True)
 
 
 def test_a_view_that_is_made_meanwhile_fails_it(server: MariaServer, repo: pb.Repository) -> None:
@@ -753,7 +800,7 @@ def test_programs_say_their_versions(said: bytes, expected: Version | None) -> N
 @pytest.mark.parametrize("tail", ["?ssl-ca=/nowhere.pem"])
 def test_what_keeps_it_from_connecting_is_one_sentence(server: MariaServer, repo: pb.Repository, tail: str) -> None:
     finding = failure(lambda: repo.backup([pb.MySQL(server.url("pmr") + tail, password=PASSWORD)]))
-    assert "cannot be reached" in finding.message
+    assert "certificate cannot be read" in finding.message
 
 
 # ---------------------------------------------------------------- counting
