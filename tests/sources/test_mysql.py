@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -623,6 +624,43 @@ def test_an_error_after_the_move_drops_nothing(
     assert execute(server, "SELECT count(*) FROM a", database=kept) == [(3,)]
     texts = b"".join(text for (text,) in execute(server, "SELECT text FROM `pharmabackup programs`", database=kept))
     assert b"TRIGGER checked" in texts and b"EVENT `nightly`" in texts
+
+
+def test_a_rename_that_goes_on_after_its_connection_is_lost_is_ended_first(
+    server: MariaServer, repo: pb.Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else tables would come into what is dropped as empty."""
+    from pharmabackup.sources import mysql_load
+
+    filled(server, 1)
+    repo.backup([source(server)])
+    execute(server, "INSERT INTO zzz VALUES (9)")
+    real = mysql_load.run
+    threads: list[threading.Thread] = []
+
+    def lost(connection, statement, *values):
+        if not statement.startswith("RENAME"):
+            return real(connection, statement, *values)
+        reader = server.connect()
+        reader.cursor().execute("LOCK TABLES pmr.zzz READ")
+        release = threading.Timer(2, reader.close)
+
+        def go_on() -> None:
+            with suppress(pymysql.MySQLError):
+                real(connection, statement, *values)
+
+        threads.extend([release, threading.Thread(target=go_on)])
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        raise pymysql.OperationalError(2013, "Lost connection")
+
+    monkeypatch.setattr(mysql_load, "run", lost)
+    assert failure(lambda: repo.restore(into={"pmr": source(server)}, overwrite=True)).code == "load-failed"
+    for thread in threads:
+        thread.join()
+    assert execute(server, "SELECT count(*) FROM zzz") == [(4,)]
+    assert server.databases() == ["pmr"]
 
 
 def test_what_was_replaced_and_cannot_be_made_again_is_told(
