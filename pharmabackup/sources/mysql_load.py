@@ -209,7 +209,7 @@ class Loading:
         try:
             table = quoted(replaced, self._texts_in)
             run(connection, f"CREATE TABLE {table} (number int PRIMARY KEY, text longblob)")
-            insert = f"INSERT INTO {table} VALUES (%s, %s)"  # noqa: S608
+            insert = f"INSERT INTO {table.replace('%', '%%')} VALUES (%s, %s)"  # noqa: S608
             for number, at in enumerate(range(0, len(text), PART)):
                 run(connection, insert, number, text[at : at + PART])
             for number, view in enumerate(old.broken, 1):  # they cannot be made again

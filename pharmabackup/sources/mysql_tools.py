@@ -37,7 +37,7 @@ SIGNS: Signs = (
     (b"doesn't exist", "missing", "something that it names is not there", "If it was a backup, back up again; if a "
      "restore, look which other databases its views name."),
     (b"max_allowed_packet", "too-large", "a row is larger than the server takes", "Raise its max_allowed_packet."),
-    (b"The table", "full", "the server has no room for a table", "Free some space there."),
+    (b"' is full", "full", "the server has no room for a table", "Free some space there."),
     (b"No space left", "full", "its server's disk is full", "Free some space there."),
     (b"Unknown collation", "missing", "the server does not know a collation of it", "Restore into a newer server."),
     (

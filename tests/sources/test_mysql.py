@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -706,6 +707,20 @@ def test_a_dump_of_another_form_is_not_counted_as_empty(
     monkeypatch.setattr("pharmabackup.sources.mysql_rows.KEYS", b"\nALTER ")
     finding = failure(lambda: repo.backup([source(server, count=["zzz"])]))
     assert "zzz in pmr could not be counted" in finding.message
+
+
+def test_a_database_whose_name_has_signs_is_replaced(server: MariaServer, repo: pb.Repository) -> None:
+    name = "a%s b`é"
+    execute(server, f"CREATE DATABASE {quoted(name)}", database=None)
+    execute(server, "CREATE TABLE t (n int)", "CREATE VIEW v AS SELECT n FROM t", database=name)
+    url = f"mariadb://{server.user}@127.0.0.1:{server.port}/{quote(name)}"
+    for _ in range(2):
+        repo.backup([pb.MySQL(url, name="odd", password=PASSWORD)])
+        repo.restore(into={"odd": pb.MySQL(url, name="odd", password=PASSWORD)}, overwrite=True)
+        time.sleep(1.1)
+    kept = [found for found in server.databases() if found.startswith(f"{name}_before_")]
+    assert len(kept) == 2
+    assert execute(server, "SHOW FULL TABLES WHERE table_type = 'VIEW'", database=kept[0]) == [("v", "VIEW")]
 
 
 def test_a_database_of_events_alone_is_not_empty(server: MariaServer, repo: pb.Repository) -> None:
