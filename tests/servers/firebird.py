@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.process import free_port, running
+from tests.servers.process import as_service, free_port, running
 
 USER, PASSWORD = "SYSDBA", "tests"
 
@@ -59,14 +59,7 @@ def firebird(folder: Path) -> Iterator[FirebirdServer]:
         "AuthServer = Srp\nAuthClient = Srp\nUserManager = Srp\nServerMode = Super\n"
     )
     environment = {"FIREBIRD": str(root), "FIREBIRD_LOCK": str(folder)}
-    as_user: list[str] = []
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        as_user = ["setpriv", "--reuid=firebird", "--regid=firebird", "--clear-groups"]
-        for above in [folder, *folder.parents]:
-            if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
-                above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
-        for path in (folder, security):
-            shutil.chown(path, "firebird", "firebird")
+    as_user = as_service("firebird", folder, security)
     subprocess.run(
         [*as_user, "isql-fb", "-user", USER, str(security)],
         input=f"CREATE OR ALTER USER {USER} PASSWORD '{PASSWORD}'; COMMIT;".encode(),

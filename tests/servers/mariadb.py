@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.process import free_port, running
+from tests.servers.process import as_service, free_port, running
 
 PASSWORD = "pass of the tests, with '\\ and %"
 
@@ -49,15 +49,7 @@ def mariadb(folder: Path, *options: str) -> Iterator[MariaServer]:
     if program is None:
         pytest.skip("MariaDB is not installed (Debian: mariadb-server)")
     server = MariaServer(free_port(), folder / "s")
-    as_user: list[str] = []
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("MariaDB does not run as root, and setpriv is not installed (Debian: util-linux)")
-        as_user = ["setpriv", "--reuid=mysql", "--regid=mysql", "--clear-groups"]
-        for above in [folder, *folder.parents]:
-            if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
-                above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
-        shutil.chown(folder, "mysql", "mysql")
+    as_user = as_service("mysql", folder)
     data = folder / "data"
     quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
     first = folder / "first.sql"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.process import free_port, running
+from tests.servers.process import as_service, free_port, running
 
 PASSWORD = "pass of the tests, with '\\ and %"
 
@@ -53,16 +51,7 @@ def postgres(folder: Path, *options: str) -> Iterator[PostgresServer]:
     where = programs()
     server = PostgresServer(free_port(), where, folder / "data")
     (folder / "password").write_text(PASSWORD + "\n")
-    as_user: list[str] = []
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("PostgreSQL does not run as root, and setpriv is not installed (Debian: util-linux)")
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        for above in [folder, *folder.parents]:
-            if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
-                above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
-        shutil.chown(folder, "postgres", "postgres")
-        shutil.chown(folder / "password", "postgres", "postgres")
+    as_user = as_service("postgres", folder, folder / "password")
     subprocess.run(
         [*as_user, str(where / "initdb"), "-D", str(server.data), "-U", server.user, "-A", "scram-sha-256",
          "--pwfile", str(folder / "password"), "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 START_S = 60
 _started: dict[int, subprocess.Popen[bytes]] = {}  # by the port that each listens on
@@ -40,6 +43,20 @@ def kill(port: int) -> None:
     for child in map(int, children):  # sshd has a process for each connection
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+
+
+def as_service(user: str, folder: Path, *paths: Path) -> list[str]:
+    """What goes before the command of a server that must not run as root; its user gets these paths."""
+    if not (hasattr(os, "geteuid") and os.geteuid() == 0):
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("servers do not run as root, and setpriv is not installed (Debian: util-linux)")
+    for above in [folder, *folder.parents]:
+        if above.stat().st_mode & 0o001 == 0 and above.owner() == "root":
+            above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
+    for path in (folder, *paths):
+        shutil.chown(path, user, user)
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaServer]:
 @pytest.fixture(autouse=True)
 def fresh(server: MariaServer) -> Iterator[None]:
     for name in server.databases():
-        execute(server, f"DROP DATABASE `{name}`", database=None)
+        execute(server, f"DROP DATABASE {quoted(name)}", database=None)
     execute(server, "CREATE DATABASE pmr CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci", database=None)
     yield
     for (user,) in execute(server, "SELECT user FROM mysql.user WHERE host = '%'", database=None):
