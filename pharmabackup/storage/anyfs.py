@@ -36,7 +36,12 @@ PIECE = 4 << 20  # bytes that one read asks for
 
 
 class StrictFTP(FTPFileSystem):  # type: ignore[misc]  # it has no types
-    """fsspec's FTP, but for its `ls`, which takes any error for a folder that is empty or not there."""
+    """fsspec's FTP, which leaves lines open, and whose `ls` takes any error for a folder that is not there."""
+
+    def _connect(self) -> None:
+        if "ftp" in vars(self):  # it connects anew after a read that ended early
+            self.ftp.close()
+        super()._connect()
 
     def ls(self, path: str, detail: bool = True, **_: object) -> list[Any]:
         path = self._strip_protocol(path)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from stat import S_ISDIR, S_ISREG
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -166,11 +167,11 @@ class SftpStorage(RemoteFolder[Session]):
         return f"{self._root.rstrip('/')}/{path}" if path else self._root
 
     def _make_root(self, client: Session) -> None:
-        client.do(client.sftp.makedirs(self._root, exist_ok=True), 1 + self._root.count("/"))
+        client.do(lambda: client.sftp.makedirs(self._root, exist_ok=True), 1 + self._root.count("/"))
 
     def _make_folder(self, client: Session, path: str) -> None:
         try:
-            client.do(client.sftp.mkdir(self._at(path)))
+            client.do(lambda: client.sftp.mkdir(self._at(path)))
         except ABSENT:
             raise Absent from None
         except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
@@ -194,17 +195,17 @@ class SftpStorage(RemoteFolder[Session]):
 
         try:
             with client.channel() as sftp:
-                file = client.do(sftp.open(self._at(path), "xb"))
+                file = client.do(lambda: sftp.open(self._at(path), "xb"))
                 pending: deque[Future[int]] = deque()
                 offset = 0
                 while piece := body.read(PIECE):
-                    pending.append(client.submit(file.write(piece, offset)))
+                    pending.append(client.submit(partial(file.write, piece, offset)))
                     offset += len(piece)
                     if len(pending) >= AHEAD:
                         client.wait(pending.popleft())
                 while pending:
                     client.wait(pending.popleft())
-                attributes = client.do(finish(), 3)
+                attributes = client.do(finish, 3)
         except ABSENT:
             raise Absent from None
         except asyncssh.SFTPFailure:
@@ -216,14 +217,14 @@ class SftpStorage(RemoteFolder[Session]):
     def _is_full(self, client: Session, body: Body) -> bool:
         """SFTP says no more than "failure"."""
         try:
-            room = client.do(client.sftp.statvfs(self._at(UPLOADS)))
+            room = client.do(lambda: client.sftp.statvfs(self._at(UPLOADS)))
         except asyncssh.SFTPError:
             return False
         return bool(room.bavail * room.frsize < body.size or (not room.favail and room.files))
 
     def _give_name(self, client: Session, path: str, name: str) -> None:
         try:
-            client.do(client.sftp.rename(self._at(path), self._at(name)))
+            client.do(lambda: client.sftp.rename(self._at(path), self._at(name)))
         except ABSENT:
             raise Absent from None
         except asyncssh.SFTPFileAlreadyExists:
@@ -241,12 +242,12 @@ class SftpStorage(RemoteFolder[Session]):
 
         sftp = client.sftp
         try:
-            client.do(client.do(sftp.open(here, "xb")).close())
+            client.do(client.do(lambda: sftp.open(here, "xb")).close)
             try:
-                client.do(sftp.link(here, f"{here[:-1]}x"))
-                client.do(sftp.remove(f"{here[:-1]}x"))
+                client.do(lambda: sftp.link(here, f"{here[:-1]}x"))
+                client.do(lambda: sftp.remove(f"{here[:-1]}x"))
             finally:
-                client.do(sftp.remove(here))
+                client.do(lambda: sftp.remove(here))
         except ABSENT:
             self._look(client)
             self._make_folder(client, UPLOADS)
@@ -257,13 +258,13 @@ class SftpStorage(RemoteFolder[Session]):
 
     def _entry(self, client: Session, path: str) -> Entry:
         try:
-            return _entry(path, client.do(client.sftp.stat(self._at(path))))
+            return _entry(path, client.do(lambda: client.sftp.stat(self._at(path))))
         except ABSENT:
             raise Absent from None
 
     def _entries(self, client: Session, path: str) -> Iterable[Entry]:
         try:
-            names = client.do(client.sftp.readdir(self._at(path)))
+            names = client.do(lambda: client.sftp.readdir(self._at(path)))
         except ABSENT:
             raise Absent from None
         found = ((str(name.filename), name.attrs) for name in names)
@@ -286,7 +287,7 @@ class SftpStorage(RemoteFolder[Session]):
             return file, *await asyncio.gather(file.stat(), first, return_exceptions=True)
 
         try:
-            file, attributes, first = client.do(begin(), 2)
+            file, attributes, first = client.do(begin, 2)
         except ABSENT:
             raise Absent from None
         pending: deque[Future[bytes]] = deque()
@@ -302,7 +303,7 @@ class SftpStorage(RemoteFolder[Session]):
             expected = max(0, end - offset)
             while True:
                 while at < end and len(pending) < AHEAD:
-                    pending.append(client.submit(file.read(min(PIECE, end - at), at)))
+                    pending.append(client.submit(partial(file.read, min(PIECE, end - at), at)))
                     at += PIECE
                 expected -= len(first)
                 if len(first) < min(PIECE, expected + len(first)):
@@ -315,11 +316,11 @@ class SftpStorage(RemoteFolder[Session]):
         finally:
             for each in pending:
                 each.cancel()
-            client.submit(file.close())  # nobody waits for that
+            client.submit(file.close)  # nobody waits for that
 
     def _unlink(self, client: Session, path: str) -> None:
         try:
-            client.do(client.sftp.remove(self._at(path)))
+            client.do(lambda: client.sftp.remove(self._at(path)))
         except ABSENT:
             raise Absent from None
         except asyncssh.SFTPFailure:
@@ -337,7 +338,7 @@ class SftpStorage(RemoteFolder[Session]):
         async def all_of_them() -> list[BaseException | None]:
             return await asyncio.gather(*map(sync, paths), return_exceptions=True)
 
-        errors = [error for error in client.do(all_of_them(), 3) if error is not None]
+        errors = [error for error in client.do(all_of_them, 3) if error is not None]
         for error in sorted(errors, key=lambda error: isinstance(error, ABSENT)):
             if isinstance(error, ABSENT):
                 raise Absent from None

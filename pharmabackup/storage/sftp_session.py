@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncssh
 
@@ -26,7 +26,7 @@ LoggedIn = tuple[asyncssh.SSHClientConnection, asyncssh.SFTPClient]
 class Session:
     """One connection, and the event loop that it lives in."""
 
-    def __init__(self, log_in: Callable[[], Coroutine[Any, Any, LoggedIn]]) -> None:
+    def __init__(self, log_in: Callable[[], Awaitable[LoggedIn]]) -> None:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._closed = False
@@ -34,7 +34,7 @@ class Session:
         self._thread.start()
         self._connection: asyncssh.SSHClientConnection | None = None
         try:
-            future = self.submit(log_in())
+            future = self.submit(log_in)
             # It has its own limit for all but the last step.
             self._connection, self.sftp = self.wait(future, 2 * remote.CONNECT_S + 3 * remote.SILENCE_S)
         except BaseException:
@@ -45,13 +45,12 @@ class Session:
         self._busy = Counter[asyncssh.SFTPClient]()
         self._more = CHANNELS - 1  # that may be opened
 
-    def submit(self, work: Awaitable[T]) -> Future[T]:
+    def submit(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
+        """`work` is called in the loop: where that has ended, it is not begun."""
         with self._lock:
             if self._closed:
-                if isinstance(work, Coroutine):
-                    work.close()
                 raise ConnectionResetError
-            return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+            return asyncio.run_coroutine_threadsafe(_done(work), self._loop)
 
     def wait(self, future: Future[T], seconds: float | None = None) -> T:
         """TimeoutError when nothing comes."""
@@ -61,7 +60,7 @@ class Session:
             future.cancel()
             raise
 
-    def do(self, work: Awaitable[T], steps: int = 1) -> T:
+    def do(self, work: Callable[[], Awaitable[T]], steps: int = 1) -> T:
         """`steps`: how many times it waits for the server."""
         return self.wait(self.submit(work), steps * remote.SILENCE_S)
 
@@ -75,7 +74,7 @@ class Session:
         if opens:
             assert self._connection is not None
             try:
-                chosen = self.do(self._connection.start_sftp_client(), 3)
+                chosen = self.do(self._connection.start_sftp_client, 3)
             except (asyncssh.ChannelOpenError, asyncssh.SFTPError, TimeoutError):
                 self._more = 0
             else:
@@ -110,8 +109,8 @@ class Session:
         await self._loop.shutdown_asyncgens()
 
 
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
+async def _done(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
 
 
 def known_hosts(given: str | None, configured: object) -> asyncssh.SSHKnownHosts:

@@ -13,6 +13,7 @@ from fsspec.implementations.ftp import FTPFileSystem
 
 from pharmabackup.errors import Conflict, InvalidInput, StorageFailed, Unsupported
 from pharmabackup.storage import connect, remote
+from pharmabackup.storage.anyfs import StrictFTP
 from pharmabackup.storage.probe import probe
 from pharmabackup.testing.storage import StorageConformance
 from pharmabackup.testing.storage_faults import StorageFaults
@@ -115,6 +116,13 @@ def test_a_part_of_another_length_is_not_taken(connected, monkeypatch):
     monkeypatch.setattr(FTPFileSystem, "cat_file", lambda *_, **__: b"")
     with pytest.raises(StorageFailed, match="broke off"):
         storage.get_range("a", 10, 10)
+
+
+def test_a_line_that_it_leaves_for_another_is_closed(server):
+    fs = StrictFTP("127.0.0.1", server.port, **server.options, skip_instance_cache=True)
+    left = fs.ftp
+    fs._connect()  # as its file does after a read that ended early
+    assert left.sock is None and fs.ftp is not left and fs.exists("/")
 
 
 ATTEMPTS = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import asyncssh
 import pytest
@@ -54,6 +55,17 @@ class TestOpenSSHBehindALine(_OnSshd, BehindALine):
 
 class TestPromises(_OnSshd, Promises):
     pass
+
+
+def test_what_comes_after_the_end_of_a_line_is_not_begun(server, tmp_path):
+    """Another thread found it broken, and closed it."""
+    storage = connect(server.url(tmp_path / "r"), storage_options=server.options, create=True)
+    with closing(storage):
+        session = storage._client()
+        session.close()
+        with pytest.raises(ConnectionResetError):
+            session.do(lambda: session.sftp.open(str(tmp_path / "a"), "xb"))
+        gc.collect()  # "was never awaited" would be told here
 
 
 def test_what_is_stored_was_synced(server, tmp_path):
