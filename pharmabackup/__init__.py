@@ -35,7 +35,16 @@ from pharmabackup.retention import Keep
 from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from pharmabackup.sources import Command, Files, MySQL, PostgreSQL, Source, SQLite
+    from pharmabackup.sources import (
+        Command,
+        Files,
+        MySQL,
+        PostgreSQL,
+        PostgreSQLCluster,
+        PostgreSQLWAL,
+        Source,
+        SQLite,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -57,6 +66,8 @@ __all__ = [
     "NotPermitted",
     "Passphrase",
     "PostgreSQL",
+    "PostgreSQLCluster",
+    "PostgreSQLWAL",
     "Proposal",
     "Recipient",
     "Report",
@@ -72,10 +83,12 @@ __all__ = [
     "WrongCredential",
 ]
 
+SOURCES = ("Command", "Files", "MySQL", "PostgreSQL", "PostgreSQLCluster", "PostgreSQLWAL", "SQLite", "Source")
+
 
 def __getattr__(name: str) -> object:
     """Sources are imported when they are first named: opening a repository, or looking into it, does not wait."""
-    if name not in ("Command", "Files", "MySQL", "PostgreSQL", "SQLite", "Source"):
+    if name not in SOURCES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     thing = globals()[name] = getattr(import_module("pharmabackup.sources"), name)
     return thing

@@ -110,6 +110,28 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What following sources came to. `failed`: runs that could not back up all, and were made again."""
+
+    snapshots: int
+    failed: int
+    started: datetime
+    duration: timedelta
+
+    def __str__(self) -> str:
+        seconds = self.duration.total_seconds()
+        return f"follow: {self.snapshots:,} snapshots in {seconds:.0f} s, {self.failed} runs failed"
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "snapshots": self.snapshots,
+            "failed": self.failed,
+            "started": iso(self.started),
+            "duration": self.duration.total_seconds(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryDrill(Report):
     """What shares of the recovery key were proved to bring back. `bytes`: of names and data that were opened.
 

@@ -13,6 +13,7 @@ import click
 import pharmabackup as pb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import OK, STATES, WARNING
+from pharmabackup.cli.fetching import fetching
 from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
@@ -74,6 +75,13 @@ def init(settings: Settings) -> None:
     help="A MariaDB or MySQL database; MYSQL_PWD.",
 )
 @click.option(
+    "--postgresql-cluster",
+    "clusters",
+    metavar="NAME=URL",
+    multiple=True,
+    help="A whole PostgreSQL server, as its files.",
+)
+@click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
@@ -86,13 +94,14 @@ def backup(
     databases: tuple[str, ...],
     served: tuple[str, ...],
     mysqls: tuple[str, ...],
+    clusters: tuple[str, ...],
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
     others: tuple[str, ...],
     reason: str | None,
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls)
+    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls, clusters)
     if not sources:
         raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH, --postgresql URL or --mysql URL.")
     who, away = settings.who(), False
@@ -123,6 +132,7 @@ def sources_of(
     exclude: tuple[str, ...],
     served: tuple[str, ...] = (),
     mysqls: tuple[str, ...] = (),
+    clusters: tuple[str, ...] = (),
 ) -> list[pb.Source]:
     """The folders and databases that were named."""
 
@@ -138,8 +148,20 @@ def sources_of(
     def mysql(url: str, name: str | None, tier: int) -> pb.Source:
         return pb.MySQL(url, name=name, tier=tier)
 
+    def cluster(url: str, name: str | None, tier: int) -> pb.Source:
+        if name is None:
+            raise click.BadParameter("give it as NAME=URL.", param_hint="--postgresql-cluster")
+        return pb.PostgreSQLCluster(url, name=name, tier=tier)
+
     sources: list[pb.Source] = []
-    for make, texts in ((server, served), (mysql, mysqls), (database, databases), (folder, folders)):
+    kinds = (
+        (server, served),
+        (mysql, mysqls),
+        (cluster, clusters),
+        (database, databases),
+        (folder, folders),
+    )
+    for make, texts in kinds:
         for text in texts:
             name, path = named(text)
             source = make(path, name, TIER)
@@ -155,6 +177,10 @@ def sources_of(
 @click.option("--only", metavar="NAME|GLOB", multiple=True, help='A dataset, or paths in one: "documents/sops/**".')
 @click.option("--before", type=Time(), metavar="TIME", help="The newest from before that time.")
 @click.option("--into", metavar="NAME=URL", multiple=True, help="Load a dataset there, not into TARGET.")
+@click.option(
+    "--until", type=Time(), metavar="TIME", help="A PostgreSQL server's files, and then its log until then."
+)
+@click.option("--wal", "log", metavar="NAME", help="The archived log that such a server goes on with, to its end.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there; what is right already is not written again.")
 @click.pass_obj
 def restore(
@@ -163,16 +189,24 @@ def restore(
     only: tuple[str, ...],
     before: datetime | None,
     into: tuple[str, ...],
+    until: datetime | None,
+    log: str | None,
     overwrite: bool,
 ) -> None:
     """Bring back the newest of everything, tier by tier."""
     places = pairs(into, "--into")
+    if until is not None and log is None:
+        raise click.UsageError("Say which archived log leads there: --wal NAME.")
+    if log is not None and not places:
+        raise click.UsageError("A server's log is for a server: --into NAME=DATA.")
+    before = before or until
     if target == "":  # a shell variable that was not set must not mean this very folder
         raise click.UsageError("The target folder's name is empty.")
     if target is None and not places:
         raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
     with settings.open() as repository:
-        loaded = _loaded(repository, places, before)
+        command = None if log is None else fetching(settings, log)
+        loaded = _loaded(repository, places, before, until, command)
         report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(
@@ -188,7 +222,13 @@ def restore(
     _show(settings, report)
 
 
-def _loaded(repository: pb.Repository, places: Mapping[str, object], before: datetime | None) -> dict[str, pb.Source]:
+def _loaded(
+    repository: pb.Repository,
+    places: Mapping[str, object],
+    before: datetime | None,
+    until: datetime | None,
+    command: str | None,
+) -> dict[str, pb.Source]:
     """What each dataset is loaded into: a source of the kind that it was backed up from."""
     found: dict[str, pb.Source] = {}
     for name, place in places.items():
@@ -201,6 +241,8 @@ def _loaded(repository: pb.Repository, places: Mapping[str, object], before: dat
             found[name] = pb.PostgreSQL(str(place), name=name)
         elif kind == "mysql":
             found[name] = pb.MySQL(str(place), name=name)
+        elif kind == "postgresql-cluster":
+            found[name] = pb.PostgreSQLCluster(data=str(place), name=name, until=until, restore_command=command)
         else:
             raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
     return found

@@ -23,7 +23,7 @@ else a question at the terminal. No secret is accepted on the command line.
 
 Exit codes: 0 done, 1 part is safe and part is not, 64 usage, 65 damaged, 66 not found, 69 not supported,
 70 our fault, 73 conflict, 74 failed, 75 try again, 77 wrong credential, 130 cancelled.
-check, audit verify, drill, check-share: 0 ok, 1 warning, 2 critical, 3 unknown.
+check, wal, audit verify, drill, check-share: 0 ok, 1 warning, 2 critical, 3 unknown.
 """
 
 
@@ -39,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         acting,
         auditing,
         configuring,
+        following,
         keeping,
         keys,
         looking,
@@ -47,7 +48,8 @@ def run(arguments: Sequence[str]) -> int:
         recovering,
     )
 
-    assert acting and auditing and configuring and keeping and keys and looking and mending and placing and recovering
+    assert acting and auditing and configuring and following and keeping and keys and looking and mending
+    assert placing and recovering
     settings = Settings(Output(form_of(arguments)))
     output = settings.output
     try:

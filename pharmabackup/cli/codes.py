@@ -8,6 +8,7 @@ OK = 0
 WARNING = 1
 CRITICAL = 2
 UNKNOWN = 3
+ABSENT = 4  # of wal-get alone
 USAGE = 64
 DAMAGED = 65
 NOT_FOUND = 66

@@ -20,7 +20,7 @@ from pharmabackup.repository.keeping import Keeping
 from pharmabackup.repository.keys import Keys
 from pharmabackup.repository.log import AuditLog
 from pharmabackup.repository.opened import to_ns
-from pharmabackup.results import Comparison, Report
+from pharmabackup.results import Comparison, Followed, Report
 from pharmabackup.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -166,6 +166,25 @@ class Repository(Keys, Keeping, AuditLog):
 
         places = [Place(other._unlocked, partial(self.copy, other, cancel=cancel)) for other in replicas]
         return spread(self._unlocked, places, run)
+
+    def follow(
+        self,
+        sources: Sequence[Source],
+        *,
+        cancel: threading.Event,
+        replicas: Sequence[Repository] = (),
+        every: timedelta = timedelta(seconds=5),
+        reason: str | None = None,
+        progress: Progress | None = None,
+    ) -> Followed:
+        """Back up what has changed, again and again until `cancel` is set: `every` so often at most (docs/follow.md).
+
+        A source that cannot tell whether it has changed is backed up each time. What fails is tried again, sooner at
+        first and then every half minute; `progress` hears of it. StorageFailed that no retry mends, InvalidInput.
+        """
+        from pharmabackup.repository.follow import follow
+
+        return follow(self, sources, replicas=replicas, every=every, reason=reason, progress=progress, cancel=cancel)
 
     def snapshots(self, dataset: str | None = None, *, before: datetime | None = None) -> list[Snapshot]:
         """All snapshots, newest first. Damaged, StorageFailed."""

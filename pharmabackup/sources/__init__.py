@@ -5,6 +5,8 @@ from pharmabackup.sources.command import Command
 from pharmabackup.sources.files import Files
 from pharmabackup.sources.mysql import MySQL
 from pharmabackup.sources.postgresql import PostgreSQL
+from pharmabackup.sources.postgresql_cluster import PostgreSQLCluster
+from pharmabackup.sources.postgresql_wal import PostgreSQLWAL
 from pharmabackup.sources.sqlite import SQLite
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Kept",
     "MySQL",
     "PostgreSQL",
+    "PostgreSQLCluster",
+    "PostgreSQLWAL",
     "PreviousFolder",
     "SQLite",
     "Sink",

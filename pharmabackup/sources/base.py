@@ -138,6 +138,9 @@ class View(ABC):
         others may be read before that.
         """
 
+    def committed(self) -> None:  # noqa: B027  (few have somebody to tell)
+        """The snapshot of what was dumped last is safe in the storage. The view is closed already. SourceFailed."""
+
 
 class Content(ABC):
     """What a snapshot holds, for a source that it is restored into."""
@@ -183,6 +186,10 @@ class Source(ABC):
     def location(self) -> Path | None:
         """Where the data lies on this machine, if it does: a repository inside it is refused."""
         return None
+
+    def changed(self) -> bool:
+        """Whether there may be something that the last view lacked. Asked every second or so. SourceFailed."""
+        return True
 
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:  # noqa: ARG002
         """Before anything is restored: whether `load` can be, of a snapshot with these facts.

@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from pharmabackup.clock import now_ns
 from pharmabackup.errors import InvalidInput, SourceFailed
 from pharmabackup.sources.base import FILE, FolderColumns, Sink, Source, StrPath, View
 from pharmabackup.sources.sqlite_view import SQLiteView, restore_checks
 from pharmabackup.sources.sqlite_view import view as sqlite_view
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Size, time of change (ns) and inode of a database's files, as far as they are there."""
+TOO_NEW_NS = 2 * 10**9  # within the coarsest file system's tick, another write leaves the time as it is
 
 
 class SQLite(Source):
@@ -31,6 +36,15 @@ class SQLite(Source):
         self._path = os.path.abspath(text)
         super().__init__(Path(self._path).stem if name is None else name, tier)
         self._count = tuple(count)
+        self._saved: tuple[Stamp, int] | None = None
+
+    def changed(self) -> bool:
+        """By the files' sizes and times; of what was written just before it was looked at, those prove nothing."""
+        if self._saved is None:
+            return True
+        stamp, looked = self._saved
+        newest = max((file[1] for file in stamp if file is not None), default=looked)
+        return newest > looked - TOO_NEW_NS or _stamp(self._path) != stamp
 
     def location(self) -> Path:
         return Path(self._path)
@@ -40,8 +54,13 @@ class SQLite(Source):
 
     @contextmanager
     def _view(self, scratch: Path) -> Iterator[View]:
+        before = _stamp(self._path), now_ns()
         with sqlite_view(self._path, dataset=self.name, count=self._count, scratch=scratch) as open_view:
-            yield _DatabaseView(self._path, open_view)
+            yield _DatabaseView(self, open_view, before)
+
+    def note(self, saved: tuple[Stamp, int]) -> None:
+        """What is safe: files that looked so, and when they did (ns)."""
+        self._saved = saved
 
     def verify(self, restored: Path, entries: Sequence[bytes]) -> Mapping[str, object]:
         """Whether it opens, and the rows of the counted tables. SourceFailed.
@@ -61,8 +80,11 @@ class SQLite(Source):
 
 
 class _DatabaseView(View):
-    def __init__(self, path: str, view: SQLiteView) -> None:
+    def __init__(self, source: SQLite, view: SQLiteView, before: tuple[Stamp, int]) -> None:
+        path = source.location()
         self._view = view
+        self._source = source
+        self._before = before
         self._name = os.fsencode(os.path.basename(path))
         self._status = os.stat(path)
 
@@ -83,3 +105,19 @@ class _DatabaseView(View):
         sink.folder(b"", columns, b"")
         view.check()
         return dict(view.facts)
+
+    def committed(self) -> None:
+        self._source.note(self._before)
+
+
+def _stamp(path: str) -> Stamp:
+    """What shows whether somebody has written: of the database, its WAL and its journal."""
+    found: list[tuple[int, int, int] | None] = []
+    for name in (path, f"{path}-wal", f"{path}-journal"):
+        try:
+            status = os.stat(name)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(found)

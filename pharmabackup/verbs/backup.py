@@ -64,6 +64,7 @@ def backup(
                 run.remember()
             if unlocked.storage.lanes > 1:  # elsewhere it was looked for after each
                 run.look_for_revocation()
+            run.tell_sources()
             index.save()
     finally:
         index.close()

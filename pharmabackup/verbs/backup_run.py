@@ -89,6 +89,7 @@ class Run:
         self._broken: BaseException | None = None  # why one was not committed, and those after it are not
         self._trouble: BaseException | None = None  # what came of those under way, until it is dealt with
         self._thread = get_ident()
+        self._safe: list[Cut] = []
 
     def prepare(self, sources: Sequence[Source]) -> None:
         self._sources = sources
@@ -334,6 +335,8 @@ class Run:
                 read.cut.stack.close()
             except SourceFailed as error:
                 self._fail(read.cut, error)
+            else:
+                self._safe.append(read.cut)
         finally:
             reporter.dataset, reporter.tier = now
 
@@ -355,6 +358,23 @@ class Run:
         """Whoever was revoked before his last snapshot is told: it does not count. WrongCredential."""
         if self._written:
             self._unlocked.renewed()
+
+    def tell_sources(self) -> None:
+        """What was committed counts: sources may let go of it."""
+        for cut in self._safe:
+            assert cut.view is not None
+            try:
+                cut.view.committed()
+            except SourceFailed as error:
+                self._reporter.find(
+                    Finding(
+                        code="not-acknowledged",
+                        severity="critical",
+                        subject=cut.source.name,
+                        message=f"{cut.source.name} is safe, and its program could not be told so: {error.message}",
+                        remedy=error.remedy,
+                    )
+                )
 
     def remember(self) -> None:
         """What was committed, for the next run of this machine, which reads it where that costs nothing."""

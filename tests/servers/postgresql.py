@@ -51,15 +51,23 @@ def postgres(folder: Path, *options: str) -> Iterator[PostgresServer]:
     where = programs()
     server = PostgresServer(free_port(), where, folder / "data")
     (folder / "password").write_text(PASSWORD + "\n")
-    as_user = as_service("postgres", folder, folder / "password")
+    as_user = as_service("postgres", folder, folder / "password", reads_all=True)
     subprocess.run(
         [*as_user, str(where / "initdb"), "-D", str(server.data), "-U", server.user, "-A", "scram-sha-256",
          "--pwfile", str(folder / "password"), "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
         check=True, capture_output=True, cwd=folder,
     )  # fmt: skip
+    with started(server, *options):
+        yield server
+
+
+@contextmanager
+def started(server: PostgresServer, *options: str) -> Iterator[None]:
+    """The server of a data folder that is there."""
+    where, folder = server.bin, server.data.parent
     command = [
-        *as_user, str(where / "postgres"), "-D", str(server.data), "-p", str(server.port), "-k", "",
-        "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", *options,
+        *as_service("postgres", folder, reads_all=True), str(where / "postgres"), "-D", str(server.data),
+        "-p", str(server.port), "-k", "", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", *options,
     ]  # fmt: skip
 
     def ready() -> bool:
@@ -71,4 +79,4 @@ def postgres(folder: Path, *options: str) -> Iterator[PostgresServer]:
         )
 
     with running(command, server.port, folder, ready=ready):
-        yield server
+        yield

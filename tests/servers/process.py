@@ -45,8 +45,11 @@ def kill(port: int) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-def as_service(user: str, folder: Path, *paths: Path) -> list[str]:
-    """What goes before the command of a server that must not run as root; its user gets these paths."""
+def as_service(user: str, folder: Path, *paths: Path, reads_all: bool = False) -> list[str]:
+    """What goes before the command of a server that must not run as root; its user gets these paths.
+
+    `reads_all`: it may use what is root's alone, such as the interpreter of these tests.
+    """
     if not (hasattr(os, "geteuid") and os.geteuid() == 0):
         return []
     if shutil.which("setpriv") is None:
@@ -56,7 +59,8 @@ def as_service(user: str, folder: Path, *paths: Path) -> list[str]:
             above.chmod(above.stat().st_mode | 0o011)  # so that it comes to its folder
     for path in (folder, *paths):
         shutil.chown(path, user, user)
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    powers = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"] if reads_all else []
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *powers]
 
 
 @contextmanager

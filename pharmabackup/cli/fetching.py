@@ -1,0 +1,32 @@
+"""What a PostgreSQL server that recovers calls for each file of its log: this command line, as far as it counts."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pharmabackup import wal
+from pharmabackup.cli.settings import Settings
+
+
+def fetching(settings: Settings, dataset: str) -> str:
+    """A server's restore_command that fetches what this command line would. UsageError."""
+    who = settings.credential or os.environ.get("PHARMABACKUP_CREDENTIAL") or ""
+    way, _, path = who.partition(":")
+    if way != "keyfile" or not path:
+        raise click.UsageError(
+            "A server that recovers cannot be asked for a passphrase: give --credential keyfile:PATH, of a file that "
+            "its account can read."
+        )
+    url = settings.url()
+    words = [sys.executable, "-m", "pharmabackup", "wal-get", "--credential", f"keyfile:{os.path.abspath(path)}"]
+    words += ["-r", url if "://" in url else os.path.abspath(url)]
+    for key, value in settings.storage_option.items():
+        words += ["--storage-option", f"{key}={value}"]
+    if settings.state:
+        words += ["--state", os.path.abspath(settings.state)]
+    if settings.expected:
+        words += ["--id", settings.expected]
+    return wal.restore_command([*words, dataset])

@@ -1,0 +1,106 @@
+"""Commands for what never stops: follow; and for a PostgreSQL server's log: wal, wal-get."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+
+import click
+
+import pharmabackup as pb
+from pharmabackup import wal as log
+from pharmabackup.cli.acting import run_verb, sources_of
+from pharmabackup.cli.app import pharmabackup
+from pharmabackup.cli.codes import ABSENT, CRITICAL, OK
+from pharmabackup.cli.reports import local
+from pharmabackup.cli.settings import Settings, named, pairs
+
+
+@pharmabackup.command()
+@click.option(
+    "--sqlite", "databases", metavar="[NAME=]PATH", multiple=True, help="An SQLite database, in use or not."
+)
+@click.option("--files", "folders", metavar="[NAME=]PATH", multiple=True, help="A folder and all that is in it.")
+@click.option("--wal", "logs", metavar="NAME=DATA", multiple=True, help="The log of the PostgreSQL server in DATA.")
+@click.option("--spool", metavar="DIR", help="Where what is archived of a log is noted; with --wal.")
+@click.option("--every", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=5.0, help="5.")
+@click.option("--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up first, 5 last; 3.")
+@click.option("--show-setting", is_flag=True, help="Print what the server has to be set to, and end.")
+@click.pass_obj
+def follow(
+    settings: Settings,
+    databases: tuple[str, ...],
+    folders: tuple[str, ...],
+    logs: tuple[str, ...],
+    spool: str | None,
+    every: float,
+    tiers: tuple[str, ...],
+    show_setting: bool,
+) -> None:
+    """Back up what has changed, again and again, until it is stopped."""
+    if logs and not spool:
+        raise click.UsageError("Say where to note what is archived: --spool DIR.")
+    numbers = pairs(tiers, "--tier", int)
+    followed: list[pb.Source] = []
+    for text in logs:
+        name, data = named(text)
+        if name is None:
+            raise click.BadParameter("give it as NAME=DATA.", param_hint="--wal")
+        source = pb.PostgreSQLWAL(data, spool=str(spool), name=name, tier=int(str(numbers.pop(name, 1))))
+        if show_setting:
+            value = source.archive_command.replace("'", "''")
+            settings.output.line(f"archive_command = '{value}'")
+        followed.append(source)
+    if show_setting:
+        return
+    followed += sources_of(folders, databases, numbers, ())
+    if not followed:
+        raise click.UsageError("Say what to follow: --sqlite PATH, --wal NAME=DATA or --files PATH.")
+    with settings.open() as repository:
+        result = run_verb(
+            settings,
+            lambda progress, cancel: repository.follow(
+                followed, every=timedelta(seconds=every), cancel=cancel, progress=progress
+            ),
+        )
+    if not settings.output.people:
+        settings.output.result(result.to_dict())
+    elif not settings.output.quiet:
+        settings.output.line(str(result))
+
+
+@pharmabackup.command("wal")
+@click.argument("dataset")
+@click.pass_obj
+def wal(settings: Settings, dataset: str) -> int:
+    """What is archived of a PostgreSQL server's log, and what is missing in it."""
+    settings.judging = True
+    with settings.open() as repository:
+        found = log.ranges(repository, dataset)
+    gaps = sum(one.system == other.system and not one.leads_to(other) for one, other in pairwise(found))
+    output = settings.output
+    if not output.people:
+        output.result({"ranges": [one.to_dict() for one in found], "gaps": gaps})
+    else:
+        columns = [("Server", False), ("From", False), ("To", False), ("Segments", True), ("Until", False)]
+        output.table(
+            columns, [[one.system, one.first, one.last, f"{one.segments:,}", local(one.until)] for one in found]
+        )
+        if gaps and not output.quiet:
+            output.line("No restore goes past what is missing between two lines of one server.")
+    return CRITICAL if gaps else OK
+
+
+@pharmabackup.command("wal-get")
+@click.argument("dataset")
+@click.argument("name")
+@click.argument("target")
+@click.pass_obj
+def wal_get(settings: Settings, dataset: str, name: str, target: str) -> int:
+    """Fetch one file of a log, for a PostgreSQL server that recovers and has started this.
+
+    It runs in the server's data folder. It ends with 4 where there is no such file.
+    """
+    with settings.open() as repository:
+        found = log.fetch(repository, dataset, name, target, of=log.system("."), ahead=log.AHEAD)
+    return OK if found else ABSENT

@@ -1,0 +1,175 @@
+"""A whole PostgreSQL server, as its files: what `pg_basebackup` gives, and with archived WAL any moment after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pharmabackup.errors import InvalidInput, Unsupported
+from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.flat import put_bytes, put_files
+from pharmabackup.sources.postgresql_server import Server, major, one, told
+from pharmabackup.sources.postgresql_tools import SIGNS, Tools
+from pharmabackup.sources.program import Program
+from pharmabackup.sources.tools import trouble
+from pharmabackup.sources.wal_settings import recovery_end_command
+
+if TYPE_CHECKING:
+    from pharmabackup.sources.postgresql_server import Connection
+
+BASE, ABOUT = b"base.tar", b"server.json"
+HAS_MANIFEST = 13  # from there on a base backup tells the hash of each file
+SECONDS = 24 * 3600
+REPLICATION = "it may not copy the server"
+CLUSTER_SIGNS = (
+    (b"must be superuser or replication", "permission", REPLICATION, "Give its user the attribute REPLICATION."),
+    (b"replication connection", "permission", REPLICATION, 'Add a line with "replication" to pg_hba.conf.'),
+    (b"max_wal_senders", "busy", "the server has no place for it left", "Raise max_wal_senders."),
+    (b"has already been removed", "changed", "the server threw away what was needed", "Raise wal_keep_size."),
+    (b"checksum", "damaged", "the server's files are damaged", "Restore an earlier backup, and check its disk."),
+    *SIGNS,
+)
+
+
+class PostgreSQLCluster(Source):
+    """All databases of a server, as its files. Restored, it is the same server again, of the same version.
+
+    `url`: any database of it, such as "postgresql://backup@host/postgres", of a user with REPLICATION. A snapshot is
+    as of the end of its dump. `tools`: the folder of pg_basebackup, as new as the server.
+
+    To restore into, give `data` in place of `url`: the folder that becomes the server's, which is not there or empty;
+    with `overwrite`, what is there is kept. All is unpacked beside it, compared with the server's own hashes by
+    pg_verifybackup, and renamed. Started, the server is as of the end of the backup; or, with `restore_command`,
+    as of `until`, or of the last thing that was archived. `restore_command` is what `PostgreSQLWAL` archived, as
+    `pharmabackup.wal.restore_command` gives it.
+    """
+
+    kind = "postgresql-cluster"
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str,
+        tier: int = 3,
+        password: str | None = None,
+        tools: StrPath | None = None,
+        data: StrPath | None = None,
+        until: datetime | None = None,
+        restore_command: str | None = None,
+    ) -> None:
+        super().__init__(name, tier)
+        if (url is None) == (data is None):
+            raise InvalidInput("A server is backed up by its url, or restored into data.", remedy="Give one of them.")
+        if until is not None and until.tzinfo is None:
+            raise InvalidInput(
+                f"The time {until} has no time zone.", kind="time-naive", remedy="Give an aware datetime."
+            )
+        if until is not None and restore_command is None:
+            raise InvalidInput(
+                "A moment needs archived WAL to go to.", remedy="Give pharmabackup.wal.restore_command(…) too."
+            )
+        self._server = None if url is None else Server(url, password)
+        self._data = None if data is None else Path(data).absolute()
+        self._tools = Tools(tools)
+        self._until = until
+        self._restore_command = restore_command
+
+    def location(self) -> Path | None:
+        return self._data
+
+    def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
+        return self._view()
+
+    @contextmanager
+    def _view(self) -> Iterator[View]:
+        if self._server is None:
+            raise InvalidInput("A server is backed up by its url.", remedy="Give it.")
+        with self._server.connected(self.name) as connection:
+            about = self._about(connection)
+        program, version = self._tools.program("pg_basebackup", int(str(about["major"])), self.name)
+        yield _Cluster(self.name, self._server, program, {**about, "pg_basebackup": version})
+
+    def _about(self, connection: Connection) -> dict[str, object]:
+        with told(self.name):
+            server = major(connection)
+            version, spaces = one(
+                connection,
+                "SELECT current_setting('server_version'),"
+                " (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global'))",
+            )
+            sums, system = one(
+                connection, "SELECT current_setting('data_checksums'), system_identifier FROM pg_control_system()"
+            )
+        if server < HAS_MANIFEST:
+            raise Unsupported(
+                f"PostgreSQL {server} says of its files' copies no hashes.",
+                remedy=f"Back up its databases one by one, or use version {HAS_MANIFEST} or newer.",
+            )
+        if spaces:
+            raise Unsupported(
+                "A server with tablespaces of its own cannot be copied in one stream.",
+                remedy="Back up its databases one by one.",
+            )
+        return {"server": str(version), "major": server, "system": str(system), "checksums": sums == "on"}
+
+    def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
+        from pharmabackup.sources.postgresql_unpack import refuse
+
+        refuse(self._target(), facts, self._tools, self.name, overwrite=overwrite)
+
+    def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
+        from pharmabackup.sources.postgresql_unpack import unpack
+
+        settings = {}
+        if self._restore_command is not None:
+            settings = {
+                "restore_command": self._restore_command,
+                "recovery_end_command": recovery_end_command(),
+                "recovery_target_timeline": "latest",
+            }
+        if self._until is not None:
+            settings["recovery_target_time"] = self._until.isoformat(sep=" ")
+            settings["recovery_target_action"] = "promote"
+        return unpack(self._target(), content, BASE, self._tools, self.name, settings=settings, overwrite=overwrite)
+
+    def _target(self) -> Path:
+        if self._data is None:
+            raise InvalidInput("A server is restored into a data folder.", remedy="Give data=, not url.")
+        return self._data
+
+
+class _Cluster(View):
+    def __init__(self, dataset: str, server: Server, program: str, about: Mapping[str, object]) -> None:
+        self._dataset = dataset
+        self._server = server
+        self._program = program
+        self._about = about
+
+    def dump(self, sink: Sink) -> Mapping[str, object]:
+        command = [
+            self._program,
+            "--no-password",
+            "--pgdata=-",
+            "--format=tar",
+            "--wal-method=fetch",  # what was written meanwhile is in it: it can be started without any archive
+            "--checkpoint=fast",
+            "--label=pharmabackup",
+            self._server.named(),
+        ]
+        with Program(
+            command,
+            dataset=self._dataset,
+            seconds=SECONDS,
+            env=self._server.environment(),
+            trouble=lambda code, errors: trouble(CLUSTER_SIGNS, "pg_basebackup", code, errors),
+        ) as program:
+            chunks, stored = sink.stream(program.output(sink.check), fine=True)
+            program.finish(sink.check)
+        about = json.dumps(dict(self._about), indent=1).encode()
+        put_files(sink, [(BASE, chunks, stored), (ABOUT, *put_bytes(sink, about))])
+        return self._about

@@ -1,0 +1,229 @@
+"""A base backup on its way to being a server's data folder: unpacked beside it, verified, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from pharmabackup.errors import Conflict, SourceFailed, Unsupported
+from pharmabackup.sources.base import Content
+from pharmabackup.sources.postgresql_tools import Tools
+from pharmabackup.sources.program import Program
+from pharmabackup.sources.trouble import reason
+
+PIECE = 1 << 20
+SECONDS = 24 * 3600
+MANIFEST = "backup_manifest"
+
+
+def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str, *, overwrite: bool) -> None:
+    """Whether it can be unpacked there. Conflict, Unsupported, SourceFailed."""
+    version = int(str(facts.get("major", 0)))
+    if not version:
+        raise Unsupported("That is no backup of a whole PostgreSQL server.", remedy="Restore it to a folder.")
+    _, found = tools.program("pg_verifybackup", version, dataset)
+    if found != version:
+        raise Unsupported(
+            f"{dataset} is of PostgreSQL {version}, and only that version can start it; here is version {found}.",
+            remedy=f"Install PostgreSQL {version}, or name its programs' folder as `tools`.",
+        )
+    if _runs(target):
+        raise Conflict(
+            f"A server runs in {target}, or ended without cleaning up.",
+            kind="in-use",
+            remedy="Stop it; if there is none, remove postmaster.pid there.",
+        )
+    if not overwrite and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(
+            f"{target} is not empty and was not touched.",
+            kind="target-not-empty",
+            remedy="Choose another folder, or pass overwrite=True: then it is kept, renamed.",
+        )
+
+
+def _runs(target: Path) -> bool:
+    return (target / "postmaster.pid").exists()
+
+
+def unpack(
+    target: Path,
+    content: Content,
+    name: bytes,
+    tools: Tools,
+    dataset: str,
+    *,
+    settings: Mapping[str, str],
+    overwrite: bool,
+) -> Mapping[str, object]:
+    """Make the data folder; facts. `settings`: those of a recovery when the server starts. SourceFailed."""
+    refuse(target, content.facts, tools, dataset, overwrite=overwrite)
+    fresh = target.with_name(f"{target.name}.restoring-{secrets.token_hex(4)}")
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir(mode=0o700)
+            files = _extract(content, name, fresh, dataset)
+            _verify(fresh, content, tools, dataset)
+            _recover(fresh, settings)
+            _own(fresh, target.parent)
+            kept = _switch(fresh, target)
+        except OSError as error:
+            raise _failed(error, target, dataset) from error
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if kept is not None:
+        content.finding(
+            "kept-beside",
+            f"What was in {target} is kept as {kept.name}.",
+            "Delete it when it is not needed any more.",
+        )
+    return {"data": str(target), "files": files, "verified": "pg_verifybackup", "recovers": bool(settings)}
+
+
+def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
+    """How many files there are, all of them safe from a power cut."""
+    folders, files = [fresh], list[Path]()
+    stream = io.BufferedReader(_Pieces(content.read(name)), PIECE)
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE) as tar:
+        for member in tar:
+            content.check()
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts or not (member.isdir() or member.isfile()):
+                raise SourceFailed(
+                    "The backup holds something that no server's folder has.",
+                    kind="damaged",
+                    remedy="Restore it to a folder and look into base.tar.",
+                    dataset=dataset,
+                )
+            place = fresh.joinpath(*path.parts)
+            if member.isdir():
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folders.append(place)
+                continue
+            source = tar.extractfile(member)
+            assert source is not None, "it is a file"
+            with source, open(place, "xb", opener=_private) as file:
+                shutil.copyfileobj(source, file, PIECE)
+            files.append(place)
+    while stream.read(PIECE):  # what fills its last block
+        pass
+    for file_ in files:
+        content.check()
+        _sync(file_)
+    for folder in folders:
+        _sync(folder)
+    return len(files)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+class _Pieces(io.RawIOBase):
+    """What is read piece after piece, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, view: memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        size = min(len(view), len(self._rest))
+        view[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _verify(fresh: Path, content: Content, tools: Tools, dataset: str) -> None:
+    """Each file against the hashes that the server told of them, and that its WAL can be read. SourceFailed."""
+    program, _ = tools.program("pg_verifybackup", int(str(content.facts["major"])), dataset)
+
+    def wrong(_code: int, _errors: bytes) -> tuple[str, str, str]:
+        return "damaged", "The files are not as the server had them.", "Restore an earlier backup, and look for why."
+
+    with Program([program, "--exit-on-error", str(fresh)], dataset=dataset, seconds=SECONDS, trouble=wrong) as verify:
+        output, buffer = verify.output(content.check), memoryview(bytearray(PIECE))
+        while output(buffer):
+            pass
+        verify.finish(content.check)
+
+
+def _recover(fresh: Path, settings: Mapping[str, str]) -> None:
+    """What the server does when it starts for the first time; it takes the last setting of a name."""
+    if not settings:
+        return
+    lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items()]
+    with open(fresh / "postgresql.auto.conf", "a", encoding="utf-8") as file:
+        file.writelines(["\n# For the recovery that pharmabackup has prepared.\n", *lines])
+        file.flush()
+        os.fsync(file.fileno())
+    (fresh / "recovery.signal").touch(mode=0o600)
+    _sync(fresh)
+
+
+def _own(fresh: Path, parent: Path) -> None:
+    """An administrator restores for the account that has the folder: no server starts as root."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    status = os.stat(parent)
+    for folder, _, files in os.walk(fresh):
+        for path in (folder, *(os.path.join(folder, name) for name in files)):
+            os.chown(path, status.st_uid, status.st_gid)
+
+
+def _switch(fresh: Path, target: Path) -> Path | None:
+    """Give it its name; what had that before, if it held anything."""
+    kept = None
+    if target.exists():
+        if _runs(target):
+            raise FileExistsError(errno.EEXIST, "a server was started there", str(target))
+        if any(target.iterdir()):
+            kept = target.with_name(f"{target.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            target.rename(kept)
+        else:
+            target.rmdir()
+    try:
+        fresh.rename(target)
+    except OSError:
+        if kept is not None:
+            kept.rename(target)
+        raise
+    _sync(target.parent)
+    return kept
+
+
+def _sync(path: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+    elif path.is_dir():
+        return  # Windows keeps folders by itself
+    else:
+        descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(error: OSError, target: Path, dataset: str) -> SourceFailed:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return SourceFailed(
+        f"{target} cannot be written: {reason(error)}.",
+        kind="full" if full else "permission" if isinstance(error, PermissionError) else "tool-failed",
+        remedy="Free some space there." if full else "Check the folder, its disk and this user's rights.",
+        dataset=dataset,
+    )
