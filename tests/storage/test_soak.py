@@ -107,6 +107,9 @@ class _Weather(threading.Thread):
         self.clear_up()
 
 
+# What botocore makes of an answer that was cut within a date, or cannot be parsed: test_s3_answers.py.
+@pytest.mark.filterwarnings("ignore:tzname G:dateutil.parser.UnknownTimezoneWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_nothing_is_lost(server, tmp_path, cheap_kdf, monkeypatch, capsys):
     for name, seconds in (("CONNECT_S", 1.0), ("SILENCE_S", 1.0), ("PATIENCE_S", 4.0)):
         monkeypatch.setattr(remote, name, seconds)
