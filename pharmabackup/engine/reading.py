@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from itertools import groupby, pairwise
 
@@ -65,6 +66,10 @@ class BlockReader:
     def ended(self) -> bool:
         """Whether the repository was closed since this was made."""
         return self._unlocked.threads.ends != self._ends
+
+    def pool(self) -> Executor:
+        """Threads for whoever reads piece by piece; see `Lanes`."""
+        return self._unlocked.threads.pool()
 
     def refresh(self, *, seen: Index | None = None, listing: Listing | None = None) -> None:
         """Learn what storage holds now.
@@ -233,7 +238,7 @@ class BlockReader:
         """The chunks that a snapshot refers to, in order. Damaged."""
         lanes = min(self._unlocked.storage.lanes, LISTS_AHEAD)
         blocks = (block for block, _ in groupby(references, key=lambda ref: ref.block))
-        pool = self._unlocked.threads.pool() if lanes > 1 else None
+        pool = self.pool() if lanes > 1 else None
         coming = in_lanes(lanes, lambda block: self.block(block, domain), blocks, pool=pool)
         content, ends, before = b"", list[int](), b""
         for ref in references:

@@ -11,12 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from pharmabackup.engine.lanes import in_lanes
 from pharmabackup.engine.reading import SnapshotReader, range_of, run_range
 from pharmabackup.format import block as layout
 from pharmabackup.format.wire import malformed
 
 BLOCKS = 96  # in memory, of about 1 MiB
 PIECE = 1 << 20
+OPENERS = 2  # threads that fetch and open blocks before their turn: that takes as long as what is done with them
 
 
 def stream(reader: SnapshotReader, start: int, size: int) -> Iterator[bytes]:
@@ -35,21 +37,19 @@ def stream(reader: SnapshotReader, start: int, size: int) -> Iterator[bytes]:
     numbers = {slot: index.find(table[slot], domain) for slot, _ in turns}
     places = {slot: range_of(index, number) for slot, number in numbers.items() if number is not None}
     ahead = blocks.ahead()
+    comes = [slot for (slot, _), move in zip(turns, moves, strict=True) if move is not None]
+    opened = in_lanes(OPENERS, lambda slot: blocks.fetch(table[slot], domain, ahead=ahead), comes, pool=blocks.pool())
     held: dict[int, tuple[bytes, list[int]]] = {}
     parts: list[memoryview] = []
     filled = 0
     try:
         if ahead is not None:
-            ahead.plan(
-                places[slot]
-                for (slot, _), move in zip(turns, moves, strict=True)
-                if move is not None
-                if slot in places
-            )
+            ahead.plan(places[slot] for slot in comes if slot in places)
         for (slot, group), move in zip(turns, moves, strict=True):
             if move is not None:
                 held.pop(move, None)
-                content = blocks.fetch(table[slot], domain, ahead=ahead)
+                _, fetched = next(opened)
+                content = fetched()
                 if ahead is not None and slot in places:
                     ahead.done(places[slot])
                 held[slot] = content, layout.chunk_ends(content)
@@ -66,6 +66,7 @@ def stream(reader: SnapshotReader, start: int, size: int) -> Iterator[bytes]:
         if parts:
             yield b"".join(parts)
     finally:
+        opened.close()
         if ahead is not None:
             ahead.close()
 

@@ -8,9 +8,14 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
 
 from pharmabackup.errors import Conflict, SourceFailed, Unsupported
 from pharmabackup.sources.base import Content
@@ -19,6 +24,8 @@ from pharmabackup.sources.program import Program
 from pharmabackup.sources.trouble import reason
 
 PIECE = 1 << 20
+TAR_BUFFER = 64 << 10  # bytes; what is left of it is copied for each header
+AHEAD = 16  # pieces, or beginnings or ends of files, that were read and not written
 SECONDS = 24 * 3600
 MANIFEST = "backup_manifest"
 
@@ -79,20 +86,15 @@ def unpack(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    if kept is not None:
-        content.finding(
-            "kept-beside",
-            f"What was in {target} is kept as {kept.name}.",
-            "Delete it when it is not needed any more.",
-        )
-    return {"data": str(target), "files": files, "verified": "pg_verifybackup", "recovers": bool(settings)}
+    facts = {"data": str(target), "files": files, "verified": "pg_verifybackup", "recovers": bool(settings)}
+    return facts | ({"replaced": kept.name} if kept is not None else {})
 
 
 def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
     """How many files there are, all of them safe from a power cut."""
-    folders, files = [fresh], list[Path]()
+    folders, files = [fresh], 0
     stream = io.BufferedReader(_Pieces(content.read(name)), PIECE)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE) as tar:
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar, _Writing() as writing:
         for member in tar:
             content.check()
             path = PurePosixPath(member.name)
@@ -110,21 +112,65 @@ def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
                 continue
             source = tar.extractfile(member)
             assert source is not None, "it is a file"
-            with source, open(place, "xb", opener=_private) as file:
-                shutil.copyfileobj(source, file, PIECE)
-            files.append(place)
-    while stream.read(PIECE):  # what fills its last block
-        pass
-    for file_ in files:
-        content.check()
-        _sync(file_)
+            with source:
+                writing.file(place, iter(partial(source.read, PIECE), b""))
+            files += 1
+        while stream.read(PIECE):  # what fills its last block
+            pass
     for folder in folders:
         _sync(folder)
-    return len(files)
+    return files
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+class _Writing:
+    """Writes files on a thread of its own, in their order: as much time goes into that as into reading them.
+
+    What goes wrong there is raised when the next is handed over, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-writing")
+        self._under_way: deque[Future[object]] = deque()
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            while error is None and self._under_way:
+                self._under_way.popleft().result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+
+    def file(self, place: Path, pieces: Iterator[bytes]) -> None:
+        """A new file, for this user alone, and safe from a power cut."""
+        self._do(self._begin, place)
+        for piece in pieces:
+            self._do(self._write, piece)
+        self._do(self._end)
+
+    def _do(self, job: Callable[..., object], *arguments: object) -> None:
+        self._under_way.append(self._thread.submit(job, *arguments))
+        while len(self._under_way) > AHEAD:
+            self._under_way.popleft().result()
+
+    def _begin(self, place: Path) -> None:
+        self._descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+
+    def _write(self, piece: bytes) -> None:
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def _end(self) -> None:
+        os.fsync(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 class _Pieces(io.RawIOBase):
@@ -206,13 +252,10 @@ def _switch(fresh: Path, target: Path) -> Path | None:
     return kept
 
 
-def _sync(path: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-    elif path.is_dir():
+def _sync(folder: Path) -> None:
+    if os.name != "posix":
         return  # Windows keeps folders by itself
-    else:
-        descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,7 +2,7 @@
 
 The server keeps every file until its `archive_command` has ended well. Ours waits for a mark that is written once the
 snapshot with the file is committed, and compares the file with what was stored by its hash: nothing is acknowledged
-that is not safe. docs/sources.md tells how it is set up.
+that is not safe. docs/minute.md tells how it is set up.
 
 A snapshot holds what is new, and again, without reading or storing it anew, all that was archived in the two hours
 before. So the last snapshot of each hour holds all that those before it in that hour do, and `Keep(hourly=…)` thins
@@ -31,6 +31,7 @@ from pharmabackup.sources.wal_settings import archive_command
 AGAIN_S = 2 * 3600  # how long what was archived is part of each snapshot
 MODE = 0o100600
 READY = ".ready"
+AT_ONCE = 16  # new files in a snapshot: the server hears of the first while the next are archived
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,11 @@ class _Taken:
     size: int
     mtime_ns: int
     chunks: int
-    digest: str | None  # None: it was archived before
+    mark: str | None  # what is noted of it; None: it was archived before
 
 
 class PostgreSQLWAL(Source):
-    """What a PostgreSQL server on this machine has written since it was last archived (docs/sources.md).
+    """What a PostgreSQL server on this machine has written since it was last archived (docs/minute.md).
 
     `data`: the server's data folder, of which `pg_wal` has to be readable. `spool`: a folder of this source's own,
     in which it notes what is safe, and which the server's account can read and nobody else write to. Set the server's
@@ -141,7 +142,7 @@ class _Files(View):
         source, self._taken = self._source, []
         with source._told():
             marks = source._marks()
-            waiting = set(source._waiting(marks))
+            waiting = set(sorted(source._waiting(marks))[:AT_ONCE])
         since = time.time() - AGAIN_S
         names = sorted({*waiting, *(name for name, archived in marks.items() if archived > since)})
         start = 0
@@ -204,7 +205,7 @@ class _Files(View):
                 remedy="It is tried again; if that fails too, check the disk and make a new backup of the server.",
                 dataset=self._source.name,
             )
-        return _Taken(name, stored, status.st_mtime_ns, chunks, found.hexdigest())
+        return _Taken(name, stored, status.st_mtime_ns, chunks, wal_command.mark(found.hexdigest(), status))
 
     def _look_for_gaps(self, sink: Sink, marks: Mapping[str, float], waiting: set[str]) -> None:
         size = max((one.size for one in self._taken if wal_names.is_segment(one.name)), default=0)
@@ -238,8 +239,8 @@ class _Files(View):
         with source._told():
             folder = source._marked()
             for one in self._taken:
-                if one.digest is not None:
-                    _write(os.path.join(folder, one.name), f"{one.digest}\n")
+                if one.mark is not None:
+                    _write(os.path.join(folder, one.name), one.mark)
             marks = source._marks()
             newest = max(filter(wal_names.is_segment, marks), default=None)
             for name, archived in marks.items():

@@ -8,7 +8,6 @@ that there is no such file, and one that ends with more stops the recovery
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -31,6 +30,8 @@ def system(data: str) -> str:
 
 
 def digest(path: str) -> str:
+    import hashlib  # as a rule it is not needed
+
     with open(path, "rb") as file:
         found = hashlib.sha256()
         while piece := file.read(1 << 20):
@@ -38,24 +39,30 @@ def digest(path: str) -> str:
         return found.hexdigest()
 
 
+def mark(digest_of_it: str, status: os.stat_result) -> str:
+    """What is noted of a file that is safe: its SHA-256, and by what it is known as the very file that was read."""
+    return f"{digest_of_it} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n"
+
+
 def archived(spool: str, path: str, wait: float = WAIT_S) -> int:
     """Wait until exactly this file is in the repository; the exit code."""
-    mark = os.path.join(spool, system("."), os.path.basename(path))
+    noted = os.path.join(spool, system("."), os.path.basename(path))
     until = time.monotonic() + wait
     while True:
         try:
-            with open(mark, encoding="ascii") as file:
-                stored = file.read().split()
+            with open(noted, encoding="ascii") as file:
+                stored = file.read()
             break
         except FileNotFoundError:
             if time.monotonic() > until:
                 say("not archived yet. Check that `pharmabackup follow` runs")
                 return AGAIN
             time.sleep(LOOK_EVERY_S)
-    if stored[:1] != [digest(path)]:
-        say("what is archived under this name is something else")
-        return OTHER
-    return 0
+    known, _, _ = stored.partition(" ")
+    if stored == mark(known, os.stat(path)) or known == digest(path):
+        return 0
+    say("what is archived under this name is something else")
+    return OTHER
 
 
 def fetched(ahead: str, name: str, path: str, command: list[str]) -> int:
@@ -74,9 +81,10 @@ def fetched(ahead: str, name: str, path: str, command: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     what, folder, *rest = arguments
     if what == "end":
-        for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
+        if os.path.isdir(folder):
+            for name in os.listdir(folder):
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
         return 0
     if what == "archive":
         return archived(folder, rest[0])

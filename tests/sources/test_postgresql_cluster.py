@@ -221,6 +221,29 @@ def test_a_file_that_is_not_what_was_stored_is_not_acknowledged(pharmacy, repo):
     assert command(pharmacy, name) == wal_command.OTHER
 
 
+def test_the_very_file_that_was_read_is_known_without_reading_it(pharmacy, repo, monkeypatch):
+    [name] = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, name)
+    read, real = [], wal_command.digest
+    monkeypatch.setattr(wal_command, "digest", lambda path: read.append(path) or real(path))
+    assert command(pharmacy, name) == 0 and not read
+    os.utime(pharmacy.server.data / "pg_wal" / name)  # as of a copy of it
+    assert command(pharmacy, name) == 0 and len(read) == 1
+
+
+def test_a_long_row_of_files_is_archived_bit_by_bit(pharmacy, repo, monkeypatch):
+    monkeypatch.setattr("pharmabackup.sources.postgresql_wal.AT_ONCE", 2)
+    switch(pharmacy, "/bin/false")
+    while len(names := ready(pharmacy)) < 5:
+        pass
+    for expected in (2, 4, 5):
+        assert pharmacy.log.changed()
+        repo.backup([pharmacy.log])
+        assert [entry.path for entry in repo.snapshot("pmr-wal").glob()] == names[:expected]
+    assert not pharmacy.log.changed()
+
+
 def test_what_another_server_archived_under_that_name_says_nothing(pharmacy, repo):
     [name] = ready(pharmacy)
     repo.backup([pharmacy.log])
