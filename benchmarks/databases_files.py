@@ -1,8 +1,8 @@
 """A PostgreSQL server's files and log, beside pgBackRest: first backup, a trading day's, restore, and archiving.
 
 Both encrypt (AES-256) and compress (zstd) into a folder on the same disk. pgBackRest has two processes, bundles small
-files, backs up changed files (incr), and pushes the log asynchronously. The rate of archiving is that of log files that
-have waited: the server is told to begin when so many are there.
+files, backs up changed files (incr), and pushes the log asynchronously. The rate of archiving is that of log files
+that have waited: the server is told to begin when so many are there.
 """
 
 import os
@@ -48,9 +48,10 @@ def main() -> None:
         size = usage_of([lab.data / "base"])[1]
         versions = output_of(["pgbackrest", "version"]).rpartition(" ")[2]
     remark = (
-        f"{lab.server.version}, the sample pharmacy of profile {profile}: {size / 1e6:,.0f} MB of files. Medians of {days} trading days "
-        f"and of {rounds} times {waiting} log files, whole processes in turn; pgBackRest {versions}. Ours restores compared with the "
-        "server's hashes by pg_verifybackup; both write to the disk what they restore (fsync)."
+        f"{lab.server.version}, the sample pharmacy of profile {profile}, written to so that its files take "
+        f"{size / 1e6:,.0f} MB in the end. Medians of {days} trading days and restores, and of {rounds} times {waiting} "
+        f"log files, whole processes in turn; pgBackRest {versions}. Ours are verified by pg_verifybackup when they "
+        "are restored; both write to the disk what they restore (fsync)."
     )
     figures, table = figured(found, rates)
     Answer("A PostgreSQL server's files", figures, table, remark).give(options)

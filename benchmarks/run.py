@@ -38,6 +38,7 @@ ALONE = (
     "names",
     "databases",
     "databases_mariadb",
+    "databases_files",
 )
 MEASUREMENTS = {name: [f"{name}.py"] for name in ALONE} | {
     f"far-{place}": ["far.py", place] for place in ("s3", "sftp", "azure")

@@ -6,19 +6,22 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 import pharmabackup as pb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import OK, STATES, WARNING
-from pharmabackup.cli.fetching import fetching
+from pharmabackup.cli.fetching import recovered
 from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
 from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Proposal, Report, sized
+
+if TYPE_CHECKING:
+    from pharmabackup.wal import Recovery
 
 TIER = 3
 T = TypeVar("T")
@@ -205,8 +208,10 @@ def restore(
     if target is None and not places:
         raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
     with settings.open() as repository:
-        command = None if log is None else fetching(settings, log)
-        loaded = _loaded(repository, places, before, until, command)
+        recovery = None if log is None else recovered(settings, repository, log, until)
+        loaded = _loaded(repository, places, before, recovery)
+        if log is not None and not any(isinstance(source, pb.PostgreSQLCluster) for source in loaded.values()):
+            raise click.UsageError("--wal and --until are for a whole PostgreSQL server, and none is restored.")
         report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(
@@ -226,8 +231,7 @@ def _loaded(
     repository: pb.Repository,
     places: Mapping[str, object],
     before: datetime | None,
-    until: datetime | None,
-    command: str | None,
+    recovery: Recovery | None,
 ) -> dict[str, pb.Source]:
     """What each dataset is loaded into: a source of the kind that it was backed up from."""
     found: dict[str, pb.Source] = {}
@@ -242,7 +246,7 @@ def _loaded(
         elif kind == "mysql":
             found[name] = pb.MySQL(str(place), name=name)
         elif kind == "postgresql-cluster":
-            found[name] = pb.PostgreSQLCluster(data=str(place), name=name, until=until, restore_command=command)
+            found[name] = pb.PostgreSQLCluster(data=str(place), name=name, recovery=recovery)
         else:
             raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
     return found

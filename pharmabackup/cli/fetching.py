@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from pharmabackup import wal
+import pharmabackup as pb
 from pharmabackup.cli.settings import Settings
 
+if TYPE_CHECKING:
+    from pharmabackup.wal import Recovery
 
-def fetching(settings: Settings, dataset: str) -> str:
-    """A server's restore_command that fetches what this command line would. UsageError."""
+
+def recovered(settings: Settings, repository: pb.Repository, dataset: str, until: datetime | None) -> Recovery:
+    """A recovery whose server fetches what this command line would. UsageError."""
+    from pharmabackup import wal  # other commands do not wait for what it needs
+
     who = settings.credential or os.environ.get("PHARMABACKUP_CREDENTIAL") or ""
     way, _, path = who.partition(":")
     if way != "keyfile" or not path:
@@ -29,4 +36,4 @@ def fetching(settings: Settings, dataset: str) -> str:
         words += ["--state", os.path.abspath(settings.state)]
     if settings.expected:
         words += ["--id", settings.expected]
-    return wal.restore_command([*words, dataset])
+    return wal.recovery(repository, dataset, [*words, dataset], until=until)

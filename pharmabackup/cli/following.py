@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from itertools import pairwise
 
 import click
 
 import pharmabackup as pb
-from pharmabackup import wal as log
 from pharmabackup.cli.acting import run_verb, sources_of
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import ABSENT, CRITICAL, OK
+from pharmabackup.cli.output import Output
 from pharmabackup.cli.reports import local
 from pharmabackup.cli.settings import Settings, named, pairs
 
@@ -48,9 +48,11 @@ def follow(
             raise click.BadParameter("give it as NAME=DATA.", param_hint="--wal")
         source = pb.PostgreSQLWAL(data, spool=str(spool), name=name, tier=int(str(numbers.pop(name, 1))))
         if show_setting:
-            value = source.archive_command.replace("'", "''")
-            settings.output.line(f"archive_command = '{value}'")
+            for line in source.settings:
+                settings.output.line(line)
         followed.append(source)
+    if show_setting and not logs:
+        raise click.UsageError("Say for which server: --wal NAME=DATA.")
     if show_setting:
         return
     followed += sources_of(folders, databases, numbers, ())
@@ -60,7 +62,10 @@ def follow(
         result = run_verb(
             settings,
             lambda progress, cancel: repository.follow(
-                followed, every=timedelta(seconds=every), cancel=cancel, progress=progress
+                followed,
+                every=timedelta(seconds=every),
+                cancel=cancel,
+                progress=_Findings(settings.output, progress) if settings.output.people else progress,
             ),
         )
     if not settings.output.people:
@@ -69,15 +74,38 @@ def follow(
         settings.output.line(str(result))
 
 
+class _Findings:
+    """Shows what is wrong, too, and what stays so once: nobody sees a report of something that does not end."""
+
+    def __init__(self, output: Output, shown: Callable[[pb.Event], object] | None) -> None:
+        self._output = output
+        self._shown = shown
+        self._told: set[tuple[str, str]] = set()
+        self._now: set[tuple[str, str]] = set()
+
+    def __call__(self, event: pb.Event) -> None:
+        if event.kind == "started":
+            self._told, self._now = self._now, set()
+        if event.finding is not None:
+            this = event.finding.code, event.finding.message
+            if this not in self._told | self._now:
+                self._output.stamped(str(event.finding))
+            self._now.add(this)
+        if self._shown is not None:
+            self._shown(event)
+
+
 @pharmabackup.command("wal")
 @click.argument("dataset")
 @click.pass_obj
 def wal(settings: Settings, dataset: str) -> int:
     """What is archived of a PostgreSQL server's log, and what is missing in it."""
+    from pharmabackup import wal as log  # other commands do not wait for what it needs
+
     settings.judging = True
     with settings.open() as repository:
         found = log.ranges(repository, dataset)
-    gaps = sum(one.system == other.system and not one.leads_to(other) for one, other in pairwise(found))
+    gaps = len(log.gaps(found))
     output = settings.output
     if not output.people:
         output.result({"ranges": [one.to_dict() for one in found], "gaps": gaps})
@@ -101,6 +129,8 @@ def wal_get(settings: Settings, dataset: str, name: str, target: str) -> int:
 
     It runs in the server's data folder. It ends with 4 where there is no such file.
     """
+    from pharmabackup import wal as log
+
     with settings.open() as repository:
         found = log.fetch(repository, dataset, name, target, of=log.system("."), ahead=log.AHEAD)
     return OK if found else ABSENT

@@ -73,6 +73,7 @@ class DatasetSink(Sink):
         """`memory`: under which name this machine remembers it; its own."""
         index, blocks = transaction.index, transaction.blocks
         names = unlocked.naming_key
+        self.repository = unlocked.repository.hex()
         self.contents = contents = Contents(index=index, blocks=blocks, remembered=remembered)
         naming, extents = derive("data names", names), derive("extents", names)
         self._files = FileContents(contents, index=index, naming_key=naming, cutter=transaction.cutter)
@@ -180,10 +181,12 @@ class DatasetSink(Sink):
         self._counts.chunks += record.chunks
         self._counts.stored += record.size
 
-    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
+    def finding(
+        self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning", harms: bool = True
+    ) -> None:
         counts = self._counts.findings
         counts[code, severity] = counts.get((code, severity), 0) + 1
-        if severity != "info":
+        if harms and severity != "info":
             self.complete = False
         if len(self.told) < FINDINGS_MAX:
             subject = path.decode("utf-8", "backslashreplace")

@@ -275,7 +275,9 @@ class _HuntingSink(Sink):
         for data in folder_frames(path, columns):
             self._manifest.add(data, path)
 
-    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
+    def finding(
+        self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning", harms: bool = True
+    ) -> None:
         """What cannot be read now is not found, that is all."""
 
     def check(self) -> None:

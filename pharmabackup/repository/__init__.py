@@ -177,7 +177,7 @@ class Repository(Keys, Keeping, AuditLog):
         reason: str | None = None,
         progress: Progress | None = None,
     ) -> Followed:
-        """Back up what has changed, again and again until `cancel` is set: `every` so often at most (docs/follow.md).
+        """Back up what has changed, again and again until `cancel` is set: `every` so often at most (docs/minute.md).
 
         A source that cannot tell whether it has changed is backed up each time. What fails is tried again, sooner at
         first and then every half minute; `progress` hears of it. StorageFailed that no retry mends, InvalidInput.

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pharmabackup.clock import from_ns, now_ns
-from pharmabackup.errors import Cancelled, Incomplete, InvalidInput, SourceFailed, StorageFailed
+from pharmabackup.errors import Cancelled, Error, Incomplete, InvalidInput, SourceFailed, StorageFailed
 from pharmabackup.events import Event, Progress
 from pharmabackup.results import Followed
 
@@ -19,6 +19,36 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.25
 PATIENCE_S = 30.0  # between attempts, when one after the other fails
+DOUBLINGS = 16
+AWAY = (
+    "unreachable",
+    "timeout",
+    "throttled",
+)  # what may pass, whatever else it may be: a disk that is plugged in again
+
+
+class _Turns:
+    """When each source may be backed up again: `pause` after it was begun, later and later while it fails."""
+
+    def __init__(self, sources: Sequence[Source], pause: float) -> None:
+        self._pause = pause
+        self._failed = dict.fromkeys((source.name for source in sources), 0)
+        self._due = dict.fromkeys(self._failed, 0.0)
+
+    def due(self, sources: Sequence[Source]) -> list[Source]:
+        now = time.monotonic()
+        return [source for source in sources if self._due[source.name] <= now and _changed(source)]
+
+    def begun(self, sources: Sequence[Source]) -> None:
+        for source in sources:
+            self._due[source.name] = time.monotonic() + self._pause
+
+    def went(self, name: str, *, well: bool) -> None:
+        self._failed[name] = 0 if well else min(self._failed[name] + 1, DOUBLINGS)
+        if not well:
+            self._due[name] = time.monotonic() + min(
+                max(PATIENCE_S, self._pause), self._pause * 2 ** self._failed[name]
+            )
 
 
 def follow(
@@ -34,35 +64,40 @@ def follow(
     """What `Repository.follow` does."""
     if every <= timedelta(0):
         raise InvalidInput("The time between two backups has to be longer than nothing.", remedy="Say how often.")
-    pause, began = every.total_seconds(), now_ns()
-    snapshots = failed = in_a_row = 0
+    turns, began = _Turns(sources, every.total_seconds()), now_ns()
+    snapshots = failed = 0
     while not cancel.is_set():
-        due = [source for source in sources if _changed(source)]
+        due = turns.due(sources)
         if not due:
-            cancel.wait(min(pause, LOOK_EVERY_S))
+            cancel.wait(min(every.total_seconds(), LOOK_EVERY_S))
             continue
-        started = time.monotonic()
+        turns.begun(due)
         try:
             report = repository.backup(due, replicas=replicas, reason=reason, progress=progress, cancel=cancel)
         except Cancelled:
             break
-        except (Incomplete, StorageFailed) as error:
-            if isinstance(error, StorageFailed) and not error.retryable:
+        except Incomplete as error:
+            failed += 1
+            report = error.result
+            _tell(progress, error)
+        except StorageFailed as error:
+            if not error.retryable and error.kind not in AWAY:
                 raise
-            if isinstance(error, Incomplete):
-                made = [result for result in error.result.datasets.values() if result.snapshot is not None]
-                snapshots += len(made)
-            failed, in_a_row = failed + 1, in_a_row + 1
-            if progress is not None:
-                time_ = from_ns(now_ns())
-                progress(
-                    Event(kind="retrying", verb="follow", time=time_, text=f"{error.message} It is tried again.")
-                )
-        else:
-            snapshots, in_a_row = snapshots + len(report.datasets), 0
-        patience = min(PATIENCE_S, pause * 2**in_a_row) if in_a_row else pause
-        cancel.wait(max(0.0, patience - (time.monotonic() - started)))
+            failed += 1
+            for source in due:
+                turns.went(source.name, well=False)
+            _tell(progress, error)
+            continue
+        for name, result in report.datasets.items():
+            turns.went(name, well=result.snapshot is not None)
+            snapshots += result.snapshot is not None
     return Followed(snapshots=snapshots, failed=failed, started=from_ns(began), duration=_since(began))
+
+
+def _tell(progress: Progress | None, error: Error) -> None:
+    if progress is not None:
+        text = f"{error.message} It is tried again."
+        progress(Event(kind="retrying", verb="follow", time=from_ns(now_ns()), text=text))
 
 
 def _changed(source: Source) -> bool:

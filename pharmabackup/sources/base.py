@@ -70,6 +70,9 @@ class FolderColumns:
 class Sink(ABC):
     """Takes a dataset's content and entries, in order: first a folder's files' contents, then the folder."""
 
+    repository: str = ""
+    """The id of the one that it goes to: for a source that notes what is safe."""
+
     @abstractmethod
     def previous(self, path: bytes, names: Sequence[bytes]) -> PreviousFolder | None:
         """What the last snapshot has of these entries of a folder, which are all of it or one part, sorted.
@@ -116,8 +119,13 @@ class Sink(ABC):
         """
 
     @abstractmethod
-    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
-        """Something could not be read, or changed while it was read."""
+    def finding(
+        self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning", harms: bool = True
+    ) -> None:
+        """Something could not be read, or changed while it was read. Not `harms`: the snapshot is whole all the same.
+
+        What is for information never harms.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -129,6 +137,9 @@ class Sink(ABC):
 
 class View(ABC):
     """A source's data at one moment."""
+
+    holds_back: bool = False
+    """Whether a program keeps what it could let go of, and more and more of it, until `committed`."""
 
     @abstractmethod
     def dump(self, sink: Sink) -> Mapping[str, object]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pharmabackup.errors import InvalidInput, Unsupported
+from pharmabackup.errors import Conflict, InvalidInput, Unsupported
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_server import Server, major, one, told
 from pharmabackup.sources.postgresql_tools import SIGNS, Tools
 from pharmabackup.sources.program import Program
 from pharmabackup.sources.tools import trouble
-from pharmabackup.sources.wal_settings import recovery_end_command
+from pharmabackup.sources.wal_settings import Recovery, recovery_settings
 
 if TYPE_CHECKING:
     from pharmabackup.sources.postgresql_server import Connection
@@ -43,9 +43,8 @@ class PostgreSQLCluster(Source):
 
     To restore into, give `data` in place of `url`: the folder that becomes the server's, which is not there or empty;
     with `overwrite`, what is there is kept. All is unpacked beside it, compared with the server's own hashes by
-    pg_verifybackup, and renamed. Started, the server is as of the end of the backup; or, with `restore_command`,
-    as of `until`, or of the last thing that was archived. `restore_command` is what `PostgreSQLWAL` archived, as
-    `pharmabackup.wal.restore_command` gives it.
+    pg_verifybackup, and renamed. Started, the server is as of the end of the backup; or, with a `recovery`, goes on
+    with its archived log (`pharmabackup.wal.recovery`). Either way it begins a timeline of its own.
     """
 
     kind = "postgresql-cluster"
@@ -59,25 +58,15 @@ class PostgreSQLCluster(Source):
         password: str | None = None,
         tools: StrPath | None = None,
         data: StrPath | None = None,
-        until: datetime | None = None,
-        restore_command: str | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         super().__init__(name, tier)
         if (url is None) == (data is None):
             raise InvalidInput("A server is backed up by its url, or restored into data.", remedy="Give one of them.")
-        if until is not None and until.tzinfo is None:
-            raise InvalidInput(
-                f"The time {until} has no time zone.", kind="time-naive", remedy="Give an aware datetime."
-            )
-        if until is not None and restore_command is None:
-            raise InvalidInput(
-                "A moment needs archived WAL to go to.", remedy="Give pharmabackup.wal.restore_command(…) too."
-            )
         self._server = None if url is None else Server(url, password)
-        self._data = None if data is None else Path(data).absolute()
+        self._data = None if data is None else Path(os.path.realpath(data))
         self._tools = Tools(tools)
-        self._until = until
-        self._restore_command = restore_command
+        self._recovery = recovery
 
     def location(self) -> Path | None:
         return self._data
@@ -121,20 +110,17 @@ class PostgreSQLCluster(Source):
         from pharmabackup.sources.postgresql_unpack import refuse
 
         refuse(self._target(), facts, self._tools, self.name, overwrite=overwrite)
+        if self._recovery is not None and facts["system"] not in self._recovery.timelines:
+            raise Conflict(
+                "That archived log is of another server than these files.",
+                kind="other-server",
+                remedy="Name the dataset that this server's log was archived in.",
+            )
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
         from pharmabackup.sources.postgresql_unpack import unpack
 
-        settings = {}
-        if self._restore_command is not None:
-            settings = {
-                "restore_command": self._restore_command,
-                "recovery_end_command": recovery_end_command(),
-                "recovery_target_timeline": "latest",
-            }
-        if self._until is not None:
-            settings["recovery_target_time"] = self._until.isoformat(sep=" ")
-            settings["recovery_target_action"] = "promote"
+        settings = recovery_settings(self._recovery, str(content.facts["system"]))
         return unpack(self._target(), content, BASE, self._tools, self.name, settings=settings, overwrite=overwrite)
 
     def _target(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 import shutil
 import tarfile
 from collections import deque
@@ -22,6 +21,7 @@ from pharmabackup.sources.base import Content
 from pharmabackup.sources.postgresql_tools import Tools
 from pharmabackup.sources.program import Program
 from pharmabackup.sources.trouble import reason
+from pharmabackup.sources.wal_settings import lines, without_recovery
 
 PIECE = 1 << 20
 TAR_BUFFER = 64 << 10  # bytes; what is left of it is copied for each header
@@ -41,11 +41,24 @@ def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str
             f"{dataset} is of PostgreSQL {version}, and only that version can start it; here is version {found}.",
             remedy=f"Install PostgreSQL {version}, or name its programs' folder as `tools`.",
         )
+    fresh = _fresh(target)
     if _runs(target):
         raise Conflict(
             f"A server runs in {target}, or ended without cleaning up.",
             kind="in-use",
             remedy="Stop it; if there is none, remove postmaster.pid there.",
+        )
+    if fresh.exists():
+        raise Conflict(
+            f"A restore into {target} runs, or was killed: {fresh} is there.",
+            kind="in-use",
+            remedy="Wait for it; if none runs, remove that folder.",
+        )
+    if os.path.ismount(target):
+        raise Conflict(
+            f"{target} is where a disk is mounted, and cannot be replaced.",
+            kind="target-not-empty",
+            remedy="Restore into a folder in it, and have the server use that.",
         )
     if not overwrite and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(
@@ -53,6 +66,30 @@ def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str
             kind="target-not-empty",
             remedy="Choose another folder, or pass overwrite=True: then it is kept, renamed.",
         )
+    if not target.parent.is_dir():
+        raise SourceFailed(
+            f"{target.parent} is not there.",
+            kind="missing",
+            remedy="Make that folder, for the server's account.",
+            dataset=dataset,
+        )
+    if _administers() and os.stat(target.parent).st_uid == 0:
+        raise SourceFailed(
+            f"No server runs as root, and what is restored into {target.parent} would be root's.",
+            kind="permission",
+            remedy=f"Give that folder to the server's account, such as: chown postgres {target.parent}",
+            dataset=dataset,
+        )
+
+
+def _fresh(target: Path) -> Path:
+    """Where it is unpacked. It has one name, so that what a kill has left is seen."""
+    return target.with_name(f"{target.name}.restoring")
+
+
+def _administers() -> bool:
+    """Whether it is restored for another account: that which has the folder's parent."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _runs(target: Path) -> bool:
@@ -71,11 +108,13 @@ def unpack(
 ) -> Mapping[str, object]:
     """Make the data folder; facts. `settings`: those of a recovery when the server starts. SourceFailed."""
     refuse(target, content.facts, tools, dataset, overwrite=overwrite)
-    fresh = target.with_name(f"{target.name}.restoring-{secrets.token_hex(4)}")
+    fresh = _fresh(target)
+    try:
+        fresh.mkdir(mode=0o700)
+    except OSError as error:
+        raise _failed(error, target, dataset) from error
     try:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fresh.mkdir(mode=0o700)
             files = _extract(content, name, fresh, dataset)
             _verify(fresh, content, tools, dataset)
             _recover(fresh, settings)
@@ -86,7 +125,7 @@ def unpack(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    facts = {"data": str(target), "files": files, "verified": "pg_verifybackup", "recovers": bool(settings)}
+    facts = {"data": str(target), "files": files, "verified": "pg_verifybackup"}
     return facts | ({"replaced": kept.name} if kept is not None else {})
 
 
@@ -210,11 +249,10 @@ def _verify(fresh: Path, content: Content, tools: Tools, dataset: str) -> None:
 
 def _recover(fresh: Path, settings: Mapping[str, str]) -> None:
     """What the server does when it starts for the first time; it takes the last setting of a name."""
-    if not settings:
-        return
-    lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in settings.items()]
-    with open(fresh / "postgresql.auto.conf", "a", encoding="utf-8") as file:
-        file.writelines(["\n# For the recovery that pharmabackup has prepared.\n", *lines])
+    path = fresh / "postgresql.auto.conf"
+    own = without_recovery(path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else "")
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("\n".join([own + "# For the recovery that pharmabackup has prepared.", *lines(settings), ""]))
         file.flush()
         os.fsync(file.fileno())
     (fresh / "recovery.signal").touch(mode=0o600)
@@ -222,8 +260,8 @@ def _recover(fresh: Path, settings: Mapping[str, str]) -> None:
 
 
 def _own(fresh: Path, parent: Path) -> None:
-    """An administrator restores for the account that has the folder: no server starts as root."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+    """An administrator restores for the account that has the folder."""
+    if not _administers():
         return
     status = os.stat(parent)
     for folder, _, files in os.walk(fresh):

@@ -43,8 +43,9 @@ class SQLite(Source):
         if self._saved is None:
             return True
         stamp, looked = self._saved
-        newest = max((file[1] for file in stamp if file is not None), default=looked)
-        return newest > looked - TOO_NEW_NS or _stamp(self._path) != stamp
+        times = (file[1] for file in stamp if file is not None)
+        too_new = any(looked - TOO_NEW_NS < time < looked + TOO_NEW_NS for time in times)
+        return too_new or _stamp(self._path) != stamp
 
     def location(self) -> Path:
         return Path(self._path)

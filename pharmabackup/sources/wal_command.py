@@ -1,9 +1,9 @@
 """What PostgreSQL calls for each file of its write-ahead log: a script of its own.
 
 It is started for every segment, so it imports next to nothing, and nothing of this package. PostgreSQL keeps a file
-until its `archive_command` has ended with 0, and calls it again; a `restore_command` that ends with 1 to 125 says
-that there is no such file, and one that ends with more stops the recovery
-(https://www.postgresql.org/docs/current/continuous-archiving.html).
+until its `archive_command` has ended with 0, and calls it again
+(https://www.postgresql.org/docs/current/continuous-archiving.html). What `restore_command` makes of our codes is in
+`wal_settings`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import sys
 import time
 
-WAIT_S = 20.0  # for what archives to have stored a file; PostgreSQL asks again
+WAIT_S = 5.0  # for what archives to have stored a file; PostgreSQL asks again, and waits for us when it is stopped
 LOOK_EVERY_S = 0.005
-AGAIN, OTHER, STOP = 1, 2, 200
+PIECE = 1 << 20
+AGAIN, OTHER, NO_SUCH_FILE, STOP = 1, 2, 44, 45
 ABSENT = 4  # how `pharmabackup wal-get` ends where there is no such file; 1 may be anything
 
 
@@ -34,7 +35,7 @@ def digest(path: str) -> str:
 
     with open(path, "rb") as file:
         found = hashlib.sha256()
-        while piece := file.read(1 << 20):
+        while piece := file.read(PIECE):
             found.update(piece)
         return found.hexdigest()
 
@@ -50,8 +51,8 @@ def archived(spool: str, path: str, wait: float = WAIT_S) -> int:
     until = time.monotonic() + wait
     while True:
         try:
-            with open(noted, encoding="ascii") as file:
-                stored = file.read()
+            with open(noted, encoding="utf-8") as file:
+                stored = file.readline()
             break
         except FileNotFoundError:
             if time.monotonic() > until:
@@ -67,15 +68,20 @@ def archived(spool: str, path: str, wait: float = WAIT_S) -> int:
 
 def fetched(ahead: str, name: str, path: str, command: list[str]) -> int:
     """Take what was fetched ahead, or have it fetched; the exit code."""
-    try:
-        os.replace(os.path.join(ahead, name), path)
+    there = os.path.join(ahead, name)
+    if os.path.exists(there):
+        try:
+            os.replace(there, path)
+        except OSError:  # pg_wal may lie on another disk
+            with open(there, "rb") as source, open(path, "wb") as target:
+                while piece := source.read(PIECE):
+                    target.write(piece)
+            os.unlink(there)
         return 0
-    except FileNotFoundError:
-        pass
     import subprocess  # it takes a third of the time that is needed without it
 
     code = subprocess.call(command)
-    return 0 if code == 0 else AGAIN if code == ABSENT else STOP
+    return 0 if code == 0 else NO_SUCH_FILE if code == ABSENT else STOP
 
 
 def main(arguments: list[str]) -> int:
@@ -96,4 +102,4 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except OSError as error:
         say(f"{error.strerror}: {error.filename}")
-        sys.exit(STOP if sys.argv[1:2] == ["restore"] else AGAIN)
+        sys.exit(STOP)

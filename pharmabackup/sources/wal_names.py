@@ -1,22 +1,33 @@
 """PostgreSQL's write-ahead log (WAL): what its files are called, and which one comes after which.
 
 Names are those of https://www.postgresql.org/docs/current/wal-internals.html and continuous-archiving.html; a
-segment's first bytes are XLogLongPageHeaderData of PostgreSQL's access/xlog_internal.h.
+segment's first bytes are XLogLongPageHeaderData of PostgreSQL's access/xlog_internal.h, and the lines of a history
+file those of its access/transam/timeline.c.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable, Sequence
 
 SEGMENT = re.compile(r"[0-9A-F]{24}")
+HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 FILE = re.compile(r"[0-9A-F]{24}(\.[0-9A-F]{8}\.backup|\.partial)?|[0-9A-F]{8}\.history")
 HEADER = struct.Struct("=HHIQ")  # magic, info, timeline, address of the page: in the server's byte order
 LOG = 1 << 32  # bytes of WAL that one number of a name's middle part counts
 
+Run = tuple[str, str]
+"""The first and the last of segments of one timeline, none of which is missing."""
+
 
 def is_segment(name: str) -> bool:
     return SEGMENT.fullmatch(name) is not None
+
+
+def is_history(name: str) -> bool:
+    """Whether it says where a timeline left another."""
+    return HISTORY.fullmatch(name) is not None
 
 
 def number(name: str, size: int) -> int:
@@ -34,9 +45,47 @@ def after(name: str, size: int) -> str:
     return f"{timeline(name):08X}{high:08X}{low:08X}"
 
 
-def misses(name: str, following: str, size: int) -> int:
-    """How many segments are missing between two that were archived one after the other, on whatever timelines."""
-    return max(0, number(following, size) - number(name, size) - 1)
+def runs(names: Iterable[str], size: int) -> list[Run]:
+    """Segments, as runs in which none is missing, in the order of their names."""
+    found: list[Run] = []
+    for name in sorted(names):
+        if found and name == after(found[-1][1], size):
+            found[-1] = found[-1][0], name
+        else:
+            found.append((name, name))
+    return found
+
+
+def joined(parts: Iterable[Run], size: int) -> list[Run]:
+    """Runs that may overlap or follow one another, as few as possible."""
+    found: list[Run] = []
+    for first, last in sorted(parts):
+        if found and timeline(first) == timeline(found[-1][1]) and first <= after(found[-1][1], size):
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return found
+
+
+def covers(parts: Iterable[Run], wanted: Sequence[Run], size: int) -> bool:
+    """Whether all segments of `wanted` are in `parts`."""
+    there = joined(parts, size)
+    return all(any(first <= run[0] and run[1] <= last for first, last in there) for run in wanted)
+
+
+def length(run: Run, size: int) -> int:
+    """How many segments."""
+    return number(run[1], size) - number(run[0], size) + 1
+
+
+def forked(history: str, size: int) -> int | None:
+    """The first segment of a timeline, by its history file: that in which it left the one before."""
+    lines = [line.split() for line in history.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    try:
+        high, low = (int(half, 16) for half in lines[-1][1].split("/"))
+    except (IndexError, ValueError):
+        return None
+    return (high << 32 | low) // size
 
 
 def is_what_it_says(name: str, head: bytes, size: int) -> bool:

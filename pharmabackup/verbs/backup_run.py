@@ -337,6 +337,10 @@ class Run:
                 self._fail(read.cut, error)
             else:
                 self._safe.append(read.cut)
+                if read.cut.view is not None and read.cut.view.holds_back:
+                    if self._unlocked.storage.lanes > 1:
+                        self.look_for_revocation()
+                    self.tell_sources()
         finally:
             reporter.dataset, reporter.tier = now
 
@@ -361,7 +365,8 @@ class Run:
 
     def tell_sources(self) -> None:
         """What was committed counts: sources may let go of it."""
-        for cut in self._safe:
+        told, self._safe = self._safe, []
+        for cut in told:
             assert cut.view is not None
             try:
                 cut.view.committed()

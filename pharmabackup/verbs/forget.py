@@ -24,6 +24,7 @@ from pharmabackup.retention import Class, Dated, Keep, kept, late, zone
 from pharmabackup.verbs.check_schedule import known_damage
 from pharmabackup.verbs.configure import keep_of
 from pharmabackup.verbs.hurt import hurt
+from pharmabackup.verbs.log_kept import needed
 from pharmabackup.verbs.marks import permit, say
 from pharmabackup.verbs.proposals import stale
 from pharmabackup.verbs.reporter import Reporter
@@ -147,6 +148,8 @@ def _choose(
             for item in items
         ]
         reasons = kept(dated, keeps, where, now, apart)
+        if not names:
+            reasons |= needed(items, reasons)
         if apart:
             alone = kept([replace(item, came=None, way="") for item in dated], keeps, where, now)
             if stays := len(reasons.keys() - alone.keys()):

@@ -152,7 +152,9 @@ class Recorder(Sink):
         assert len(mine) == len(stored)
         self.parts.append(Remembered(path, rows, columns, first, mine, decoded))
 
-    def finding(self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning") -> None:
+    def finding(
+        self, code: str, path: bytes, message: str, remedy: str, *, severity: str = "warning", harms: bool = True
+    ) -> None:
         assert message.endswith(".")
         assert remedy.endswith(".")
         self.findings.append((code, path, severity))

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -55,11 +55,14 @@ class Pharmacy:
 
     def archive(self, repo: pb.Repository) -> None:
         """All that was written until now."""
-        self.do("SELECT pg_switch_wal()")
+        [(name,)] = self.do("SELECT pg_walfile_name(pg_switch_wal())")
         status = self.server.data / "pg_wal" / "archive_status"
-        wait_for(lambda: any(status.glob("*.ready")) and self.log.changed())
-        repo.backup([self.log])
-        wait_for(lambda: not any(status.glob("*.ready")))
+        end = time.monotonic() + 30
+        while not (status / f"{name}.done").exists():
+            if self.log.changed():
+                repo.backup([self.log])
+            assert time.monotonic() < end, f"{name} was not archived"
+            time.sleep(0.02)
 
 
 def messages(error: pb.Error) -> dict[str, str]:
@@ -89,14 +92,15 @@ def archived(folder: Path) -> Iterator[Pharmacy]:
             switch(made, made.log.archive_command)
             yield made
         finally:
-            kill(server.port)  # else it waits until all is archived
+            with suppress(FileNotFoundError):  # it was killed already
+                kill(server.port)  # else it waits until all is archived
 
 
 @contextmanager
-def recovered(pharmacy: Pharmacy, data: Path) -> Iterator[PostgresServer]:
+def recovered(pharmacy: Pharmacy, data: Path, *, archiving: bool = False) -> Iterator[PostgresServer]:
     """The restored server, once it has recovered."""
     server = PostgresServer(free_port(), pharmacy.server.bin, data)
-    with started(server, "-c", "archive_mode=off"):
+    with started(server, "-c", f"archive_mode={'on' if archiving else 'off'}"):
 
         def done() -> bool:
             with server.connect() as connection:
@@ -119,11 +123,31 @@ def notes(server: PostgresServer) -> list[str]:
         return [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY 1")]
 
 
-def fetching(repo: pb.Repository, key: Path, tmp_path: Path) -> str:
-    return wal.restore_command(
-        [sys.executable, "-m", "pharmabackup", "wal-get", "-r", repo.url, "--credential", f"keyfile:{key}",
-         "--state", str(tmp_path / "state-of-the-server"), "pmr-wal"]
-    )  # fmt: skip
+def recovery(repo: pb.Repository, key: Path, tmp_path: Path, until: datetime | None = None) -> wal.Recovery:
+    words = [
+        sys.executable, "-m", "pharmabackup", "wal-get", "-r", repo.url, "--credential", f"keyfile:{key}",
+        "--state", str(tmp_path / "state-of-the-server"), "pmr-wal",
+    ]  # fmt: skip
+    return wal.recovery(repo, "pmr-wal", words, until=until)
+
+
+def place(tmp_path: Path, name: str = "new") -> Path:
+    """A data folder that is not there, in one that is of the server's account."""
+    (tmp_path / name).mkdir()
+    as_service("postgres", tmp_path / name)
+    return tmp_path / name / "data"
+
+
+def restored(
+    repo: pb.Repository,
+    pharmacy: Pharmacy,
+    data: Path,
+    recovery: wal.Recovery | None = None,
+    *,
+    overwrite: bool = False,
+) -> pb.Report:
+    target = pb.PostgreSQLCluster(data=data, name="x", tools=pharmacy.server.bin, recovery=recovery)
+    return repo.restore(only=["pmr-server"], into={"pmr-server": target}, overwrite=overwrite)
 
 
 def test_a_server_comes_back_as_of_any_moment(pharmacy, repo, key, tmp_path):
@@ -135,21 +159,12 @@ def test_a_server_comes_back_as_of_any_moment(pharmacy, repo, key, tmp_path):
     wanted = moment(pharmacy)
     pharmacy.do("INSERT INTO notes VALUES ('3: too late')")
     pharmacy.archive(repo)
-    command = fetching(repo, key, tmp_path)
     for name, until, expected in (("then", wanted, 2), ("end", None, 3)):
-        (tmp_path / name).mkdir()
-        as_service("postgres", tmp_path / name)  # whose account it is to be of
-        target = pb.PostgreSQLCluster(
-            data=tmp_path / name / "data",
-            name="x",
-            tools=pharmacy.server.bin,
-            until=until,
-            restore_command=command,
-        )
-        repo.restore(only=["pmr-server"], into={"pmr-server": target})
-        with recovered(pharmacy, tmp_path / name / "data") as server:
+        data = place(tmp_path, name)
+        restored(repo, pharmacy, data, recovery(repo, key, tmp_path, until))
+        with recovered(pharmacy, data) as server:
             assert [text[0] for text in notes(server)] == ["1", "2", "3"][:expected]
-        assert not (tmp_path / name / "data" / "pharmabackup-wal").exists()
+        assert not (data / "pharmabackup-wal").exists()
 
 
 # ------------------------------------------------------------ what is acknowledged
@@ -247,7 +262,7 @@ def test_a_long_row_of_files_is_archived_bit_by_bit(pharmacy, repo, monkeypatch)
 def test_what_another_server_archived_under_that_name_says_nothing(pharmacy, repo):
     [name] = ready(pharmacy)
     repo.backup([pharmacy.log])
-    [marks] = pharmacy.spool.iterdir()
+    marks = pharmacy.spool / wal.system(str(pharmacy.server.data))
     marks.rename(marks.with_name("7000000000000000001"))
     assert command(pharmacy, name) == wal_command.AGAIN
 
@@ -285,7 +300,7 @@ def test_a_snapshot_holds_what_was_archived_in_the_last_hours_and_stores_it_once
         done(pharmacy, names[-1])
     snapshot = repo.snapshot("pmr-wal")
     assert [entry.path for entry in snapshot.glob()] == names
-    assert snapshot.facts["first"] == names[0] and snapshot.facts["last"] == names[-1]
+    assert snapshot.facts["runs"] == [[names[0], names[-1]]] and snapshot.facts["segments"] == 3
     for name in names:
         assert snapshot.open(name).read() == (pharmacy.server.data / "pg_wal" / name).read_bytes()
     assert added[2] < added[0]
@@ -295,7 +310,7 @@ def test_what_was_archived_long_ago_is_in_the_snapshots_of_then_alone(pharmacy, 
     [old] = ready(pharmacy)
     repo.backup([pharmacy.log])
     done(pharmacy, old)
-    [marks] = pharmacy.spool.iterdir()
+    marks = pharmacy.spool / wal.system(str(pharmacy.server.data))
     os.utime(marks / old, (1, 1))
     [new] = ready(pharmacy)
     repo.backup([pharmacy.log])
@@ -304,16 +319,43 @@ def test_what_was_archived_long_ago_is_in_the_snapshots_of_then_alone(pharmacy, 
     assert [(one.first, one.last) for one in wal.ranges(repo, "pmr-wal")] == [(old, new)]
 
 
-def test_without_this_machine_s_memory_only_what_is_new_is_in_it(pharmacy, repo, tmp_path):
+def forget_this_machine(tmp_path: Path) -> None:
+    for folder in (tmp_path / "state").rglob("datasets"):
+        shutil.rmtree(folder)
+
+
+def test_what_this_machine_has_forgotten_is_read_again_as_long_as_it_is_there(pharmacy, repo, tmp_path):
     first = ready(pharmacy)
     repo.backup([pharmacy.log])
     done(pharmacy, first[0])
-    shutil.rmtree(tmp_path / "state" / repo.id / "datasets", ignore_errors=True)
-    for folder in (tmp_path / "state").rglob("datasets"):
-        shutil.rmtree(folder)
+    forget_this_machine(tmp_path)
     second = ready(pharmacy)
     repo.backup([pharmacy.log])
-    assert [[entry.path for entry in one.glob()] for one in repo.snapshots("pmr-wal")] == [second, first]
+    assert [[entry.path for entry in one.glob()] for one in repo.snapshots("pmr-wal")] == [first + second, first]
+
+
+def test_what_nothing_else_holds_is_not_forgotten_by_rules(pharmacy, repo, tmp_path):
+    """Its machine has forgotten it, and the server has let go of it: this snapshot alone has it."""
+    names = []
+    for number in range(4):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+        if number == 1:
+            forget_this_machine(tmp_path)
+            for name in names:
+                (pharmacy.server.data / "pg_wal" / name).unlink()
+    before, first, second, third = (len(list(one.glob())) for one in reversed(repo.snapshots("pmr-wal")))
+    assert (before, first, second, third) == (1, 2, 1, 2)
+    repo.configure(keep={"*": pb.Keep(last=1, yearly=1)}, forget_delay=timedelta(0))
+    proposal = repo.propose_forget()
+    assert {one.id for one in proposal.snapshots} == {one.id for one in repo.snapshots("pmr-wal")[1:]}  # one is left
+    oldest = repo.snapshots("pmr-wal")[3]
+    repo.hold(oldest, reason="so that there is an older one that stays")
+    repo.apply(repo.propose_forget())
+    left = [one for one in repo.snapshots("pmr-wal") if not one.forgotten]
+    assert [len(list(one.glob())) for one in left] == [2, 2, 1]
+    assert {entry.path for one in left for entry in one.glob()} == set(names)
 
 
 def test_a_gap_is_told_when_it_comes_and_when_it_is_asked_for(pharmacy, repo):
@@ -321,21 +363,22 @@ def test_a_gap_is_told_when_it_comes_and_when_it_is_asked_for(pharmacy, repo):
     repo.backup([pharmacy.log])
     done(pharmacy, first[0])
     switch(pharmacy, "/bin/true")  # somebody had it archived elsewhere, for a while
-    [lost] = ready(pharmacy)
+    pharmacy.do("INSERT INTO notes VALUES ('lost')")
+    [(lost,)] = pharmacy.do("SELECT pg_walfile_name(pg_switch_wal())")
     done(pharmacy, lost)
     switch(pharmacy, pharmacy.log.archive_command)
     [last] = ready(pharmacy)
-    with pytest.raises(pb.Incomplete) as caught:
-        repo.backup([pharmacy.log])
-    [finding] = [one for one in caught.value.findings if one.code != "same-device"]
+    report = repo.backup([pharmacy.log])
+    [finding] = [one for one in report.findings if one.code != "same-device"]
+    assert report.state == "critical" and repo.snapshot("pmr-wal").complete
     assert (finding.code, finding.severity, finding.subject) == ("wal-gap", "critical", last)
-    assert "1 segment" in finding.message
+    assert "1 log files before" in finding.message
     done(pharmacy, last)  # it is safe all the same
     ranges = wal.ranges(repo, "pmr-wal")
     assert [(one.first, one.last, one.segments) for one in ranges] == [(first[0], first[0], 1), (last, last, 1)]
-    assert not ranges[0].leads_to(ranges[1])
+    assert wal.gaps(ranges) == [(ranges[0], ranges[1])]
     ready(pharmacy)
-    repo.backup([pharmacy.log])  # it is told once
+    assert "wal-gap" not in [one.code for one in repo.backup([pharmacy.log]).findings]  # it is told once
 
 
 # ------------------------------------------------------------ what a server that recovers is given
@@ -353,7 +396,8 @@ def test_a_file_is_fetched_whole_and_those_after_it_ahead(pharmacy, repo, tmp_pa
         assert path.read_bytes() == (pharmacy.server.data / "pg_wal" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "ahead").iterdir()) == names[1:]
     assert not wal.fetch(repo, "pmr-wal", wal_names.after(names[2], 16 << 20), tmp_path / "y", of=of)
-    assert not wal.fetch(repo, "pmr-wal", names[0], tmp_path / "y", of="another server")
+    with pytest.raises(pb.Conflict, match="another server"):
+        wal.fetch(repo, "pmr-wal", names[0], tmp_path / "y", of="another server")
     assert not wal.fetch(repo, "pmr-wal", "00000002.history", tmp_path / "y", of=of)
     assert not (tmp_path / "y").exists()
     with pytest.raises(pb.NotFound):
@@ -364,7 +408,7 @@ def test_a_file_is_fetched_whole_and_those_after_it_ahead(pharmacy, repo, tmp_pa
         wal.fetch(repo, "pmr-wal", names[0], tmp_path / "no" / "folder", of=of)
 
 
-@pytest.mark.parametrize(("code", "expected"), [(0, 0), (4, 1), (1, 200), (66, 200), (74, 200), (255, 200)])
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (4, 44), (1, 45), (44, 45), (66, 45), (74, 45), (255, 45)])
 def test_only_what_is_not_there_is_told_to_be_absent(tmp_path, code, expected):
     """A server that hears that there is no such file begins to work, without what came after."""
     failing = [sys.executable, "-c", f"raise SystemExit({code})"]
@@ -383,15 +427,7 @@ def test_a_server_that_cannot_fetch_does_not_start(pharmacy, repo, key, tmp_path
     repo.backup([pharmacy.files])
     pharmacy.do("INSERT INTO notes VALUES ('1')")
     pharmacy.archive(repo)
-    (tmp_path / "new").mkdir()
-    as_service("postgres", tmp_path / "new")
-    target = pb.PostgreSQLCluster(
-        data=tmp_path / "new" / "data",
-        name="x",
-        tools=pharmacy.server.bin,
-        restore_command=fetching(repo, key, tmp_path),
-    )
-    repo.restore(only=["pmr-server"], into={"pmr-server": target})
+    restored(repo, pharmacy, place(tmp_path), recovery(repo, key, tmp_path))
     (tmp_path / "repository").rename(tmp_path / "away")
     unable = started(PostgresServer(free_port(), pharmacy.server.bin, tmp_path / "new" / "data"))
     with pytest.raises(AssertionError, match="restore"), unable:
@@ -404,17 +440,10 @@ def test_a_server_that_cannot_fetch_does_not_start(pharmacy, repo, key, tmp_path
 # ------------------------------------------------------------ the files
 
 
-def restored(repo: pb.Repository, pharmacy: Pharmacy, data: Path, *, overwrite: bool = False) -> pb.Report:
-    target = pb.PostgreSQLCluster(data=data, name="x", tools=pharmacy.server.bin)
-    return repo.restore(only=["pmr-server"], into={"pmr-server": target}, overwrite=overwrite)
-
-
 def test_a_server_starts_from_its_files_alone(pharmacy, repo, tmp_path):
     pharmacy.do("CREATE TABLE notes (text text); INSERT INTO notes VALUES ('1')")
     repo.backup([pharmacy.files])
-    (tmp_path / "new").mkdir()
-    as_service("postgres", tmp_path / "new")
-    report = restored(repo, pharmacy, tmp_path / "new" / "data")
+    report = restored(repo, pharmacy, place(tmp_path))
     assert report.datasets["pmr-server"].facts["verified"] == "pg_verifybackup"
     with recovered(pharmacy, tmp_path / "new" / "data") as server:
         assert notes(server) == ["1"]
@@ -422,8 +451,8 @@ def test_a_server_starts_from_its_files_alone(pharmacy, repo, tmp_path):
 
 def test_what_is_there_is_not_touched_or_is_kept(pharmacy, repo, tmp_path):
     repo.backup([pharmacy.files])
-    data = tmp_path / "new" / "data"
-    data.mkdir(parents=True)
+    data = place(tmp_path)
+    data.mkdir()
     (data / "mine").write_text("mine")
     with pytest.raises(pb.Conflict, match="was not touched"):
         restored(repo, pharmacy, data)
@@ -442,8 +471,8 @@ def test_files_that_are_not_as_the_server_had_them_are_not_put_there(pharmacy, r
     from pharmabackup.sources import postgresql_unpack
 
     repo.backup([pharmacy.files])
-    data = tmp_path / "new" / "data"
-    data.mkdir(parents=True)
+    data = place(tmp_path)
+    data.mkdir()
     real = postgresql_unpack._verify
 
     def flipped(fresh, *rest):
@@ -469,7 +498,7 @@ def test_a_disk_that_fails_leaves_nothing(pharmacy, repo, tmp_path, monkeypatch,
 
     monkeypatch.setattr("pharmabackup.sources.postgresql_unpack._sync", broken)
     with pytest.raises(pb.Incomplete, match="restore"):
-        restored(repo, pharmacy, tmp_path / "new" / "data")
+        restored(repo, pharmacy, place(tmp_path))
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -500,10 +529,6 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
         pb.PostgreSQLCluster(name="x")
     with pytest.raises(pb.InvalidInput, match="by its url, or"):
         pb.PostgreSQLCluster("pmr", data=tmp_path, name="x")
-    with pytest.raises(pb.InvalidInput, match="archived WAL"):
-        pb.PostgreSQLCluster(data=tmp_path, name="x", until=datetime.now(UTC))
-    with pytest.raises(pb.InvalidInput, match="no time zone"):
-        pb.PostgreSQLCluster(data=tmp_path, name="x", until=datetime(2027, 1, 1), restore_command="x")
     with pytest.raises(pb.InvalidInput, match="empty"):
         pb.PostgreSQLWAL("", spool=tmp_path, name="x")
     with pytest.raises(pb.InvalidInput, match="cannot be part of"):
@@ -558,14 +583,263 @@ def test_no_transaction_is_lost_though_the_archiver_is_killed_again_and_again(ph
     process.stderr.close()
     [found] = wal.ranges(repo, "pmr-wal")
     assert found.segments > 3
-    (tmp_path / "new").mkdir()
-    as_service("postgres", tmp_path / "new")
-    target = pb.PostgreSQLCluster(
-        data=tmp_path / "new" / "data",
-        name="x",
-        tools=pharmacy.server.bin,
-        restore_command=fetching(repo, key, tmp_path),
-    )
-    repo.restore(only=["pmr-server"], into={"pmr-server": target})
+    restored(repo, pharmacy, place(tmp_path), recovery(repo, key, tmp_path))
     with recovered(pharmacy, tmp_path / "new" / "data") as server:
         assert notes(server) == written
+
+
+# ------------------------------------------------------------ more than one life
+
+
+def goes_on(pharmacy: Pharmacy, server: PostgresServer, spool: Path) -> Pharmacy:
+    """The restored server takes the place of the first, and is archived into the same dataset."""
+    there = Pharmacy(server, spool)
+    switch(there, there.log.archive_command)
+    return there
+
+
+def test_a_server_that_was_restored_twice_comes_to_each_moment_of_each_life(pharmacy, repo, key, tmp_path):
+    pharmacy.do("CREATE TABLE notes (text text); INSERT INTO notes VALUES ('1')")
+    repo.backup([pharmacy.files])
+    pharmacy.archive(repo)
+    early = moment(pharmacy)
+    pharmacy.do("INSERT INTO notes VALUES ('2')")
+    pharmacy.archive(repo)
+    late = moment(pharmacy)
+    pharmacy.do("INSERT INTO notes VALUES ('3')")
+    pharmacy.archive(repo)
+    kill(pharmacy.server.port)
+    data = place(tmp_path)
+    restored(repo, pharmacy, data, recovery(repo, key, tmp_path, early))
+    with recovered(pharmacy, data, archiving=True) as server:
+        second = goes_on(pharmacy, server, pharmacy.spool)
+        second.do("INSERT INTO notes VALUES ('another 2')")
+        second.archive(repo)
+        assert notes(server) == ["1", "another 2"]
+        kill(server.port)
+    assert wal.gaps(ranges := wal.ranges(repo, "pmr-wal")) == []
+    assert {one.timeline for one in ranges} == {1, 2}
+    for name, until, expected in (
+        ("first life", late, ["1", "2"]),
+        ("newest", None, ["1", "another 2"]),
+    ):
+        data = place(tmp_path, name)
+        restored(repo, pharmacy, data, recovery(repo, key, tmp_path, until))
+        with recovered(pharmacy, data) as server:
+            assert notes(server) == expected
+
+
+def test_the_moment_of_an_earlier_restore_does_not_count_in_the_next(pharmacy, repo, key, tmp_path):
+    pharmacy.do("CREATE TABLE notes (text text); INSERT INTO notes VALUES ('1')")
+    repo.backup([pharmacy.files])
+    pharmacy.archive(repo)
+    until = moment(pharmacy)
+    pharmacy.archive(repo)
+    pharmacy.do("INSERT INTO notes VALUES ('2')")
+    pharmacy.archive(repo)
+    kill(pharmacy.server.port)
+    data = place(tmp_path)
+    restored(repo, pharmacy, data, recovery(repo, key, tmp_path, until))
+    with recovered(pharmacy, data, archiving=True) as server:
+        second = goes_on(pharmacy, server, pharmacy.spool)
+        second.do("INSERT INTO notes VALUES ('3')")
+        repo.backup([second.files])
+        second.do("INSERT INTO notes VALUES ('4')")
+        second.archive(repo)
+        kill(server.port)
+    data = place(tmp_path, "again")
+    restored(repo, pharmacy, data, recovery(repo, key, tmp_path))
+    with recovered(pharmacy, data) as server:
+        assert notes(server) == ["1", "3", "4"]
+
+
+def test_a_server_that_was_restored_without_its_log_begins_a_life_of_its_own(pharmacy, repo, tmp_path):
+    """Else it would write other files under names that are archived already."""
+    pharmacy.do("CREATE TABLE notes (text text)")
+    repo.backup([pharmacy.files])
+    data = place(tmp_path)
+    restored(repo, pharmacy, data)
+    with recovered(pharmacy, data) as server, server.connect() as connection:
+        [(name,)] = connection.execute("SELECT pg_walfile_name(pg_current_wal_lsn())").fetchall()
+    assert wal_names.timeline(name) == 2
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_copy_of_a_server_cannot_archive_into_the_log_of_the_other(pharmacy, repo, forgotten):
+    [first], later = ready(pharmacy), []
+    repo.backup([pharmacy.log])
+    done(pharmacy, first)
+    later = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, later[-1])
+    data = pharmacy.server.data / "pg_wal"
+    content = bytearray((data / first).read_bytes())
+    content[9_000_000] ^= 1
+    (data / first).write_bytes(content)  # as a copy of before would have written it
+    (data / "archive_status" / f"{first}.ready").touch()
+    if forgotten:
+        (pharmacy.spool / wal.system(str(pharmacy.server.data)) / first).unlink()
+    assert pharmacy.log.changed()
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([pharmacy.log])
+    assert "is another than the file that was archived" in messages(caught.value)["dataset-failed"]
+
+
+def test_what_is_safe_in_one_repository_is_not_in_another(pharmacy, repo, tmp_path, key):
+    names = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, names[-1])
+    with pb.Repository.create(tmp_path / "other", pb.KeyFile(key), state_dir=tmp_path / "state") as other:
+        with pytest.raises(pb.Incomplete) as caught:
+            other.backup([pharmacy.log])
+        assert "in another repository" in messages(caught.value)["dataset-failed"]
+        renamed = pb.PostgreSQLWAL(pharmacy.server.data, spool=pharmacy.spool, name="another name")
+        with pytest.raises(pb.Incomplete):
+            repo.backup([renamed])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_a_spool_that_others_can_write_to_is_refused(pharmacy, repo):
+    pharmacy.spool.mkdir()
+    pharmacy.spool.chmod(0o777)
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([pharmacy.log])
+    assert "Others can write" in messages(caught.value)["dataset-failed"]
+
+
+@pytest.mark.parametrize("text", ["", "nonsense"])
+def test_a_mark_that_cannot_be_read_is_none(pharmacy, repo, text):
+    [name] = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    (pharmacy.spool / wal.system(str(pharmacy.server.data)) / name).write_text(text)
+    pharmacy.do("SELECT 1")
+    status_file = pharmacy.server.data / "pg_wal" / "archive_status" / f"{name}.ready"
+    if not status_file.exists():
+        status_file.touch()
+    assert pharmacy.log.changed() and command(pharmacy, name) != 0
+    repo.backup([pharmacy.log])
+    assert command(pharmacy, name) == 0
+
+
+def test_a_timeline_that_begins_later_than_where_it_left_has_a_gap(pharmacy, repo, tmp_path, monkeypatch):
+    """Made from a real history and real segments: timeline 2 left the first within its second segment."""
+    names = []
+    for _ in range(2):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+    log = pharmacy.server.data / "pg_wal"
+    size = 16 << 20
+    fork = wal_names.number(names[1], size)
+    (log / "00000002.history").write_text(f"1\t0/{fork * size + 40:X}\tno recovery target specified\n")
+    kill(pharmacy.server.port)
+    for number in (fork + 1, fork + 3):
+        name = f"00000002{number // 256:08X}{number % 256:08X}"
+        data = bytearray((log / names[1]).read_bytes())
+        data[: wal_names.HEADER.size] = wal_names.HEADER.pack(0xD110, 2, 2, number * size)
+        (log / name).write_bytes(data)
+        (log / "archive_status" / f"{name}.ready").touch()
+    (log / "archive_status" / "00000002.history.ready").touch()
+    report = repo.backup([pharmacy.log])
+    told = [one.message for one in report.findings if one.code == "wal-gap"]
+    assert [text.partition(" before")[0] for text in told] == ["1 log files", "1 log files"]  # of fork and fork + 2
+    found = wal.ranges(repo, "pmr-wal")
+    assert [one.fork for one in found] == [None, fork, fork] and len(wal.gaps(found)) == 2
+
+
+# ------------------------------------------------------------ what must not be taken for the end of the log
+
+
+def test_a_lost_file_in_the_middle_is_no_end(pharmacy, repo, tmp_path):
+    names = []
+    for _ in range(3):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+    of = wal.system(str(pharmacy.server.data))
+    snapshots = repo.snapshots("pmr-wal")
+    real = wal._runs
+
+    def without_the_second(snapshot):
+        return (
+            [(names[0], names[0])] if snapshot.id == snapshots[2].id else [(names[0], names[0]), (names[2], names[2])]
+        )
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(wal, "_runs", without_the_second)
+        with pytest.raises(pb.Damaged, match="never archived, or is lost"):
+            wal.fetch(repo, "pmr-wal", names[1], tmp_path / "RECOVERYXLOG", of=of)
+        (tmp_path / names[1]).touch()  # a backup of the files brought it
+        assert not wal.fetch(repo, "pmr-wal", names[1], tmp_path / "RECOVERYXLOG", of=of)
+    assert real(snapshots[0]) == [(names[0], names[2])]
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_a_damaged_record_is_no_end(pharmacy, repo, tmp_path, how, key):
+    names = []
+    for _ in range(2):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+    of = wal.system(str(pharmacy.server.data))
+    newest = repo.snapshot("pmr-wal").id
+    [record] = [path for path in (tmp_path / "repository").rglob(f"*{newest}*") if path.parent.name == "snapshots"]
+    if how == "flipped":
+        data = bytearray(record.read_bytes())
+        data[len(data) // 2] ^= 1
+        record.chmod(0o600)
+        record.write_bytes(data)
+    else:
+        record.unlink()
+    with pb.Repository.open(tmp_path / "repository", pb.KeyFile(key), state_dir=tmp_path / "state-3") as fresh:
+        assert wal.fetch(fresh, "pmr-wal", names[0], tmp_path / "x", of=of)  # what is there is given
+        one = fresh if how == "flipped" else repo  # a machine that never saw it cannot miss it
+        with pytest.raises(pb.Damaged, match="can be read"):
+            wal.fetch(one, "pmr-wal", names[1], tmp_path / "x", of=of)
+
+
+def test_damage_further_on_does_not_hold_up_what_comes_before(pharmacy, repo, tmp_path, monkeypatch):
+    names = []
+    for _ in range(2):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+    real = wal._put
+
+    def put(snapshot, name, target):
+        if name == names[1]:
+            raise pb.Damaged("It is damaged.", kind="block", remedy="Mend it.")
+        real(snapshot, name, target)
+
+    monkeypatch.setattr(wal, "_put", put)
+    of = wal.system(str(pharmacy.server.data))
+    assert wal.fetch(repo, "pmr-wal", names[0], tmp_path / "x", of=of, ahead=tmp_path / "ahead")
+    with pytest.raises(pb.Damaged):
+        wal.fetch(repo, "pmr-wal", names[1], tmp_path / "x", of=of)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it is the line for a POSIX shell")
+@pytest.mark.parametrize("fault", ["", "script", "python"])
+def test_a_command_that_cannot_be_started_stops_the_server(tmp_path, monkeypatch, fault):
+    """1 to 125 would be the end of the log."""
+    from pharmabackup.sources import wal_settings
+
+    executable, *options, script = wal_settings.SCRIPT
+    if fault == "script":
+        script = str(tmp_path / "no such script")
+    elif fault == "python":
+        executable = str(tmp_path / "no such python")
+    monkeypatch.setattr(wal_settings, "SCRIPT", (executable, *options, script))
+    for code, expected in ((0, 0), (4, 1), (1, 200), (44, 200)):
+        line = wal_settings.restore_command([sys.executable, "-c", f"raise SystemExit({code})"])
+        line = line.replace("%f", "0" * 24).replace("%p", str(tmp_path / "x"))
+        done = subprocess.run(line, shell=True, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False)
+        assert done.returncode == (200 if fault else expected)
+
+
+def test_a_log_of_another_server_is_refused_before_anything_is_written(pharmacy, repo, key, tmp_path):
+    repo.backup([pharmacy.files])
+    other = wal.Recovery(restore_command="x", timelines={"7": None}, until=None)
+    with pytest.raises(pb.Conflict, match="another server"):
+        restored(repo, pharmacy, place(tmp_path), other)
+    assert list((tmp_path / "new").iterdir()) == []

@@ -24,11 +24,34 @@ def test_a_name_says_which_segment_it_is(line, number, size):
     assert wal_names.after(text, size) == name(line, number + 1, size)
 
 
-@given(st.integers(0, 1 << 40), st.integers(0, 1000), st.integers(1, 9), SIZES)
-def test_what_is_missing_between_two_is_counted(number, missing, line, size):
-    first, second = name(1, number, size), name(line, number + 1 + missing, size)
-    assert wal_names.misses(first, second, size) == missing
-    assert wal_names.misses(second, first, size) == 0  # a new timeline begins in a segment that there was
+@given(st.sets(st.tuples(st.integers(1, 3), st.integers(0, 40))), SIZES)
+def test_runs_are_all_segments_and_none_that_is_missing(segments, size):
+    names = [name(line, number, size) for line, number in segments]
+    runs = wal_names.runs(names, size)
+    inside = set()
+    for first, last in runs:
+        for _ in range(wal_names.length((first, last), size)):
+            inside.add(first)
+            first = wal_names.after(first, size)
+    assert inside == set(names)
+    assert wal_names.joined(runs, size) == runs
+    assert wal_names.covers(runs, wal_names.runs(names, size), size)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 20), st.integers(0, 5))), SIZES)
+def test_runs_that_touch_are_one(parts, size):
+    runs = [(name(line, first, size), name(line, first + more, size)) for line, first, more in parts]
+    each = {name(line, first + i, size) for line, first, more in parts for i in range(more + 1)}
+    assert wal_names.joined(runs, size) == wal_names.runs(each, size)
+    assert wal_names.covers(runs, wal_names.runs(each, size), size)
+    assert not wal_names.covers(runs, [(name(3, 1, size), name(3, 1, size))], size)
+
+
+def test_a_history_says_where_a_timeline_begins():
+    text = "1\t0/8000028\tno recovery target specified\n\n2\t1/9000000\tbefore 2027-03-09 10:00:00+00\n"
+    assert wal_names.forked(text, 16 << 20) == 256 + 9
+    assert wal_names.forked("1\t0/8000028\tno recovery target specified\n", 16 << 20) == 8
+    assert wal_names.forked("", 16 << 20) is None and wal_names.forked("nonsense", 16 << 20) is None
 
 
 def test_the_last_one_of_4_gib_is_followed_by_the_first_of_the_next():

@@ -127,21 +127,24 @@ def test_a_source_that_fails_is_tried_again_and_the_others_are_safe(repo, monkey
     assert {event.finding.code for event in told if event.finding} == {"dataset-failed"}
 
 
-@pytest.mark.parametrize("retryable", [True, False])
-def test_a_storage_that_fails_is_tried_again_if_that_can_help(repo, monkeypatch, retryable):
+@pytest.mark.parametrize(
+    ("kind", "retryable", "again"),
+    [("lost-write", True, True), ("unreachable", False, True), ("full", False, False)],
+)
+def test_a_storage_that_fails_is_tried_again_if_that_can_help(repo, monkeypatch, kind, retryable, again):
     monkeypatch.setattr(following, "PATIENCE_S", 0.05)
     source, real, broken = Numbers(times=1), Transaction.commit, [3]
 
     def commit(self, *arguments):
         if broken[0]:
             broken[0] -= 1
-            raise StorageFailed("It is away.", kind="unreachable", retryable=retryable, location="x", remedy="Wait.")
+            raise StorageFailed("It is away.", kind=kind, retryable=retryable, location="x", remedy="Wait.")
         return real(self, *arguments)
 
     monkeypatch.setattr(Transaction, "commit", commit)
     with followed(repo, [source]) as results:
         wait_for(lambda: source.safe == 1 or results)
-    if retryable:
+    if again:
         assert (results[0].snapshots, results[0].failed) == (1, 3)
     else:
         assert isinstance(results[0], StorageFailed)
@@ -243,3 +246,37 @@ def test_what_was_written_in_the_same_tick_has_changed(tmp_path, repo):
     source = pb.SQLite(tmp_path / "pmr.db")
     repo.backup([source])
     assert source.changed()  # it is younger than what times can tell
+
+
+def test_a_source_that_fails_for_a_whole_night_is_tried_again(repo, monkeypatch):
+    monkeypatch.setattr(following, "PATIENCE_S", 0.0005)
+    ill = Numbers("ill", times=1)
+    turns = following._Turns([ill], 0.0001)
+    for _ in range(5000):
+        turns.went("ill", well=False)
+    wait_for(lambda: turns.due([ill]) == [ill], 1)
+
+
+def test_one_that_fails_does_not_hold_up_the_others(repo, monkeypatch):
+    ill, well = Numbers("ill", times=1), Numbers("well", times=30)
+    ill.fails = SourceFailed("It is ill.", remedy="Wait.", dataset="ill")
+    with followed(repo, [ill, well]) as results:
+        wait_for(lambda: well.left == 0, 20)
+    assert results[0].failed < 12  # twice as long after each
+
+
+def test_who_holds_back_is_told_at_once(repo, monkeypatch):
+    """Another dataset of that run may take hours, or fail."""
+    first, second = Numbers("first", times=1), Numbers("second", times=1)
+    monkeypatch.setattr(_View, "holds_back", True)
+    second.tier = 5
+    told = []
+    real = _View.dump
+
+    def dump(view, sink):
+        told.append((view._source.name, first.safe))
+        return real(view, sink)
+
+    monkeypatch.setattr(_View, "dump", dump)
+    repo.backup([second, first])
+    assert told == [("first", 0), ("second", 1)]
