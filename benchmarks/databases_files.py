@@ -48,10 +48,10 @@ def main() -> None:
         size = usage_of([lab.data / "base"])[1]
         versions = output_of(["pgbackrest", "version"]).rpartition(" ")[2]
     remark = (
-        f"{lab.server.version}, the sample pharmacy of profile {profile}, written to so that its files take "
-        f"{size / 1e6:,.0f} MB in the end. Medians of {days} trading days and restores, and of {rounds} times {waiting} "
-        f"log files, whole processes in turn; pgBackRest {versions}. Ours are verified by pg_verifybackup when they "
-        "are restored; both write to the disk what they restore (fsync)."
+        f"{lab.server.version}, the sample pharmacy of profile {profile}; its files take {size / 1e6:,.0f} MB in the "
+        f"end. Medians of {days} trading days and restores, and of {rounds} times {waiting} log files, whole processes "
+        f"in turn; pgBackRest {versions}. Ours are verified by pg_verifybackup when they are restored; both write to "
+        "the disk what they restore (fsync)."
     )
     figures, table = figured(found, rates)
     Answer("A PostgreSQL server's files", figures, table, remark).give(options)
