@@ -47,11 +47,13 @@ def main() -> None:
         rates = archiving(lab, waiting, rounds)
         size = usage_of([lab.data / "base"])[1]
         versions = output_of(["pgbackrest", "version"]).rpartition(" ")[2]
-    remark = (
-        f"{lab.server.version}, the sample pharmacy of profile {profile}; its files take {size / 1e6:,.0f} MB in the "
-        f"end. Medians of {days} trading days and restores, and of {rounds} times {waiting} log files, whole processes "
-        f"in turn; pgBackRest {versions}. Ours are verified by pg_verifybackup when they are restored; both write to "
-        "the disk what they restore (fsync)."
+    remark = " ".join(
+        [
+            f"{lab.server.version}, the sample pharmacy of profile {profile}; its files take {size / 1e6:,.0f} MB in",
+            f"the end. Medians of {days} trading days and restores, and of {rounds} times {waiting} log files, whole",
+            f"processes in turn; pgBackRest {versions}. Ours are verified by pg_verifybackup when they are restored;",
+            "both write to the disk what they restore (fsync).",
+        ]
     )
     figures, table = figured(found, rates)
     Answer("A PostgreSQL server's files", figures, table, remark).give(options)

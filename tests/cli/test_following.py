@@ -94,6 +94,7 @@ def test_a_gap_is_seen_by_whoever_looks_at_it_once(site):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
+    assert err.count("lies on the disk that holds the data") == 1
     assert err.count("2 log files before 000000010000000000000005 were never given to archive") == 1
     found = run(site, "wal", "pmr-wal", "--json")
     assert found.returncode == 2

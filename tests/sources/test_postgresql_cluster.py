@@ -837,6 +837,19 @@ def test_a_command_that_cannot_be_started_stops_the_server(tmp_path, monkeypatch
         assert done.returncode == (200 if fault else expected)
 
 
+def test_what_an_earlier_recovery_was_told_is_not_left():
+    from pharmabackup.sources import wal_settings
+
+    before = "work_mem = '8MB'\nrecovery_target_xid = '7'\n restore_command = 'x'\nRecovery_Target_Time = 'x'\n"
+    assert wal_settings.without_recovery(before) == "work_mem = '8MB'\n"
+    told = wal.Recovery(restore_command="x", timelines={"7": 3, "8": None}, until=None)
+    for settings in (wal_settings.recovery_settings(None, "7"), wal_settings.recovery_settings(told, "7")):
+        assert {settings[name] for name in wal_settings.TARGETS} == {""}  # also what another file of its says
+    assert wal_settings.recovery_settings(told, "7")["recovery_target_timeline"] == "3"
+    assert wal_settings.recovery_settings(told, "8")["recovery_target_timeline"] == "latest"
+    assert wal_settings.lines({"a": r"C:\new 'folder'"}) == [r"a = 'C:\\new ''folder'''"]
+
+
 def test_a_log_of_another_server_is_refused_before_anything_is_written(pharmacy, repo, key, tmp_path):
     repo.backup([pharmacy.files])
     other = wal.Recovery(restore_command="x", timelines={"7": None}, until=None)
