@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from answer import Answer, parser
@@ -210,23 +211,27 @@ def trading(lab: Lab, pharmacy: Pharmacy, days: int) -> Found:
         return lab.pgbackrest(f"--type={kind}", "--no-archive-check", "backup")
 
     found.measure("first ours", lab.back_up, lab.ours)
-    found.measure("first theirs", lambda: theirs("full"), lab.theirs)
+    found.measure("first theirs", partial(theirs, "full"), lab.theirs)
     before = pharmacy.site.with_name("before.db")
     for _ in range(days):
         shutil.copy(pharmacy.site / "pmr.db", before)
         pharmacy.trade()
         lab.server.apply_day(before, pharmacy.site / "pmr.db")
         found.measure("ours", lab.back_up, lab.ours)
-        found.measure("theirs", lambda: theirs("incr"), lab.theirs)
+        found.measure("theirs", partial(theirs, "incr"), lab.theirs)
     before.unlink()
     for number in range(days):
         place = lab.data.with_name(f"restored-{number}")
-        found.measure("restore ours", lambda place=place: lab.restore(place / "data"), None)
+
+        def make(place: Path = place) -> None:
+            (place / "data").mkdir(parents=True)
+            as_service("postgres", place, place / "data")
+
+        make()
+        found.measure("restore ours", partial(lab.restore, place / "data"), None)
         shutil.rmtree(place)
-        (place / "data").mkdir(parents=True)
-        as_service("postgres", place, place / "data")
-        there = f"--pg1-path={place / 'data'}"
-        found.measure("restore theirs", lambda there=there: lab.pgbackrest(there, "restore"), None)
+        make()
+        found.measure("restore theirs", partial(lab.pgbackrest, f"--pg1-path={place / 'data'}", "restore"), None)
         shutil.rmtree(place)
     return found
 
