@@ -48,6 +48,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "12_recovery.py",
         "13_several_places.py",
         "14_any_program.py",
+        "15_to_the_minute.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -62,6 +63,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("08_copy.py", "sent 0 bytes"),
         ("13_several_places.py", "0 only here (0 bytes)"),
         ("14_any_program.py", "journal has 1,000 sales again"),
+        ("15_to_the_minute.py", "It was safe"),
         ("09_keys.py", "Jaya Patel: owner"),
         ("10_roles.py", "The till: This credential was revoked (stolen)"),
         ("11_audit.py", "(Sam Okafor)  restore  done: the monthly trial"),
