@@ -39,6 +39,7 @@ ALONE = (
     "databases",
     "databases_mariadb",
     "databases_files",
+    "followed",
 )
 MEASUREMENTS = {name: [f"{name}.py"] for name in ALONE} | {
     f"far-{place}": ["far.py", place] for place in ("s3", "sftp", "azure")
