@@ -64,8 +64,8 @@ def main() -> None:
         ["added by a snapshot, in the median", f"{added / 1e6:.2f} MB", "–", "–"],
     ]
     remark = (
-        f"A database of {size / 1e6:,.0f} MB in WAL mode, one connection, {WRITES_A_SECOND} transactions a second for "
-        f"{watched} s, followed every {EVERY_S} s; {len(snapshots)} snapshots."
+        f"A database of {size / 1e6:,.0f} MB in WAL mode, one connection, {WRITES_A_SECOND} transactions a second, "
+        f"{watched} s; followed every {EVERY_S} s; {len(snapshots)} snapshots."
     )
     Answer("A SQLite database that is followed", figures, table, remark).give(options)
 
