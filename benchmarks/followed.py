@@ -63,10 +63,8 @@ def main() -> None:
         ["beside it", f"{late[1]:.2f} ms", f"{LATENCY_GOAL} times that", _met(late[1] <= LATENCY_GOAL * late[0])],
         ["added by a snapshot, in the median", f"{added / 1e6:.2f} MB", "–", "–"],
     ]
-    remark = (
-        f"A database of {size / 1e6:,.0f} MB in WAL mode, one connection, {WRITES_A_SECOND} transactions a second, "
-        f"{watched} s; followed every {EVERY_S} s; {len(snapshots)} snapshots."
-    )
+    how = f"one connection, {WRITES_A_SECOND} transactions a second, {watched} s; followed every {EVERY_S} s"
+    remark = f"A database of {size / 1e6:,.0f} MB in WAL mode; {how}; {len(snapshots)} snapshots."
     Answer("A SQLite database that is followed", figures, table, remark).give(options)
 
 
