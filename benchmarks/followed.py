@@ -70,9 +70,18 @@ def main() -> None:
 
 def follow(place: Path, seconds: float) -> None:
     command = [
-        sys.executable, "-m", "pharmabackup", "-q", "follow", "-r", str(place / "ours"), "--state", str(place / "state"),
-        "--credential", f"keyfile:{place / 'key'}", "--sqlite", f"pmr={place / 'pmr.db'}", "--every", str(EVERY_S),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pharmabackup",
+        "-q",
+        "follow",
+        "-r",
+        str(place / "ours"),
+        "--every",
+        str(EVERY_S),
+    ]
+    command += ["--state", str(place / "state"), "--credential", f"keyfile:{place / 'key'}"]
+    command += ["--sqlite", f"pmr={place / 'pmr.db'}"]
     with subprocess.Popen(command) as process:
         time.sleep(seconds)
         process.terminate()

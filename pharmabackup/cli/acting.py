@@ -184,6 +184,8 @@ def sources_of(
     "--until", type=Time(), metavar="TIME", help="A PostgreSQL server's files, and then its log until then."
 )
 @click.option("--wal", "log", metavar="NAME", help="The archived log that such a server goes on with, to its end.")
+@click.option("--timeline", type=int, metavar="N", help="Which of the server's lives; by default that of --until.")
+@click.option("--despite-damage", is_flag=True, help="What cannot be read of the repository is not of that log.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there; what is right already is not written again.")
 @click.pass_obj
 def restore(
@@ -194,6 +196,8 @@ def restore(
     into: tuple[str, ...],
     until: datetime | None,
     log: str | None,
+    timeline: int | None,
+    despite_damage: bool,
     overwrite: bool,
 ) -> None:
     """Bring back the newest of everything, tier by tier."""
@@ -208,7 +212,11 @@ def restore(
     if target is None and not places:
         raise click.UsageError("Say where to restore to: a folder, or --into NAME=URL.")
     with settings.open() as repository:
-        recovery = None if log is None else recovered(settings, repository, log, until)
+        recovery = None
+        if log is not None:
+            recovery = recovered(
+                settings, repository, log, until=until, timeline=timeline, despite_damage=despite_damage
+            )
         loaded = _loaded(repository, places, before, recovery)
         if log is not None and not any(isinstance(source, pb.PostgreSQLCluster) for source in loaded.values()):
             raise click.UsageError("--wal and --until are for a whole PostgreSQL server, and none is restored.")

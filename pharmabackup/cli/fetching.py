@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from pharmabackup.wal import Recovery
 
 
-def recovered(settings: Settings, repository: pb.Repository, dataset: str, until: datetime | None) -> Recovery:
+def recovered(
+    settings: Settings,
+    repository: pb.Repository,
+    dataset: str,
+    *,
+    until: datetime | None,
+    timeline: int | None,
+    despite_damage: bool,
+) -> Recovery:
     """A recovery whose server fetches what this command line would. UsageError."""
     from pharmabackup import wal  # other commands do not wait for what it needs
 
@@ -36,4 +44,6 @@ def recovered(settings: Settings, repository: pb.Repository, dataset: str, until
         words += ["--state", os.path.abspath(settings.state)]
     if settings.expected:
         words += ["--id", settings.expected]
-    return wal.recovery(repository, dataset, [*words, dataset], until=until)
+    if despite_damage:
+        words.append("--despite-damage")
+    return wal.recovery(repository, dataset, [*words, dataset], until=until, timeline=timeline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -15,13 +16,15 @@ from pharmabackup.cli.output import Output
 from pharmabackup.cli.reports import local
 from pharmabackup.cli.settings import Settings, named, pairs
 
+GONE_S = 600  # a finding that was not heard of for so long, and comes again, is new
+
 
 @pharmabackup.command()
 @click.option(
     "--sqlite", "databases", metavar="[NAME=]PATH", multiple=True, help="An SQLite database, in use or not."
 )
 @click.option("--files", "folders", metavar="[NAME=]PATH", multiple=True, help="A folder and all that is in it.")
-@click.option("--wal", "logs", metavar="NAME=DATA", multiple=True, help="The log of the PostgreSQL server in DATA.")
+@click.option("--wal", "log", metavar="NAME=DATA", help="The log of the PostgreSQL server in DATA.")
 @click.option("--spool", metavar="DIR", help="Where what is archived of a log is noted; with --wal.")
 @click.option("--every", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=5.0, help="5.")
 @click.option("--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up first, 5 last; 3.")
@@ -31,30 +34,29 @@ def follow(
     settings: Settings,
     databases: tuple[str, ...],
     folders: tuple[str, ...],
-    logs: tuple[str, ...],
+    log: str | None,
     spool: str | None,
     every: float,
     tiers: tuple[str, ...],
     show_setting: bool,
 ) -> None:
     """Back up what has changed, again and again, until it is stopped."""
-    if logs and not spool:
-        raise click.UsageError("Say where to note what is archived: --spool DIR.")
     numbers = pairs(tiers, "--tier", int)
     followed: list[pb.Source] = []
-    for text in logs:
-        name, data = named(text)
+    if log is not None:
+        name, data = named(log)
         if name is None:
             raise click.BadParameter("give it as NAME=DATA.", param_hint="--wal")
-        source = pb.PostgreSQLWAL(data, spool=str(spool), name=name, tier=int(str(numbers.pop(name, 1))))
+        if not spool:
+            raise click.UsageError("Say where to note what is archived: --spool DIR.")
+        source = pb.PostgreSQLWAL(data, spool=spool, name=name, tier=int(str(numbers.pop(name, 1))))
+        followed.append(source)
         if show_setting:
             for line in source.settings:
                 settings.output.line(line)
-        followed.append(source)
-    if show_setting and not logs:
+            return
+    elif show_setting:
         raise click.UsageError("Say for which server: --wal NAME=DATA.")
-    if show_setting:
-        return
     followed += sources_of(folders, databases, numbers, ())
     if not followed:
         raise click.UsageError("Say what to follow: --sqlite PATH, --wal NAME=DATA or --files PATH.")
@@ -80,17 +82,14 @@ class _Findings:
     def __init__(self, output: Output, shown: Callable[[pb.Event], object] | None) -> None:
         self._output = output
         self._shown = shown
-        self._told: set[tuple[str, str]] = set()
-        self._now: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[str, str], float] = {}  # when each was told last, here or by the library
 
     def __call__(self, event: pb.Event) -> None:
-        if event.kind == "started":
-            self._told, self._now = self._now, set()
         if event.finding is not None:
-            this = event.finding.code, event.finding.message
-            if this not in self._told | self._now:
+            this, now = (event.finding.code, event.finding.message), time.monotonic()
+            if now - self._seen.get(this, -GONE_S) >= GONE_S:
                 self._output.stamped(str(event.finding))
-            self._now.add(this)
+            self._seen[this] = now
         if self._shown is not None:
             self._shown(event)
 
@@ -104,27 +103,31 @@ def wal(settings: Settings, dataset: str) -> int:
 
     settings.judging = True
     with settings.open() as repository:
-        found = log.ranges(repository, dataset)
-    gaps = len(log.gaps(found))
+        found, missing = log.ranges(repository, dataset), log.gaps(repository, dataset)
     output = settings.output
     if not output.people:
-        output.result({"ranges": [one.to_dict() for one in found], "gaps": gaps})
-    else:
-        columns = [("Server", False), ("From", False), ("To", False), ("Segments", True), ("Until", False)]
-        output.table(
-            columns, [[one.system, one.first, one.last, f"{one.segments:,}", local(one.until)] for one in found]
+        output.result(
+            {name: [one.to_dict() for one in those] for name, those in (("ranges", found), ("gaps", missing))}
         )
-        if gaps and not output.quiet:
-            output.line("No restore goes past what is missing between two lines of one server.")
-    return CRITICAL if gaps else OK
+        return CRITICAL if missing else OK
+    columns = [("Server", False), ("From", False), ("To", False), ("Segments", True), ("Until", False)]
+    rows = [
+        [one.system, one.first, one.last, f"{one.segments:,}", local(one.until) if one.until else "MISSING"]
+        for one in sorted([*found, *missing], key=lambda one: (one.system, one.first))
+    ]
+    output.table(columns, rows)
+    if missing and not output.quiet:
+        output.line("No restore goes past what is missing.")
+    return CRITICAL if missing else OK
 
 
 @pharmabackup.command("wal-get")
 @click.argument("dataset")
 @click.argument("name")
 @click.argument("target")
+@click.option("--despite-damage", is_flag=True, help="What cannot be read of the repository is not of this log.")
 @click.pass_obj
-def wal_get(settings: Settings, dataset: str, name: str, target: str) -> int:
+def wal_get(settings: Settings, dataset: str, name: str, target: str, despite_damage: bool) -> int:
     """Fetch one file of a log, for a PostgreSQL server that recovers and has started this.
 
     It runs in the server's data folder. It ends with 4 where there is no such file.
@@ -132,5 +135,13 @@ def wal_get(settings: Settings, dataset: str, name: str, target: str) -> int:
     from pharmabackup import wal as log
 
     with settings.open() as repository:
-        found = log.fetch(repository, dataset, name, target, of=log.system("."), ahead=log.AHEAD)
+        found = log.fetch(
+            repository,
+            dataset,
+            name,
+            target,
+            of=log.system("."),
+            ahead=log.AHEAD,
+            despite_damage=despite_damage,
+        )
     return OK if found else ABSENT

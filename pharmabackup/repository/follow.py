@@ -12,6 +12,7 @@ from pharmabackup.clock import from_ns, now_ns
 from pharmabackup.errors import Cancelled, Error, Incomplete, InvalidInput, SourceFailed, StorageFailed
 from pharmabackup.events import Event, Progress
 from pharmabackup.results import Followed
+from pharmabackup.verbs.backup import check_sources
 
 if TYPE_CHECKING:
     from pharmabackup.repository import Repository
@@ -64,6 +65,7 @@ def follow(
     """What `Repository.follow` does."""
     if every <= timedelta(0):
         raise InvalidInput("The time between two backups has to be longer than nothing.", remedy="Say how often.")
+    check_sources(repository._unlocked, sources)
     turns, began = _Turns(sources, every.total_seconds()), now_ns()
     snapshots = failed = 0
     while not cancel.is_set():
@@ -88,8 +90,9 @@ def follow(
                 turns.went(source.name, well=False)
             _tell(progress, error)
             continue
+        deaf = {finding.subject for finding in report.findings if finding.code == "not-acknowledged"}
         for name, result in report.datasets.items():
-            turns.went(name, well=result.snapshot is not None)
+            turns.went(name, well=result.snapshot is not None and name not in deaf)
             snapshots += result.snapshot is not None
     return Followed(snapshots=snapshots, failed=failed, started=from_ns(began), duration=_since(began))
 

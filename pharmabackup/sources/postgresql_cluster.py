@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pharmabackup.errors import Conflict, InvalidInput, Unsupported
+from pharmabackup.errors import Conflict, InvalidInput, SourceFailed
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_server import Server, major, one, told
@@ -91,20 +91,27 @@ class PostgreSQLCluster(Source):
                 "SELECT current_setting('server_version'),"
                 " (SELECT count(*) FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global'))",
             )
-            sums, system = one(
-                connection, "SELECT current_setting('data_checksums'), system_identifier FROM pg_control_system()"
+            sums, system, standby = one(
+                connection,
+                "SELECT current_setting('data_checksums'), system_identifier, pg_is_in_recovery()"
+                " FROM pg_control_system()",
             )
+            start = None if standby else one(connection, "SELECT pg_walfile_name(pg_current_wal_lsn())")[0]
         if server < HAS_MANIFEST:
-            raise Unsupported(
+            raise self._refused(
                 f"PostgreSQL {server} says of its files' copies no hashes.",
-                remedy=f"Back up its databases one by one, or use version {HAS_MANIFEST} or newer.",
+                f"Back up its databases one by one, or use version {HAS_MANIFEST} or newer.",
             )
         if spaces:
-            raise Unsupported(
+            raise self._refused(
                 "A server with tablespaces of its own cannot be copied in one stream.",
-                remedy="Back up its databases one by one.",
+                "Back up its databases one by one.",
             )
-        return {"server": str(version), "major": server, "system": str(system), "checksums": sums == "on"}
+        facts = {"server": str(version), "major": server, "system": str(system), "checksums": sums == "on"}
+        return facts | ({} if start is None else {"start": str(start)})  # its log is needed from there on
+
+    def _refused(self, what: str, remedy: str) -> SourceFailed:
+        return SourceFailed(what, kind="operation", remedy=remedy, dataset=self.name)
 
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
         from pharmabackup.sources.postgresql_unpack import refuse

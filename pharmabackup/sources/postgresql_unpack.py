@@ -8,8 +8,9 @@ import os
 import shutil
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,7 @@ def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str
         raise Conflict(
             f"A restore into {target} runs, or was killed: {fresh} is there.",
             kind="in-use",
-            remedy="Wait for it; if none runs, remove that folder.",
+            remedy=f"Wait for it; if none runs, remove that folder, and look for {target.name}.before-… beside it.",
         )
     if os.path.ismount(target):
         raise Conflict(
@@ -120,11 +121,20 @@ def unpack(
             _recover(fresh, settings)
             _own(fresh, target.parent)
             kept = _switch(fresh, target)
+        except tarfile.TarError as error:
+            raise SourceFailed(
+                "The backup is no whole tar file.",
+                kind="damaged",
+                remedy="Restore an earlier backup.",
+                dataset=dataset,
+            ) from error
         except OSError as error:
             raise _failed(error, target, dataset) from error
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    with suppress(OSError):  # it is where it belongs; the system keeps that by itself, a little later
+        _sync(target.parent)
     facts = {"data": str(target), "files": files, "verified": "pg_verifybackup"}
     return facts | ({"replaced": kept.name} if kept is not None else {})
 
@@ -132,8 +142,13 @@ def unpack(
 def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
     """How many files there are, all of them safe from a power cut."""
     folders, files = [fresh], 0
-    stream = io.BufferedReader(_Pieces(content.read(name)), PIECE)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar, _Writing() as writing:
+    with ExitStack() as stack:
+        pieces = content.read(name)
+        if isinstance(pieces, Generator):
+            stack.callback(pieces.close)
+        stream = io.BufferedReader(_Pieces(pieces), PIECE)
+        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER))
+        writing = stack.enter_context(_Writing())
         for member in tar:
             content.check()
             path = PurePosixPath(member.name)
@@ -207,9 +222,11 @@ class _Writing:
             left = left[os.write(self._descriptor, left) :]
 
     def _end(self) -> None:
-        os.fsync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class _Pieces(io.RawIOBase):
@@ -286,7 +303,6 @@ def _switch(fresh: Path, target: Path) -> Path | None:
         if kept is not None:
             kept.rename(target)
         raise
-    _sync(target.parent)
     return kept
 
 

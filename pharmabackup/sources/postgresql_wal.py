@@ -26,7 +26,7 @@ from pharmabackup.sources.base import FILE, FolderColumns, Kept, Sink, Source, S
 from pharmabackup.sources.parts import part_end
 from pharmabackup.sources.rows import ROW
 from pharmabackup.sources.wal_settings import archive_command, lines
-from pharmabackup.sources.wal_spool import Spool
+from pharmabackup.sources.wal_spool import Marks, Spool
 
 AGAIN_S = 2 * 3600  # how long what was archived is part of each snapshot
 AT_ONCE = 16  # new files in a snapshot: the server hears of the first while the next are archived
@@ -85,7 +85,7 @@ class PostgreSQLWAL(Source):
 
     def changed(self) -> bool:
         with self._spool.told():
-            return any(self._waiting())
+            return any(self._waiting(self._spool.marks()))
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()
@@ -95,18 +95,19 @@ class PostgreSQLWAL(Source):
         with self._spool.told():
             os.scandir(os.path.join(self._log, "archive_status")).close()
             self._spool.make()
-        yield _Files(self)
+            marks = self._spool.marks()
+        yield _Files(self, marks)
 
-    def _waiting(self) -> Iterator[str]:
+    def _waiting(self, marks: Marks) -> Iterator[str]:
         """What the server wants to have archived, and is not, as far as its mark shows."""
         for entry in os.listdir(os.path.join(self._log, "archive_status")):
             name = entry.removesuffix(READY)
-            if name != entry and wal_names.FILE.fullmatch(name) and not self._is_safe(name):
+            if name != entry and wal_names.FILE.fullmatch(name) and not self._is_safe(name, marks):
                 yield name
 
-    def _is_safe(self, name: str) -> bool:
+    def _is_safe(self, name: str, marks: Marks) -> bool:
         with suppress(FileNotFoundError):  # the server has let go of it meanwhile
-            return self._spool.fits(name, os.stat(os.path.join(self._log, name)))
+            return marks.fits(name, os.stat(os.path.join(self._log, name)))
         return True
 
     def _is_ready(self, name: str) -> bool:
@@ -116,19 +117,20 @@ class PostgreSQLWAL(Source):
 class _Files(View):
     holds_back = True
 
-    def __init__(self, source: PostgreSQLWAL) -> None:
+    def __init__(self, source: PostgreSQLWAL, marks: Marks) -> None:
         self._source = source
         self._spool = source._spool
+        self._marks = marks
         self._taken: list[_Taken] = []
+        self._ever: Sequence[wal_names.Run] = ()
         self._repository = ""
 
     def dump(self, sink: Sink) -> Mapping[str, object]:
         self._taken, self._repository = [], sink.repository
         with self._spool.told():
             self._spool.check(sink.repository)
-            marks = self._spool.marks()
-            waiting = set(sorted(self._source._waiting())[:AT_ONCE])
-            self._refuse_what_comes_again(marks, waiting)
+            marks = self._marks.names()
+            waiting = set(sorted(self._source._waiting(self._marks))[:AT_ONCE])
         since = time.time() - AGAIN_S
         again = (name for name, archived in marks.items() if archived > since or wal_names.is_history(name))
         names, start = sorted({*waiting, *again}), 0
@@ -140,8 +142,8 @@ class _Files(View):
                 break
             start = end
         size = max((one.size for one in self._taken if wal_names.is_segment(one.name)), default=0)
-        self._look_for_gaps(sink, marks, waiting, size)
-        return self._facts(size)
+        runs = self._look_for_gaps(sink, size)
+        return self._facts(size, runs)
 
     def _part(self, sink: Sink, names: Sequence[str], waiting: set[str]) -> None:
         previous = sink.previous(b"", [name.encode() for name in names])
@@ -170,10 +172,10 @@ class _Files(View):
                 return self._read(sink, name, file, asked_for=True)
         if kept is not None:
             sink.keep_file(kept)
-            text = self._spool.history(name) if wal_names.is_history(name) else ""
+            text = self._marks.history(name) if wal_names.is_history(name) else ""
             return _Taken(name, kept.size, ROW.unpack(kept.row)[4], kept.chunks, None, text)
         with suppress(OSError), open(path, "rb", buffering=0) as file:  # this machine has forgotten where it is
-            if self._spool.fits(name, os.fstat(file.fileno())):
+            if self._marks.fits(name, os.fstat(file.fileno())):
                 return self._read(sink, name, file, asked_for=False)
         return None  # an earlier snapshot has it; `forget` lets that go for none that lacks it
 
@@ -196,7 +198,7 @@ class _Files(View):
                 f"{name} changed while it was read, or is not what its name says.",
                 "It is tried again; if that fails too, check the disk and make a new backup of the server.",
             )
-        if self._spool.digest(name) not in (None, found.hexdigest()):
+        if self._marks.digest(name) not in (None, found.hexdigest()):
             raise self._another(name)
         text = bytes(head[:stored]).decode("utf-8", "replace") if wal_names.is_history(name) else ""
         noted = wal_command.mark(found.hexdigest(), status)
@@ -212,55 +214,50 @@ class _Files(View):
     def _failed(self, what: str, remedy: str) -> SourceFailed:
         return SourceFailed(what, kind="changed", remedy=remedy, dataset=self._source.name)
 
-    def _refuse_what_comes_again(self, marks: Mapping[str, float], waiting: set[str]) -> None:
-        """A server archives in order: what is older than what it had archived already is of another life of its."""
-        segments = [name for name in marks if wal_names.is_segment(name)]
-        newest = {wal_names.timeline(name): name for name in sorted(segments)}
-        for name in filter(wal_names.is_segment, waiting):
-            if name not in marks and name < newest.get(wal_names.timeline(name), ""):
-                raise self._another(name)
-
-    def _look_for_gaps(self, sink: Sink, marks: Mapping[str, float], waiting: set[str], size: int) -> None:
+    def _look_for_gaps(self, sink: Sink, size: int) -> list[wal_names.Run]:
+        """All segments that are safe when this is; what is missing now in the log, and was not before, is told."""
+        if not size:
+            return []
+        before = self._marks.runs()
+        own = wal_names.runs((one.name for one in self._taken if wal_names.is_segment(one.name)), size)
+        there = wal_names.joined([*before, *own], size)
         histories = {wal_names.timeline(one.name): one.history for one in self._taken if one.history}
-        before = max(filter(wal_names.is_segment, marks), default=None)
-        for name in sorted(filter(wal_names.is_segment, waiting)):
-            if before is not None:
-                expected = wal_names.number(before, size) + 1
-                if wal_names.timeline(name) != wal_names.timeline(before):
-                    fork = wal_names.forked(histories.get(wal_names.timeline(name), ""), size)
-                    expected = expected if fork is None else min(expected, fork)
-                if (missing := wal_names.number(name, size) - expected) > 0:
-                    sink.finding(
-                        "wal-gap",
-                        name.encode(),
-                        f"{missing} log files before {name} were never given to archive: no restore goes past them.",
-                        "Back up the whole server now; a restore to a time after that needs none of them.",
-                        severity="critical",
-                        harms=False,
-                    )
-            before = name
+        known = wal_names.gaps(before, histories, size)
+        for first, last in wal_names.gaps(there, histories, size):
+            if not wal_names.covers(known, [(first, last)], size):
+                count = wal_names.length((first, last), size)
+                sink.finding(
+                    "wal-gap",
+                    first.encode(),
+                    f"{count} files of the log from {first} on are not archived: no restore goes past them.",
+                    "Back up the whole server now, unless they come yet; a restore to a time after that needs none.",
+                    severity="critical",
+                    harms=False,
+                )
+        return there
 
-    def _facts(self, size: int) -> Mapping[str, object]:
+    def _facts(self, size: int, ever: Sequence[wal_names.Run]) -> Mapping[str, object]:
         segments = [one.name for one in self._taken if wal_names.is_segment(one.name)]
+        self._ever = ever
         return {
-            "system": self._spool.system(),
+            "system": self._marks.system,
             "segment_size": size,
             "segments": len(segments),
             "runs": [list(run) for run in wal_names.runs(segments, size)] if segments else [],
             "others": [one.name for one in self._taken if not wal_names.is_segment(one.name)],
-            "histories": {one.name: one.history for one in self._taken if one.history},
+            "histories": {one.name: [one.history, one.mtime_ns] for one in self._taken if one.history},
         }
 
     def committed(self) -> None:
         """The server may let go of what was read; what it has let go of longer ago is forgotten here."""
+        marks, old = self._marks, time.time() - AGAIN_S
         with self._spool.told():
             self._spool.own(self._repository)
+            if self._ever:
+                marks.note_runs(self._ever)
             for one in self._taken:
                 if one.mark is not None:
-                    self._spool.note(one.name, one.mark, one.history)
-            marks, old = self._spool.marks(), time.time() - AGAIN_S
-            newest = max(filter(wal_names.is_segment, marks), default=None)
-            for name, archived in marks.items():
-                stays = name == newest or wal_names.is_history(name) or self._source._is_ready(name)
-                if archived < old and not stays:
-                    self._spool.forget(name)
+                    marks.note(one.name, one.mark, one.history)
+            for name, archived in marks.names().items():
+                if archived < old and not wal_names.is_history(name) and not self._source._is_ready(name):
+                    marks.forget(name)

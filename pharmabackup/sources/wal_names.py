@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 SEGMENT = re.compile(r"[0-9A-F]{24}")
 HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 FILE = re.compile(r"[0-9A-F]{24}(\.[0-9A-F]{8}\.backup|\.partial)?|[0-9A-F]{8}\.history")
 HEADER = struct.Struct("=HHIQ")  # magic, info, timeline, address of the page: in the server's byte order
+USUAL_SIZE = 16 << 20  # of a segment, unless initdb was told otherwise
 LOG = 1 << 32  # bytes of WAL that one number of a name's middle part counts
 
 Run = tuple[str, str]
@@ -41,8 +42,7 @@ def timeline(name: str) -> int:
 
 def after(name: str, size: int) -> str:
     """The next segment on the same timeline."""
-    high, low = divmod(number(name, size) + 1, LOG // size)
-    return f"{timeline(name):08X}{high:08X}{low:08X}"
+    return named(timeline(name), number(name, size) + 1, size)
 
 
 def runs(names: Iterable[str], size: int) -> list[Run]:
@@ -78,14 +78,48 @@ def length(run: Run, size: int) -> int:
     return number(run[1], size) - number(run[0], size) + 1
 
 
-def forked(history: str, size: int) -> int | None:
-    """The first segment of a timeline, by its history file: that in which it left the one before."""
-    lines = [line.split() for line in history.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    try:
-        high, low = (int(half, 16) for half in lines[-1][1].split("/"))
-    except (IndexError, ValueError):
-        return None
-    return (high << 32 | low) // size
+def forks(history: str, size: int) -> list[tuple[int, int]]:
+    """The timelines that one came from, by its history file, and the segments they were left in; the nearest last."""
+    found: list[tuple[int, int]] = []
+    for line in history.splitlines():
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            try:
+                high, low = (int(half, 16) for half in words[1].split("/"))
+                found.append((int(words[0]), (high << 32 | low) // size))
+            except (IndexError, ValueError):
+                continue
+    return found
+
+
+def gaps(there: Iterable[Run], histories: Mapping[int, str], size: int) -> list[Run]:
+    """What is missing between segments, in the order of names. `histories`: by timeline, as far as they are there.
+
+    Of a timeline it begins where that left another, if its history says so; and the other's has to reach that place.
+    """
+    parts = joined(there, size)
+    missing: list[Run] = []
+    for before, run in zip([None, *parts], parts, strict=False):
+        line, first = timeline(run[0]), number(run[0], size)
+        if before is not None and timeline(before[1]) == line:
+            missing.append((after(before[1], size), named(line, first - 1, size)))
+        elif came := forks(histories.get(line, ""), size)[-1:]:
+            parent, fork = came[0]
+            if first > fork:
+                missing.append((named(line, fork, size), named(line, first - 1, size)))
+            of_it = [part for part in parts if timeline(part[0]) == parent and number(part[0], size) < fork]
+            ends = [number(last, size) for _, last in of_it]
+            if ends and max(ends) < fork - 1:
+                missing.append((named(parent, max(ends) + 1, size), named(parent, fork - 1, size)))
+        elif before is not None and first > number(before[1], size) + 1:
+            missing.append((named(line, number(before[1], size) + 1, size), named(line, first - 1, size)))
+    return sorted(missing)
+
+
+def named(line: int, which: int, size: int) -> str:
+    """The name of a segment, by its timeline and number."""
+    high, low = divmod(which, LOG // size)
+    return f"{line:08X}{high:08X}{low:08X}"
 
 
 def is_what_it_says(name: str, head: bytes, size: int) -> bool:

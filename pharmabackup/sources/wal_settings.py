@@ -16,7 +16,8 @@ SCRIPT = (sys.executable, "-I", "-S", os.path.abspath(wal_command.__file__))
 # What a recovery goes to. A server refuses one of them empty behind another that is set.
 TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time",
            "recovery_target_xid")  # fmt: skip
-OF_A_RECOVERY = ("archive_cleanup_command", "recovery_", "restore_command")  # how such settings' names begin
+OF_A_RECOVERY = {*TARGETS, "archive_cleanup_command", "recovery_end_command", "recovery_target_action",
+                 "recovery_target_inclusive", "recovery_target_timeline", "restore_command"}  # fmt: skip
 NOTHING = "exit 1"  # a restore_command that has no file at all: what the backup brings is all there is
 
 
@@ -75,8 +76,12 @@ def recovery_settings(recovery: Recovery | None, server: str) -> dict[str, str]:
 
 def without_recovery(configuration: str) -> str:
     """A server's own file of settings without those of an earlier recovery, which would count in the next."""
-    kept = [line for line in configuration.splitlines() if not line.lstrip().lower().startswith(OF_A_RECOVERY)]
+    kept = [line for line in configuration.rstrip("\n").split("\n") if _named(line) not in OF_A_RECOVERY]
     return "\n".join([*kept, ""])
+
+
+def _named(line: str) -> str:
+    return line.partition("=")[0].strip().lower()
 
 
 def lines(settings: Mapping[str, str]) -> list[str]:

@@ -40,7 +40,7 @@ def backup(
     sent: Sent | None = None,
 ) -> Report:
     """One snapshot of each source; `sent` hears of each pack. Incomplete, InvalidInput, StorageFailed, Cancelled."""
-    _check_sources(unlocked, sources)
+    check_sources(unlocked, sources)
     if reason is not None and len(reason) > TEXT_MAX:
         raise InvalidInput(
             f"The reason is longer than {TEXT_MAX:,} characters.", remedy="Say it in a sentence or two."
@@ -103,7 +103,7 @@ def _scratch(everything: ExitStack) -> Path:
         return Path(tempfile.gettempdir())
 
 
-def _check_sources(unlocked: Unlocked, sources: Sequence[Source]) -> None:
+def check_sources(unlocked: Unlocked, sources: Sequence[Source]) -> None:
     """What cannot be is refused before anything is written."""
     if unlocked.keyring.role not in WRITERS:
         raise unlocked.not_permitted("back up", who=WRITERS)

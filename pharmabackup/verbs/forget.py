@@ -148,8 +148,6 @@ def _choose(
             for item in items
         ]
         reasons = kept(dated, keeps, where, now, apart)
-        if not names:
-            reasons |= needed(items, reasons)
         if apart:
             alone = kept([replace(item, came=None, way="") for item in dated], keeps, where, now)
             if stays := len(reasons.keys() - alone.keys()):
@@ -161,6 +159,10 @@ def _choose(
                     chosen.append(item)
             elif item.transaction in names or reason == "held":
                 findings.append(_stays(unlocked, item, reason))
+    if not names:
+        there = [item for item in history.newest() if item.transaction not in asked]
+        stay = needed(there, {item.transaction for item in chosen}, damaged)
+        chosen = [item for item in chosen if item.transaction not in stay]
     chosen.sort(key=lambda item: (item.snapshot.time, item.snapshot.sequence), reverse=True)
     return chosen, findings
 

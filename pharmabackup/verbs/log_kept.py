@@ -1,50 +1,62 @@
-"""What rules let go of an archived log, and what has to stay: all files between the oldest kept and the newest.
+"""What rules may not let go of a PostgreSQL server's archived log: what a kept backup of its files goes on with.
 
 Rules keep the newest snapshot of an hour or a day. Of a log each holds only what was archived in the hours before it,
-so that one may hold files that no other does.
+so that one may hold files that no other does. All of the log has to stay from the oldest on that is kept, and from
+the oldest kept backup of the server's files on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from pharmabackup.engine.history import Committed
+from pharmabackup.sources.postgresql_cluster import PostgreSQLCluster
 from pharmabackup.sources.postgresql_wal import PostgreSQLWAL
-from pharmabackup.sources.wal_names import Run, covers
+from pharmabackup.sources.wal_names import USUAL_SIZE, Run, covers, named, number, timeline
 
 
-def needed(newest: Sequence[Committed], kept: Mapping[bytes, str]) -> dict[bytes, str]:
-    """Those of one dataset and device, newest first, that are not `kept` and hold what those beside them lack."""
-    found: dict[bytes, str] = {}
-    later: Committed | None = None
-    between: list[Committed] = []
+def needed(newest: Iterable[Committed], going: AbstractSet[bytes], damaged: AbstractSet[bytes]) -> set[bytes]:
+    """Those that would be `going`, and hold what all that stay lack; whichever devices they are of."""
+    logs: dict[tuple[str, str], list[Committed]] = {}
+    starts: dict[str, list[str]] = {}  # by server, where the log of kept backups begins
     for item in newest:
-        if item.snapshot.source != PostgreSQLWAL.kind:
+        system, facts = str(item.snapshot.facts.get("system")), item.snapshot.facts
+        if item.snapshot.source == PostgreSQLWAL.kind:
+            logs.setdefault((item.snapshot.dataset, system), []).append(item)
+        elif item.snapshot.source == PostgreSQLCluster.kind and item.transaction not in going and "start" in facts:
+            starts.setdefault(system, []).append(str(facts["start"]))
+    return {one for (_, system), log in logs.items() for one in _needed(log, going, damaged, starts.get(system, ()))}
+
+
+def _needed(
+    newest: Sequence[Committed], going: AbstractSet[bytes], damaged: AbstractSet[bytes], starts: Sequence[str]
+) -> set[bytes]:
+    size = max((int(str(one.snapshot.facts.get("segment_size", 0))) for one in newest), default=0) or USUAL_SIZE
+    stay = [one for one in newest if one.transaction not in going and one.transaction not in damaged]
+    there, histories = [run for one in stay for run in _runs(one)], {name for one in stay for name in _histories(one)}
+    begins = min((number(name, size) for name in [*starts, *(first for first, _ in there)]), default=None)
+    found: set[bytes] = set()
+    for one in newest:
+        if one.transaction not in going or one.transaction in damaged or begins is None:
             continue
-        if item.transaction not in kept:
-            between.append(item)
-            continue
-        for one in between:
-            if later is not None and not _holds((later, item), one):
-                found[one.transaction] = "log"
-                later = one
-        later, between = item, []
-    return found  # what is older than all that is kept may go
+        wanted = [
+            (named(timeline(first), max(number(first, size), begins), size), last)
+            for first, last in _runs(one)
+            if number(last, size) >= begins
+        ]
+        if not covers(there, wanted, size) or not _histories(one) <= histories:
+            found.add(one.transaction)
+            there += _runs(one)
+            histories |= _histories(one)
+    return found
 
 
-def _holds(those: Sequence[Committed], one: Committed) -> bool:
-    facts = one.snapshot.facts
-    same = [other.snapshot.facts for other in those if other.snapshot.facts.get("system") == facts.get("system")]
-    others = {name for other in same for name in _names(other.get("others"))}
-    size = int(str(facts.get("segment_size") or 0)) or 16 << 20
-    return _names(facts.get("others")) <= others and covers(
-        [run for other in same for run in _runs(other.get("runs"))], _runs(facts.get("runs")), size
-    )
+def _histories(item: Committed) -> set[str]:
+    value = item.snapshot.facts.get("histories")
+    return set(value) if isinstance(value, Mapping) else set()
 
 
-def _names(value: object) -> set[str]:
-    return set(map(str, value)) if isinstance(value, list | tuple) else set()
-
-
-def _runs(value: object) -> list[Run]:
+def _runs(item: Committed) -> list[Run]:
+    value = item.snapshot.facts.get("runs")
     return [(str(first), str(last)) for first, last in value] if isinstance(value, list | tuple) else []

@@ -95,12 +95,16 @@ def test_a_gap_is_seen_by_whoever_looks_at_it_once(site):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert err.count("lies on the disk that holds the data") == 1
-    assert err.count("2 log files before 000000010000000000000005 were never given to archive") == 1
+    assert err.count("2 files of the log from 000000010000000000000003 on are not archived") == 1
     found = run(site, "wal", "pmr-wal", "--json")
     assert found.returncode == 2
     answer = json.loads(found.stdout)
-    assert answer["gaps"] == 1 and [one["segments"] for one in answer["ranges"]] == [2, 2]
-    assert "No restore goes past" in run(site, "wal", "pmr-wal").stdout
+    assert [one["segments"] for one in answer["ranges"]] == [2, 2]
+    assert [(one["first"], one["segments"], one["until"]) for one in answer["gaps"]] == [
+        ("000000010000000000000003", 2, None)
+    ]
+    shown = run(site, "wal", "pmr-wal").stdout
+    assert "No restore goes past" in shown and shown.count("MISSING") == 1
 
 
 def test_a_file_of_the_log_is_fetched_or_is_absent_or_neither(site):

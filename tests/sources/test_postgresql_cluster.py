@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -315,7 +315,7 @@ def test_what_was_archived_long_ago_is_in_the_snapshots_of_then_alone(pharmacy, 
     [new] = ready(pharmacy)
     repo.backup([pharmacy.log])
     assert [[entry.path for entry in one.glob()] for one in repo.snapshots("pmr-wal")] == [[new], [old]]
-    assert [path.name for path in marks.iterdir()] == [new]
+    assert [path.name for path in marks.iterdir() if wal_names.is_segment(path.name)] == [new]
     assert [(one.first, one.last) for one in wal.ranges(repo, "pmr-wal")] == [(old, new)]
 
 
@@ -371,12 +371,12 @@ def test_a_gap_is_told_when_it_comes_and_when_it_is_asked_for(pharmacy, repo):
     report = repo.backup([pharmacy.log])
     [finding] = [one for one in report.findings if one.code != "same-device"]
     assert report.state == "critical" and repo.snapshot("pmr-wal").complete
-    assert (finding.code, finding.severity, finding.subject) == ("wal-gap", "critical", last)
-    assert "1 log files before" in finding.message
+    assert (finding.code, finding.severity, finding.subject) == ("wal-gap", "critical", lost)
+    assert "1 files of the log from" in finding.message
     done(pharmacy, last)  # it is safe all the same
-    ranges = wal.ranges(repo, "pmr-wal")
+    ranges, missing = wal.ranges(repo, "pmr-wal"), wal.gaps(repo, "pmr-wal")
     assert [(one.first, one.last, one.segments) for one in ranges] == [(first[0], first[0], 1), (last, last, 1)]
-    assert wal.gaps(ranges) == [(ranges[0], ranges[1])]
+    assert [(one.first, one.last, one.segments, one.until) for one in missing] == [(lost, lost, 1, None)]
     ready(pharmacy)
     assert "wal-gap" not in [one.code for one in repo.backup([pharmacy.log]).findings]  # it is told once
 
@@ -430,7 +430,7 @@ def test_a_server_that_cannot_fetch_does_not_start(pharmacy, repo, key, tmp_path
     restored(repo, pharmacy, place(tmp_path), recovery(repo, key, tmp_path))
     (tmp_path / "repository").rename(tmp_path / "away")
     unable = started(PostgresServer(free_port(), pharmacy.server.bin, tmp_path / "new" / "data"))
-    with pytest.raises(AssertionError, match="restore"), unable:
+    with pytest.raises(AssertionError, match="exit code 200"), unable:
         pass
     (tmp_path / "away").rename(tmp_path / "repository")
     with recovered(pharmacy, tmp_path / "new" / "data") as server:
@@ -520,8 +520,10 @@ def test_tablespaces_of_its_own_are_refused(pharmacy, repo, tmp_path):
     (tmp_path / "server" / "space").mkdir()
     as_service("postgres", tmp_path / "server" / "space")
     pharmacy.do(f"CREATE TABLESPACE more LOCATION '{tmp_path / 'server' / 'space'}'")
-    with pytest.raises(pb.Unsupported, match="tablespaces"):
-        repo.backup([pharmacy.files])
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([pharmacy.files, pharmacy.log])
+    assert "tablespaces" in messages(caught.value)["dataset-failed"]
+    assert [one.dataset for one in repo.snapshots()] == ["pmr-wal"]  # the others are backed up all the same
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
@@ -617,8 +619,8 @@ def test_a_server_that_was_restored_twice_comes_to_each_moment_of_each_life(phar
         second.archive(repo)
         assert notes(server) == ["1", "another 2"]
         kill(server.port)
-    assert wal.gaps(ranges := wal.ranges(repo, "pmr-wal")) == []
-    assert {one.timeline for one in ranges} == {1, 2}
+    assert wal.gaps(repo, "pmr-wal") == []
+    assert {one.timeline for one in wal.ranges(repo, "pmr-wal")} == {1, 2}
     for name, until, expected in (
         ("first life", late, ["1", "2"]),
         ("newest", None, ["1", "another 2"]),
@@ -664,25 +666,44 @@ def test_a_server_that_was_restored_without_its_log_begins_a_life_of_its_own(pha
     assert wal_names.timeline(name) == 2
 
 
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_a_copy_of_a_server_cannot_archive_into_the_log_of_the_other(pharmacy, repo, forgotten):
-    [first], later = ready(pharmacy), []
-    repo.backup([pharmacy.log])
-    done(pharmacy, first)
-    later = ready(pharmacy)
-    repo.backup([pharmacy.log])
-    done(pharmacy, later[-1])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_copy_of_a_server_cannot_archive_into_the_log_of_the_other(pharmacy, repo, old):
+    names = []
+    for _ in range(3):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+        if old:
+            os.utime(pharmacy.spool / wal.system(str(pharmacy.server.data)) / names[-1], (1, 1))
+    assert old != (pharmacy.spool / wal.system(str(pharmacy.server.data)) / names[0]).exists()
     data = pharmacy.server.data / "pg_wal"
-    content = bytearray((data / first).read_bytes())
+    content = bytearray((data / names[0]).read_bytes())
     content[9_000_000] ^= 1
-    (data / first).write_bytes(content)  # as a copy of before would have written it
-    (data / "archive_status" / f"{first}.ready").touch()
-    if forgotten:
-        (pharmacy.spool / wal.system(str(pharmacy.server.data)) / first).unlink()
+    (data / names[0]).write_bytes(content)  # as a copy of before would have written it
+    (data / "archive_status" / f"{names[0]}.ready").touch()
     assert pharmacy.log.changed()
     with pytest.raises(pb.Incomplete) as caught:
         repo.backup([pharmacy.log])
     assert "is another than the file that was archived" in messages(caught.value)["dataset-failed"]
+
+
+def test_a_file_that_comes_late_closes_its_gap(pharmacy, repo):
+    """A server asks for older files again: those that it kept and had not asked for while archiving was off."""
+    [first] = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, first)
+    switch(pharmacy, "/bin/true")
+    pharmacy.do("INSERT INTO notes VALUES ('not archived')")
+    [(lost,)] = pharmacy.do("SELECT pg_walfile_name(pg_switch_wal())")
+    done(pharmacy, lost)
+    switch(pharmacy, pharmacy.log.archive_command)
+    [last] = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, last)
+    assert [one.first for one in wal.gaps(repo, "pmr-wal")] == [lost]
+    (pharmacy.server.data / "pg_wal" / "archive_status" / f"{lost}.ready").touch()
+    assert "wal-gap" not in [one.code for one in repo.backup([pharmacy.log]).findings]
+    assert wal.gaps(repo, "pmr-wal") == []
 
 
 def test_what_is_safe_in_one_repository_is_not_in_another(pharmacy, repo, tmp_path, key):
@@ -734,17 +755,16 @@ def test_a_timeline_that_begins_later_than_where_it_left_has_a_gap(pharmacy, rep
     (log / "00000002.history").write_text(f"1\t0/{fork * size + 40:X}\tno recovery target specified\n")
     kill(pharmacy.server.port)
     for number in (fork + 1, fork + 3):
-        name = f"00000002{number // 256:08X}{number % 256:08X}"
+        name = wal_names.named(2, number, size)
         data = bytearray((log / names[1]).read_bytes())
         data[: wal_names.HEADER.size] = wal_names.HEADER.pack(0xD110, 2, 2, number * size)
         (log / name).write_bytes(data)
         (log / "archive_status" / f"{name}.ready").touch()
     (log / "archive_status" / "00000002.history.ready").touch()
     report = repo.backup([pharmacy.log])
-    told = [one.message for one in report.findings if one.code == "wal-gap"]
-    assert [text.partition(" before")[0] for text in told] == ["1 log files", "1 log files"]  # of fork and fork + 2
-    found = wal.ranges(repo, "pmr-wal")
-    assert [one.fork for one in found] == [None, fork, fork] and len(wal.gaps(found)) == 2
+    told = [one.subject for one in report.findings if one.code == "wal-gap"]
+    expected = [wal_names.named(2, number, size) for number in (fork, fork + 2)]
+    assert told == expected == [one.first for one in wal.gaps(repo, "pmr-wal")]
 
 
 # ------------------------------------------------------------ what must not be taken for the end of the log
@@ -769,7 +789,10 @@ def test_a_lost_file_in_the_middle_is_no_end(pharmacy, repo, tmp_path):
         patched.setattr(wal, "_runs", without_the_second)
         with pytest.raises(pb.Damaged, match="never archived, or is lost"):
             wal.fetch(repo, "pmr-wal", names[1], tmp_path / "RECOVERYXLOG", of=of)
-        (tmp_path / names[1]).touch()  # a backup of the files brought it
+        (tmp_path / names[1]).write_bytes(bytes(16 << 20))  # what a server uses again has any content
+        with pytest.raises(pb.Damaged, match="never archived, or is lost"):
+            wal.fetch(repo, "pmr-wal", names[1], tmp_path / "RECOVERYXLOG", of=of)
+        shutil.copy(pharmacy.server.data / "pg_wal" / names[1], tmp_path)  # a backup of the files brought it
         assert not wal.fetch(repo, "pmr-wal", names[1], tmp_path / "RECOVERYXLOG", of=of)
     assert real(snapshots[0]) == [(names[0], names[2])]
 
@@ -796,6 +819,86 @@ def test_a_damaged_record_is_no_end(pharmacy, repo, tmp_path, how, key):
         one = fresh if how == "flipped" else repo  # a machine that never saw it cannot miss it
         with pytest.raises(pb.Damaged, match="can be read"):
             wal.fetch(one, "pmr-wal", names[1], tmp_path / "x", of=of)
+        if how == "flipped":  # a person says that it was another dataset's
+            assert not wal.fetch(one, "pmr-wal", names[1], tmp_path / "x", of=of, despite_damage=True)
+
+
+def test_another_snapshot_may_hold_what_is_damaged_in_one(pharmacy, repo, tmp_path, monkeypatch):
+    names = ready(pharmacy)
+    repo.backup([pharmacy.log])
+    done(pharmacy, names[-1])
+    ready(pharmacy)
+    repo.backup([pharmacy.log])
+    newest, real = repo.snapshot("pmr-wal").id, wal._put
+
+    def put(snapshot, name, target):
+        if snapshot.id == newest:
+            raise pb.Damaged("It is damaged.", kind="block", remedy="Mend it.")
+        real(snapshot, name, target)
+
+    monkeypatch.setattr(wal, "_put", put)
+    of = wal.system(str(pharmacy.server.data))
+    assert wal.fetch(repo, "pmr-wal", names[0], tmp_path / "x", of=of)
+
+
+class Told:
+    """A snapshot of a log, as far as its facts go."""
+
+    forgotten, kind = False, "postgresql-wal"
+
+    def __init__(self, minute: int, *runs: tuple[int, int, int], histories: dict[int, tuple[str, int]] | None = None):
+        size = 16 << 20
+        self.time = datetime(2027, 3, 9, 10, minute, tzinfo=UTC)
+        named = [
+            [wal_names.named(line, first, size), wal_names.named(line, last, size)] for line, first, last in runs
+        ]
+        texts = {
+            f"{line:08X}.history": [text, int(datetime(2027, 3, 9, 10, began, tzinfo=UTC).timestamp()) * 10**9]
+            for line, (text, began) in (histories or {}).items()
+        }
+        self.facts = {"system": "7", "segment_size": size, "runs": named, "others": list(texts), "histories": texts}
+
+
+@pytest.mark.parametrize(
+    ("minute", "line"),
+    [(0, 1), (9, 1), (10, 2), (25, 2), (29, 2), (30, 3), (50, 3), (None, 3)],
+)
+def test_the_life_in_which_a_server_was_at_a_moment_is_found(monkeypatch, minute, line):
+    """Also if rules have let go of all but the last snapshot of the hour, which holds all three."""
+    lives = {2: ("1\t0/3000028\tx", 10), 3: ("1\t0/5000028\tx", 30)}
+    snapshots = [Told(59, (1, 1, 9), (2, 3, 4), (3, 5, 7), histories=lives)]
+    monkeypatch.setattr(wal, "_snapshots", lambda *_: snapshots)
+    until = None if minute is None else datetime(2027, 3, 9, 10, minute, tzinfo=UTC)
+    assert wal.recovery(None, "w", ["x"], until=until).timelines == {"7": line}
+    assert wal.recovery(None, "w", ["x"], until=until, timeline=2).timelines == {"7": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("000000010000000000000006", True),  # timeline 2 left the first within 7
+        ("000000010000000000000007", False),
+        ("000000010000000000000008", False),
+        ("000000020000000000000006", False),  # it was not there yet
+        ("000000020000000000000008", True),
+        ("00000002000000000000000A", False),
+        ("00000002.history", True),
+        ("00000003.history", False),
+        ("00000001.history", False),  # there is none, ever
+        ("000000010000000000000003.00000028.backup", False),
+    ],
+)
+def test_what_is_there_of_the_log_shows_what_is_no_end(monkeypatch, tmp_path, name, refused):
+    lost = {2: ("1\t0/7000028\tx", 10)}
+    snapshots = [Told(59, (1, 1, 5), (2, 9, 9), histories=lost)]
+    snapshots[0].facts["others"] = []
+    monkeypatch.setattr(wal, "_snapshots", lambda *_: snapshots)
+    monkeypatch.setattr(wal, "_refuse_damage", lambda *_: None)
+    if refused:
+        with pytest.raises(pb.Damaged, match="later files of the log"):
+            wal.fetch(None, "w", name, tmp_path / "x", of="7")
+    else:
+        assert not wal.fetch(None, "w", name, tmp_path / "x", of="7")
 
 
 def test_damage_further_on_does_not_hold_up_what_comes_before(pharmacy, repo, tmp_path, monkeypatch):
@@ -840,8 +943,9 @@ def test_a_command_that_cannot_be_started_stops_the_server(tmp_path, monkeypatch
 def test_what_an_earlier_recovery_was_told_is_not_left():
     from pharmabackup.sources import wal_settings
 
-    before = "work_mem = '8MB'\nrecovery_target_xid = '7'\n restore_command = 'x'\nRecovery_Target_Time = 'x'\n"
-    assert wal_settings.without_recovery(before) == "work_mem = '8MB'\n"
+    before = "work_mem = '8MB'\nrecovery_prefetch = 'on'\n"
+    before += "recovery_target_xid = '7'\n restore_command = 'x'\nRecovery_Target_Time = 'x'\n"
+    assert wal_settings.without_recovery(before) == "work_mem = '8MB'\nrecovery_prefetch = 'on'\n"
     told = wal.Recovery(restore_command="x", timelines={"7": 3, "8": None}, until=None)
     for settings in (wal_settings.recovery_settings(None, "7"), wal_settings.recovery_settings(told, "7")):
         assert {settings[name] for name in wal_settings.TARGETS} == {""}  # also what another file of its says

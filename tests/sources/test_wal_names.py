@@ -47,11 +47,38 @@ def test_runs_that_touch_are_one(parts, size):
     assert not wal_names.covers(runs, [(name(3, 1, size), name(3, 1, size))], size)
 
 
+FIRST, SECOND = "1\t0/8000028\tno recovery target specified\n", "\n2\t1/9000000\tbefore 2027-03-09 10:00:00+00\n"
+
+
 def test_a_history_says_where_a_timeline_begins():
-    text = "1\t0/8000028\tno recovery target specified\n\n2\t1/9000000\tbefore 2027-03-09 10:00:00+00\n"
-    assert wal_names.forked(text, 16 << 20) == 256 + 9
-    assert wal_names.forked("1\t0/8000028\tno recovery target specified\n", 16 << 20) == 8
-    assert wal_names.forked("", 16 << 20) is None and wal_names.forked("nonsense", 16 << 20) is None
+    assert wal_names.forks(FIRST + SECOND, 16 << 20) == [(1, 8), (2, 256 + 9)]
+    assert wal_names.forks("# made by hand\n" + FIRST, 16 << 20) == [(1, 8)]
+    assert wal_names.forks("", 16 << 20) == wal_names.forks("nonsense", 16 << 20) == []
+
+
+def segments(*parts: tuple[int, int, int]) -> list[tuple[str, str]]:
+    return [(name(line, first, 16 << 20), name(line, last, 16 << 20)) for line, first, last in parts]
+
+
+@pytest.mark.parametrize(
+    ("there", "histories", "missing"),
+    [
+        ([(1, 1, 9)], {}, []),
+        ([(1, 1, 4), (1, 7, 9)], {}, [(1, 5, 6)]),
+        ([(1, 1, 9), (2, 8, 12)], {2: FIRST}, []),  # the other went on for a while
+        ([(1, 1, 8), (2, 8, 12)], {2: FIRST}, []),
+        ([(1, 1, 7), (2, 8, 12)], {2: FIRST}, []),  # the last one of the other was never full
+        ([(1, 1, 5), (2, 8, 12)], {2: FIRST}, [(1, 6, 7)]),
+        ([(1, 1, 9), (2, 10, 12)], {2: FIRST}, [(2, 8, 9)]),
+        ([(2, 8, 12)], {2: FIRST}, []),  # archiving began there
+        ([(1, 1, 9), (2, 2, 3), (3, 9, 11)], {2: "1\t0/2000028\tx", 3: "1\t0/9000028\tx"}, []),  # of the first again
+        ([(1, 1, 9), (2, 12, 13)], {}, [(2, 10, 11)]),  # as far as one can tell
+        ([(1, 1, 9), (2, 5, 13)], {}, []),
+        ([], {}, []),
+    ],
+)
+def test_what_is_missing_in_the_log_is_found(there, histories, missing):
+    assert wal_names.gaps(segments(*there), histories, 16 << 20) == segments(*missing)
 
 
 def test_the_last_one_of_4_gib_is_followed_by_the_first_of_the_next():
