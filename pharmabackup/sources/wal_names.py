@@ -107,13 +107,12 @@ def gaps(there: Iterable[Run], histories: Mapping[int, str], size: int) -> list[
             parent, fork = came[0]
             if first > fork:
                 missing.append((named(line, fork, size), named(line, first - 1, size)))
-            of_it = [part for part in parts if timeline(part[0]) == parent and number(part[0], size) < fork]
-            ends = [number(last, size) for _, last in of_it]
+            ends = [number(last, size) for _, last in parts if timeline(last) == parent]
             if ends and max(ends) < fork - 1:
                 missing.append((named(parent, max(ends) + 1, size), named(parent, fork - 1, size)))
         elif before is not None and first > number(before[1], size) + 1:
             missing.append((named(line, number(before[1], size) + 1, size), named(line, first - 1, size)))
-    return sorted(missing)
+    return joined(missing, size)
 
 
 def named(line: int, which: int, size: int) -> str:

@@ -265,6 +265,20 @@ def test_one_that_fails_does_not_hold_up_the_others(repo, monkeypatch):
     assert results[0].failed < 12  # twice as long after each
 
 
+def test_one_that_cannot_hear_that_it_is_safe_is_not_backed_up_all_the_time(repo):
+    source = Numbers(times=1000)
+    source.deaf = SourceFailed("Its spool is full.", remedy="Free some space.", dataset="numbers")
+    with followed(repo, [source]) as results:
+        time.sleep(1.5)
+    assert results[0].snapshots < 8  # twice as long after each
+
+
+def test_what_cannot_be_followed_is_told_at_once(repo):
+    for sources in ([], [Numbers(), Numbers()]):
+        with pytest.raises(pb.InvalidInput):
+            repo.follow(sources, cancel=threading.Event())
+
+
 def test_who_holds_back_is_told_at_once(repo, monkeypatch):
     """Another dataset of that run may take hours, or fail."""
     first, second = Numbers("first", times=1), Numbers("second", times=1)

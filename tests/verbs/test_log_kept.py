@@ -47,6 +47,10 @@ def test_what_holds_a_file_that_no_other_does_stays():
     assert kept(hours, {1, 3}) == {3}
 
 
+def test_what_stays_holds_files_for_others():
+    assert kept([log(4, (8, 9)), log(3, (5, 7)), log(2, (5, 6)), log(1, (4, 4))], {2, 3}) == {3}
+
+
 def test_a_file_that_is_older_than_all_of_the_log_that_is_kept_keeps_nothing():
     assert kept([log(3, (5, 9)), log(2, (4, 6)), log(1, (1, 5))], {1, 2}) == set()
 
