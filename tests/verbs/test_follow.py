@@ -175,7 +175,11 @@ def test_a_source_that_cannot_hear_it_is_a_finding_and_not_a_lost_backup(repo):
     assert report.datasets["numbers"].snapshot is not None
 
 
-def test_nothing_is_acknowledged_by_a_key_that_was_revoked(repo, tmp_path, cheap_kdf):
+@pytest.mark.parametrize("holds_back", [False, True])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_nothing_is_acknowledged_by_a_key_that_was_revoked(repo, tmp_path, cheap_kdf, monkeypatch, lanes, holds_back):
+    monkeypatch.setattr("pharmabackup.storage.local.LocalStorage.lanes", lanes)
+    monkeypatch.setattr(_View, "holds_back", holds_back)
     pb.KeyFile.create(tmp_path / "till.key")
     device = pb.KeyFile(tmp_path / "till.key")
     repo.enrol("device", device, name="till")
@@ -183,9 +187,16 @@ def test_nothing_is_acknowledged_by_a_key_that_was_revoked(repo, tmp_path, cheap
     with pb.Repository.open(tmp_path / "repository", device, state_dir=tmp_path / "state-2") as till:
         till.backup([source])
         assert source.safe == 1
-        repo.revoke("till", reason="lost")
+        real = _View.dump
+
+        def dump(view, sink):
+            if view._source.name == "numbers":
+                repo.revoke("till", reason="lost")  # just then
+            return real(view, sink)
+
+        monkeypatch.setattr(_View, "dump", dump)
         with pytest.raises(pb.WrongCredential):
-            till.backup([source])
+            till.backup([source, Numbers("another")])
     assert source.safe == 1
 
 
