@@ -186,6 +186,7 @@ def sources_of(
 @click.option("--wal", "log", metavar="NAME", help="The archived log that such a server goes on with, to its end.")
 @click.option("--timeline", type=int, metavar="N", help="Which of the server's lives; by default that of --until.")
 @click.option("--despite-damage", is_flag=True, help="What cannot be read of the repository is not of that log.")
+@click.option("--dry-run", is_flag=True, help="Only look: what would come back, and what would be in its way.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there; what is right already is not written again.")
 @click.pass_obj
 def restore(
@@ -198,8 +199,9 @@ def restore(
     log: str | None,
     timeline: int | None,
     despite_damage: bool,
+    dry_run: bool,
     overwrite: bool,
-) -> None:
+) -> int:
     """Bring back the newest of everything, tier by tier."""
     places = pairs(into, "--into")
     if until is not None and log is None:
@@ -228,11 +230,13 @@ def restore(
                 only=only,
                 into=loaded,
                 overwrite=overwrite,
+                dry_run=dry_run,
                 progress=progress,
                 cancel=cancel,
             ),
         )
     _show(settings, report)
+    return STATES[report.state] if dry_run else OK
 
 
 def _loaded(

@@ -7,7 +7,14 @@ from datetime import datetime, timedelta
 from pharmabackup.cli.output import Output
 from pharmabackup.results import DatasetResult, Report, sized
 
-DONE = {"backup": "Backed up", "restore": "Restored", "check": "Checked", "prune": "Freed", "reseal": "Sealed anew"}
+DONE = {
+    "backup": "Backed up",
+    "restore": "Restored",
+    "dry run": "Would come back",
+    "check": "Checked",
+    "prune": "Freed",
+    "reseal": "Sealed anew",
+}
 
 
 def show_report(output: Output, report: Report) -> None:

@@ -229,10 +229,15 @@ class Repository(Keys, Keeping, AuditLog):
         snapshots: Sequence[Snapshot] = (),
         into: Mapping[str, Source] | None = None,
         overwrite: bool = False,
+        dry_run: bool = False,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> Report:
-        """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound."""
+        """The newest of each dataset, or those named, into `target/<dataset>`. Incomplete, Conflict, NotFound.
+
+        `dry_run`: only look. The report says what would come back, and its findings what would be in the way:
+        versions, names that are taken, blocks that are missing, too little room.
+        """
         from pharmabackup.engine.historyreader import load_history
         from pharmabackup.engine.lanes import Beside
         from pharmabackup.engine.listing import one_listing
@@ -257,6 +262,7 @@ class Repository(Keys, Keeping, AuditLog):
                 chosen=[snapshot._committed for snapshot in snapshots],
                 into=into or {},
                 overwrite=overwrite,
+                dry_run=dry_run,
                 progress=progress,
                 cancel=cancel,
             )
@@ -266,6 +272,7 @@ class Repository(Keys, Keeping, AuditLog):
             "chosen": len(snapshots),
             "into": len(into or {}),
             "overwrite": bool(overwrite),
+            "dry_run": bool(dry_run),
         }
         return self._journal.read("restore", run, facts=facts)
 

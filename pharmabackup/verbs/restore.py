@@ -24,6 +24,7 @@ from pharmabackup.verbs.findings import history_findings
 from pharmabackup.verbs.reporter import Reporter
 from pharmabackup.verbs.restore_choice import Into, Place, Selection, choose, choose_places, other_devices
 from pharmabackup.verbs.restore_content import ContentRestorer
+from pharmabackup.verbs.restore_dry import rehearsed
 from pharmabackup.verbs.restore_into import loaded
 from pharmabackup.verbs.restore_marker import Marker, marker_of, read_marker, write_marker
 from pharmabackup.verbs.restore_outcome import Outcome, snapshot_incomplete
@@ -44,6 +45,7 @@ def restore(
     chosen: Sequence[Committed],
     into: Mapping[str, Source],
     overwrite: bool,
+    dry_run: bool,
     progress: Progress | None,
     cancel: threading.Event | None,
 ) -> Report:
@@ -65,7 +67,7 @@ def restore(
             remedy="If you know why, name the snapshots to restore; otherwise restore from another location.",
             findings=(finding,),
         )
-    reporter = Reporter("restore", progress, cancel)
+    reporter = Reporter("dry run" if dry_run else "restore", progress, cancel)
     for finding in history_findings(history, unlocked.storage.location):
         reporter.find(finding)
     for item in [] if chosen else snapshots:
@@ -82,6 +84,9 @@ def restore(
                     location=unlocked.storage.location,
                 )
             )
+    if dry_run:
+        begun()
+        return rehearsed(blocks, snapshots, places, selection, reporter, show)
     reporter.total = sum(item.snapshot.size for item in snapshots) if selection.everything else None
     results: dict[str, DatasetResult] = {}
     unreadable: Damaged | None = None
