@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -195,6 +195,7 @@ def restore(
     only: tuple[str, ...],
     before: datetime | None,
     into: tuple[str, ...],
+    tables: tuple[str, ...],
     until: datetime | None,
     log: str | None,
     timeline: int | None,
@@ -219,9 +220,11 @@ def restore(
             recovery = recovered(
                 settings, repository, log, until=until, timeline=timeline, despite_damage=despite_damage
             )
-        loaded = _loaded(repository, places, before, recovery)
+        loaded = _loaded(repository, places, before, recovery, tables)
         if log is not None and not any(isinstance(source, pb.PostgreSQLCluster) for source in loaded.values()):
             raise click.UsageError("--wal and --until are for a whole PostgreSQL server, and none is restored.")
+        if tables and not any(isinstance(source, pb.PostgreSQL) for source in loaded.values()):
+            raise click.UsageError("--table is for a PostgreSQL database, and none is restored: --into NAME=URL.")
         report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(
@@ -244,6 +247,7 @@ def _loaded(
     places: Mapping[str, object],
     before: datetime | None,
     recovery: Recovery | None,
+    tables: Sequence[str],
 ) -> dict[str, pb.Source]:
     """What each dataset is loaded into: a source of the kind that it was backed up from."""
     found: dict[str, pb.Source] = {}
@@ -254,7 +258,7 @@ def _loaded(
         elif kind == "files":
             found[name] = pb.Files(str(place), name=name)
         elif kind == "postgresql":
-            found[name] = pb.PostgreSQL(str(place), name=name)
+            found[name] = pb.PostgreSQL(str(place), name=name, only=tables)
         elif kind == "mysql":
             found[name] = pb.MySQL(str(place), name=name)
         elif kind == "postgresql-cluster":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pharmabackup.errors import Conflict, InvalidInput, Unsupported
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
-from pharmabackup.sources.postgresql_load import Loading
+from pharmabackup.sources.postgresql_load import ALL, Loading
 from pharmabackup.sources.postgresql_roles import read_database, read_roles
 from pharmabackup.sources.postgresql_server import (
     MAINTENANCE,
@@ -60,6 +60,9 @@ class PostgreSQL(Source):
     whose rows are counted now, and again after a restore. Restored to a folder it is `database.dump`, which
     pg_restore reads, and JSON files of what that lacks.
 
+    `only`, of what is restored into: tables ("name" or "schema.name") or schemas ("schema.*") whose rows come; all
+    other tables are there and empty, and indexes and constraints are not. It never takes another database's place.
+
     Restored into a server (`into=`), it is loaded beside what is there, compared, and then takes its name: with
     `overwrite` a database of that name is kept, renamed.
     """
@@ -76,6 +79,7 @@ class PostgreSQL(Source):
         roles: bool = True,
         tools: StrPath | None = None,
         count: Sequence[str] = (),
+        only: Sequence[str] = (),
     ) -> None:
         self._server = Server(url, password)
         super().__init__(self._server.database if name is None else name, tier)
@@ -84,12 +88,15 @@ class PostgreSQL(Source):
         self._roles = roles
         self._tools = Tools(tools)
         self._count = tuple(count)
+        self._only = [_part(text) for text in only]
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()
 
     @contextmanager
     def _view(self) -> Iterator[View]:
+        if self._only:
+            raise InvalidInput("A database is backed up whole.", remedy="Give `only` to restore a part of it.")
         with self._server.connected(self.name) as connection:
             server = major(connection)
             program, version = self._tools.program("pg_dump", server, self.name)
@@ -121,11 +128,13 @@ class PostgreSQL(Source):
                 if written >= SETS_TRANSACTION_TIMEOUT
                 else f"Install the client programs of PostgreSQL {server}.",
             )
-        if there and not overwrite:
+        if there and (not overwrite or self._only):
             raise Conflict(
                 f"A database {database} is there already and was not touched.",
                 kind="target-not-empty",
-                remedy="Choose another name, or pass overwrite=True: then it is kept, renamed.",
+                remedy="Choose another name, or pass overwrite=True: then it is kept, renamed."
+                if not self._only
+                else "Choose another name: a part of a database takes no other's place.",
             )
         if there and busy:
             raise Conflict(
@@ -136,8 +145,18 @@ class PostgreSQL(Source):
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
         roles = b"".join(content.read(ROLES)) if self._roles and content.has(ROLES) else None
-        loading = Loading(self._server, self._tools, self.name, content, owners=roles is not None)
+        loading = Loading(self._server, self._tools, self.name, content, owners=roles is not None, only=self._only)
         return loading.run(DUMP, json.loads(b"".join(content.read(DATABASE))), roles, overwrite=overwrite)
+
+
+def _part(text: str) -> tuple[str, str]:
+    """Schema and table; a * for all tables."""
+    schema, dot, table = text.rpartition(".")
+    if not table or (dot and not schema) or (table == ALL and not schema):
+        raise InvalidInput(
+            f"{text!r} is no table and no schema.", remedy='Write "name", "schema.name" or "schema.*".'
+        )
+    return schema or "public", table
 
 
 def _snapshot(connection: Connection, dataset: str) -> str:

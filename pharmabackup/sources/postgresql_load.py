@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,13 @@ from pharmabackup.sources.tools import trouble
 if TYPE_CHECKING:
     from pharmabackup.sources.postgresql_server import Connection
 
+ALL = "*"
+PARTITIONS = (
+    "SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid IN"
+    " (WITH RECURSIVE below(part) AS (SELECT inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = inhparent"
+    " JOIN pg_namespace s ON s.oid = p.relnamespace WHERE s.nspname = %s AND p.relname = %s"
+    " UNION SELECT inhrelid FROM pg_inherits JOIN below ON inhparent = part) SELECT part FROM below)"
+)
 LOAD_TIME = timedelta(hours=72)
 NAME_MAX = 63  # bytes of a name (NAMEDATALEN)
 MARK = "pharmabackup: being restored as "  # the comment on a database that is, and under which name
@@ -32,17 +39,27 @@ LEFTOVERS = "SELECT datname FROM pg_database d WHERE shobj_description(d.oid, 'p
 
 
 class Loading:
-    """One restore. `owners`: what is restored belongs to whom it did.
+    """One restore. `owners`: what is restored belongs to whom it did. `only`: tables whose rows come: schema, name.
 
     Each step has a connection of its own, since hours lie between them.
     """
 
-    def __init__(self, server: Server, tools: Tools, dataset: str, content: Content, *, owners: bool) -> None:
+    def __init__(
+        self,
+        server: Server,
+        tools: Tools,
+        dataset: str,
+        content: Content,
+        *,
+        owners: bool,
+        only: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self._server = server
         self._tools = tools
         self._dataset = dataset
         self._content = content
         self._owners = owners
+        self._only = only
 
     def run(
         self, dump: bytes, like: Mapping[str, Any], roles: bytes | None, *, overwrite: bool
@@ -111,12 +128,40 @@ class Loading:
     def _load(self, path: bytes, name: str, version: int) -> None:
         written = int(str(self._content.facts.get("pg_dump", 0)))
         program, _ = self._tools.program("pg_restore", max(version, written), self._dataset)
+        if not self._only:
+            self._pass(program, path, name, [])
+            return
+        self._pass(program, path, name, ["--section=pre-data"])
+        with self._server.connected(self._dataset, name) as connection:
+            chosen = [one for part in self._only for one in self._with_partitions(connection, *part)]
+        for schema in dict.fromkeys(schema for schema, _ in chosen):  # it knows no name of a table with its schema
+            tables = [table for of, table in chosen if of == schema]
+            named = [] if ALL in tables else [f"--table={table}" for table in tables]
+            self._pass(program, path, name, ["--section=data", f"--schema={schema}", *named])
+
+    def _with_partitions(self, connection: Connection, schema: str, table: str) -> list[tuple[str, str]]:
+        """Where the rows of a table lie; all of a schema stays that. SourceFailed where it is not there."""
+        query = "SELECT count(*) FROM pg_tables WHERE schemaname = %s AND (tablename = %s OR %s)"
+        if not one(connection, query, schema, table, table == ALL)[0]:
+            raise SourceFailed(
+                f"There is no table {schema}.{table} in {self._dataset}.",
+                kind="table-missing",
+                remedy="Check its name; capital letters count.",
+                dataset=self._dataset,
+            )
+        if table == ALL:
+            return [(schema, table)]
+        parts = connection.execute(PARTITIONS, (schema, table)).fetchall()
+        return [(schema, table), *((str(of), str(part)) for of, part in parts)]
+
+    def _pass(self, program: str, path: bytes, name: str, part: Sequence[str]) -> None:
         command = [
             program,
             "--no-password",
             "--exit-on-error",
             "--no-tablespaces",
             *(() if self._owners else ("--no-owner", "--no-privileges")),
+            *part,
             self._server.named(name),
         ]
         with Program(
@@ -128,13 +173,14 @@ class Loading:
             trouble=lambda code, errors: trouble(SIGNS, "pg_restore", code, errors),
         ) as running:
             running.feed(self._content.read(path), self._content.check)
-            running.finish(self._content.check)
+            running.finish(self._content.check, partly=bool(part))
 
     def _verified(self, name: str) -> dict[str, int]:
         """The rows of the counted tables, which have to be those of the backup; statistics for the planner."""
         expected = self._content.facts.get("rows")
         expected = expected if isinstance(expected, dict) else {}
         with self._server.connected(self._dataset, name) as connection:
+            expected = {table: rows for table, rows in expected.items() if self._comes(table)}
             found = count_rows(connection, expected)
             connection.execute("ANALYZE")
         if wrong := [table for table, count in expected.items() if found[table] != count]:
@@ -146,6 +192,11 @@ class Loading:
                 dataset=self._dataset,
             )
         return found
+
+    def _comes(self, table: str) -> bool:
+        """Whether a table's rows do, by the name that it is counted under."""
+        schema, _, name = table.rpartition(".")
+        return not self._only or any(table in (name, ALL) for of, table in self._only if of == schema)
 
     def _make_like(self, name: str, like: Mapping[str, Any]) -> None:
         with self._server.beside(self._dataset) as connection:

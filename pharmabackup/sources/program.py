@@ -189,8 +189,11 @@ class Program:
 
     # ------------------------------------------------------------ its end
 
-    def finish(self, look: Look) -> None:
-        """Wait until it has ended. SourceFailed unless it says that all went well, and all could be given to it."""
+    def finish(self, look: Look, *, partly: bool = False) -> None:
+        """Wait until it has ended. SourceFailed unless it says that all went well, and all could be given to it.
+
+        `partly`: it was asked to take a part of what it is given, and may end before it was given the rest.
+        """
         pause = 0.001
         while (code := self._ended()) is None:
             time.sleep(pause)
@@ -198,7 +201,7 @@ class Program:
             self._look(look)
         for thread in self._threads:
             thread.join(GRACE_S)  # longer only if something that it started lives on and holds an end of a pipe
-        if code or not self._all_moved:
+        if code or not (self._all_moved or partly):
             known = None if self._trouble is None else self._trouble(code, bytes(self._errors))
             kind, what, remedy = known or (
                 "tool-failed",

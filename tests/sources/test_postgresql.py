@@ -778,3 +778,92 @@ def test_from_the_terminal(server: PostgresServer, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert execute(server, "SELECT n FROM t", database="copy") == [(17,)]
+
+
+# ---------------------------------------------------------------- a part of it
+
+
+@pytest.fixture
+def parts(server: PostgresServer, repo: pb.Repository) -> pb.Repository:
+    """A backup with tables in two schemas, a type, a partitioned table, and a view."""
+    execute(
+        server,
+        "CREATE TYPE class AS ENUM ('CD', 'POM')",
+        "CREATE TABLE item (number serial PRIMARY KEY, class class NOT NULL, filler text)",
+        "CREATE TABLE ledger (number int REFERENCES item, amount int NOT NULL)",
+        "CREATE VIEW cds AS SELECT * FROM item WHERE class = 'CD'",
+        "CREATE SCHEMA sales",
+        'CREATE TABLE sales."Item" (number int, class public.class)',
+        "CREATE TABLE sales.till (number int)",
+        "CREATE TABLE entry (day date, note text) PARTITION BY RANGE (day)",
+        "CREATE TABLE sales.entry_old PARTITION OF entry FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        "CREATE TABLE entry_new PARTITION OF entry FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+        "INSERT INTO item (class, filler) SELECT 'CD', repeat(md5(i::text), 100) FROM generate_series(1, 2000) i",
+        "INSERT INTO ledger SELECT number, 1 FROM item",
+        "INSERT INTO sales.\"Item\" VALUES (1, 'POM'), (2, 'CD')",
+        "INSERT INTO sales.till VALUES (7)",
+        "INSERT INTO entry VALUES ('2026-05-01', 'old'), ('2027-05-01', 'new')",
+    )
+    repo.backup([source(server, count=["item", "ledger"])])
+    return repo
+
+
+def rows(server: PostgresServer, table: str, database: str = "pmr_part") -> int:
+    return execute(server, f"SELECT count(*) FROM {table}", database=database)[0][0]
+
+
+@pytest.mark.parametrize(
+    ("only", "full"),
+    [
+        (["item"], {"item": 2000, "cds": 2000}),
+        (["ledger"], {"ledger": 2000}),  # what it refers to need not be there
+        (["sales.Item"], {'sales."Item"': 2}),
+        (["sales.*"], {'sales."Item"': 2, "sales.till": 1, "entry": 1}),
+        (["entry"], {"entry": 2}),  # its rows lie in partitions, of which one is in another schema
+        (["item", "sales.till"], {"item": 2000, "cds": 2000, "sales.till": 1}),
+    ],
+)
+def test_some_tables_come_back_with_their_rows_and_no_others(
+    server: PostgresServer, parts: pb.Repository, only: list[str], full: dict[str, int]
+) -> None:
+    report = parts.restore(into={"pmr": source(server, "pmr_part", only=only)})
+    everything = ("item", "ledger", "cds", 'sales."Item"', "sales.till", "entry")
+    assert {table: rows(server, table) for table in everything} == dict.fromkeys(everything, 0) | full
+    counted = {f"public.{name}": 2000 for name in ("item", "ledger") if name in only}
+    assert report.datasets["pmr"].facts["rows"] == counted
+
+
+def test_a_part_takes_no_other_database_s_place(server: PostgresServer, parts: pb.Repository) -> None:
+    with pytest.raises(pb.Conflict, match="not touched") as caught:
+        parts.restore(into={"pmr": source(server, only=["item"])}, overwrite=True)
+    assert "takes no other's place" in caught.value.remedy
+    assert rows(server, "ledger", "pmr") == 2000
+
+
+def test_a_table_that_is_not_in_it_is_told_and_leaves_nothing(server: PostgresServer, parts: pb.Repository) -> None:
+    for missing in ("items", "nowhere.*", "sales.item"):
+        with pytest.raises(pb.Incomplete) as caught:
+            parts.restore(into={"pmr": source(server, "pmr_part", only=["item", missing])})
+        assert any("There is no table" in finding.message for finding in caught.value.findings)
+        assert server.databases() == ["pmr", "postgres"]
+
+
+def test_a_part_is_for_restores_alone(server: PostgresServer, repo: pb.Repository) -> None:
+    with pytest.raises(pb.InvalidInput, match="backed up whole"):
+        repo.backup([source(server, only=["item"])])
+    for text in ("", ".x", "*", "x."):
+        with pytest.raises(pb.InvalidInput, match="no table and no schema"):
+            source(server, only=[text])
+
+
+def test_a_damaged_row_of_a_part_is_told(server: PostgresServer, parts: pb.Repository, monkeypatch) -> None:
+    """It ends before it was given all: that must not hide what is missing."""
+    from pharmabackup.sources import postgresql_load
+
+    real = postgresql_load.count_rows
+    monkeypatch.setattr(
+        postgresql_load, "count_rows", lambda *given: {table: n - 1 for table, n in real(*given).items()}
+    )
+    with pytest.raises(pb.Incomplete) as caught:
+        parts.restore(into={"pmr": source(server, "pmr_part", only=["item"])})
+    assert any("1,999 rows" in finding.message for finding in caught.value.findings)
