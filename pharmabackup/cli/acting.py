@@ -180,6 +180,7 @@ def sources_of(
 @click.option("--only", metavar="NAME|GLOB", multiple=True, help='A dataset, or paths in one: "documents/sops/**".')
 @click.option("--before", type=Time(), metavar="TIME", help="The newest from before that time.")
 @click.option("--into", metavar="NAME=URL", multiple=True, help="Load a dataset there, not into TARGET.")
+@click.option("--table", "tables", metavar="NAME", multiple=True, help="Of a PostgreSQL database, only such rows.")
 @click.option(
     "--until", type=Time(), metavar="TIME", help="A PostgreSQL server's files, and then its log until then."
 )
