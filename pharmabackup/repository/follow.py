@@ -65,7 +65,9 @@ def follow(
     """What `Repository.follow` does."""
     if every <= timedelta(0):
         raise InvalidInput("The time between two backups has to be longer than nothing.", remedy="Say how often.")
-    check_sources(repository._unlocked, sources)
+    repository._journal.run(
+        "follow", lambda: check_sources(repository._unlocked, sources), facts={"sources": len(sources)}
+    )
     turns, began = _Turns(sources, every.total_seconds()), now_ns()
     snapshots = failed = 0
     while not cancel.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -90,9 +91,31 @@ def _back_up(crew: Crew, repo: pb.Repository) -> pb.Report:
 def _backed_up(crew: Crew, report: pb.Report) -> None:
     owner, snapshot = crew.owner(), report.datasets["documents"].snapshot
     assert snapshot is not None and snapshot.id == owner.snapshot("documents").id
+    _same(crew)
+
+
+def _same(crew: Crew) -> None:
+    """The newest snapshot of the documents is as they are."""
+    owner = crew.owner()
     owner.restore(crew.ward.root / "there", snapshots=[owner.snapshot("documents")])
     found = {path.name: path.read_bytes() for path in (crew.ward.root / "there" / "documents").iterdir()}
     assert found == {path.name: path.read_bytes() for path in crew.ward.documents.iterdir()}
+
+
+def _follow(crew: Crew, repo: pb.Repository) -> object:
+    crew.ward.change(9)
+    stop = threading.Event()
+
+    def listen(event: pb.Event) -> None:
+        if event.kind == "finished":
+            stop.set()
+
+    return repo.follow(crew.ward.sources(), cancel=stop, progress=listen)
+
+
+def _followed(crew: Crew, it: Any) -> None:
+    assert it.snapshots == len(crew.ward.sources())
+    _same(crew)
 
 
 def _across(crew: Crew, repo: pb.Repository) -> pb.Report:
@@ -337,6 +360,7 @@ ROWS = (
     ),
     Row("copy to another repository", "copy", READERS, _across, _went_across),
     Row("back up", "backup", WRITERS, _back_up, _backed_up),
+    Row("follow", "follow", WRITERS, _follow, _followed),
     Row("copy to a replica", "copy", WRITERS | CARERS, _replicate, _replicated, before=_make_replica),
     Row("propose a forget", "propose_forget", CARERS, _propose_forget, lambda _, it: _one(it.snapshots), looks=True),
     Row("forget", "apply", CARERS, _forget, _forgot),

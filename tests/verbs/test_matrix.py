@@ -145,6 +145,7 @@ OWN = {  # what a role may write, so that it is as good as its word: packs and t
 PLANTED = {  # by deed: what whoever may not do it puts there all the same, besides a record of it in the log
     "restore": {"intents", "snapshots"},  # a hold on what it needs, and its end
     "back up": {"packs", "index", "intents", "snapshots"},
+    "follow": {"packs", "index", "intents", "snapshots"},
     "copy to a replica": {"packs", "index", "intents", "snapshots"},
     "forget": {"marks"},
     "prune": {"packs", "index", "collections"},
