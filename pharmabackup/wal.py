@@ -112,9 +112,10 @@ def fetch(
     """Put one file of a server's log where that wants it; False where it was never archived, nor any after it.
 
     `of`: the server's identifier, as `system` reads it off its data folder. `ahead`: a folder, into which those are
-    put that it will ask for next. `despite_damage`: what cannot be read of the repository is not of this log, by the
-    caller's word. InvalidInput, NotFound where there is no such dataset, Conflict where it is of another server,
-    Damaged also for a gap, SourceFailed where it cannot be written; StorageFailed.
+    put that it will ask for next. `despite_damage`: what cannot be read of the repository is not of this log, and
+    histories that are missing never were archived, by the caller's word.
+    InvalidInput, NotFound where there is no such dataset, Conflict where it is of another server, Damaged also for a
+    gap, SourceFailed where it cannot be written; StorageFailed.
     """
     if not wal_names.FILE.fullmatch(name):
         raise InvalidInput(f"{name!r} is no file of a server's log.", remedy="Give what PostgreSQL put for %f.")
@@ -139,11 +140,13 @@ def fetch(
         raise damaged
     if not despite_damage:
         _refuse_damage(repository)
-    if log.goes_on_without(name) and not _was_brought(Path(target).parent / name, log.size):
+    given = despite_damage and wal_names.is_history(name)
+    if not given and log.goes_on_without(name) and not _was_brought(Path(target).parent / name, log.size):
         raise Damaged(
             f"{name} was never archived, or is lost, and later files of the log are here.",
             kind="wal-gap",
-            remedy="Restore to a moment before it, or a backup of the server's files from after it.",
+            remedy="Restore to a moment before it, or a backup of the server's files from after it, or another "
+            "timeline; if it is a history that never was archived, say so with --despite-damage.",
         )
     return False
 
@@ -196,7 +199,11 @@ class _Log:
 
     def timeline(self, until: datetime | None) -> int | None:
         """That on which the server was then; or the newest. None where there is none."""
-        began = {wal_names.timeline(first): 0 for first, _ in self.runs()}
+        began: dict[int, int] = {}
+        for one in self.snapshots:  # the oldest last: where there is no history, when it was first seen
+            began |= {wal_names.timeline(first): to_ns(one.time) for first, _ in _runs(one)}
+        if began:
+            began[min(began)] = 0
         began |= {line: at for line, (_, at) in self._histories().items()}
         if until is None:
             return max(began, default=None)
@@ -211,8 +218,11 @@ class _Log:
         if not wal_names.is_segment(name):
             return False
         own, which = self.histories().get(line), wal_names.number(name, self.size)
-        if own is not None and which < wal_names.forks(own, self.size)[-1][1]:
+        fork = wal_names.forks(own or "", self.size)[-1:]
+        if fork and which < fork[0][1]:
             return False  # of before the timeline began
+        if fork and which == fork[0][1] and line not in lines:
+            return True  # a life of which nothing but its beginning was archived: the one before would go on in it
         if any(wal_names.timeline(last) == line and last > name for _, last in self.runs()):
             return True
         return any(

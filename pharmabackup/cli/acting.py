@@ -224,8 +224,8 @@ def restore(
         loaded = _loaded(repository, places, before, recovery, tables)
         if log is not None and not any(isinstance(source, pb.PostgreSQLCluster) for source in loaded.values()):
             raise click.UsageError("--wal and --until are for a whole PostgreSQL server, and none is restored.")
-        if tables and not any(isinstance(source, pb.PostgreSQL) for source in loaded.values()):
-            raise click.UsageError("--table is for a PostgreSQL database, and none is restored: --into NAME=URL.")
+        if tables and sum(isinstance(source, pb.PostgreSQL) for source in loaded.values()) != 1:
+            raise click.UsageError("--table is for one PostgreSQL database: --into NAME=URL.")
         report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(

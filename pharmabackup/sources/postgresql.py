@@ -61,7 +61,7 @@ class PostgreSQL(Source):
     pg_restore reads, and JSON files of what that lacks.
 
     `only`, of what is restored into: tables ("name" or "schema.name") or schemas ("schema.*") whose rows come; all
-    other tables are there and empty, and indexes and constraints are not. It never takes another database's place.
+    other tables are there and empty (docs/sources.md). It never takes another database's place.
 
     Restored into a server (`into=`), it is loaded beside what is there, compared, and then takes its name: with
     `overwrite` a database of that name is kept, renamed.
@@ -88,6 +88,8 @@ class PostgreSQL(Source):
         self._roles = roles
         self._tools = Tools(tools)
         self._count = tuple(count)
+        if isinstance(only, str):
+            raise InvalidInput("The tables to restore are a list, not one text.", remedy=f"Write [{only!r}].")
         self._only = [_part(text) for text in only]
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002

@@ -81,9 +81,9 @@ class Loading:
             except BaseException:
                 self._drop(beside, version)
                 raise
-            if self._owners:
+            if self._owners and not self._only:
                 self._make_like(beside, like)
-            replaced = self._switch(beside, str(like["comment"]), overwrite=overwrite)
+            replaced = self._switch(beside, str(like["comment"]), overwrite=overwrite and not self._only)
         facts: dict[str, object] = {"database": self._server.database, "rows": rows}
         return facts | ({"replaced": replaced} if replaced else {})
 
@@ -149,10 +149,12 @@ class Loading:
                 remedy="Check its name; capital letters count.",
                 dataset=self._dataset,
             )
+        tables = [table]
         if table == ALL:
-            return [(schema, table)]
-        parts = connection.execute(PARTITIONS, (schema, table)).fetchall()
-        return [(schema, table), *((str(of), str(part)) for of, part in parts)]
+            query = "SELECT tablename FROM pg_tables WHERE schemaname = %s"
+            tables = [str(name) for (name,) in connection.execute(query, (schema,)).fetchall()]
+        parts = [part for name in tables for part in connection.execute(PARTITIONS, (schema, name)).fetchall()]
+        return [(schema, table), *((str(of), str(part)) for of, part in parts if (of, table) != (schema, ALL))]
 
     def _pass(self, program: str, path: bytes, name: str, part: Sequence[str]) -> None:
         command = [
@@ -160,7 +162,8 @@ class Loading:
             "--no-password",
             "--exit-on-error",
             "--no-tablespaces",
-            *(() if self._owners else ("--no-owner", "--no-privileges")),
+            *(() if self._owners else ("--no-owner",)),
+            *(() if self._owners and not part else ("--no-privileges",)),  # a part has no policies for rows
             *part,
             self._server.named(name),
         ]

@@ -258,6 +258,8 @@ class _Files(View):
             for one in self._taken:
                 if one.mark is not None:
                     marks.note(one.name, one.mark, one.history)
-            for name, archived in marks.names().items():
-                if archived < old and not wal_names.is_history(name) and not self._source._is_ready(name):
-                    marks.forget(name)
+            marks.forget(
+                name
+                for name, archived in marks.names().items()
+                if archived < old and not wal_names.is_history(name) and not self._source._is_ready(name)
+            )

@@ -103,16 +103,26 @@ def gaps(there: Iterable[Run], histories: Mapping[int, str], size: int) -> list[
         line, first = timeline(run[0]), number(run[0], size)
         if before is not None and timeline(before[1]) == line:
             missing.append((after(before[1], size), named(line, first - 1, size)))
-        elif came := forks(histories.get(line, ""), size)[-1:]:
-            parent, fork = came[0]
-            if first > fork:
-                missing.append((named(line, fork, size), named(line, first - 1, size)))
-            ends = [number(last, size) for _, last in parts if timeline(last) == parent]
-            if ends and max(ends) < fork - 1:
-                missing.append((named(parent, max(ends) + 1, size), named(parent, fork - 1, size)))
+        elif came := forks(histories.get(line, ""), size):
+            if first > came[-1][1]:
+                missing.append((named(line, came[-1][1], size), named(line, first - 1, size)))
+            missing += _lacks(parts, came, size)
         elif before is not None and first > number(before[1], size) + 1:
             missing.append((named(line, number(before[1], size) + 1, size), named(line, first - 1, size)))
     return joined(missing, size)
+
+
+def _lacks(there: Sequence[Run], came: Sequence[tuple[int, int]], size: int) -> list[Run]:
+    """What is missing of the timelines that one came from, up to where each was left."""
+    missing: list[Run] = []
+    begins = None  # of the oldest nobody knows
+    for parent, fork in came:
+        ends = [number(last, size) for _, last in there if timeline(last) == parent]
+        have = max(ends) + 1 if ends else begins
+        if have is not None and have < fork:
+            missing.append((named(parent, have, size), named(parent, fork - 1, size)))
+        begins = fork
+    return missing
 
 
 def named(line: int, which: int, size: int) -> str:

@@ -29,6 +29,7 @@ class Marks:
         self._folder = os.path.join(folder, system)
         self._archived = os.path.join(self._folder, "archived")
         self._runs = os.path.join(self._folder, "runs")
+        self._old: dict[str, str] | None = None  # digests of files whose marks have gone
 
     def names(self) -> dict[str, float]:
         """Of which files there are marks, and since when."""
@@ -49,11 +50,10 @@ class Marks:
         found = self._read(name).partition("\n")[0].partition(" ")[0]
         if len(found) == DIGEST:
             return found
-        for line in self._lines(self._archived):
-            known, _, digest = line.partition(" ")
-            if known == name and len(digest) == DIGEST:
-                return digest
-        return None
+        if self._old is None:
+            lines = (line.partition(" ") for line in self._lines(self._archived))
+            self._old = {known: digest for known, _, digest in lines if len(digest) == DIGEST}
+        return self._old.get(name)
 
     def history(self, name: str) -> str:
         """The text of a history file that is safe."""
@@ -70,12 +70,17 @@ class Marks:
     def note_runs(self, runs: Iterable[wal_names.Run]) -> None:
         write(self._runs, "".join(f"{first} {last}\n" for first, last in runs))
 
-    def forget(self, name: str) -> None:
-        """It stays known by its digest."""
-        if digest := self.digest(name):
-            with open(self._archived, "a", encoding="utf-8", newline="\n") as file:
-                file.write(f"{name} {digest}\n")
-        os.unlink(os.path.join(self._folder, name))
+    def forget(self, names: Iterable[str]) -> None:
+        """They stay known by their digests, which are safe before the marks go."""
+        gone = {name: digest for name in names if (digest := self.digest(name))}
+        if not gone:
+            return
+        with open(self._archived, "a", encoding="utf-8", newline="\n") as file:
+            file.write("\n" + "".join(f"{name} {digest}\n" for name, digest in gone.items()))  # one may be torn
+            file.flush()
+            os.fsync(file.fileno())
+        for name in gone:
+            os.unlink(os.path.join(self._folder, name))
 
     def _read(self, name: str) -> str:
         try:

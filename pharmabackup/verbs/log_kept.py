@@ -19,22 +19,23 @@ from pharmabackup.sources.wal_names import USUAL_SIZE, Run, covers, named, numbe
 def needed(newest: Iterable[Committed], going: AbstractSet[bytes], damaged: AbstractSet[bytes]) -> set[bytes]:
     """Those that would be `going`, and hold what all that stay lack; whichever devices they are of."""
     logs: dict[tuple[str, str], list[Committed]] = {}
-    starts: dict[str, list[str]] = {}  # by server, where the log of kept backups begins
+    bases: dict[str, list[Committed]] = {}  # by server, the backups of its files that stay
     for item in newest:
-        system, facts = str(item.snapshot.facts.get("system")), item.snapshot.facts
+        system = str(item.snapshot.facts.get("system"))
         if item.snapshot.source == PostgreSQLWAL.kind:
             logs.setdefault((item.snapshot.dataset, system), []).append(item)
-        elif item.snapshot.source == PostgreSQLCluster.kind and item.transaction not in going and "start" in facts:
-            starts.setdefault(system, []).append(str(facts["start"]))
-    return {one for (_, system), log in logs.items() for one in _needed(log, going, damaged, starts.get(system, ()))}
+        elif item.snapshot.source == PostgreSQLCluster.kind and item.transaction not in going:
+            bases.setdefault(system, []).append(item)
+    return {one for (_, system), log in logs.items() for one in _needed(log, going, damaged, bases.get(system, ()))}
 
 
 def _needed(
-    newest: Sequence[Committed], going: AbstractSet[bytes], damaged: AbstractSet[bytes], starts: Sequence[str]
+    newest: Sequence[Committed], going: AbstractSet[bytes], damaged: AbstractSet[bytes], bases: Sequence[Committed]
 ) -> set[bytes]:
     size = max((int(str(one.snapshot.facts.get("segment_size", 0))) for one in newest), default=0) or USUAL_SIZE
     stay = [one for one in newest if one.transaction not in going and one.transaction not in damaged]
     there, histories = [run for one in stay for run in _runs(one)], {name for one in stay for name in _histories(one)}
+    starts = [start for base in bases for start in _starts(base, newest)]
     begins = min((number(name, size) for name in [*starts, *(first for first, _ in there)]), default=None)
     found: set[bytes] = set()
     for one in newest:
@@ -50,6 +51,14 @@ def _needed(
             there += _runs(one)
             histories |= _histories(one)
     return found
+
+
+def _starts(base: Committed, newest: Sequence[Committed]) -> list[str]:
+    """Where the log of a backup begins. Of a standby, which does not say: where the log was when it began."""
+    if "start" in base.snapshot.facts:
+        return [str(base.snapshot.facts["start"])]
+    before = next((one for one in newest if one.snapshot.time <= base.snapshot.time - base.snapshot.age), None)
+    return [] if before is None else [first for first, _ in _runs(before)]
 
 
 def _histories(item: Committed) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a restore would do, and what would be in its way: nothing is written, and no content is read."""
+"""What a restore would do, and what would be in its way: no content is read, and nothing written but a record."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rehearsed(
         reporter.step(outcome.bytes, outcome.files)
         results[name] = replace(outcome.result(show(item), reporter), usable_after=None)
         if folder is not None:
-            disk = next((one for one in folder.parents if one.exists()), folder)
+            disk = next(one for one in (folder, *folder.parents) if one.exists())
             wanted[disk] = wanted.get(disk, 0) + outcome.bytes
     for finding in _room(wanted):
         reporter.find(finding)

@@ -901,6 +901,30 @@ def test_what_is_there_of_the_log_shows_what_is_no_end(monkeypatch, tmp_path, na
         assert not wal.fetch(None, "w", name, tmp_path / "x", of="7")
 
 
+def test_a_life_of_which_only_the_beginning_is_archived_is_not_passed_by(monkeypatch, tmp_path):
+    """The one before goes on in the file in which it was left: what that restore undid would come back."""
+    snapshots = [Told(59, (1, 1, 12), histories={2: ("1\t0/8000028\tx", 30)})]
+    monkeypatch.setattr(wal, "_snapshots", lambda *_: snapshots)
+    monkeypatch.setattr(wal, "_refuse_damage", lambda *_: None)
+    assert wal.recovery(None, "w", ["x"]).timelines == {"7": 2}
+    with pytest.raises(pb.Damaged, match="later files of the log"):
+        wal.fetch(None, "w", "000000020000000000000008", tmp_path / "x", of="7")
+    assert not wal.fetch(None, "w", "000000020000000000000009", tmp_path / "x", of="7")
+    early = datetime(2027, 3, 9, 10, 20, tzinfo=UTC)
+    assert wal.recovery(None, "w", ["x"], until=early).timelines == {"7": 1}
+
+
+def test_a_history_that_never_was_archived_can_be_said_to_be_none(monkeypatch, tmp_path):
+    snapshots = [Told(30, (2, 9, 9)), Told(10, (1, 1, 9))]
+    monkeypatch.setattr(wal, "_snapshots", lambda *_: snapshots)
+    with pytest.raises(pb.Damaged), monkeypatch.context() as patched:
+        patched.setattr(wal, "_refuse_damage", lambda *_: None)
+        wal.fetch(None, "w", "00000002.history", tmp_path / "x", of="7")
+    assert not wal.fetch(None, "w", "00000002.history", tmp_path / "x", of="7", despite_damage=True)
+    early = datetime(2027, 3, 9, 10, 20, tzinfo=UTC)
+    assert wal.recovery(None, "w", ["x"], until=early).timelines == {"7": 1}  # seen later, as far as one knows
+
+
 def test_damage_further_on_does_not_hold_up_what_comes_before(pharmacy, repo, tmp_path, monkeypatch):
     names = []
     for _ in range(2):

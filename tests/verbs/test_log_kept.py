@@ -19,13 +19,13 @@ def log(number: int, *runs: tuple[int, int], line: int = 1, histories: tuple[str
         "runs": [[named(line, first, SIZE), named(line, last, SIZE)] for first, last in runs],
         "histories": {name: ["", 0] for name in histories},
     }
-    record = SimpleNamespace(source="postgresql-wal", dataset="w", facts=facts)
+    record = SimpleNamespace(source="postgresql-wal", dataset="w", facts=facts, time=number)
     return SimpleNamespace(transaction=bytes([number]), snapshot=record)
 
 
 def base(number: int, start: int | None, system: str = "7"):
     facts = {"system": system} | ({} if start is None else {"start": named(1, start, SIZE)})
-    record = SimpleNamespace(source="postgresql-cluster", dataset="server", facts=facts)
+    record = SimpleNamespace(source="postgresql-cluster", dataset="server", facts=facts, time=number, age=1)
     return SimpleNamespace(transaction=bytes([number]), snapshot=record)
 
 
@@ -59,9 +59,14 @@ def test_a_kept_backup_of_the_server_keeps_its_log():
     items = [log(5, (8, 9)), log(4, (6, 7)), base(3, 4), log(2, (4, 5)), log(1, (1, 3))]
     assert kept(items, {1, 2, 4}) == {2, 4}
     assert kept(items, {1, 2, 3, 4}) == set()  # it goes too
-    assert kept([base(6, None), *items], {1, 2, 3, 4}) == set()  # of a standby: it does not say
     other = [*items[:2], base(3, 4, system="8"), *items[3:]]
     assert kept(other, {1, 2, 4}) == set()
+
+
+def test_a_kept_backup_of_a_standby_keeps_the_log_since_it_began():
+    """It does not say where that was: so it is from where the log was then."""
+    items = [log(5, (8, 9)), log(4, (6, 7)), base(3, None), log(2, (4, 5)), log(1, (1, 3))]
+    assert kept(items, {1, 2, 4}) == {2, 4}
 
 
 def test_damaged_ones_hold_nothing_for_others():
