@@ -130,7 +130,10 @@ class _Files(View):
         with self._spool.told():
             self._spool.check(sink.repository)
             marks = self._marks.names()
-            waiting = set(sorted(self._source._waiting(self._marks))[:AT_ONCE])
+            ready = sorted(
+                self._source._waiting(self._marks), key=lambda name: (not wal_names.is_history(name), name)
+            )
+            waiting = set(ready[:AT_ONCE])  # histories first, as the server asks for them
         since = time.time() - AGAIN_S
         again = (name for name, archived in marks.items() if archived > since or wal_names.is_history(name))
         names, start = sorted({*waiting, *again}), 0
