@@ -43,7 +43,7 @@ PATH_SHOWN = 200  # characters
 EVENTS = frozenset({
     "open", "create", "backup", "restore", "read", "check", "copy", "compare", "forget", "prune", "repair", "reseal",
     "hold", "release", "recall", "enrol", "change-passphrase", "revoke", "rotate", "split-recovery", "configure",
-    "audit-verify", "drill",
+    "follow", "audit-verify", "drill",
 })  # fmt: skip
 """What the library itself says was done; docs/audit.md has the same."""
 

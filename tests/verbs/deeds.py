@@ -91,10 +91,10 @@ def _back_up(crew: Crew, repo: pb.Repository) -> pb.Report:
 def _backed_up(crew: Crew, report: pb.Report) -> None:
     owner, snapshot = crew.owner(), report.datasets["documents"].snapshot
     assert snapshot is not None and snapshot.id == owner.snapshot("documents").id
-    _same(crew)
+    _as_documents_are(crew)
 
 
-def _same(crew: Crew) -> None:
+def _as_documents_are(crew: Crew) -> None:
     """The newest snapshot of the documents is as they are."""
     owner = crew.owner()
     owner.restore(crew.ward.root / "there", snapshots=[owner.snapshot("documents")])
@@ -115,7 +115,7 @@ def _follow(crew: Crew, repo: pb.Repository) -> object:
 
 def _followed(crew: Crew, it: Any) -> None:
     assert it.snapshots == len(crew.ward.sources())
-    _same(crew)
+    _as_documents_are(crew)
 
 
 def _across(crew: Crew, repo: pb.Repository) -> pb.Report:
