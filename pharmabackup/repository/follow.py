@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.25
 PATIENCE_S = 30.0  # between attempts, when one after the other fails
 DOUBLINGS = 16
-AWAY = (
-    "unreachable",
-    "timeout",
-    "throttled",
-)  # what may pass, whatever else it may be: a disk that is plugged in again
+AWAY = ("unreachable", "timeout", "throttled")  # what may pass by itself: a disk is plugged in again
 
 
 class _Turns:
@@ -47,9 +43,8 @@ class _Turns:
     def went(self, name: str, *, well: bool) -> None:
         self._failed[name] = 0 if well else min(self._failed[name] + 1, DOUBLINGS)
         if not well:
-            self._due[name] = time.monotonic() + min(
-                max(PATIENCE_S, self._pause), self._pause * 2 ** self._failed[name]
-            )
+            longest = max(PATIENCE_S, self._pause)
+            self._due[name] = time.monotonic() + min(longest, self._pause * 2 ** self._failed[name])
 
 
 def follow(

@@ -28,7 +28,6 @@ PIECE = 1 << 20
 TAR_BUFFER = 64 << 10  # bytes; what is left of it is copied for each header
 AHEAD = 16  # pieces, or beginnings or ends of files, that were read and not written
 SECONDS = 24 * 3600
-MANIFEST = "backup_manifest"
 
 
 def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str, *, overwrite: bool) -> None:
@@ -265,7 +264,7 @@ def _verify(fresh: Path, content: Content, tools: Tools, dataset: str) -> None:
 
 
 def _recover(fresh: Path, settings: Mapping[str, str]) -> None:
-    """What the server does when it starts for the first time; it takes the last setting of a name."""
+    """What the server does when it starts for the first time."""
     path = fresh / "postgresql.auto.conf"
     own = without_recovery(path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else "")
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:

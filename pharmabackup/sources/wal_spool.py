@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pharmabackup.errors import SourceFailed
 from pharmabackup.sources import wal_command, wal_names
@@ -80,7 +80,8 @@ class Marks:
             file.flush()
             os.fsync(file.fileno())
         for name in gone:
-            os.unlink(os.path.join(self._folder, name))
+            with suppress(FileNotFoundError):  # another process does the same
+                os.unlink(os.path.join(self._folder, name))
 
     def _read(self, name: str) -> str:
         try:

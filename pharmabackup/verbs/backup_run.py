@@ -218,15 +218,7 @@ class Run:
         with suppress(SourceFailed):  # it has failed already
             cut.stack.__exit__(type(error), error, error.__traceback__)
         source = cut.source
-        self._reporter.find(
-            Finding(
-                code="dataset-failed",
-                severity="critical",
-                subject=source.name,
-                message=f"{source.name} was not backed up: {error.message}",
-                remedy=error.remedy,
-            )
-        )
+        self._reporter.find(_told("dataset-failed", source, "was not backed up", error))
         self._results[source.name] = DatasetResult(
             name=source.name, tier=source.tier, snapshot=None, complete=False, bytes=0, files=0, facts={}
         )
@@ -371,15 +363,8 @@ class Run:
             try:
                 cut.view.committed()
             except SourceFailed as error:
-                self._reporter.find(
-                    Finding(
-                        code="not-acknowledged",
-                        severity="critical",
-                        subject=cut.source.name,
-                        message=f"{cut.source.name} is safe, and its program could not be told so: {error.message}",
-                        remedy=error.remedy,
-                    )
-                )
+                what = "is safe, and its program could not be told so"
+                self._reporter.find(_told("not-acknowledged", cut.source, what, error))
 
     def remember(self) -> None:
         """What was committed, for the next run of this machine, which reads it where that costs nothing."""
@@ -392,6 +377,11 @@ class Run:
         for finding in (*clocks, *index_findings(self._index, location)):
             self._reporter.find(finding)
         return self._reporter.report({source.name: self._results[source.name] for source in self._sources})
+
+
+def _told(code: str, source: Source, what: str, error: SourceFailed) -> Finding:
+    message = f"{source.name} {what}: {error.message}"
+    return Finding(code=code, severity="critical", subject=source.name, message=message, remedy=error.remedy)
 
 
 def _overtaken(source: Source, error: Overtaken | NotFound, location: str) -> Error:
