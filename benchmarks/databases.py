@@ -13,13 +13,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from answer import Answer, parser
 from data import Pharmacy
-from database_servers import Postgres, Served, ServerOf
+from database_servers import Once, Postgres, Served, ServerOf
 from far import RESTIC, built
 from measure import Run, give_memory, run, settle, usage_of
 from tools import PASSPHRASE
@@ -147,34 +148,40 @@ def trading(jobs: Jobs, pharmacy: Pharmacy, server: Served, days: int) -> Found:
 def writers(jobs: Jobs, server: Served, seconds: int) -> dict[str, list[float]]:
     """How long transactions took, in seconds, without a backup and beside backups one after the other."""
     server.prepare_writer()
-    found = {"alone": watched(server, lambda: time.sleep(seconds))}
+    found = {"alone": watched(server.writer, lambda: time.sleep(seconds))}
     end = time.monotonic() + seconds
 
     def backups() -> None:
         while time.monotonic() < end:
             jobs.back_up()
 
-    found["beside"] = watched(server, backups)
+    found["beside"] = watched(server.writer, backups)
     end = time.monotonic() + seconds
 
     def dumps() -> None:
         while time.monotonic() < end:
             jobs.dump()
 
-    found["dump"] = watched(server, dumps)
+    found["dump"] = watched(server.writer, dumps)
     return found
 
 
-def watched(server: Served, job: Callable[[], None]) -> list[float]:
+def watched(
+    writer_of: Callable[[], AbstractContextManager[Once]],
+    job: Callable[[], None],
+    *,
+    a_second: int = WRITES_A_SECOND,
+) -> list[float]:
+    """Seconds that each transaction took, while the job ran."""
     taken: list[float] = []
     stop = threading.Event()
 
     def write() -> None:
-        with server.writer() as once:
+        with writer_of() as once:
             due = time.monotonic()
             number = 0
             while not stop.is_set():
-                due += 1 / WRITES_A_SECOND
+                due += 1 / a_second
                 time.sleep(max(0.0, due - time.monotonic()))
                 began = time.monotonic()
                 once(number)

@@ -11,16 +11,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from answer import Answer, parser
 from data import Pharmacy
-from databases import _met
+from database_servers import Once
+from databases import _met, watched
 from measure import settle
 
 import pharmabackup as pb
@@ -33,7 +34,7 @@ LOST_GOAL_S, LATENCY_GOAL = 60, 1.1
 
 def main() -> None:
     options = parser(__doc__).parse_args()
-    profile, watched = ("XS", 10) if options.quick else ("B", WATCHED_S)
+    profile, seconds = ("XS", 10) if options.quick else ("B", WATCHED_S)
     options.work.mkdir(parents=True, exist_ok=True)
     pharmacy = Pharmacy(options.work.parent, profile=profile, given=None)
     pharmacy.make()
@@ -47,8 +48,9 @@ def main() -> None:
             database.execute("PRAGMA journal_mode = wal")
             database.execute("CREATE TABLE written (note TEXT)")
             settle(1)
-            alone = writing(place / "pmr.db", lambda: time.sleep(watched))
-            beside = writing(place / "pmr.db", lambda: follow(place, watched))
+            writes = partial(writer, place / "pmr.db")
+            alone = watched(writes, lambda: time.sleep(seconds), a_second=WRITES_A_SECOND)
+            beside = watched(writes, lambda: follow(place, seconds), a_second=WRITES_A_SECOND)
         with pb.Repository.open(place / "ours", pb.KeyFile(place / "key"), state_dir=place / "state") as repository:
             snapshots = repository.snapshots()[::-1]
     lost = [(after.time - before.data_until).total_seconds() for before, after in pairwise(snapshots)]
@@ -63,7 +65,7 @@ def main() -> None:
         ["beside it", f"{late[1]:.2f} ms", f"{LATENCY_GOAL} times that", _met(late[1] <= LATENCY_GOAL * late[0])],
         ["added by a snapshot, in the median", f"{added / 1e6:.2f} MB", "–", "–"],
     ]
-    how = f"one connection, {WRITES_A_SECOND} transactions a second, {watched} s; followed every {EVERY_S} s"
+    how = f"one connection, {WRITES_A_SECOND} transactions a second, {seconds} s; followed every {EVERY_S} s"
     remark = f"A database of {size / 1e6:,.0f} MB in WAL mode; {how}; {len(snapshots)} snapshots."
     Answer("A SQLite database that is followed", figures, table, remark).give(options)
 
@@ -87,29 +89,14 @@ def follow(place: Path, seconds: float) -> None:
         process.terminate()
 
 
-def writing(path: Path, job: Callable[[], None]) -> list[float]:
-    """Seconds that each transaction took, while the job ran."""
-    taken: list[float] = []
-    stop = threading.Event()
+@contextmanager
+def writer(path: Path) -> Iterator[Once]:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as database:
 
-    def write() -> None:
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as database:
-            due = time.monotonic()
-            while not stop.is_set():
-                due += 1 / WRITES_A_SECOND
-                time.sleep(max(0.0, due - time.monotonic()))
-                began = time.monotonic()
-                database.execute("INSERT INTO written VALUES (?)", (os.urandom(40).hex(),))
-                taken.append(time.monotonic() - began)
+        def once(_: int) -> None:
+            database.execute("INSERT INTO written VALUES (?)", (os.urandom(40).hex(),))
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        job()
-    finally:
-        stop.set()
-        writer.join()
-    return taken
+        yield once
 
 
 if __name__ == "__main__":

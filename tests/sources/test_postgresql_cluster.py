@@ -205,6 +205,16 @@ def ready(pharmacy: Pharmacy) -> list[str]:
     return sorted(name.removesuffix(".ready") for name in status(pharmacy) if name.endswith(".ready"))
 
 
+def archived_one_by_one(pharmacy: Pharmacy, repo: pb.Repository, count: int) -> list[str]:
+    """So many segments, each in a snapshot of its own."""
+    names: list[str] = []
+    for _ in range(count):
+        names += ready(pharmacy)
+        repo.backup([pharmacy.log])
+        done(pharmacy, names[-1])
+    return names
+
+
 def test_nothing_is_acknowledged_before_it_is_committed(pharmacy, repo, monkeypatch):
     [name] = ready(pharmacy)
     assert command(pharmacy, name) == wal_command.AGAIN
@@ -389,11 +399,7 @@ def test_a_gap_is_told_when_it_comes_and_when_it_is_asked_for(pharmacy, repo):
 
 
 def test_a_file_is_fetched_whole_and_those_after_it_ahead(pharmacy, repo, tmp_path):
-    names = []
-    for _ in range(3):
-        names += ready(pharmacy)
-        repo.backup([pharmacy.log])
-        done(pharmacy, names[-1])
+    names = archived_one_by_one(pharmacy, repo, 3)
     of = wal.system(str(pharmacy.server.data))
     assert wal.fetch(repo, "pmr-wal", names[0], tmp_path / "x", of=of, ahead=tmp_path / "ahead")
     for path, name in ((tmp_path / "x", names[0]), *((tmp_path / "ahead" / name, name) for name in names[1:])):
@@ -748,11 +754,7 @@ def test_a_mark_that_cannot_be_read_is_none(pharmacy, repo, text):
 
 def test_a_timeline_that_begins_later_than_where_it_left_has_a_gap(pharmacy, repo, tmp_path, monkeypatch):
     """Made from a real history and real segments: timeline 2 left the first within its second segment."""
-    names = []
-    for _ in range(2):
-        names += ready(pharmacy)
-        repo.backup([pharmacy.log])
-        done(pharmacy, names[-1])
+    names = archived_one_by_one(pharmacy, repo, 2)
     log = pharmacy.server.data / "pg_wal"
     size = 16 << 20
     fork = wal_names.number(names[1], size)
@@ -775,11 +777,7 @@ def test_a_timeline_that_begins_later_than_where_it_left_has_a_gap(pharmacy, rep
 
 
 def test_a_lost_file_in_the_middle_is_no_end(pharmacy, repo, tmp_path):
-    names = []
-    for _ in range(3):
-        names += ready(pharmacy)
-        repo.backup([pharmacy.log])
-        done(pharmacy, names[-1])
+    names = archived_one_by_one(pharmacy, repo, 3)
     of = wal.system(str(pharmacy.server.data))
     snapshots = repo.snapshots("pmr-wal")
     real = wal._runs
@@ -803,11 +801,7 @@ def test_a_lost_file_in_the_middle_is_no_end(pharmacy, repo, tmp_path):
 
 @pytest.mark.parametrize("how", ["flipped", "gone"])
 def test_a_damaged_record_is_no_end(pharmacy, repo, tmp_path, how, key):
-    names = []
-    for _ in range(2):
-        names += ready(pharmacy)
-        repo.backup([pharmacy.log])
-        done(pharmacy, names[-1])
+    names = archived_one_by_one(pharmacy, repo, 2)
     of = wal.system(str(pharmacy.server.data))
     newest = repo.snapshot("pmr-wal").id
     [record] = [path for path in (tmp_path / "repository").rglob(f"*{newest}*") if path.parent.name == "snapshots"]
@@ -930,11 +924,7 @@ def test_a_history_that_never_was_archived_can_be_said_to_be_none(monkeypatch, t
 
 
 def test_damage_further_on_does_not_hold_up_what_comes_before(pharmacy, repo, tmp_path, monkeypatch):
-    names = []
-    for _ in range(2):
-        names += ready(pharmacy)
-        repo.backup([pharmacy.log])
-        done(pharmacy, names[-1])
+    names = archived_one_by_one(pharmacy, repo, 2)
     real = wal._put
 
     def put(snapshot, name, target):
