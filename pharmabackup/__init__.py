@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pharmabackup.sources import (
         Command,
         Files,
+        MariaDBInstance,
         MySQL,
         PostgreSQL,
         PostgreSQLCluster,
@@ -61,6 +62,7 @@ __all__ = [
     "InvalidInput",
     "Keep",
     "KeyFile",
+    "MariaDBInstance",
     "MySQL",
     "NotFound",
     "NotPermitted",
@@ -83,7 +85,17 @@ __all__ = [
     "WrongCredential",
 ]
 
-SOURCES = ("Command", "Files", "MySQL", "PostgreSQL", "PostgreSQLCluster", "PostgreSQLWAL", "SQLite", "Source")
+SOURCES = (
+    "Command",
+    "Files",
+    "MariaDBInstance",
+    "MySQL",
+    "PostgreSQL",
+    "PostgreSQLCluster",
+    "PostgreSQLWAL",
+    "SQLite",
+    "Source",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,8 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     PATH="$PATH:/usr/sbin" command -v smbd >/dev/null 2>&1 || missing="$missing samba"
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
     command -v gbak >/dev/null 2>&1 && ls /usr/sbin/firebird >/dev/null 2>&1 || missing="$missing firebird3.0-server firebird3.0-utils"
+    PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null 2>&1 && command -v mariadb-backup >/dev/null 2>&1 ||
+        missing="$missing mariadb-server mariadb-backup"
     command -v rclone >/dev/null 2>&1 || missing="$missing rclone"
     command -v gnome-keyring-daemon >/dev/null 2>&1 || missing="$missing gnome-keyring"
     command -v dbus-run-session >/dev/null 2>&1 || missing="$missing dbus dbus-daemon"

@@ -85,6 +85,13 @@ def init(settings: Settings) -> None:
     help="A whole PostgreSQL server, as its files.",
 )
 @click.option(
+    "--mariadb-instance",
+    "instances",
+    metavar="NAME=URL",
+    multiple=True,
+    help="A whole MariaDB server, as its files.",
+)
+@click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
@@ -98,13 +105,16 @@ def backup(
     served: tuple[str, ...],
     mysqls: tuple[str, ...],
     clusters: tuple[str, ...],
+    instances: tuple[str, ...],
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
     others: tuple[str, ...],
     reason: str | None,
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls, clusters)
+    sources = sources_of(
+        folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls, clusters, instances
+    )
     if not sources:
         raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH, --postgresql URL or --mysql URL.")
     who, away = settings.who(), False
@@ -136,6 +146,7 @@ def sources_of(
     served: tuple[str, ...] = (),
     mysqls: tuple[str, ...] = (),
     clusters: tuple[str, ...] = (),
+    instances: tuple[str, ...] = (),
 ) -> list[pb.Source]:
     """The folders and databases that were named."""
 
@@ -152,15 +163,22 @@ def sources_of(
         return pb.MySQL(url, name=name, tier=tier)
 
     def cluster(url: str, name: str | None, tier: int) -> pb.Source:
+        return pb.PostgreSQLCluster(url, name=required(name, "--postgresql-cluster"), tier=tier)
+
+    def instance(url: str, name: str | None, tier: int) -> pb.Source:
+        return pb.MariaDBInstance(url, name=required(name, "--mariadb-instance"), tier=tier)
+
+    def required(name: str | None, option: str) -> str:
         if name is None:
-            raise click.BadParameter("give it as NAME=URL.", param_hint="--postgresql-cluster")
-        return pb.PostgreSQLCluster(url, name=name, tier=tier)
+            raise click.BadParameter("give it as NAME=URL.", param_hint=option)
+        return name
 
     sources: list[pb.Source] = []
     kinds = (
         (server, served),
         (mysql, mysqls),
         (cluster, clusters),
+        (instance, instances),
         (database, databases),
         (folder, folders),
     )
@@ -264,6 +282,8 @@ def _loaded(
             found[name] = pb.MySQL(str(place), name=name)
         elif kind == "postgresql-cluster":
             found[name] = pb.PostgreSQLCluster(data=str(place), name=name, recovery=recovery)
+        elif kind == "mariadb-instance":
+            found[name] = pb.MariaDBInstance(data=str(place), name=name)
         else:
             raise pb.Unsupported(f"{name} ({kind}) cannot be loaded anywhere.", remedy="Restore it to a folder.")
     return found

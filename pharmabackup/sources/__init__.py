@@ -3,6 +3,7 @@
 from pharmabackup.sources.base import Content, FolderColumns, Kept, PreviousFolder, Sink, Source, View
 from pharmabackup.sources.command import Command
 from pharmabackup.sources.files import Files
+from pharmabackup.sources.mariadb_instance import MariaDBInstance
 from pharmabackup.sources.mysql import MySQL
 from pharmabackup.sources.postgresql import PostgreSQL
 from pharmabackup.sources.postgresql_cluster import PostgreSQLCluster
@@ -15,6 +16,7 @@ __all__ = [
     "Files",
     "FolderColumns",
     "Kept",
+    "MariaDBInstance",
     "MySQL",
     "PostgreSQL",
     "PostgreSQLCluster",

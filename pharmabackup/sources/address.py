@@ -20,16 +20,16 @@ class Address:
     options: dict[str, str]
 
 
-def address(url: str, *, schemes: Sequence[str], product: str, kept: str) -> Address:
+def address(url: str, *, schemes: Sequence[str], product: str, kept: str, whole: bool = False) -> Address:
     """The parts of "name" or "scheme://user@host:port/name?option=…". `kept`: where a password is, if not given.
 
-    InvalidInput, also where there is a password in it.
+    `whole`: of a server, and so without a name. InvalidInput, also where there is a password in it.
     """
 
     def bad(why: str) -> Error:
-        return bad_address(why, schemes[0], product)
+        return bad_address(why, schemes[0], product, whole=whole)
 
-    if "://" not in url:
+    if "://" not in url and not whole:
         if {"@", ":", "/", "="} & set(url):
             raise bad("it is neither a name nor a URL")
         parts = urlsplit(f"{schemes[0]}:///")
@@ -49,7 +49,9 @@ def address(url: str, *, schemes: Sequence[str], product: str, kept: str) -> Add
             "A database's URL must not hold its password, since URLs are logged.",
             remedy=f"Give it as `password`, or keep it in {kept}.",
         )
-    if not database or "/" in database or "\0" in unquote(url):
+    if whole and database:
+        raise bad("it names one database, and all are copied")
+    if (not whole and (not database or "/" in database)) or "\0" in unquote(url):
         raise bad("it names no database")
     return Address(
         database,
@@ -60,8 +62,8 @@ def address(url: str, *, schemes: Sequence[str], product: str, kept: str) -> Add
     )
 
 
-def bad_address(why: str, scheme: str, product: str) -> Error:
+def bad_address(why: str, scheme: str, product: str, *, whole: bool = False) -> Error:
     return InvalidInput(
-        f"That is no address of a {product} database: {why}.",
-        remedy=f'Write "pmr" or "{scheme}://user@host/pmr".',
+        f"That is no address of a {product} {'server' if whole else 'database'}: {why}.",
+        remedy=f'Write "{scheme}://user@host".' if whole else f'Write "pmr" or "{scheme}://user@host/pmr".',
     )

@@ -82,10 +82,10 @@ class Version:
 
 
 class Server:
-    """A database, as `url` names it. InvalidInput."""
+    """A database, as `url` names it, or the `whole` server. InvalidInput."""
 
-    def __init__(self, url: str, password: str | None) -> None:
-        found = address(url, schemes=SCHEMES, product="MariaDB or MySQL", kept="MYSQL_PWD")
+    def __init__(self, url: str, password: str | None, *, whole: bool = False) -> None:
+        found = address(url, schemes=SCHEMES, product="MariaDB or MySQL", kept="MYSQL_PWD", whole=whole)
         if unknown := sorted(set(found.options) - set(OPTIONS)):
             raise bad_address(f"{unknown[0]} is no option that is passed on", SCHEMES[0], "MariaDB or MySQL")
         self.database = found.database
@@ -99,7 +99,11 @@ class Server:
         self._socket = found.options.get("socket") or known
 
     def arguments(self, *, mariadb: bool) -> list[str]:
-        """For the server's own tools: where it is. Nothing in it is secret.
+        """For the server's clients: where it is, and how to talk. Nothing in it is secret."""
+        return [*self.reached(mariadb=mariadb), "--default-character-set=utf8mb4", "--max-allowed-packet=1G"]
+
+    def reached(self, *, mariadb: bool) -> list[str]:
+        """For any tool of it: where it is.
 
         Option files are not read: one of them may hold `where`, `databases` or `force`.
         """
@@ -113,7 +117,7 @@ class Server:
         secure = [f"--{name}={self._options[name]}" for name in OPTIONS[1:] if name in self._options]
         if "ssl-ca" in self._options:
             secure += ["--ssl", "--ssl-verify-server-cert"] if mariadb else ["--ssl-mode=VERIFY_IDENTITY"]
-        return ["--no-defaults", *where, *secure, "--default-character-set=utf8mb4", "--max-allowed-packet=1G"]
+        return ["--no-defaults", *where, *secure]
 
     def environment(self) -> dict[str, str]:
         """For these tools: what must not be on a command line, and messages in one language."""

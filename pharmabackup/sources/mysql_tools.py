@@ -57,25 +57,37 @@ class Tools:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self._folder = folder
-        self._found: dict[tuple[tuple[str, ...], bool], tuple[str, Version]] = {}
+        self._found: dict[tuple[tuple[str, ...], Version], tuple[str, Version]] = {}
 
     def program(self, names: tuple[str, ...], server: Version, dataset: str) -> tuple[str, Version]:
-        """The newest that is there of the server's own maker, else of the other's. SourceFailed where none is."""
-        key = names, server.mariadb
+        """The one of the server's own version, or the newest of its maker, or of the other. SourceFailed: none."""
+        key = names, server
         if key not in self._found:
             there = [
                 (path, _version(says(path))) for name in names for path in candidates(name, self._folder, WELL_KNOWN)
             ]
             known = [(path, version) for path, version in there if version is not None]
             if not known:
-                raise SourceFailed(
-                    f"{' or '.join(names)} is not installed, or not where it was looked for.",
-                    kind="tool-missing",
-                    remedy=f"Install {server.product}'s client programs, or name their folder as `tools`.",
-                    dataset=dataset,
-                )
-            self._found[key] = max(known, key=lambda found: (found[1].mariadb == server.mariadb, found[1].numbers))
+                raise _missing(names, server.product, dataset)
+            self._found[key] = max(
+                known, key=lambda found: (found[1] == server, found[1].mariadb == server.mariadb, found[1].numbers)
+            )
         return self._found[key]
+
+    def helper(self, name: str, dataset: str) -> str:
+        """One of MariaDB's that tells no version of its own. SourceFailed where it is not there."""
+        for path in candidates(name, self._folder, WELL_KNOWN):
+            return path
+        raise _missing([name], "MariaDB", dataset)
+
+
+def _missing(names: Sequence[str], product: str, dataset: str) -> SourceFailed:
+    return SourceFailed(
+        f"{' or '.join(names)} is not installed, or not where it was looked for.",
+        kind="tool-missing",
+        remedy=f"Install {product}'s programs, or name their folder as `tools`.",
+        dataset=dataset,
+    )
 
 
 def _version(said: bytes) -> Version | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed
 from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.data_folder import DataFolder
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_server import Server, major, one, told
 from pharmabackup.sources.postgresql_tools import SIGNS, Tools
@@ -116,7 +117,8 @@ class PostgreSQLCluster(Source):
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
         from pharmabackup.sources.postgresql_unpack import refuse
 
-        refuse(self._target(), facts, self._tools, self.name, overwrite=overwrite)
+        refuse(facts, self._tools, self.name)
+        self._target().refuse(overwrite=overwrite)
         if self._recovery is not None and facts["system"] not in self._recovery.timelines:
             raise Conflict(
                 "That archived log is of another server than these files.",
@@ -130,10 +132,13 @@ class PostgreSQLCluster(Source):
         settings = recovery_settings(self._recovery, str(content.facts["system"]))
         return unpack(self._target(), content, BASE, self._tools, self.name, settings=settings, overwrite=overwrite)
 
-    def _target(self) -> Path:
+    def _target(self) -> DataFolder:
+        from pharmabackup.sources.postgresql_unpack import runs
+
         if self._data is None:
             raise InvalidInput("A server is restored into a data folder.", remedy="Give data=, not url.")
-        return self._data
+        stop = "Stop it; if there is none, it ended without cleaning up: remove postmaster.pid there."
+        return DataFolder(self._data, dataset=self.name, runs=runs, stop=stop)
 
 
 class _Cluster(View):

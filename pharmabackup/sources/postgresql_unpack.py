@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import shutil
 import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from pharmabackup.errors import Conflict, SourceFailed, Unsupported
+from pharmabackup.errors import SourceFailed, Unsupported
 from pharmabackup.sources.base import Content
+from pharmabackup.sources.data_folder import DataFolder
 from pharmabackup.sources.postgresql_tools import Tools
 from pharmabackup.sources.program import Program
-from pharmabackup.sources.trouble import reason
 from pharmabackup.sources.wal_settings import lines, without_recovery
 
 PIECE = 1 << 20
@@ -30,8 +27,8 @@ AHEAD = 16  # pieces, or beginnings or ends of files, that were read and not wri
 SECONDS = 24 * 3600
 
 
-def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str, *, overwrite: bool) -> None:
-    """Whether it can be unpacked there. Conflict, Unsupported, SourceFailed."""
+def refuse(facts: Mapping[str, object], tools: Tools, dataset: str) -> None:
+    """Whether the version that is here can start it. Unsupported, SourceFailed."""
     version = int(str(facts.get("major", 0)))
     if not version:
         raise Unsupported("That is no backup of a whole PostgreSQL server.", remedy="Restore it to a folder.")
@@ -41,63 +38,15 @@ def refuse(target: Path, facts: Mapping[str, object], tools: Tools, dataset: str
             f"{dataset} is of PostgreSQL {version}, and only that version can start it; here is version {found}.",
             remedy=f"Install PostgreSQL {version}, or name its programs' folder as `tools`.",
         )
-    fresh = _fresh(target)
-    if _runs(target):
-        raise Conflict(
-            f"A server runs in {target}, or ended without cleaning up.",
-            kind="in-use",
-            remedy="Stop it; if there is none, remove postmaster.pid there.",
-        )
-    if fresh.exists():
-        raise Conflict(
-            f"A restore into {target} runs, or was killed: {fresh} is there.",
-            kind="in-use",
-            remedy=f"Wait for it; if none runs, remove that folder, and look for {target.name}.before-… beside it.",
-        )
-    if os.path.ismount(target):
-        raise Conflict(
-            f"{target} is where a disk is mounted, and cannot be replaced.",
-            kind="target-not-empty",
-            remedy="Restore into a folder in it, and have the server use that.",
-        )
-    if not overwrite and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(
-            f"{target} is not empty and was not touched.",
-            kind="target-not-empty",
-            remedy="Choose another folder, or pass overwrite=True: then it is kept, renamed.",
-        )
-    if not target.parent.is_dir():
-        raise SourceFailed(
-            f"{target.parent} is not there.",
-            kind="missing",
-            remedy="Make that folder, for the server's account.",
-            dataset=dataset,
-        )
-    if _administers() and os.stat(target.parent).st_uid == 0:
-        raise SourceFailed(
-            f"No server runs as root, and what is restored into {target.parent} would be root's.",
-            kind="permission",
-            remedy=f"Give that folder to the server's account, such as: chown postgres {target.parent}",
-            dataset=dataset,
-        )
 
 
-def _fresh(target: Path) -> Path:
-    """Where it is unpacked. It has one name, so that what a kill has left is seen."""
-    return target.with_name(f"{target.name}.restoring")
-
-
-def _administers() -> bool:
-    """Whether it is restored for another account: that which has the folder's parent."""
-    return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
-def _runs(target: Path) -> bool:
-    return (target / "postmaster.pid").exists()
+def runs(data: Path) -> bool:
+    """Whether a server does, or may."""
+    return (data / "postmaster.pid").exists()
 
 
 def unpack(
-    target: Path,
+    target: DataFolder,
     content: Content,
     name: bytes,
     tools: Tools,
@@ -107,19 +56,10 @@ def unpack(
     overwrite: bool,
 ) -> Mapping[str, object]:
     """Make the data folder; facts. `settings`: those of a recovery when the server starts. SourceFailed."""
-    refuse(target, content.facts, tools, dataset, overwrite=overwrite)
-    fresh = _fresh(target)
-    try:
-        fresh.mkdir(mode=0o700)
-    except OSError as error:
-        raise _failed(error, target, dataset) from error
-    try:
+    refuse(content.facts, tools, dataset)
+    with target.fresh(content.check, overwrite=overwrite) as fresh:
         try:
             files = _extract(content, name, fresh, dataset)
-            _verify(fresh, content, tools, dataset)
-            _recover(fresh, settings)
-            _own(fresh, target.parent)
-            kept = _switch(fresh, target)
         except tarfile.TarError as error:
             raise SourceFailed(
                 "The backup is no whole tar file.",
@@ -127,20 +67,15 @@ def unpack(
                 remedy="Restore an earlier backup.",
                 dataset=dataset,
             ) from error
-        except OSError as error:
-            raise _failed(error, target, dataset) from error
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    with suppress(OSError):  # it is where it belongs; the system keeps that by itself, a little later
-        _sync(target.parent)
-    facts = {"data": str(target), "files": files, "verified": "pg_verifybackup"}
-    return facts | ({"replaced": kept.name} if kept is not None else {})
+        _verify(fresh, content, tools, dataset)
+        _recover(fresh, settings)
+    facts = {"data": str(target.path), "files": files, "verified": "pg_verifybackup"}
+    return facts | ({"replaced": target.replaced.name} if target.replaced is not None else {})
 
 
 def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
-    """How many files there are, all of them safe from a power cut."""
-    folders, files = [fresh], 0
+    """How many files there are."""
+    files = 0
     with ExitStack() as stack:
         pieces = content.read(name)
         if isinstance(pieces, Generator):
@@ -161,7 +96,6 @@ def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
             place = fresh.joinpath(*path.parts)
             if member.isdir():
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folders.append(place)
                 continue
             source = tar.extractfile(member)
             assert source is not None, "it is a file"
@@ -170,8 +104,6 @@ def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
             files += 1
         while stream.read(PIECE):  # what fills its last block
             pass
-    for folder in folders:
-        _sync(folder)
     return files
 
 
@@ -201,7 +133,7 @@ class _Writing:
                 os.close(self._descriptor)
 
     def file(self, place: Path, pieces: Iterator[bytes]) -> None:
-        """A new file, for this user alone, and safe from a power cut."""
+        """A new file, for this user alone."""
         self._do(self._begin, place)
         for piece in pieces:
             self._do(self._write, piece)
@@ -222,10 +154,7 @@ class _Writing:
 
     def _end(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 class _Pieces(io.RawIOBase):
@@ -269,57 +198,4 @@ def _recover(fresh: Path, settings: Mapping[str, str]) -> None:
     own = without_recovery(path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else "")
     with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write("\n".join([own + "# For the recovery that pharmabackup has prepared.", *lines(settings), ""]))
-        file.flush()
-        os.fsync(file.fileno())
     (fresh / "recovery.signal").touch(mode=0o600)
-    _sync(fresh)
-
-
-def _own(fresh: Path, parent: Path) -> None:
-    """An administrator restores for the account that has the folder."""
-    if not _administers():
-        return
-    status = os.stat(parent)
-    for folder, _, files in os.walk(fresh):
-        for path in (folder, *(os.path.join(folder, name) for name in files)):
-            os.chown(path, status.st_uid, status.st_gid)
-
-
-def _switch(fresh: Path, target: Path) -> Path | None:
-    """Give it its name; what had that before, if it held anything."""
-    kept = None
-    if target.exists():
-        if _runs(target):
-            raise FileExistsError(errno.EEXIST, "a server was started there", str(target))
-        if any(target.iterdir()):
-            kept = target.with_name(f"{target.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-            target.rename(kept)
-        else:
-            target.rmdir()
-    try:
-        fresh.rename(target)
-    except OSError:
-        if kept is not None:
-            kept.rename(target)
-        raise
-    return kept
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":
-        return  # Windows keeps folders by itself
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _failed(error: OSError, target: Path, dataset: str) -> SourceFailed:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return SourceFailed(
-        f"{target} cannot be written: {reason(error)}.",
-        kind="full" if full else "permission" if isinstance(error, PermissionError) else "tool-failed",
-        remedy="Free some space there." if full else "Check the folder, its disk and this user's rights.",
-        dataset=dataset,
-    )

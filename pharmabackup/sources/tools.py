@@ -38,8 +38,9 @@ def candidates(name: str, folder: str | os.PathLike[str] | None, well_known: Ite
 def says(path: str) -> bytes:
     """What a program answers to --version; nothing where it does not run."""
     try:
-        return subprocess.run(
+        answer = subprocess.run(
             [path, "--version"], capture_output=True, timeout=60, check=True, creationflags=NO_WINDOW
-        ).stdout
+        )
     except (OSError, subprocess.SubprocessError):
         return b""
+    return answer.stdout or answer.stderr

@@ -144,6 +144,7 @@ def test_what_a_server_has_to_be_set_to(site):
         (("restore", "x", "--until", "2027-01-01"), "--wal NAME"),
         (("restore", "x", "--wal", "w"), "--into NAME=DATA"),
         (("backup", "--postgresql-cluster", "postgresql://x/y"), "NAME=URL"),
+        (("backup", "--mariadb-instance", "mariadb://x"), "NAME=URL"),
     ],
 )
 def test_what_is_missing_is_said(site, words, said):

@@ -21,6 +21,7 @@ PASSWORD = "pass of the tests, with '\\ and %"
 class MariaServer:
     port: int
     socket: Path
+    data: Path
     user: str = "pharmacy"
 
     def url(self, database: str, user: str | None = None) -> str:
@@ -43,14 +44,10 @@ class MariaServer:
 
 @contextmanager
 def mariadb(folder: Path, *options: str) -> Iterator[MariaServer]:
-    """With a user `pharmacy`, who may do all and needs a password."""
-    path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
-    program = shutil.which("mariadbd", path=path)
-    if program is None:
-        pytest.skip("MariaDB is not installed (Debian: mariadb-server)")
-    server = MariaServer(free_port(), folder / "s")
+    """A new one, with a user `pharmacy`, who may do all and needs a password."""
+    server = MariaServer(free_port(), folder / "s", folder / "data")
+    _program()
     as_user = as_service("mysql", folder)
-    data = folder / "data"
     quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
     first = folder / "first.sql"
     first.write_text(
@@ -60,13 +57,20 @@ def mariadb(folder: Path, *options: str) -> Iterator[MariaServer]:
         f"GRANT ALL PRIVILEGES ON *.* TO '{server.user}'@'localhost' WITH GRANT OPTION;\n"
     )
     subprocess.run(
-        [*as_user, "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
-         "--auth-root-authentication-method=normal"],
+        [*as_user, "mariadb-install-db", "--no-defaults", f"--datadir={server.data}", "--skip-test-db",
+         "--auth-root-authentication-method=normal", *options],
         check=True, capture_output=True, cwd=folder,
     )  # fmt: skip
+    with started(server, folder, f"--init-file={first}", *options):
+        yield server
+
+
+@contextmanager
+def started(server: MariaServer, folder: Path, *options: str) -> Iterator[None]:
+    """With the data folder that it has. `folder`: of the server's account, for what it writes beside that."""
     command = [
-        *as_user, program, "--no-defaults", f"--datadir={data}", f"--port={server.port}", f"--socket={server.socket}",
-        "--bind-address=127.0.0.1", "--skip-name-resolve", f"--init-file={first}",
+        *as_service("mysql", folder), _program(), "--no-defaults", f"--datadir={server.data}",
+        f"--port={server.port}", f"--socket={server.socket}", "--bind-address=127.0.0.1", "--skip-name-resolve",
         f"--pid-file={folder / 'pid'}", *options,
     ]  # fmt: skip
 
@@ -80,4 +84,11 @@ def mariadb(folder: Path, *options: str) -> Iterator[MariaServer]:
         return True
 
     with running(command, server.port, folder, ready=ready):
-        yield server
+        yield
+
+
+def _program() -> str:
+    program = shutil.which("mariadbd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if program is None:
+        pytest.skip("MariaDB is not installed (Debian: mariadb-server)")
+    return program

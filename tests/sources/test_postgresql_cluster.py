@@ -506,7 +506,7 @@ def test_a_disk_that_fails_leaves_nothing(pharmacy, repo, tmp_path, monkeypatch,
     def broken(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("pharmabackup.sources.postgresql_unpack._sync", broken)
+    monkeypatch.setattr("pharmabackup.sources.data_folder._sync", broken)
     with pytest.raises(pb.Incomplete, match="restore"):
         restored(repo, pharmacy, place(tmp_path))
     assert list((tmp_path / "new").iterdir()) == []

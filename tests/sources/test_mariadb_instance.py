@@ -1,0 +1,506 @@
+"""A whole MariaDB server, as its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import pharmabackup as pb
+from pharmabackup.sources import mariadb_unpack
+from pharmabackup.testing.source import CancelledLater, children
+from tests.servers.mariadb import PASSWORD, MariaServer, mariadb, started
+from tests.servers.process import free_port, kill
+
+pymysql = pytest.importorskip("pymysql")
+NAME = "pmr-server"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    if shutil.which("mariadb-backup") is None:
+        pytest.skip("mariadb-backup is not installed (Debian: mariadb-backup)")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaServer]:
+    with mariadb(tmp_path_factory.mktemp("mariadb")) as made:
+        do(made, "CREATE DATABASE pmr")
+        do(made, "CREATE TABLE pmr.entry (id int PRIMARY KEY, drug varchar(60)) ENGINE=InnoDB")
+        do(made, "CREATE TABLE pmr.ledger (id int PRIMARY KEY, balance int) ENGINE=InnoDB")
+        do(made, "CREATE TABLE pmr.old (id int PRIMARY KEY) ENGINE=Aria")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("key") / "owner.key"
+    pb.KeyFile.create(path)
+    return path
+
+
+@pytest.fixture
+def repo(tmp_path: Path, key: Path) -> Iterator[pb.Repository]:
+    with pb.Repository.create(tmp_path / "repository", pb.KeyFile(key), state_dir=tmp_path / "state") as made:
+        yield made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of the server's account, in which a data folder may be made."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        shutil.chown(folder, "mysql", "mysql")
+    return folder
+
+
+def do(server: MariaServer, statement: str) -> list[tuple]:
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+def source(server: MariaServer, **more: object) -> pb.MariaDBInstance:
+    url = f"mariadb://{more.pop('user', server.user)}@127.0.0.1:{server.port}"
+    return pb.MariaDBInstance(url, name=NAME, **{"password": PASSWORD, **more})
+
+
+def restored(repo: pb.Repository, data: Path, **more: object):
+    return repo.restore(into={NAME: pb.MariaDBInstance(data=data, name=NAME)}, **more)
+
+
+def write(server: MariaServer, number: int) -> None:
+    """One transaction in two tables."""
+    with server.connect("pmr") as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("REPLACE INTO entry VALUES (%s, 'Morphine 10 mg/5 ml')", (number,))
+        cursor.execute("REPLACE INTO ledger VALUES (%s, %s)", (number, -number))
+        cursor.execute("COMMIT")
+
+
+@contextmanager
+def back(data: Path, folder: Path, *options: str) -> Iterator[MariaServer]:
+    """The restored server."""
+    made = MariaServer(free_port(), folder / "s", data)
+    with started(made, folder, *options):
+        yield made
+
+
+def numbers(server: MariaServer) -> list[int]:
+    entries = [number for (number,) in do(server, "SELECT id FROM pmr.entry ORDER BY id")]
+    assert [(number, -number) for number in entries] == do(server, "SELECT * FROM pmr.ledger ORDER BY id")
+    return entries
+
+
+def messages(error: pb.Error) -> str:
+    return " ".join(finding.message for finding in error.findings)
+
+
+def test_a_server_at_full_work_comes_back_whole_and_cut_between_two_writes(server, repo, place):
+    do(server, "REPLACE INTO pmr.old VALUES (7)")
+    stop, written = threading.Event(), 0
+
+    def go_on() -> None:
+        nonlocal written
+        while not stop.is_set():
+            write(server, written)
+            written += 1
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        while written < 50:
+            time.sleep(0.01)
+        before = written
+        report = repo.backup([source(server)])
+    finally:
+        stop.set()
+        writer.join()
+    assert report.datasets[NAME].complete and written > before
+    snapshot = repo.snapshot(NAME)
+    assert snapshot.facts["product"] == "MariaDB" and snapshot.facts["settings"]["innodb_page_size"] == "16384"
+    assert json.loads(snapshot.open("server.json").read())["server"] == snapshot.facts["server"]
+    result = restored(repo, place / "data")
+    assert result.datasets[NAME].facts["verified"] == "innochecksum"
+    assert list(place.iterdir()) == [place / "data"]
+    with back(place / "data", place) as again:
+        found = numbers(again)
+        assert found == list(range(len(found))) and before <= len(found) <= written
+        assert do(again, "SELECT * FROM pmr.old") == [(7,)]
+        assert {said for *_, said in do(again, "CHECK TABLE pmr.entry, pmr.ledger, pmr.old EXTENDED")} == {"OK"}
+        # Users and their passwords are the server's, and in it.
+        assert do(again, "SELECT count(*) FROM mysql.user WHERE user = 'pharmacy'") == [(2,)]
+
+
+def test_a_day_later_only_what_changed_is_added(server, repo):
+    with server.connect("pmr") as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS many (id int PRIMARY KEY, text varchar(200))")
+        cursor.executemany("REPLACE INTO many VALUES (%s, sha2(%s, 512))", [(n, n) for n in range(20_000)])
+    first = repo.backup([source(server)]).datasets[NAME]
+    do(server, "UPDATE pmr.many SET text = 'changed' WHERE id IN (17, 9000)")
+    again = repo.backup([source(server)]).datasets[NAME]
+    do(server, "DROP TABLE pmr.many")
+    assert again.bytes > 5_000_000 and again.added < first.added / 4
+
+
+def test_what_is_there_is_not_touched_or_is_kept(server, repo, place):
+    repo.backup([source(server)])
+    data = place / "data"
+    data.mkdir()
+    (data / "mine").write_text("kept")
+    with pytest.raises(pb.Conflict, match="is not empty and was not touched"):
+        restored(repo, data)
+    assert [path.name for path in data.iterdir()] == ["mine"]
+    replaced = restored(repo, data, overwrite=True).datasets[NAME].facts["replaced"]
+    assert (place / replaced / "mine").read_text() == "kept" and (data / "ibdata1").exists()
+
+
+def test_a_server_that_runs_is_not_replaced(server, repo, place):
+    repo.backup([source(server)])
+    before = sorted(path.name for path in server.data.iterdir())
+    with pytest.raises(pb.Conflict, match="A server runs in"):
+        restored(repo, server.data, overwrite=True)
+    assert sorted(path.name for path in server.data.iterdir()) == before
+    restored(repo, place / "data")
+    with back(place / "data", place) as again:
+        with pytest.raises(pb.Conflict, match="A server runs in"):
+            restored(repo, place / "data", overwrite=True)
+        kill(again.port)
+    restored(repo, place / "data", overwrite=True)  # what was killed holds nothing
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3, 5, 8, 13])
+def test_a_cancelled_restore_leaves_nothing(server, repo, place, looks):
+    repo.backup([source(server)])
+    with pytest.raises(pb.Cancelled):
+        restored(repo, place / "data", cancel=CancelledLater(looks))
+    assert list(place.iterdir()) == []
+
+
+def test_a_cancelled_backup_leaves_no_process(server, repo):
+    cancel = threading.Event()
+    before = children()
+
+    def progress(event: pb.Event) -> None:
+        if event.kind == "dataset":
+            cancel.set()
+
+    with pytest.raises(pb.Cancelled):
+        repo.backup([source(server)], progress=progress, cancel=cancel)
+    assert set(children()) <= set(before) and repo.snapshots() == []
+
+
+def test_a_backup_whose_program_is_killed_is_none(server, repo, monkeypatch):
+    with server.connect("pmr") as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS wide (id int PRIMARY KEY, text longblob)")
+        cursor.executemany("REPLACE INTO wide VALUES (%s, random_bytes(1000000))", [(n,) for n in range(8)])
+    from pharmabackup.engine.dataset import DatasetSink
+
+    real = DatasetSink.stream
+
+    def killed(self, read_into, **more):
+        def read(view):
+            for process, name in children().items():
+                if name.startswith("mariadb-backup"):
+                    os.kill(process, 9)
+            return read_into(view)
+
+        return real(self, read, **more)
+
+    monkeypatch.setattr(DatasetSink, "stream", killed)
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([source(server)])
+    do(server, "DROP TABLE pmr.wide")
+    assert "mariadb-backup ended with code" in messages(caught.value) and repo.snapshots() == []
+
+
+def test_pages_that_are_not_as_the_server_had_them_are_not_put_there(server, repo, place, monkeypatch):
+    write(server, 0)
+    repo.backup([source(server)])
+    real = mariadb_unpack._tablespaces
+
+    def flipped(fresh, facts):
+        path = fresh / "pmr" / "entry.ibd"
+        content = bytearray(path.read_bytes())
+        content[3 * 16384 + 200] ^= 1
+        path.write_bytes(content)
+        return real(fresh, facts)
+
+    monkeypatch.setattr(mariadb_unpack, "_tablespaces", flipped)
+    with pytest.raises(pb.Incomplete) as caught:
+        restored(repo, place / "data")
+    assert "not as the server had them" in messages(caught.value)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [28, 5])  # no space left, an error of the disk
+def test_a_disk_that_fails_leaves_nothing(server, repo, place, monkeypatch, number):
+    repo.backup([source(server)])
+
+    def broken(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pharmabackup.sources.data_folder._sync", broken)
+    with pytest.raises(pb.Incomplete, match="restore"):
+        restored(repo, place / "data")
+    assert list(place.iterdir()) == []
+
+
+def test_the_password_is_on_no_command_line(server, repo, monkeypatch):
+    seen = []
+    from pharmabackup.engine.dataset import DatasetSink
+
+    real = DatasetSink.stream
+
+    def look(self, read_into, **more):
+        for process, name in children().items():
+            if name.startswith("mariadb-backup"):
+                seen.append(Path("/proc", str(process), "cmdline").read_bytes())
+        return real(self, read_into, **more)
+
+    monkeypatch.setattr(DatasetSink, "stream", look)
+    repo.backup([source(server)])
+    assert seen and not any(PASSWORD.encode() in line for line in seen)
+
+
+def test_the_command_line_backs_up_and_restores_a_server(server, repo, key, place, tmp_path):
+    write(server, 0)
+    where = ["-r", str(tmp_path / "repository"), "--credential", f"keyfile:{key}", "--state", str(tmp_path / "state")]
+    environment = {**os.environ, "MYSQL_PWD": PASSWORD}
+
+    def run(verb: str, *more: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "pharmabackup", verb, *where, *more], check=True, env=environment, cwd=tmp_path
+        )
+
+    run(
+        "backup",
+        "--mariadb-instance",
+        f"{NAME}=mariadb://{server.user}@127.0.0.1:{server.port}",
+        "--tier",
+        f"{NAME}=1",
+    )
+    assert repo.snapshot(NAME).tier == 1
+    run("restore", "--into", f"{NAME}={place / 'data'}")
+    with back(place / "data", place) as again:
+        assert numbers(again) == numbers(server)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_user_who_may_not_copy_the_server_is_told_which_rights_it_needs(server, repo):
+    do(server, f"CREATE USER IF NOT EXISTS small@127.0.0.1 IDENTIFIED BY '{'x' * 20}'")
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([source(server, user="small", password="x" * 20)])
+    assert "may not copy the server" in messages(caught.value)
+    assert any("BINLOG MONITOR" in finding.remedy for finding in caught.value.findings)
+    do(server, "GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR ON *.* TO small@127.0.0.1")
+    repo.backup([source(server, user="small", password="x" * 20)])
+
+
+def test_tables_that_lie_elsewhere_are_refused(server, repo):
+    elsewhere = server.data.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.chown(elsewhere, "mysql", "mysql")
+    for engine in ("InnoDB", "Aria"):
+        do(server, f"CREATE TABLE pmr.far (id int PRIMARY KEY) ENGINE={engine} DATA DIRECTORY='{elsewhere}'")
+        try:
+            with pytest.raises(pb.Incomplete) as caught:
+                repo.backup([source(server)])
+        finally:
+            do(server, "DROP TABLE pmr.far")
+        assert "outside of its data folder" in messages(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("innodb-undo-directory", None),
+        ("innodb-log-group-home-dir", "ib_logfile0"),
+        ("innodb-data-home-dir", "ibdata1"),
+    ],
+)
+def test_a_server_that_keeps_files_elsewhere_is_refused(tmp_path, repo, option, file):
+    folder = tmp_path / "server"
+    (folder / "elsewhere").mkdir(parents=True)
+    with mariadb(folder) as other:
+        pass
+    if file is not None:
+        (other.data / file).rename(folder / "elsewhere" / file)
+    shutil.chown(folder / "elsewhere", "mysql", "mysql")
+    with started(other, folder, f"--{option}={folder / 'elsewhere'}"), pytest.raises(pb.Incomplete) as caught:
+        repo.backup([source(other)])
+    assert "outside of its data folder" in messages(caught.value)
+
+
+def test_a_server_with_files_of_another_make_comes_back(tmp_path, repo, place):
+    options = (
+        "--innodb-page-size=8k", "--innodb-data-file-path=first:10M;second:10M:autoextend",
+        "--innodb-undo-tablespaces=3", "--lower-case-table-names=1",
+    )  # fmt: skip
+    (tmp_path / "server").mkdir()
+    with mariadb(tmp_path / "server", *options) as other:
+        do(other, "CREATE DATABASE pmr")
+        do(other, "CREATE TABLE pmr.entry (id int PRIMARY KEY, drug varchar(60))")
+        do(other, "CREATE TABLE pmr.ledger (id int PRIMARY KEY, balance int)")
+        write(other, 0)
+        repo.backup([source(other)])
+    checked = restored(repo, place / "data").datasets[NAME].facts["files"]
+    assert checked >= 2 + 3 + 2 and repo.snapshot(NAME).facts["settings"]["innodb_page_size"] == "8192"
+    with back(place / "data", place, *options) as again:
+        assert numbers(again) == [0]
+
+
+def test_a_server_with_encrypted_tables_comes_back_where_its_keys_are(tmp_path, repo, place):
+    keys = tmp_path / "keys"
+    keys.write_text("1;" + "ab" * 32 + "\n")
+    keys.chmod(0o644)
+    encrypted = (
+        "--plugin-load-add=file_key_management", f"--loose-file-key-management-filename={keys}",
+        "--innodb-encrypt-tables=FORCE", "--innodb-encrypt-log=ON",
+    )  # fmt: skip
+    (tmp_path / "server").mkdir()
+    with mariadb(tmp_path / "server", *encrypted) as other:
+        do(other, "CREATE DATABASE pmr")
+        do(other, "CREATE TABLE pmr.entry (id int PRIMARY KEY, drug varchar(60))")
+        do(other, "CREATE TABLE pmr.ledger (id int PRIMARY KEY, balance int)")
+        write(other, 0)
+        assert b"Morphine" not in b"".join(path.read_bytes() for path in other.data.glob("pmr/*.ibd"))
+        repo.backup([source(other)])
+    away = keys.rename(tmp_path / "away")
+    with pytest.raises(pb.Incomplete) as caught:
+        restored(repo, place / "data")
+    assert "encryption keys are not here" in messages(caught.value) and list(place.iterdir()) == []
+    away.rename(keys)
+    restored(repo, place / "data")
+    assert not (place / "data" / "backup-my.cnf").exists()  # where a key's password would be
+    with back(place / "data", place, *encrypted) as again:
+        assert numbers(again) == [0]
+
+
+def test_programs_of_another_version_or_none_are_refused(server, repo, place, tmp_path):
+    repo.backup([source(server)])
+    facts = dict(repo.snapshot(NAME).facts)
+    target = pb.MariaDBInstance(data=place / "data", name=NAME)
+    with pytest.raises(pb.Unsupported, match="only that version can start it"):
+        target.prepare({**facts, "major": 11}, overwrite=False)
+    with pytest.raises(pb.Unsupported, match="no backup of a whole MariaDB server"):
+        target.prepare({**facts, "product": "MySQL"}, overwrite=False)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mariadb-backup").symlink_to(shutil.which("mariadb-backup"))
+    with pytest.raises(pb.SourceFailed, match="mbstream is not installed"):
+        pb.MariaDBInstance(data=place / "data", name=NAME, tools=tmp_path / "bin").prepare(facts, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "url", ["mariadb://u@h/pmr", "pmr", "localhost", "postgresql://h", "mariadb://u:secret@h", "mariadb://u@h?x=1"]
+)
+def test_what_is_no_address_of_a_server_is_refused_without_repeating_a_password(url):
+    with pytest.raises(pb.InvalidInput) as caught:
+        pb.MariaDBInstance(url, name=NAME)
+    assert "secret" not in str(caught.value)
+
+
+def test_arguments_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(pb.InvalidInput, match="backed up by its url, or restored into data"):
+        pb.MariaDBInstance(name=NAME)
+    with pytest.raises(pb.InvalidInput, match="backed up by its url, or restored into data"):
+        pb.MariaDBInstance("mariadb://h", name=NAME, data=tmp_path)
+
+
+# ---------------------------------------------------------------- the stream
+
+
+def chunk(path: str, content: bytes = b"", *, kind: str = "P") -> bytes:
+    name = path.encode()
+    head = b"XBSTCK01\0" + kind.encode() + len(name).to_bytes(4, "little") + name
+    if kind == "E":
+        return head
+    return head + len(content).to_bytes(8, "little") + bytes(8) + bytes(4) + content
+
+
+@pytest.mark.parametrize("size", [1, 3, 14, 50, 1000])
+def test_a_stream_passes_as_it_is_however_it_is_cut(size):
+    stream = chunk("pmr/a.ibd", b"x" * 100) + chunk("ibdata1", b"") + chunk("pmr/a.ibd", kind="E")
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert b"".join(mariadb_unpack._checked(pieces, NAME)) == stream
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        chunk("../../etc/cron.d/x", b"x"),
+        chunk("/etc/cron.d/x", b"x"),
+        chunk("pmr/../../x", kind="E"),
+        chunk("..\\x", b"x"),
+        chunk("C:x", b"x"),
+        chunk("a\0b", b"x"),
+        chunk("", b"x"),
+        chunk("pmr/far.isl", b"/etc/x.ibd"),
+        chunk("pmr/FAR.ISL", b"/etc/x.ibd"),
+        chunk("x", b"x", kind="S"),
+        chunk("x" * 5000, b"x"),
+        b"something else entirely, and long enough",
+        chunk("a", b"abc")[:-1],
+        chunk("a", b"abc")[:20],
+    ],
+)
+def test_a_stream_that_would_write_elsewhere_or_is_not_whole_is_refused(bad, size):
+    stream = chunk("ibdata1", b"x" * 40) + bad
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
+        list(mariadb_unpack._checked(pieces, NAME))
+
+
+def test_a_stream_that_writes_elsewhere_is_not_unpacked(server, repo, place):
+    """What a stolen device's key may have put there."""
+    repo.backup([source(server)])
+
+    class Forged:
+        facts = repo.snapshot(NAME).facts
+
+        def read(self, _name: bytes) -> Iterator[bytes]:
+            yield chunk("ibdata1", b"x")
+            yield chunk("../outside", b"x")
+
+        def check(self) -> None:
+            pass
+
+    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
+        pb.MariaDBInstance(data=place / "data", name=NAME).load(Forged(), overwrite=False)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["plugin_load=evil", "plugin-dir=./", "innodb_data_home_dir=/etc", "innodb_undo_directory=../other",
+     "innodb_data_file_path=/etc/passwd:12M", "innodb_data_file_path=ibdata1:12M;../x:1M:autoextend", "tmpdir=/etc",
+     "!include /etc/x", "plugin-load=evil", "loose-plugin_load=evil", "nonsense", "innodb_data_file_path='a:1M'"],
+)  # fmt: skip
+def test_settings_in_a_backup_that_would_reach_elsewhere_are_refused(tmp_path, line):
+    """They are read by the program that prepares it, which may be root's."""
+    settings = tmp_path / "backup-my.cnf"
+    good = "# A comment\n\n[mysqld]\ninnodb_page_size=16384\ninnodb_data_file_path=ibdata1:12M:autoextend\n"
+    settings.write_text(good)
+    mariadb_unpack._look_into(settings, NAME)
+    settings.write_text(good + "plugin_dir=./\n")
+    mariadb_unpack._look_into(settings, NAME)
+    assert "plugin" not in settings.read_text() and "innodb_page_size=16384\n" in settings.read_text()
+    settings.write_text(good + line + "\n")
+    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
+        mariadb_unpack._look_into(settings, NAME)
+    settings.unlink()
+    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
+        mariadb_unpack._look_into(settings, NAME)
