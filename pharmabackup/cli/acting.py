@@ -16,14 +16,14 @@ from pharmabackup.cli.codes import OK, STATES, WARNING
 from pharmabackup.cli.fetching import recovered
 from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
-from pharmabackup.cli.settings import Settings, Share, Time, named, pairs
+from pharmabackup.cli.settings import Settings, Share, Time, pairs
+from pharmabackup.cli.sources import source_options, sources_of
 from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Proposal, Report, sized
 
 if TYPE_CHECKING:
     from pharmabackup.wal import Recovery
 
-TIER = 3
 T = TypeVar("T")
 
 
@@ -59,38 +59,7 @@ def init(settings: Settings) -> None:
 
 
 @pharmabackup.command()
-@click.option("--files", "folders", metavar="[NAME=]PATH", multiple=True, help="A folder and all that is in it.")
-@click.option(
-    "--sqlite", "databases", metavar="[NAME=]PATH", multiple=True, help="An SQLite database, in use or not."
-)
-@click.option(
-    "--postgresql",
-    "served",
-    metavar="[NAME=]URL",
-    multiple=True,
-    help="A PostgreSQL database; PGPASSWORD or ~/.pgpass.",
-)
-@click.option(
-    "--mysql",
-    "mysqls",
-    metavar="[NAME=]URL",
-    multiple=True,
-    help="A MariaDB or MySQL database; MYSQL_PWD.",
-)
-@click.option(
-    "--postgresql-cluster",
-    "clusters",
-    metavar="NAME=URL",
-    multiple=True,
-    help="A whole PostgreSQL server, as its files.",
-)
-@click.option(
-    "--mariadb-instance",
-    "instances",
-    metavar="NAME=URL",
-    multiple=True,
-    help="A whole MariaDB server, as its files.",
-)
+@source_options
 @click.option(
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
@@ -100,21 +69,15 @@ def init(settings: Settings) -> None:
 @click.pass_obj
 def backup(
     settings: Settings,
-    folders: tuple[str, ...],
-    databases: tuple[str, ...],
-    served: tuple[str, ...],
-    mysqls: tuple[str, ...],
-    clusters: tuple[str, ...],
-    instances: tuple[str, ...],
+    /,
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
     others: tuple[str, ...],
     reason: str | None,
+    **given: tuple[str, ...],
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(
-        folders, databases, pairs(tiers, "--tier", int), exclude, served, mysqls, clusters, instances
-    )
+    sources = sources_of(given, pairs(tiers, "--tier", int), exclude)
     if not sources:
         raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH, --postgresql URL or --mysql URL.")
     who, away = settings.who(), False
@@ -136,61 +99,6 @@ def backup(
     _show(settings, report)
     away |= any(finding.code == "location-behind" for finding in report.findings)
     return WARNING if away else OK
-
-
-def sources_of(
-    folders: tuple[str, ...],
-    databases: tuple[str, ...],
-    tiers: dict[str, object],
-    exclude: tuple[str, ...],
-    served: tuple[str, ...] = (),
-    mysqls: tuple[str, ...] = (),
-    clusters: tuple[str, ...] = (),
-    instances: tuple[str, ...] = (),
-) -> list[pb.Source]:
-    """The folders and databases that were named."""
-
-    def database(path: str, name: str | None, tier: int) -> pb.Source:
-        return pb.SQLite(path, name=name, tier=tier)
-
-    def folder(path: str, name: str | None, tier: int) -> pb.Source:
-        return pb.Files(path, name=name, tier=tier, exclude=exclude)
-
-    def server(url: str, name: str | None, tier: int) -> pb.Source:
-        return pb.PostgreSQL(url, name=name, tier=tier)
-
-    def mysql(url: str, name: str | None, tier: int) -> pb.Source:
-        return pb.MySQL(url, name=name, tier=tier)
-
-    def cluster(url: str, name: str | None, tier: int) -> pb.Source:
-        return pb.PostgreSQLCluster(url, name=required(name, "--postgresql-cluster"), tier=tier)
-
-    def instance(url: str, name: str | None, tier: int) -> pb.Source:
-        return pb.MariaDBInstance(url, name=required(name, "--mariadb-instance"), tier=tier)
-
-    def required(name: str | None, option: str) -> str:
-        if name is None:
-            raise click.BadParameter("give it as NAME=URL.", param_hint=option)
-        return name
-
-    sources: list[pb.Source] = []
-    kinds = (
-        (server, served),
-        (mysql, mysqls),
-        (cluster, clusters),
-        (instance, instances),
-        (database, databases),
-        (folder, folders),
-    )
-    for make, texts in kinds:
-        for text in texts:
-            name, path = named(text)
-            source = make(path, name, TIER)
-            tier = tiers.pop(source.name, None)
-            sources.append(source if tier is None else make(path, name, int(str(tier))))
-    if tiers:
-        raise click.BadParameter(f"there is no dataset {', '.join(sorted(tiers))} here.", param_hint="--tier")
-    return sources
 
 
 @pharmabackup.command()

@@ -39,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         acting,
         auditing,
         configuring,
+        discovering,
         following,
         keeping,
         keys,
@@ -48,7 +49,9 @@ def run(arguments: Sequence[str]) -> int:
         recovering,
     )
 
-    assert acting and auditing and configuring and following and keeping and keys and looking and mending
+    assert (
+        acting and auditing and configuring and discovering and following and keeping and keys and looking and mending
+    )
     assert placing and recovering
     settings = Settings(Output(form_of(arguments)))
     output = settings.output

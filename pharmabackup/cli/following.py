@@ -9,12 +9,13 @@ from datetime import timedelta
 import click
 
 import pharmabackup as pb
-from pharmabackup.cli.acting import run_verb, sources_of
+from pharmabackup.cli.acting import run_verb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import ABSENT, CRITICAL, OK
 from pharmabackup.cli.output import Output
 from pharmabackup.cli.reports import local
 from pharmabackup.cli.settings import Settings, named, pairs
+from pharmabackup.cli.sources import sources_of
 
 GONE_S = 600  # a finding that was not heard of for so long, and comes again, is new
 
@@ -57,7 +58,7 @@ def follow(
             return
     elif show_setting:
         raise click.UsageError("Say for which server: --wal NAME=DATA.")
-    followed += sources_of(folders, databases, numbers, ())
+    followed += sources_of({"files": folders, "sqlite": databases}, numbers)
     if not followed:
         raise click.UsageError("Say what to follow: --sqlite PATH, --wal NAME=DATA or --files PATH.")
     with settings.open() as repository:

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 
 import click
 
-from pharmabackup.cli.acting import applied, run_verb, sources_of
+from pharmabackup.cli.acting import applied, run_verb
 from pharmabackup.cli.app import pharmabackup
 from pharmabackup.cli.codes import OK, WARNING
 from pharmabackup.cli.keeping import confirmed
 from pharmabackup.cli.settings import Settings
+from pharmabackup.cli.sources import sources_of
 from pharmabackup.results import Proposal, sized
 
 
@@ -30,7 +31,7 @@ def repair(
     yes: bool,
 ) -> int:
     """Mend what is damaged, as far as that can be, and say what is lost. All data is read first."""
-    sources = sources_of(folders, databases, {}, exclude)
+    sources = sources_of({"files": folders, "sqlite": databases}, {}, exclude)
     output = settings.output
     with ExitStack() as stack:
         who = settings.who()

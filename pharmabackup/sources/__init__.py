@@ -1,6 +1,6 @@
 """What can be backed up. Public: vendors write sources of their own, after `Source`, `View` and `Sink`."""
 
-from pharmabackup.sources.base import Content, FolderColumns, Kept, PreviousFolder, Sink, Source, View
+from pharmabackup.sources.base import Content, FolderColumns, Kept, PreviousFolder, Served, Sink, Source, View
 from pharmabackup.sources.command import Command
 from pharmabackup.sources.files import Files
 from pharmabackup.sources.mariadb_instance import MariaDBInstance
@@ -23,6 +23,7 @@ __all__ = [
     "PostgreSQLWAL",
     "PreviousFolder",
     "SQLite",
+    "Served",
     "Sink",
     "Source",
     "View",

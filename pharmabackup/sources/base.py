@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pharmabackup.errors import InvalidInput, Unsupported
 from pharmabackup.ids import DATASET_NAME
@@ -65,6 +66,20 @@ class FolderColumns:
     chunks: list[int] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
     extras: list[tuple[int, int, bytes]] = field(default_factory=list)  # entry, key, value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A database server, as a source knows it: where it says that it listens, and all databases that it has.
+
+    `database`: the one that the source is of; None: all.
+    """
+
+    product: Literal["postgresql", "mysql", "sqlserver"]
+    host: str
+    port: int
+    databases: tuple[str, ...]
+    database: str | None
 
 
 class Sink(ABC):
@@ -196,6 +211,14 @@ class Source(ABC):
 
     def location(self) -> Path | None:
         """Where the data lies on this machine, if it does: a repository inside it is refused."""
+        return None
+
+    def covers(self, path: Path) -> bool:  # noqa: ARG002
+        """Whether this file or folder is backed up by it."""
+        return False
+
+    def served(self) -> Served | None:
+        """The database server that it is of, if it is of one, which is asked. SourceFailed."""
         return None
 
     def changed(self) -> bool:

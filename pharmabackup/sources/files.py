@@ -72,6 +72,18 @@ class Files(Source):
     def location(self) -> Path:
         return Path(self._path)
 
+    def covers(self, path: Path) -> bool:
+        """By its place and the patterns: nothing is looked at."""
+        try:
+            parts = path.relative_to(self._path).parts
+        except ValueError:
+            return False
+        whole = os.fsencode("/".join(parts))
+        leading = [os.fsencode("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+        if self._excluded is not None and any(map(self._excluded, leading)):
+            return False
+        return self._included is None or self._included(whole)
+
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import InvalidInput, SourceFailed
-from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.data_folder import DataFolder
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.mariadb_unpack import BACKUP, refuse, runs, unpack
@@ -82,6 +82,9 @@ class MariaDBInstance(Source):
         self._server = None if url is None else Server(url, password, whole=True)
         self._data = None if data is None else Path(os.path.realpath(data))
         self._tools = Tools(tools)
+
+    def served(self) -> Served | None:
+        return None if self._server is None else self._server.served(self.name, whole=True)
 
     def location(self) -> Path | None:
         return self._data

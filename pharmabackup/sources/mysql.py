@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed, Unsupported
-from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading, target_not_empty
 from pharmabackup.sources.mysql_rows import RowCount
@@ -66,6 +66,9 @@ class MySQL(Source):
             raise InvalidInput("The tables to count are a list, not one text.", remedy=f"Write [{count!r}].")
         self._tools = Tools(tools)
         self._count = tuple(count)
+
+    def served(self) -> Served:
+        return self._server.served(self.name)
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pharmabackup.errors import SourceFailed, Unsupported
 from pharmabackup.sources.address import address, bad_address
+from pharmabackup.sources.base import Served
 
 if TYPE_CHECKING:
     import pymysql
@@ -123,6 +124,19 @@ class Server:
         """For these tools: what must not be on a command line, and messages in one language."""
         options = {"MYSQL_TEST_LOGIN_FILE": os.devnull}  # else MySQL's read ~/.mylogin.cnf
         return {"LC_ALL": "C"} | options | ({} if self._password is None else {"MYSQL_PWD": self._password})
+
+    def served(self, dataset: str, *, whole: bool = False) -> Served:
+        """The server and its databases, without its own; others only as far as this user sees them. SourceFailed."""
+        with self.connected(dataset, None) as connection:
+            port = int(one(connection, "SELECT @@port"))
+            names = [str(name) for (name,) in run(connection, "SHOW DATABASES")]
+        return Served(
+            product="mysql",
+            host="localhost" if self._socket else self._host,
+            port=port,
+            databases=tuple(sorted(name for name in names if name.lower() not in SYSTEM)),
+            database=None if whole else self.database,
+        )
 
     @contextmanager
     def connected(self, dataset: str, database: str | None = "") -> Iterator[Connection]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, Unsupported
-from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_load import ALL, Loading
 from pharmabackup.sources.postgresql_roles import read_database, read_roles
@@ -91,6 +91,9 @@ class PostgreSQL(Source):
         if isinstance(only, str):
             raise InvalidInput("The tables to restore are a list, not one text.", remedy=f"Write [{only!r}].")
         self._only = [_part(text) for text in only]
+
+    def served(self) -> Served:
+        return self._server.served(self.name)
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()

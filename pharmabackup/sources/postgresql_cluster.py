@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed
-from pharmabackup.sources.base import Content, Sink, Source, StrPath, View
+from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.data_folder import DataFolder
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_server import Server, major, one, told
@@ -68,6 +68,9 @@ class PostgreSQLCluster(Source):
         self._data = None if data is None else Path(os.path.realpath(data))
         self._tools = Tools(tools)
         self._recovery = recovery
+
+    def served(self) -> Served | None:
+        return None if self._server is None else self._server.served(self.name, whole=True)
 
     def location(self) -> Path | None:
         return self._data

@@ -6,12 +6,14 @@ Error texts of a server may quote rows. None is repeated: what happened is told 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pharmabackup.errors import SourceFailed, Unsupported
 from pharmabackup.sources.address import address, bad_address
+from pharmabackup.sources.base import Served
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,6 +45,7 @@ OPTIONS = {
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
 SCHEMES = ("postgresql", "postgres")
+DATABASES = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> ALL(%s) ORDER BY 1"
 
 UNREACHABLE = ("unreachable", "cannot be reached", "Check that PostgreSQL runs, and its host, port and firewall.")
 LOGIN = ("login", "does not let this user in", "Check user, password, the database's name, and pg_hba.conf.")
@@ -99,6 +102,19 @@ class Server:
         if self._password is not None:
             found["PGPASSWORD"] = self._password
         return found | {"PGCONNECT_TIMEOUT": str(CONNECT_S), "LC_ALL": "C", "PGAPPNAME": "pharmabackup"}
+
+    def served(self, dataset: str, *, whole: bool = False) -> Served:
+        """The server and its databases, without those that PostgreSQL brings itself. SourceFailed."""
+        with self.connected(dataset) as connection:
+            port = int(one(connection, "SELECT current_setting('port')")[0])
+            names = connection.execute(DATABASES, [list(MAINTENANCE)]).fetchall()
+        return Served(
+            product="postgresql",
+            host=self._given.get("host") or os.environ.get("PGHOST") or "localhost",
+            port=port,
+            databases=tuple(str(name) for (name,) in names),
+            database=None if whole else self.database,
+        )
 
     @contextmanager
     def connected(self, dataset: str, database: str | None = None) -> Iterator[Connection]:

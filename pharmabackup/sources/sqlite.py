@@ -47,6 +47,9 @@ class SQLite(Source):
         too_new = any(looked - TOO_NEW_NS < time < looked + TOO_NEW_NS for time in times)
         return too_new or _stamp(self._path) != stamp
 
+    def covers(self, path: Path) -> bool:
+        return os.path.realpath(path) == os.path.realpath(self._path)
+
     def location(self) -> Path:
         return Path(self._path)
 
