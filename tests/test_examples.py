@@ -49,6 +49,7 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         "13_several_places.py",
         "14_any_program.py",
         "15_to_the_minute.py",
+        "16_discover.py",
     ]
     for name, said in (
         ("01_backup.py", "pmr is safe"),
@@ -64,6 +65,8 @@ def test_every_example_is_here_in_turn(shop: Path) -> None:
         ("13_several_places.py", "0 only here (0 bytes)"),
         ("14_any_program.py", "journal has 1,000 sales again"),
         ("15_to_the_minute.py", "It was safe"),
+        ("16_discover.py", "pmr.db (sqlite) is backed up by pmr."),
+        ("16_discover.py", "documents (folder) is backed up by nobody."),
         ("09_keys.py", "Jaya Patel: owner"),
         ("10_roles.py", "The till: This credential was revoked (stolen)"),
         ("11_audit.py", "(Sam Okafor)  restore  done: the monthly trial"),
