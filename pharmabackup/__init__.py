@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         PostgreSQLWAL,
         Source,
         SQLite,
+        SQLServer,
     )
 
 __version__ = "0.1.0"
@@ -74,6 +75,7 @@ __all__ = [
     "Recipient",
     "Report",
     "Repository",
+    "SQLServer",
     "SQLite",
     "Shares",
     "Snapshot",
@@ -93,6 +95,7 @@ SOURCES = (
     "PostgreSQL",
     "PostgreSQLCluster",
     "PostgreSQLWAL",
+    "SQLServer",
     "SQLite",
     "Source",
 )

@@ -17,7 +17,7 @@ from pharmabackup.cli.fetching import recovered
 from pharmabackup.cli.progress import shown
 from pharmabackup.cli.reports import counted, lasted, show_report
 from pharmabackup.cli.settings import Settings, Share, Time, pairs
-from pharmabackup.cli.sources import source_options, sources_of
+from pharmabackup.cli.sources import source_options, sources_of, sqlserver
 from pharmabackup.cli.stopping import Stopping
 from pharmabackup.results import Proposal, Report, sized
 
@@ -190,6 +190,8 @@ def _loaded(
             found[name] = pb.MySQL(str(place), name=name)
         elif kind == "postgresql-cluster":
             found[name] = pb.PostgreSQLCluster(data=str(place), name=name, recovery=recovery)
+        elif kind == "sqlserver":
+            found[name] = sqlserver(str(place), name)
         elif kind == "mariadb-instance":
             found[name] = pb.MariaDBInstance(data=str(place), name=name)
         else:

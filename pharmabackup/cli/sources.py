@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import click
 
@@ -18,6 +19,7 @@ OPTIONS = {
     "sqlite": (f"{ANY}PATH", "An SQLite database, in use or not."),
     "postgresql": (f"{ANY}URL", "A PostgreSQL database; PGPASSWORD or ~/.pgpass."),
     "mysql": (f"{ANY}URL", "A MariaDB or MySQL database; MYSQL_PWD."),
+    "sqlserver": (f"{ANY}URL", "A SQL Server database: mssql://HOST/NAME?staging=FOLDER; SQLCMDPASSWORD."),
     "postgresql-cluster": (f"{REQUIRED}URL", "A whole PostgreSQL server, as its files."),
     "mariadb-instance": (f"{REQUIRED}URL", "A whole MariaDB server, as its files; MYSQL_PWD."),
 }
@@ -58,7 +60,32 @@ def _source(option: str, place: str, name: str | None, tier: int, exclude: Seque
             return pb.PostgreSQL(place, name=name, tier=tier)
         case "mysql":
             return pb.MySQL(place, name=name, tier=tier)
+        case "sqlserver":
+            return sqlserver(place, name, tier)
         case "postgresql-cluster":
             return pb.PostgreSQLCluster(place, name=name or "", tier=tier)
         case _:
             return pb.MariaDBInstance(place, name=name or "", tier=tier)
+
+
+def sqlserver(url: str, name: str | None, tier: int = TIER) -> pb.Source:
+    """mssql://[USER@]HOST[:PORT]/DATABASE?staging=FOLDER; the host may be HOST\\INSTANCE."""
+    try:
+        parts = urlsplit(url)
+        staging = dict(parse_qsl(parts.query)).get("staging", "")
+        user, at, where = parts.netloc.rpartition("@")
+    except ValueError:
+        parts, staging, user, at, where = urlsplit(""), "", "", "", ""
+    if parts.scheme != "mssql" or ":" in user or not staging:
+        raise click.BadParameter(
+            "write mssql://[USER@]HOST/DATABASE?staging=FOLDER, without a password.", param_hint="--sqlserver"
+        )
+    host, _, port = where.partition(":")
+    return pb.SQLServer(
+        unquote(parts.path.removeprefix("/")),
+        server=f"{unquote(host) or '.'}{f',{port}' if port else ''}",
+        staging=staging,
+        name=name,
+        tier=tier,
+        user=unquote(user) if at else None,
+    )

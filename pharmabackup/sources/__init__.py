@@ -9,6 +9,7 @@ from pharmabackup.sources.postgresql import PostgreSQL
 from pharmabackup.sources.postgresql_cluster import PostgreSQLCluster
 from pharmabackup.sources.postgresql_wal import PostgreSQLWAL
 from pharmabackup.sources.sqlite import SQLite
+from pharmabackup.sources.sqlserver import SQLServer
 
 __all__ = [
     "Command",
@@ -22,6 +23,7 @@ __all__ = [
     "PostgreSQLCluster",
     "PostgreSQLWAL",
     "PreviousFolder",
+    "SQLServer",
     "SQLite",
     "Served",
     "Sink",

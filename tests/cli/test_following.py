@@ -145,6 +145,8 @@ def test_what_a_server_has_to_be_set_to(site):
         (("restore", "x", "--wal", "w"), "--into NAME=DATA"),
         (("backup", "--postgresql-cluster", "postgresql://x/y"), "NAME=URL"),
         (("backup", "--mariadb-instance", "mariadb://x"), "NAME=URL"),
+        (("backup", "--sqlserver", "mssql://h/pmr"), "staging=FOLDER"),
+        (("backup", "--sqlserver", "mssql://u:secret@h/pmr?staging=/x"), "without a password"),
     ],
 )
 def test_what_is_missing_is_said(site, words, said):
