@@ -4,6 +4,7 @@
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     missing=""
     command -v mkfs.vfat >/dev/null 2>&1 || missing="$missing dosfstools"
+    command -v mkfs.btrfs >/dev/null 2>&1 || missing="$missing btrfs-progs"
     command -v mkfs.exfat >/dev/null 2>&1 || missing="$missing exfatprogs"
     command -v mount.exfat-fuse >/dev/null 2>&1 || missing="$missing exfat-fuse"
     command -v fusefat >/dev/null 2>&1 || missing="$missing fusefat"

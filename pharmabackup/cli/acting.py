@@ -64,6 +64,7 @@ def init(settings: Settings) -> None:
     "--tier", "tiers", metavar="NAME=N", multiple=True, help="0 is backed up and restored first, 5 last; 3."
 )
 @click.option("--exclude", metavar="GLOB", multiple=True, help="What to leave out of all folders.")
+@click.option("--shadow", is_flag=True, help="Read folders from Windows' shadow copies; for an administrator.")
 @click.option("--also", "others", metavar="URL", multiple=True, help="A replica that gets it too, meanwhile.")
 @click.option("--reason", metavar="TEXT", help="Why; it is kept with the snapshots.")
 @click.pass_obj
@@ -72,12 +73,13 @@ def backup(
     /,
     tiers: tuple[str, ...],
     exclude: tuple[str, ...],
+    shadow: bool,
     others: tuple[str, ...],
     reason: str | None,
     **given: tuple[str, ...],
 ) -> int:
     """Make one snapshot of each folder and database."""
-    sources = sources_of(given, pairs(tiers, "--tier", int), exclude)
+    sources = sources_of(given, pairs(tiers, "--tier", int), exclude, shadow=shadow)
     if not sources:
         raise click.UsageError("Say what to back up: --files PATH, --sqlite PATH, --postgresql URL or --mysql URL.")
     who, away = settings.who(), False

@@ -34,7 +34,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def sources_of(given: Named, tiers: dict[str, object], exclude: Sequence[str] = ()) -> list[pb.Source]:
+def sources_of(
+    given: Named, tiers: dict[str, object], exclude: Sequence[str] = (), *, shadow: bool = False
+) -> list[pb.Source]:
     """The sources that were named. Tiers are taken out of `tiers`; what is left there is of none."""
     sources: list[pb.Source] = []
     for option, (metavar, _) in OPTIONS.items():
@@ -42,18 +44,18 @@ def sources_of(given: Named, tiers: dict[str, object], exclude: Sequence[str] = 
             name, place = named(text)
             if name is None and metavar.startswith(REQUIRED):
                 raise click.BadParameter(f"give it as {metavar}.", param_hint=f"--{option}")
-            source = _source(option, place, name, TIER, exclude)
+            source = _source(option, place, name, TIER, exclude, shadow)
             tier = tiers.pop(source.name, None)
-            sources.append(source if tier is None else _source(option, place, name, int(str(tier)), exclude))
+            sources.append(source if tier is None else _source(option, place, name, int(str(tier)), exclude, shadow))
     if tiers:
         raise click.BadParameter(f"there is no dataset {', '.join(sorted(tiers))} here.", param_hint="--tier")
     return sources
 
 
-def _source(option: str, place: str, name: str | None, tier: int, exclude: Sequence[str]) -> pb.Source:
+def _source(option: str, place: str, name: str | None, tier: int, exclude: Sequence[str], shadow: bool) -> pb.Source:
     match option:
         case "files":
-            return pb.Files(place, name=name, tier=tier, exclude=exclude)
+            return pb.Files(place, name=name, tier=tier, exclude=exclude, shadow=shadow)
         case "sqlite":
             return pb.SQLite(place, name=name, tier=tier)
         case "postgresql":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,13 @@ from pharmabackup.sources.base import Sink, Source, StrPath, View
 from pharmabackup.sources.listing import WINDOWS, Listed, RootUnreadable, list_file
 from pharmabackup.sources.tree import TreeDump
 from pharmabackup.sources.trouble import reason
+from pharmabackup.sources.vss import shadow_copy
 from pharmabackup.sources.walk import Walk
+
+Shadow = Callable[[str], AbstractContextManager[StrPath]]
+"""Called with the folder, or file, when the view is taken. Entered, it gives the place where that is as it was at one
+moment, with the same names, times and inode numbers, and stays so until it is left: when the dataset is committed or
+has failed. SourceFailed says that it cannot."""
 
 
 class Files(Source):
@@ -35,6 +41,9 @@ class Files(Source):
     Names, kinds, modes, owners, times of last change, links' targets, hard links, holes and extended attributes
     are kept. FIFOs, sockets and devices are named, not read. What was not changed since the last snapshot is not
     read again: size, times of change, inode, owner, mode and number of links say so.
+
+    `shadow`: a function that gives a snapshot of the folder while it is backed up; True: Windows' shadow copies, for
+    an administrator.
     """
 
     kind = "files"
@@ -48,7 +57,7 @@ class Files(Source):
         exclude: Sequence[str] = (),
         include: Sequence[str] = (),
         one_file_system: bool = False,
-        shadow: bool = False,
+        shadow: bool | Shadow = False,
     ) -> None:
         text = os.fspath(path)
         if not text or "\0" in text:
@@ -58,12 +67,13 @@ class Files(Source):
         if name is None and not own:
             raise InvalidInput(f"{self._path} has no name of its own.", kind="name", remedy='Pass name="…".')
         super().__init__(own if name is None else name, tier)
-        if shadow:
+        if shadow is True and not WINDOWS:
             raise Unsupported(
-                "Shadow copies cannot be made here yet." if WINDOWS else "Shadow copies exist on Windows only.",
+                "Windows' shadow copies exist on Windows only.",
                 kind="operation",
-                remedy="Leave out shadow=True, and back up while the programs that use these files are closed.",
+                remedy="Leave out shadow=True, or give a function that makes a snapshot (docs/sources.md).",
             )
+        self._shadow: Shadow = shadow if callable(shadow) else shadow_copy if shadow else _as_it_is
         self._excluded = compile_patterns(exclude) if exclude else None
         self._included = compile_patterns(include, below=True) if include else None
         self._leads_on = compile_ancestors(include) if include else None
@@ -89,10 +99,17 @@ class Files(Source):
 
     @contextmanager
     def _view(self) -> Iterator[View]:
+        self._look(self._path)
+        with self._shadow(self._path) as place:
+            self._look(os.fspath(place))
+            yield _FilesView(self, os.fspath(place))
+
+    def _look(self, path: str) -> None:
+        """Whether it is there and can be read. SourceFailed."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(path)
             if stat.S_ISDIR(status.st_mode):
-                os.scandir(self._path).close()
+                os.scandir(path).close()
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
@@ -102,20 +119,19 @@ class Files(Source):
                 remedy="Name a folder or a file.",
                 dataset=self.name,
             )
-        yield _FilesView(self)
 
-    def dump(self, sink: Sink) -> None:
-        """What `View.dump` does. SourceFailed."""
+    def dump(self, sink: Sink, place: str) -> None:
+        """What `View.dump` does, with what lies at `place`. SourceFailed."""
         try:
-            TreeDump(sink).run(self._folders(sink))
+            TreeDump(sink).run(self._folders(sink, place))
         except RootUnreadable as error:
             raise self._failed(error.cause) from error.cause
 
-    def _folders(self, sink: Sink) -> Iterator[Listed]:
-        if not os.path.isdir(self._path):
-            return list_file(_extended(os.path.realpath(self._path)), sink)
+    def _folders(self, sink: Sink, place: str) -> Iterator[Listed]:
+        if not os.path.isdir(place):
+            return list_file(_extended(os.path.realpath(place)), sink)
         return Walk(
-            _extended(self._path),
+            _extended(place),
             sink,
             excluded=self._excluded,
             included=self._included,
@@ -136,12 +152,18 @@ class Files(Source):
 
 
 class _FilesView(View):
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, place: str) -> None:
         self._files = files
+        self._place = place
 
     def dump(self, sink: Sink) -> Mapping[str, object]:
-        self._files.dump(sink)
+        self._files.dump(sink, self._place)
         return {}
+
+
+@contextmanager
+def _as_it_is(folder: str) -> Iterator[str]:
+    yield folder
 
 
 def _extended(path: str) -> str:
