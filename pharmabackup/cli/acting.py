@@ -108,7 +108,7 @@ def backup(
 @click.option("--only", metavar="NAME|GLOB", multiple=True, help='A dataset, or paths in one: "documents/sops/**".')
 @click.option("--before", type=Time(), metavar="TIME", help="The newest from before that time.")
 @click.option("--into", metavar="NAME=URL", multiple=True, help="Load a dataset there, not into TARGET.")
-@click.option("--table", "tables", metavar="NAME", multiple=True, help="Of a PostgreSQL database, only such rows.")
+@click.option("--table", "tables", metavar="NAME", multiple=True, help="Of PostgreSQL or MariaDB, only its rows.")
 @click.option(
     "--until", type=Time(), metavar="TIME", help="A PostgreSQL server's files, and then its log until then."
 )
@@ -152,8 +152,8 @@ def restore(
         loaded = _loaded(repository, places, before, recovery, tables)
         if log is not None and not any(isinstance(source, pb.PostgreSQLCluster) for source in loaded.values()):
             raise click.UsageError("--wal and --until are for a whole PostgreSQL server, and none is restored.")
-        if tables and sum(isinstance(source, pb.PostgreSQL) for source in loaded.values()) != 1:
-            raise click.UsageError("--table is for one PostgreSQL database: --into NAME=URL.")
+        if tables and sum(isinstance(source, pb.PostgreSQL | pb.MySQL) for source in loaded.values()) != 1:
+            raise click.UsageError("--table is for one PostgreSQL or MariaDB database: --into NAME=URL.")
         report = run_verb(
             settings,
             lambda progress, cancel: repository.restore(
@@ -189,7 +189,7 @@ def _loaded(
         elif kind == "postgresql":
             found[name] = pb.PostgreSQL(str(place), name=name, only=tables)
         elif kind == "mysql":
-            found[name] = pb.MySQL(str(place), name=name)
+            found[name] = pb.MySQL(str(place), name=name, only=tables)
         elif kind == "postgresql-cluster":
             found[name] = pb.PostgreSQLCluster(data=str(place), name=name, recovery=recovery)
         elif kind == "sqlserver":

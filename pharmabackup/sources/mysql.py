@@ -44,6 +44,9 @@ class MySQL(Source):
     restore. Restored to a folder it is `database.sql` (tables and rows), `programs.sql` (views, routines, triggers)
     and `events.sql`, which the server's client reads. Users and their rights are the server's, and not in it.
 
+    `only`, of what is restored into: tables whose rows come; all others are there and empty, and events do not begin
+    (docs/sources.md). It never takes another database's place.
+
     Restored into a server (`into=`), it is loaded beside what is there, compared, and all its tables take their
     places at once: with `overwrite` those that are there move to a database of their own.
     """
@@ -59,6 +62,7 @@ class MySQL(Source):
         password: str | None = None,
         tools: StrPath | None = None,
         count: Sequence[str] = (),
+        only: Sequence[str] = (),
     ) -> None:
         self._server = Server(url, password)
         super().__init__(self._server.database if name is None else name, tier)
@@ -66,6 +70,9 @@ class MySQL(Source):
             raise InvalidInput("The tables to count are a list, not one text.", remedy=f"Write [{count!r}].")
         self._tools = Tools(tools)
         self._count = tuple(count)
+        if isinstance(only, str):
+            raise InvalidInput("The tables to restore are a list, not one text.", remedy=f"Write [{only!r}].")
+        self._only = tuple(only)
 
     def served(self) -> Served:
         return self._server.served(self.name)
@@ -75,6 +82,8 @@ class MySQL(Source):
 
     @contextmanager
     def _view(self) -> Iterator[View]:
+        if self._only:
+            raise InvalidInput("A database is backed up whole.", remedy="Give `only` to restore a part of it.")
         with self._server.connected(self.name) as connection:
             view = _Database(self, connection, self._dumping(version(connection)))
             try:
@@ -107,8 +116,8 @@ class MySQL(Source):
                 remedy=f"Restore into {dumped.product} {dumped} or newer.",
             )
         self._tools.program(CLIENT, server, self.name)
-        if there and not overwrite:
-            raise target_not_empty(database)
+        if there and (self._only or not overwrite):
+            raise target_not_empty(database, part=bool(self._only))
         if there and referring:
             raise Conflict(
                 f"Tables of the database {referring[0][0]} refer to {database}, and would then refer to what it had.",
@@ -126,8 +135,9 @@ class MySQL(Source):
         with self._server.connected(self.name, None) as connection:
             server = version(connection)
         client, own = self._tools.program(CLIENT, server, self.name)
-        return Loading(self._server, client, own.mariadb, self._dumping(server), self.name, content).run(
-            overwrite=overwrite
+        dumping = self._dumping(server)
+        return Loading(self._server, client, own.mariadb, dumping, self.name, content, self._only).run(
+            overwrite=overwrite and not self._only
         )
 
 

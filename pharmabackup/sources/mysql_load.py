@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, SourceFailed
 from pharmabackup.sources.base import Content
-from pharmabackup.sources.mysql_rows import joined
+from pharmabackup.sources.mysql_rows import joined, only_of
 from pharmabackup.sources.mysql_schema import CHARACTERS, TRIGGERS, Schema, raised
 from pharmabackup.sources.mysql_schema import EVENTS as EVENTS_OF
 from pharmabackup.sources.mysql_server import Server, count_rows, exists, one, quoted, run, tables, told
@@ -36,6 +36,14 @@ MARK = "pharmabackup is restoring"  # a table in a database that is being loaded
 NEW = "CREATE DATABASE {} CHARACTER SET {} COLLATE {}"
 WORD = re.compile(r"\w+")
 ALTER = re.compile(rb"^ALTER DATABASE `(?:[^`]|``)+` CHARACTER SET", re.MULTILINE)
+_NAME = rb"(?:`(?:[^`]|``)+`|[\w$]+)"
+# A trigger may have been made with its database's name before its own and its table's, and is written down so.
+TRIGGER = re.compile(
+    rb"^(/\*!50003 CREATE\*/ (?:/\*!50017 DEFINER=.*?\*/ )?/\*!50003 TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)"
+    rb"(?:%b\s*\.\s*)?(%b\s+(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s+)(?:%b\s*\.\s*)?(?=%b)"
+    % ((_NAME,) * 4),
+    re.MULTILINE | re.IGNORECASE,
+)
 OLD_TABLES = b"/*M!100000 SET SESSION innodb_strict_mode = 0 */;\n"  # which a newer server would refuse
 
 
@@ -43,15 +51,23 @@ class Loading:
     """One restore. Each step has a connection of its own, since hours lie between them."""
 
     def __init__(
-        self, server: Server, client: str, mariadb: bool, dumping: Dumping, dataset: str, content: Content
+        self,
+        server: Server,
+        client: str,
+        mariadb: bool,
+        dumping: Dumping,
+        dataset: str,
+        content: Content,
+        only: Sequence[str],
     ) -> None:
-        """`client`: the program that runs statements, and whether it is MariaDB's."""
+        """`client`: the program that runs statements, and whether it is MariaDB's. `only`: whose rows come."""
         self._server = server
         self._client = client
         self._mariadb = mariadb
         self._dumping = dumping
         self._dataset = dataset
         self._content = content
+        self._only = only
         self._look = content.check
         self._texts_in = KEPT
 
@@ -66,7 +82,9 @@ class Loading:
             try:
                 with self._connected() as connection, raised(connection, "max_allowed_packet", PACKET):
                     # Rows are twice as long in a dump as they were in the server.
-                    self._execute(chain([OLD_TABLES], joined(self._content.read(DATABASE))), beside)
+                    rows_of = self._content.read(DATABASE)
+                    parts = only_of(rows_of, self._only) if self._only else rows_of
+                    self._execute(chain([OLD_TABLES], joined(parts)), beside)
                 rows = self._verified(beside)
                 programs, events = (b"".join(self._content.read(path)) for path in (PROGRAMS, EVENTS))
                 self._execute([_aimed(programs, beside)], beside)  # else a mistake in them would come too late
@@ -75,7 +93,8 @@ class Loading:
             finally:
                 with suppress(SourceFailed), self._connected() as connection:
                     run(connection, f"DROP DATABASE IF EXISTS {quoted(beside)}")
-            self._begin_events(events)
+            if not self._only:
+                self._begin_events(events)
         facts: dict[str, object] = {"database": self._server.database, "rows": rows}
         return facts | ({"replaced": replaced} if replaced else {})
 
@@ -136,8 +155,18 @@ class Loading:
         """The server's own check of each table, and the counted rows, which must be those of the backup."""
         expected = self._content.facts.get("rows")
         expected = expected if isinstance(expected, dict) else {}
+        if self._only:
+            expected = {table: count for table, count in expected.items() if table in self._only}
         with self._connected() as connection:
-            for table in tables(connection, database):
+            there = tables(connection, database)
+            if missing := sorted(set(self._only) - set(there)):
+                raise SourceFailed(
+                    f"There is no table {missing[0]} in the backup of {self._dataset}.",
+                    kind="table-missing",
+                    remedy="Check its name; large and small letters count.",
+                    dataset=self._dataset,
+                )
+            for table in there:
                 self._look()
                 for _, _, kind, _ in run(connection, f"CHECK TABLE {quoted(database, table)}"):
                     if str(kind).lower() == "error":
@@ -325,14 +354,19 @@ def _nothing() -> None:
 
 
 def _aimed(programs: bytes, database: str) -> bytes:
-    """Routines of another collation than their database's set that for a moment, by the name that it had."""
+    """Triggers are of the database that they are loaded into, whatever it is called.
+
+    So are routines of another collation than their database's, which set that for a moment, by the name that it had.
+    """
     there = b"ALTER DATABASE " + quoted(database).encode() + b" CHARACTER SET"
-    return ALTER.sub(lambda _: there, programs)
+    return TRIGGER.sub(rb"\1\2", ALTER.sub(lambda _: there, programs))
 
 
-def target_not_empty(database: str) -> Conflict:
+def target_not_empty(database: str, *, part: bool = False) -> Conflict:
+    """`part`: of the database that is restored only a part comes, which replaces none."""
+    other = "" if part else ", or pass overwrite=True: then its tables are kept in another database"
     return Conflict(
         f"A database {database} is there already and was not touched.",
         kind="target-not-empty",
-        remedy="Choose another name, or pass overwrite=True: then its tables are kept in another database.",
+        remedy=f"Choose another name{other}.",
     )

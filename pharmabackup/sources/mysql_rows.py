@@ -65,6 +65,26 @@ class RowCount:
         self._held = data[end:]
 
 
+def only_of(pieces: Iterable[bytes | memoryview], tables: Iterable[str]) -> Iterator[bytes]:
+    """A dump of tables without the rows of all others."""
+    wanted = tuple(INSERT[1:] + quoted(name).encode() + b" " for name in tables)
+    held, keeps = b"", None  # `keeps`: whether it keeps the line that the last piece has begun
+    for piece in pieces:
+        data, at, kept = held + bytes(piece), 0, []
+        while at < len(data):
+            end = data.find(b"\n", at) + 1
+            if keeps is None:
+                if not end and len(data) - at < LONGEST:
+                    break  # whose row it is may come with the next piece
+                keeps = data.startswith(wanted, at) or not data.startswith(INSERT[1:], at)
+            if keeps:
+                kept.append(data[at : end or None])
+            at, keeps = end or len(data), None if end else keeps
+        held = data[at:]
+        yield b"".join(kept)
+    yield held
+
+
 def joined(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """A dump of tables with a statement for many rows: a server takes them twice as fast.
 

@@ -161,4 +161,4 @@ def test_a_log_needs_a_whole_server_to_go_with(site):
     done = run(site, "restore", "--only", "pmr", "--into", f"pmr={site / 'x.db'}", "--wal", "w")
     assert done.returncode == 64 and "for a whole PostgreSQL server" in done.stderr
     done = run(site, "restore", "--only", "pmr", "--into", f"pmr={site / 'x.db'}", "--table", "notes")
-    assert done.returncode == 64 and "for one PostgreSQL database" in done.stderr
+    assert done.returncode == 64 and "for one PostgreSQL or MariaDB database" in done.stderr

@@ -516,7 +516,7 @@ def test_two_restores_at_once_are_one(server: MariaServer, repo: pb.Repository) 
 
     filled(server, 1)
     repo.backup([source(server)])
-    first = Loading(source(server)._server, "", True, None, "pmr", SimpleNamespace(check=None))  # type: ignore[arg-type]
+    first = Loading(source(server)._server, "", True, None, "pmr", SimpleNamespace(check=None), ())  # type: ignore[arg-type]
     with first._alone():
         finding = failure(lambda: repo.restore(into={"pmr": source(server)}, overwrite=True))
     assert "under way" in finding.message
