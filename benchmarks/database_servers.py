@@ -18,23 +18,24 @@ Once = Callable[[int], None]
 
 
 class Served(ABC):
-    """A running server with the database pmr. `dump` writes to its standard output, with `nowhere` to nothing."""
+    """A running server with the database pmr. `dump` writes to its standard output, `into_nothing` does not."""
 
     product: ClassVar[str]
     types: ClassVar[dict[str, str]]
     quote: ClassVar[str]
     serial: ClassVar[str]
     oldest: ClassVar[str]  # statement that touches a row of the stock
+    note: ClassVar[str] = NOTE
     version: str
     url: str
     dump: list[str]
-    nowhere: list[str]
+    into_nothing: list[str]
     environment: dict[str, str]
 
     @classmethod
     @abstractmethod
-    def running(cls, folder: Path) -> "AbstractContextManager[Served]":
-        """Started with what it needs to keep its word (fsync)."""
+    def running(cls, folder: Path, memory: int | None = None) -> "AbstractContextManager[Served]":
+        """Started with what it needs to keep its word (fsync). `memory`: of the machine, in bytes."""
 
     @abstractmethod
     def connect(self) -> Any:
@@ -110,7 +111,7 @@ class Served(ABC):
 
             def once(number: int) -> None:
                 cursor.execute("BEGIN")
-                cursor.execute(NOTE, (os.urandom(40).hex(),))
+                cursor.execute(self.note, (os.urandom(40).hex(),))
                 cursor.execute(self.oldest, (number % 100,))
                 cursor.execute("COMMIT")
 
@@ -135,7 +136,7 @@ class Postgres(Served):
         self.version = f"PostgreSQL {server.bin.parent.name}"
         self.url = server.url("pmr")
         self.dump = ["pg_dump", "-Fc", "-Z0", "-d", "pmr"]
-        self.nowhere = ["--no-sync", "-f", os.devnull]
+        self.into_nothing = [*self.dump, "--no-sync", "-f", os.devnull]
         self.environment = {
             "PGHOST": "127.0.0.1",
             "PGPORT": str(server.port),
@@ -146,7 +147,7 @@ class Postgres(Served):
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator[Served]:
+    def running(cls, folder: Path, memory: int | None = None) -> Iterator[Served]:  # noqa: ARG003
         with postgresql.postgres(folder, "-c", "fsync=on", "-c", "max_wal_size=4GB") as server:
             with server.connect() as connection:
                 connection.execute("CREATE DATABASE pmr")
@@ -184,13 +185,15 @@ class MariaDB(Served):
         plain = ["--single-transaction", "--quick", "--skip-dump-date", "--order-by-primary", "--hex-blob"]
         plain += ["--skip-extended-insert", "--no-autocommit"]  # as ours does
         self.dump = ["mariadb-dump", *reach, *plain, "pmr"]
-        self.nowhere = [f"--result-file={os.devnull}"]
+        self.into_nothing = [*self.dump[:-1], f"--result-file={os.devnull}", self.dump[-1]]
         self.environment = {"MYSQL_PWD": mariadb.PASSWORD}
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator[Served]:
-        with mariadb.mariadb(folder, "--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G") as server:
+    def running(cls, folder: Path, memory: int | None = None) -> Iterator[Served]:
+        pool = 1 << 30 if memory is None else memory // 4
+        options = (f"--innodb-buffer-pool-size={pool}", f"--innodb-log-file-size={min(1 << 30, pool)}")
+        with mariadb.mariadb(folder, *options) as server:
             with closing(server.connect()) as connection, closing(connection.cursor()) as cursor:
                 cursor.execute("CREATE DATABASE pmr CHARACTER SET utf8mb4")
                 cursor.execute("SELECT version()")
@@ -210,6 +213,46 @@ class MariaDB(Served):
 
     def upsert(self, table: str, columns: Sequence[str], keys: Sequence[str]) -> str:  # noqa: ARG002
         return f"REPLACE INTO `{table}` VALUES ({', '.join(['%s'] * len(columns))})"
+
+
+class SQLite(Served):
+    """The sample's own database: what is measured beside is sqlite3's .dump."""
+
+    product = "SQLite"
+    types: ClassVar = {}
+    quote = '"'
+    serial = "integer"
+    oldest = (
+        "UPDATE stock SET on_hand = on_hand + 1 WHERE product_code ="
+        " (SELECT product_code FROM stock ORDER BY 1 LIMIT 1 OFFSET ?)"
+    )
+    note = NOTE.replace("%s", "?")
+
+    def __init__(self) -> None:
+        self.version = f"SQLite {sqlite3.sqlite_version}"
+        self.environment = {}
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path, memory: int | None = None) -> Iterator[Served]:  # noqa: ARG003
+        yield cls()
+
+    def load(self, path: Path) -> None:
+        """It is there."""
+        self.url = str(path)
+        self.dump = ["sqlite3", "-readonly", str(path), ".dump"]
+        self.into_nothing = ["sqlite3", "-readonly", "-cmd", f".output {os.devnull}", str(path), ".dump"]
+
+    def apply_day(self, before: Path, after: Path) -> None:
+        """The day was in this very database."""
+
+    def connect(self) -> Any:
+        connection = sqlite3.connect(self.url, isolation_level=None, timeout=60)
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def upsert(self, table: str, columns: Sequence[str], keys: Sequence[str]) -> str:
+        raise NotImplementedError
 
 
 def tables(database: sqlite3.Connection) -> Iterator[tuple[str, list[tuple[str, str]], list[str]]]:

@@ -38,6 +38,8 @@ ALONE = (
     "names",
     "databases",
     "databases_mariadb",
+    "databases_sqlite",
+    "databases_beyond_memory",
     "databases_files",
     "followed",
 )
