@@ -37,7 +37,9 @@ class DataFolder:
     def refuse(self, *, overwrite: bool) -> None:
         """Whether it can be restored there. Conflict, SourceFailed."""
         path, parent = self.path, self.path.parent
-        if self._runs(path):
+        with self._told("looked into"):
+            server_runs = self._runs(path)
+        if server_runs:
             raise Conflict(f"A server runs in {path}.", kind="in-use", remedy=self._stop)
         if self._fresh.exists():
             raise Conflict(
@@ -88,7 +90,7 @@ class DataFolder:
         """
         self.refuse(overwrite=overwrite)
         fresh = self._fresh
-        with self._told():
+        with self._told("written"):
             fresh.mkdir(mode=0o700)
             try:
                 yield fresh
@@ -109,19 +111,20 @@ class DataFolder:
                 raise FileExistsError(errno.EEXIST, "a server was started there", str(self.path))
             if any(self.path.iterdir()):
                 kept = self.path.with_name(f"{self.path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-                self.path.rename(kept)
-            else:
+            elif os.name != "posix":  # elsewhere an empty folder is replaced by the rename itself
                 self.path.rmdir()
         try:
-            fresh.rename(self.path)
-        except OSError:
             if kept is not None:
+                self.path.rename(kept)
+            fresh.rename(self.path)
+        except BaseException:
+            if kept is not None and kept.exists() and not self.path.exists():
                 kept.rename(self.path)
             raise
         self.replaced = kept
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, done: str) -> Iterator[None]:
         """What the disk reports within is SourceFailed."""
         try:
             yield
@@ -129,7 +132,7 @@ class DataFolder:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             denied = isinstance(error, PermissionError)
             raise SourceFailed(
-                f"{self.path} cannot be written: {reason(error)}.",
+                f"{self.path} cannot be {done}: {reason(error)}.",
                 kind="full" if full else "permission" if denied else "tool-failed",
                 remedy="Free some space there." if full else "Check the folder, its disk and this user's rights.",
                 dataset=self._dataset,
@@ -165,6 +168,7 @@ def _administers() -> bool:
 
 
 def _give(folder: Path, owner: os.stat_result) -> None:
-    for place, _, names in os.walk(folder):
-        for path in (place, *(os.path.join(place, name) for name in names)):
-            os.chown(path, owner.st_uid, owner.st_gid)
+    """The top comes last: until then the new owner can put nothing else in the place of what is given to him."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in (*(os.path.join(place, name) for name in names), place):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -14,6 +14,7 @@ from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, Vi
 from pharmabackup.sources.data_folder import DataFolder
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.mariadb_unpack import BACKUP, refuse, runs, unpack
+from pharmabackup.sources.mbstream import Strange, Stream
 from pharmabackup.sources.mysql_server import Server, run, version
 from pharmabackup.sources.mysql_tools import Tools
 from pharmabackup.sources.program import Program
@@ -116,10 +117,8 @@ class MariaDBInstance(Source):
         said = {str(name): str(value) for name, value in run(connection, "SHOW GLOBAL VARIABLES")}
         home = os.path.normpath(said["datadir"])
         places = {os.path.normpath(os.path.join(home, said.get(place, ""))) for place in PLACES}
-        if places != {home}:
+        if places != {home} or set(said["innodb_data_file_path"]) & {"/", "\\"}:
             raise self._refused("The server keeps files outside of its data folder.")
-        if run(connection, ELSEWHERE):
-            raise self._refused("The server keeps files of some tables outside of its data folder.")
         return {
             "product": server.product,
             "server": said["version"],
@@ -142,12 +141,6 @@ class MariaDBInstance(Source):
         if self._data is None:
             raise InvalidInput("A server is restored into a data folder.", remedy="Give data=, not url.")
         return DataFolder(self._data, dataset=self.name, runs=runs, stop="Stop it, and restore as its account.")
-
-
-ELSEWHERE = (
-    "SELECT 1 FROM information_schema.tables"
-    " WHERE create_options LIKE '%DATA DIRECTORY%' OR create_options LIKE '%INDEX DIRECTORY%' LIMIT 1"
-)
 
 
 class _Instance(View):
@@ -176,8 +169,31 @@ class _Instance(View):
             env=self._server.environment(),
             trouble=lambda code, errors: trouble(SIGNS, "mariadb-backup", code, errors),
         ) as program:
-            chunks, stored = sink.stream(program.output(sink.check), fine=True)
-            program.finish(sink.check)
+            stream, read_into = Stream(), program.output(sink.check)
+            failed: list[Strange] = []
+
+            def looked_at(view: memoryview) -> int:
+                size = read_into(view)
+                try:
+                    stream.feed(view[:size])
+                except Strange as error:  # what was stored cannot be taken back: it ends early, and is refused
+                    failed.append(error)
+                    return 0
+                return size
+
+            chunks, stored = sink.stream(looked_at, fine=True)
+            try:
+                if failed:
+                    raise failed[0]
+                program.finish(sink.check)
+                stream.end()
+            except Strange as error:
+                raise SourceFailed(
+                    f"The server of {self._dataset} could not be restored from its files: the copy has {error}.",
+                    kind="operation",
+                    remedy="Back up its databases one by one.",
+                    dataset=self._dataset,
+                ) from None
         about = json.dumps(dict(self._about), indent=1).encode()
         put_files(sink, [(BASE, chunks, stored), (ABOUT, *put_bytes(sink, about))])
         return self._about

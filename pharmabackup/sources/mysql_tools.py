@@ -74,9 +74,10 @@ class Tools:
             )
         return self._found[key]
 
-    def helper(self, name: str, dataset: str) -> str:
-        """One of MariaDB's that tells no version of its own. SourceFailed where it is not there."""
-        for path in candidates(name, self._folder, WELL_KNOWN):
+    def helper(self, name: str, of: str, dataset: str) -> str:
+        """A program that tells no version of its own: the one that came with another. SourceFailed: none."""
+        own = os.path.dirname(of)
+        for path in [*candidates(name, own, ()), *candidates(name, self._folder, WELL_KNOWN)]:
             return path
         raise _missing([name], "MariaDB", dataset)
 

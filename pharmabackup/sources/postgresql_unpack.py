@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from pharmabackup.errors import SourceFailed, Unsupported
 from pharmabackup.sources.base import Content
@@ -22,8 +20,8 @@ from pharmabackup.sources.program import Program
 from pharmabackup.sources.wal_settings import lines, without_recovery
 
 PIECE = 1 << 20
-TAR_BUFFER = 64 << 10  # bytes; what is left of it is copied for each header
-AHEAD = 16  # pieces, or beginnings or ends of files, that were read and not written
+AHEAD = 16  # pieces that were read and not written; files that are not synced
+SYNCING = 4  # files at once
 SECONDS = 24 * 3600
 
 
@@ -80,13 +78,13 @@ def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
         pieces = content.read(name)
         if isinstance(pieces, Generator):
             stack.callback(pieces.close)
-        stream = io.BufferedReader(_Pieces(pieces), PIECE)
-        tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER))
+        stream = _Forward(pieces)
+        tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:"))
         writing = stack.enter_context(_Writing())
         for member in tar:
             content.check()
             path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts or not (member.isdir() or member.isfile()):
+            if path.is_absolute() or ".." in path.parts or not (member.isdir() or member.isreg()):
                 raise SourceFailed(
                     "The backup holds something that no server's folder has.",
                     kind="damaged",
@@ -97,25 +95,71 @@ def _extract(content: Content, name: bytes, fresh: Path, dataset: str) -> int:
             if member.isdir():
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 continue
-            source = tar.extractfile(member)
-            assert source is not None, "it is a file"
-            with source:
-                writing.file(place, iter(partial(source.read, PIECE), b""))
+            stream.seek(member.offset_data)
+            writing.file(place, stream.pieces(member.size))
             files += 1
-        while stream.read(PIECE):  # what fills its last block
+        while stream.some(PIECE):  # what fills its last block
             pass
     return files
 
 
+class _Forward:
+    """What is read piece after piece, as a file that is only read on."""
+
+    def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+        self._at = 0
+
+    def some(self, size: int) -> memoryview:
+        """Up to so many bytes; none at the end."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return self._rest
+            self._rest = memoryview(piece)
+        found, self._rest = self._rest[:size], self._rest[size:]
+        self._at += len(found)
+        return found
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """So many bytes. tarfile.ReadError where there are fewer."""
+        while size:
+            found = self.some(size)
+            if not found:
+                raise tarfile.ReadError("it ends within a file")
+            size -= len(found)
+            yield found
+
+    def read(self, size: int) -> bytes:
+        found = []
+        while size and (part := self.some(size)):
+            found.append(part)
+            size -= len(part)
+        return b"".join(found)
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, position: int) -> int:
+        if position < self._at:
+            raise tarfile.ReadError("it cannot be read back")
+        for _ in self.pieces(position - self._at):
+            pass
+        return self._at
+
+
 class _Writing:
-    """Writes files on a thread of its own, in their order: as much time goes into that as into reading them.
+    """Writes files on a thread of its own, in their order, and has others sync them: each takes as long as reading.
 
     What goes wrong there is raised when the next is handed over, or at the end.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-writing")
+        self._syncing = ThreadPoolExecutor(SYNCING, thread_name_prefix="pharmabackup-syncing")
         self._under_way: deque[Future[object]] = deque()
+        self._synced: deque[Future[None]] = deque()
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -127,55 +171,47 @@ class _Writing:
         try:
             while error is None and self._under_way:
                 self._under_way.popleft().result()
+            while error is None and self._synced:
+                self._synced.popleft().result()
         finally:
             self._thread.shutdown(cancel_futures=True)
+            self._syncing.shutdown()  # each closes its file
             if self._descriptor >= 0:
                 os.close(self._descriptor)
 
-    def file(self, place: Path, pieces: Iterator[bytes]) -> None:
+    def file(self, place: Path, pieces: Iterator[memoryview]) -> None:
         """A new file, for this user alone."""
-        self._do(self._begin, place)
-        for piece in pieces:
-            self._do(self._write, piece)
-        self._do(self._end)
+        first = next(pieces, memoryview(b""))
+        second = next(pieces, None)
+        self._do(self._begin, place, first, second is None)  # most are small
+        while second is not None:
+            piece, second = second, next(pieces, None)
+            self._do(self._write, piece, second is None)
 
     def _do(self, job: Callable[..., object], *arguments: object) -> None:
         self._under_way.append(self._thread.submit(job, *arguments))
         while len(self._under_way) > AHEAD:
             self._under_way.popleft().result()
 
-    def _begin(self, place: Path) -> None:
+    def _begin(self, place: Path, piece: memoryview, last: bool) -> None:
         self._descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        self._write(piece, last)
 
-    def _write(self, piece: bytes) -> None:
-        left = memoryview(piece)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
+    def _write(self, piece: memoryview, last: bool) -> None:
+        while piece:
+            piece = piece[os.write(self._descriptor, piece) :]
+        if last:
+            descriptor, self._descriptor = self._descriptor, -1
+            self._synced.append(self._syncing.submit(_sync, descriptor))
+            while len(self._synced) > AHEAD:
+                self._synced.popleft().result()
 
-    def _end(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
         os.close(descriptor)
-
-
-class _Pieces(io.RawIOBase):
-    """What is read piece after piece, as a file."""
-
-    def __init__(self, pieces: Iterator[bytes | memoryview]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: memoryview) -> int:  # type: ignore[override]
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = memoryview(piece)
-        size = min(len(view), len(self._rest))
-        view[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
 
 
 def _verify(fresh: Path, content: Content, tools: Tools, dataset: str) -> None:

@@ -20,6 +20,7 @@ from pharmabackup.sources import mariadb_unpack
 from pharmabackup.testing.source import CancelledLater, children
 from tests.servers.mariadb import PASSWORD, MariaServer, mariadb, started
 from tests.servers.process import free_port, kill
+from tests.sources.test_mbstream import chunk, whole
 
 pymysql = pytest.importorskip("pymysql")
 NAME = "pmr-server"
@@ -227,16 +228,16 @@ def test_a_backup_whose_program_is_killed_is_none(server, repo, monkeypatch):
 def test_pages_that_are_not_as_the_server_had_them_are_not_put_there(server, repo, place, monkeypatch):
     write(server, 0)
     repo.backup([source(server)])
-    real = mariadb_unpack._tablespaces
+    real = mariadb_unpack._verify
 
-    def flipped(fresh, facts):
-        path = fresh / "pmr" / "entry.ibd"
+    def flipped(program, files, *rest):
+        [path] = [path for path in files if path.name == "entry.ibd"]
         content = bytearray(path.read_bytes())
         content[3 * 16384 + 200] ^= 1
         path.write_bytes(content)
-        return real(fresh, facts)
+        real(program, files, *rest)
 
-    monkeypatch.setattr(mariadb_unpack, "_tablespaces", flipped)
+    monkeypatch.setattr(mariadb_unpack, "_verify", flipped)
     with pytest.raises(pb.Incomplete) as caught:
         restored(repo, place / "data")
     assert "not as the server had them" in messages(caught.value)
@@ -305,22 +306,38 @@ def test_a_user_who_may_not_copy_the_server_is_told_which_rights_it_needs(server
         repo.backup([source(server, user="small", password="x" * 20)])
     assert "may not copy the server" in messages(caught.value)
     assert any("BINLOG MONITOR" in finding.remedy for finding in caught.value.findings)
-    do(server, "GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR ON *.* TO small@127.0.0.1")
+    small_user(server)
     repo.backup([source(server, user="small", password="x" * 20)])
 
 
-def test_tables_that_lie_elsewhere_are_refused(server, repo):
+@pytest.mark.parametrize(
+    "clause",
+    [
+        "DATA DIRECTORY='{}'",
+        "PARTITION BY RANGE (id) (PARTITION a VALUES LESS THAN (9) DATA DIRECTORY='{}')",
+    ],
+)
+def test_tables_that_lie_elsewhere_are_refused(server, repo, clause):
+    """Also where the user has no right on them."""
     elsewhere = server.data.parent / "elsewhere"
-    elsewhere.mkdir()
+    elsewhere.mkdir(exist_ok=True)
     shutil.chown(elsewhere, "mysql", "mysql")
-    for engine in ("InnoDB", "Aria"):
-        do(server, f"CREATE TABLE pmr.far (id int PRIMARY KEY) ENGINE={engine} DATA DIRECTORY='{elsewhere}'")
-        try:
+    small_user(server)
+    do(server, f"CREATE TABLE pmr.far (id int PRIMARY KEY) ENGINE=InnoDB {clause.format(elsewhere)}")
+    try:
+        for user in ({}, {"user": "small", "password": "x" * 20}):
             with pytest.raises(pb.Incomplete) as caught:
-                repo.backup([source(server)])
-        finally:
-            do(server, "DROP TABLE pmr.far")
-        assert "outside of its data folder" in messages(caught.value)
+                repo.backup([source(server, **user)])
+            assert "tables whose files are outside of the data folder" in messages(caught.value)
+    finally:
+        do(server, "DROP TABLE pmr.far")
+    assert repo.snapshots() == []
+
+
+def small_user(server: MariaServer) -> None:
+    """With the rights that the page names, and no others."""
+    do(server, f"CREATE USER IF NOT EXISTS small@127.0.0.1 IDENTIFIED BY '{'x' * 20}'")
+    do(server, "GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR ON *.* TO small@127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -344,10 +361,41 @@ def test_a_server_that_keeps_files_elsewhere_is_refused(tmp_path, repo, option, 
     assert "outside of its data folder" in messages(caught.value)
 
 
+def test_tables_of_several_formats_come_back(server, repo, place):
+    makes = {
+        "compressed": "ROW_FORMAT=COMPRESSED", "pages": "PAGE_COMPRESSED=1", "compact": "ROW_FORMAT=COMPACT",
+    }  # fmt: skip
+    do(server, "CREATE DATABASE formats")
+    try:
+        for name, make in makes.items():
+            do(server, f"CREATE TABLE formats.{name} (id int PRIMARY KEY, text varchar(200)) {make}")
+            do(server, f"INSERT INTO formats.{name} VALUES (1, repeat('x', 200))")
+        do(server, "SET GLOBAL innodb_checksum_algorithm = full_crc32")  # of what is made from now on
+        do(server, "CREATE TABLE formats.newer (id int PRIMARY KEY)")
+        do(server, "SET GLOBAL innodb_checksum_algorithm = crc32")
+        do(server, "CREATE TABLE formats.older (id int PRIMARY KEY)")
+        repo.backup([source(server)])
+    finally:
+        do(server, "DROP DATABASE formats")
+        do(server, "SET GLOBAL innodb_checksum_algorithm = default")
+    restored(repo, place / "data")
+    with back(place / "data", place) as again:
+        for name in makes:
+            assert do(again, f"SELECT id, length(text) FROM formats.{name}") == [(1, 200)]
+
+
+@pytest.mark.skipif(not Path("/usr/lib/mysql/plugin/provider_lz4.so").exists(), reason="mariadb-plugin-provider-lz4")
+def test_a_server_with_providers_of_compression_comes_back(tmp_path, repo, place):
+    (tmp_path / "server").mkdir()
+    with mariadb(tmp_path / "server", "--plugin-load-add=provider_lz4") as other:
+        repo.backup([source(other)])
+    restored(repo, place / "data")
+
+
 def test_a_server_with_files_of_another_make_comes_back(tmp_path, repo, place):
     options = (
-        "--innodb-page-size=8k", "--innodb-data-file-path=first:10M;second:10M:autoextend",
-        "--innodb-undo-tablespaces=3", "--lower-case-table-names=1",
+        "--innodb-page-size=8k", "--innodb-data-file-path=first-file:10M;second:10M:autoextend",
+        "--innodb-undo-tablespaces=3", "--lower-case-table-names=1", "--innodb-checksum-algorithm=full_crc32",
     )  # fmt: skip
     (tmp_path / "server").mkdir()
     with mariadb(tmp_path / "server", *options) as other:
@@ -419,52 +467,16 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path):
         pb.MariaDBInstance("mariadb://h", name=NAME, data=tmp_path)
 
 
-# ---------------------------------------------------------------- the stream
-
-
-def chunk(path: str, content: bytes = b"", *, kind: str = "P") -> bytes:
-    name = path.encode()
-    head = b"XBSTCK01\0" + kind.encode() + len(name).to_bytes(4, "little") + name
-    if kind == "E":
-        return head
-    return head + len(content).to_bytes(8, "little") + bytes(8) + bytes(4) + content
-
-
-@pytest.mark.parametrize("size", [1, 3, 14, 50, 1000])
-def test_a_stream_passes_as_it_is_however_it_is_cut(size):
-    stream = chunk("pmr/a.ibd", b"x" * 100) + chunk("ibdata1", b"") + chunk("pmr/a.ibd", kind="E")
-    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    assert b"".join(mariadb_unpack._checked(pieces, NAME)) == stream
-
-
-@pytest.mark.parametrize("size", [1, 1000])
 @pytest.mark.parametrize(
-    "bad",
+    "stream",
     [
-        chunk("../../etc/cron.d/x", b"x"),
-        chunk("/etc/cron.d/x", b"x"),
-        chunk("pmr/../../x", kind="E"),
-        chunk("..\\x", b"x"),
-        chunk("C:x", b"x"),
-        chunk("a\0b", b"x"),
-        chunk("", b"x"),
-        chunk("pmr/far.isl", b"/etc/x.ibd"),
-        chunk("pmr/FAR.ISL", b"/etc/x.ibd"),
-        chunk("x", b"x", kind="S"),
-        chunk("x" * 5000, b"x"),
-        b"something else entirely, and long enough",
-        chunk("a", b"abc")[:-1],
-        chunk("a", b"abc")[:20],
+        [chunk("ibdata1", b"x"), chunk("../outside", b"x")],
+        [chunk("p/evil.ibd", b"x"), chunk("p/evil.ren", b"../../outside/pwned"), *whole()],
+        [chunk("backup-my.cnf", b"[mysqld]\nplugin_load=server_audit=server_audit\n")],
+        [chunk("backup-my.cnf", b"[mysqld]\nfile_key_management_filename=/dev/zero\n")],
     ],
 )
-def test_a_stream_that_would_write_elsewhere_or_is_not_whole_is_refused(bad, size):
-    stream = chunk("ibdata1", b"x" * 40) + bad
-    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
-        list(mariadb_unpack._checked(pieces, NAME))
-
-
-def test_a_stream_that_writes_elsewhere_is_not_unpacked(server, repo, place):
+def test_a_stream_that_would_reach_elsewhere_is_not_unpacked(server, repo, place, stream):
     """What a stolen device's key may have put there."""
     repo.backup([source(server)])
 
@@ -472,35 +484,60 @@ def test_a_stream_that_writes_elsewhere_is_not_unpacked(server, repo, place):
         facts = repo.snapshot(NAME).facts
 
         def read(self, _name: bytes) -> Iterator[bytes]:
-            yield chunk("ibdata1", b"x")
-            yield chunk("../outside", b"x")
+            yield from stream
 
         def check(self) -> None:
             pass
 
-    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
+    with pytest.raises(pb.SourceFailed, match="none that a server's folder is made of"):
         pb.MariaDBInstance(data=place / "data", name=NAME).load(Forged(), overwrite=False)
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["plugin_load=evil", "plugin-dir=./", "innodb_data_home_dir=/etc", "innodb_undo_directory=../other",
-     "innodb_data_file_path=/etc/passwd:12M", "innodb_data_file_path=ibdata1:12M;../x:1M:autoextend", "tmpdir=/etc",
-     "!include /etc/x", "plugin-load=evil", "loose-plugin_load=evil", "nonsense", "innodb_data_file_path='a:1M'"],
-)  # fmt: skip
-def test_settings_in_a_backup_that_would_reach_elsewhere_are_refused(tmp_path, line):
-    """They are read by the program that prepares it, which may be root's."""
-    settings = tmp_path / "backup-my.cnf"
-    good = "# A comment\n\n[mysqld]\ninnodb_page_size=16384\ninnodb_data_file_path=ibdata1:12M:autoextend\n"
-    settings.write_text(good)
-    mariadb_unpack._look_into(settings, NAME)
-    settings.write_text(good + "plugin_dir=./\n")
-    mariadb_unpack._look_into(settings, NAME)
-    assert "plugin" not in settings.read_text() and "innodb_page_size=16384\n" in settings.read_text()
-    settings.write_text(good + line + "\n")
-    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
-        mariadb_unpack._look_into(settings, NAME)
-    settings.unlink()
-    with pytest.raises(pb.SourceFailed, match="no server's folder has"):
-        mariadb_unpack._look_into(settings, NAME)
+def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_a_server_s(server, repo, place, monkeypatch):
+    repo.backup([source(server)])
+    data = place / "data"
+    data.write_bytes(b"a file")
+    with pytest.raises(pb.Conflict, match="is not empty and was not touched"):
+        restored(repo, data)
+    real = os.open
+
+    def denied(path, *rest, **more):
+        if os.fspath(path).endswith("ibdata1"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(mariadb_unpack.os, "open", denied)
+    with pytest.raises(pb.SourceFailed, match="cannot be looked into"):
+        restored(repo, data)
+
+
+def test_nothing_is_lost_between_two_renames(server, repo, place, monkeypatch):
+    repo.backup([source(server)])
+    data = place / "data"
+    data.mkdir()
+    (data / "mine").write_text("kept")
+    real = Path.rename
+
+    def interrupted(self, target):
+        if self.name.endswith(".restoring"):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restored(repo, data, overwrite=True)
+    assert [path.name for path in place.iterdir()] == ["data"] and (data / "mine").read_text() == "kept"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_what_is_given_away_leads_nowhere_else(tmp_path):
+    from pharmabackup.sources.data_folder import _give
+
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / "link").symlink_to(secret)
+    _give(fresh, os.stat_result((0, 0, 0, 0, 65534, 65534, 0, 0, 0, 0)))
+    assert secret.stat().st_uid == 0 and fresh.stat().st_uid == 65534
