@@ -14,7 +14,7 @@ from typing import Literal
 
 from pharmabackup.clock import from_ns, iso
 from pharmabackup.discovery.disks import Seen, default_roots, look
-from pharmabackup.discovery.processes import Running, running
+from pharmabackup.discovery.processes import Running, own_addresses, running
 from pharmabackup.errors import Cancelled, InvalidInput, SourceFailed
 from pharmabackup.events import Finding, State, worst
 from pharmabackup.sources.base import Source, StrPath
@@ -27,8 +27,8 @@ ADVICE: dict[Kind, str] = {
     "postgresql": "Back it up with pb.PostgreSQL (--postgresql).",
     "mysql": "Back it up with pb.MySQL (--mysql).",
     "sqlserver": "Back it up with pb.SQLServer (--sqlserver).",
-    "firebird": "Back it up with pb.Command and gbak.",
-    "server": "Back it up with pb.Command and the program that its maker has for that.",
+    "firebird": "Back it up with pb.Command and gbak, and ignore it here (ignore, --ignore).",
+    "server": "Back it up with pb.Command and its maker's program, and ignore it here (ignore, --ignore).",
     "sqlite": "Back it up with pb.SQLite (--sqlite).",
     "access": "Back it up with pb.Files (--files), while nobody has it open.",
     "dbase": "Back it up with pb.Files (--files), while nobody has it open.",
@@ -112,12 +112,13 @@ def discover(
     databases only through `sources`. `ignore`: places that need no backup (`*` and `?` stand for anything).
     `progress` hears each folder. InvalidInput, Cancelled; Unsupported without the extra `discover`.
     """
-    given = [Path(os.path.abspath(root)) for root in roots]
-    for root in given:
+    whole = not roots
+    looked_through = tuple(Path(os.path.abspath(root)) for root in roots or default_roots())
+    for root in looked_through:
         if not root.is_dir():
             raise InvalidInput(f"{root} is no folder.", remedy="Name folders to look through.")
-    look_through = _Looking(sources, ignore)
-    look_through.servers(running())
+    found = _Looking(sources, ignore)
+    found.servers(running())
 
     def entered(folder: Path) -> None:
         if cancel is not None and cancel.is_set():
@@ -125,9 +126,9 @@ def discover(
         if progress is not None:
             progress(folder)
 
-    for seen in look(given or default_roots(), whole=not given, covered=look_through.covering, entered=entered):
-        look_through.add(seen)
-    return look_through.inventory(tuple(given or default_roots()))
+    for seen in look(looked_through, whole=whole, covered=found.covering, entered=entered):
+        found.add(seen)
+    return found.inventory(looked_through)
 
 
 class _Looking:
@@ -140,6 +141,7 @@ class _Looking:
         self._findings: list[Finding] = []
         self._folders: dict[Path, str] = {}  # of servers that run: what serves there
         self._running: set[str] = set()  # kinds
+        self._hidden: set[str] = set()  # kinds of servers that run, and whose files this user may not know
 
     def covering(self, path: Path) -> tuple[str, ...]:
         """The names of the sources that a file or folder is in."""
@@ -150,6 +152,7 @@ class _Looking:
     def servers(self, found: Iterable[Running]) -> None:
         """Those that run here, and those that sources are of, with all their databases."""
         known: dict[tuple[Kind, str, int], dict[str, list[str]]] = {}
+        own = LOCAL | own_addresses() | {socket.gethostname().lower()}
         for source in self._sources:
             try:
                 served = source.served()
@@ -159,7 +162,8 @@ class _Looking:
                 )
                 continue
             if served is not None:
-                databases = known.setdefault((served.product, _host(served.host), served.port), {})
+                host = "localhost" if served.host.startswith("/") or served.host.lower() in own else served.host
+                databases = known.setdefault((served.product, host, served.port), {})
                 for name in served.databases:
                     databases.setdefault(name, [])
                     if served.database in (None, name):
@@ -172,11 +176,12 @@ class _Looking:
             self._running.add(each.kind)
             if each.folder is not None:
                 self._folders[each.folder] = each.title
-            if any(
-                kind == each.kind and host == "localhost" and each.port in (None, port) for kind, host, port in known
-            ):
+            else:
+                self._hidden.add(each.kind)
+            asked = {port for kind, host, port in known if kind == each.kind and host == "localhost"}
+            if asked & each.ports or (asked and not each.ports):
                 continue
-            place = each.program if each.port is None else f"localhost:{each.port}"
+            place = f"localhost:{min(each.ports)}" if each.ports else each.program
             self._found(each.kind, place, f"{each.title} runs on this machine", [], in_use=True)
 
     # ------------------------------------------------------------ files
@@ -199,6 +204,15 @@ class _Looking:
             self._live(seen.path, f"the files of {serves[0].lower()}{serves[1:]}, which runs", ADVICE[seen.kind])
             return
         if seen.kind == "sqlserver" and "sqlserver" in self._running:
+            return
+        if seen.kind in SERVED and seen.kind in self._hidden:
+            self._tell(
+                "not-looked-into",
+                str(seen.path),
+                f"{seen.path} holds the files of a server; whether of one that runs cannot be seen by this account.",
+                "Run this as an administrator.",
+                "info",
+            )
             return
         if seen.kind == "sqlite" and seen.in_use:
             self._live(seen.path, "an SQLite database that is in use", ADVICE["sqlite"])
@@ -254,12 +268,3 @@ class _Looking:
     def inventory(self, roots: tuple[Path, ...]) -> Inventory:
         """All of it."""
         return Inventory(roots=roots, items=tuple(self._items), findings=tuple(self._findings))
-
-
-def _host(host: str) -> str:
-    own = (
-        host in LOCAL
-        or host.startswith("/")
-        or host.lower() in (socket.gethostname().lower(), socket.getfqdn().lower())
-    )
-    return "localhost" if own else host

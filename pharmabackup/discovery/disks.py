@@ -6,17 +6,21 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 from pharmabackup.discovery.processes import foreign_mounts
+from pharmabackup.sources.listing import NAME_SURROGATE
 
 FileKind = Literal["postgresql", "mysql", "sqlserver", "firebird", "sqlite", "access", "dbase", "folder"]
 WINDOWS = sys.platform == "win32"
 HEAD = 24  # bytes that tell a database's kind
 DBASE = frozenset(bytes([byte]) for byte in b"\x03\x30\x31\x32\x43\x63\x83\x8b\xcb\xf5\xfb")  # how a table begins
+# https://learn.microsoft.com/windows/win32/fileio/file-attribute-constants, and reparse-point-tags
+RECALL_ON_OPEN, RECALL_ON_DATA_ACCESS = 0x40000, 0x400000
 PAGE = 512  # all that are told by their first bytes are of whole pages of at least that size
 DOCUMENTS = frozenset({
     ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".odt", ".ods", ".rtf", ".csv", ".tif", ".tiff", ".jpg", ".jpeg",
@@ -29,16 +33,18 @@ NEVER = DOCUMENTS | {
     ".gz", ".xz", ".zst", ".bz2", ".mp3", ".mp4", ".png", ".gif", ".ttf", ".py", ".pyc", ".js", ".html", ".css",
     ".jar", ".log", ".txt", ".xml", ".json", ".deb", ".rpm", ".wim", ".etl", ".evtx", ".pak",
 }  # fmt: skip
-# Folders of programs and of the system, by name; and by place, with all that is in them.
+# Folders of programs and of the system, by name: never entered, or not on a whole machine; and by place, on that.
 NOT_ENTERED = frozenset({
-    "node_modules", "__pycache__", "site-packages", "dist-packages", ".git", ".hg", ".svn", ".cache", "cache",
-    "caches", ".venv", "$recycle.bin", "windows.old", ".trash", "lost+found", ".npm", ".cargo", ".rustup",
-    ".mozilla", "winsxs", "temp", "system volume information",
+    "node_modules", "__pycache__", "site-packages", "dist-packages", ".git", ".hg", ".svn", ".venv", "$recycle.bin",
+    ".trash", "lost+found", "winsxs", "system volume information",
 })  # fmt: skip
+CACHES = frozenset({"cache", "caches", "temp", "windows.old"})
 SYSTEM = (
     ("Windows", "$WinREAgent", "Recovery", "PerfLogs", "ProgramData/Microsoft", "ProgramData/Package Cache",
      "Users/*/AppData/Local/Microsoft", "Users/*/AppData/Local/Packages", "Users/*/AppData/Local/Google",
-     "Users/*/AppData/LocalLow", "Program Files/WindowsApps", "Program Files/Microsoft Office*")
+     "Users/*/AppData/Local/ConnectedDevicesPlatform", "Users/*/AppData/Roaming/Mozilla",
+     "Users/*/AppData/Roaming/Microsoft", "Users/*/AppData/LocalLow", "Program Files/WindowsApps",
+     "Program Files/Microsoft Office*")
     if WINDOWS
     else ("proc", "sys", "dev", "run", "usr", "bin", "sbin", "lib*", "boot", "snap", "tmp", "etc", "var/tmp",
           "var/cache", "var/log", "var/lib/apt", "var/lib/dpkg", "var/lib/snapd", "var/lib/docker",
@@ -46,7 +52,7 @@ SYSTEM = (
 )  # fmt: skip
 # Folders that hold folders of several things: each of those is named by itself.
 SHELVES = (
-    ("Users", "Users/*", "ProgramData")
+    ("Users", "Users/*", "ProgramData", "Program Files", "Program Files (x86)")
     if WINDOWS
     else ("home", "home/*", "root", "srv", "opt", "var", "var/lib", "mnt", "media", "media/*", "Users", "Users/*",
           "Users/Shared", "Volumes")
@@ -150,14 +156,12 @@ class _Search:
             folder, named = left.pop()
             self._entered(folder)
             try:
-                with os.scandir(folder) as found:
-                    entries = [(entry, entry.stat(follow_symlinks=False)) for entry in found]
+                entries = _entries(folder)
             except FileNotFoundError:
                 continue
             except OSError:
                 yield Seen("folder", folder, unreadable=True)
                 continue
-            entries.sort(key=lambda each: each[0].name)
             names = {entry.name.lower() for entry, _ in entries}
             if kind := _server(names):
                 changed = max(status.st_mtime_ns for _, status in entries)
@@ -182,11 +186,9 @@ class _Search:
             yield self._seen(
                 "dbase", folder, sum(each.st_size for each in tables), max(each.st_mtime_ns for each in tables)
             )
-        here: tuple[str, ...] | None = None
         for entry, status in files:
             if _suffix(entry.name) in DOCUMENTS:
-                here = self._covered(folder) if here is None else here
-                self._folders.setdefault(named, _Documents()).add(status, here)
+                self._folders.setdefault(named, _Documents()).add(status, self._covered(Path(entry.path)))
             elif kind := _kind(entry, status):
                 log = {f"{entry.name.lower()}{end}" for end in ("-wal", "-journal")}
                 in_use = kind == "sqlite" and bool(log & names)
@@ -201,8 +203,7 @@ class _Search:
     def _is_left_out(self, folder: Path) -> bool:
         return (
             folder.name.lower() in NOT_ENTERED
-            or folder.name.endswith("_cache")
-            or (self._whole and folder.name.startswith("."))
+            or (self._whole and (folder.name.lower() in CACHES or folder.name.startswith(".")))
             or os.path.normcase(folder) in self._foreign
             or (self._whole and _is_one_of(folder.relative_to(self._root), SYSTEM))
         )
@@ -217,8 +218,23 @@ def _is_one_of(path: Path, patterns: Sequence[str]) -> bool:
 
 
 def _leads_away(status: os.stat_result) -> bool:
-    """A junction, or a volume that is mounted there (Windows)."""
-    return bool(getattr(status, "st_file_attributes", 0) & stat.FILE_ATTRIBUTE_REPARSE_POINT)
+    """A junction, or a volume that is mounted there (Windows); what a cloud keeps there does not."""
+    return bool(getattr(status, "st_reparse_tag", 0) & NAME_SURROGATE)
+
+
+def _is_away(status: os.stat_result) -> bool:
+    """A file that a cloud would have to fetch if it was opened (Windows)."""
+    return bool(getattr(status, "st_file_attributes", 0) & (RECALL_ON_OPEN | RECALL_ON_DATA_ACCESS))
+
+
+def _entries(folder: Path) -> list[tuple[os.DirEntry[str], os.stat_result]]:
+    """By name; what goes meanwhile is not there. OSError: of the folder."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                found.append((entry, entry.stat(follow_symlinks=False)))
+    return sorted(found, key=lambda each: each[0].name)
 
 
 def _suffix(name: str) -> str:
@@ -233,12 +249,14 @@ def _server(names: set[str]) -> Literal["postgresql", "mysql"] | None:
 
 
 def _is_table(entry: os.DirEntry[str], status: os.stat_result) -> bool:
-    return _suffix(entry.name) == ".dbf" and status.st_size > HEAD and _head(entry)[:1] in DBASE
+    return (
+        _suffix(entry.name) == ".dbf" and status.st_size > HEAD and not _is_away(status) and _head(entry)[:1] in DBASE
+    )
 
 
 def _kind(entry: os.DirEntry[str], status: os.stat_result) -> FileKind | None:
     suffix = _suffix(entry.name)
-    if suffix in NEVER or not status.st_size or status.st_size % PAGE:
+    if suffix in NEVER or not status.st_size or status.st_size % PAGE or _is_away(status):
         return None
     head = _head(entry)
     if head.startswith(b"SQLite format 3\0"):

@@ -29,9 +29,11 @@ PROGRAMS: Mapping[str, tuple[ServerKind, str]] = {
     "oracle": ("server", "An Oracle database"),
     "db2sysc": ("server", "A Db2 server"),
     "w3dbsmgr": ("server", "A Pervasive (Btrieve) engine"),
-    "mkded": ("server", "A Pervasive (Btrieve) engine"),
-    "iris": ("server", "An InterSystems IRIS or Caché server"),
-    "cache": ("server", "An InterSystems IRIS or Caché server"),
+    "ntdbsmgr": ("server", "A Pervasive (Btrieve) engine"),
+    "ntdbsmgr64": ("server", "A Pervasive (Btrieve) engine"),
+    "zenengnsvc": ("server", "A Zen (Btrieve) engine"),
+    "irisdb": ("server", "An InterSystems IRIS server"),
+    "cache": ("server", "An InterSystems Caché server"),
     **{f"dbsrv{version}": ("server", "A SQL Anywhere server") for version in range(9, 18)},
     **{f"dbeng{version}": ("server", "A SQL Anywhere server") for version in range(9, 18)},
 }
@@ -39,12 +41,12 @@ PROGRAMS: Mapping[str, tuple[ServerKind, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server. `port`: where it listens, `folder`: its files, where this user may see that."""
+    """A server. `ports`: where it listens, `folder`: its files; none where this user may not see that."""
 
     kind: ServerKind
     title: str
     program: str
-    port: int | None
+    ports: frozenset[int]
     folder: Path | None
 
 
@@ -62,19 +64,29 @@ def running() -> list[Running]:
     for process in psutil.process_iter(["name", "pid", "ppid"]):
         with suppress(psutil.Error):
             name = _name(process)
-            if (
-                name in PROGRAMS and _name(psutil.Process(process.ppid())) != name
-            ):  # a server's processes have its name
+            if name in PROGRAMS and _parent(process) != name:  # a server's processes have its name
                 kind, title = PROGRAMS[name]
-                found.append(Running(kind, title, name, _port(process), _folder(process)))
-    return sorted(found, key=lambda each: (each.kind, each.port or 0, each.program))
+                found.append(Running(kind, title, name, _ports(process), _folder(process)))
+    return sorted(found, key=lambda each: (each.kind, sorted(each.ports), each.program))
 
 
 def _name(process: psutil.Process) -> str:
-    return process.name().lower().removesuffix(".exe")
+    name = process.name().lower().removesuffix(".exe")
+    return "oracle" if name.startswith("ora_pmon") else name
 
 
-def _port(process: psutil.Process) -> int | None:
+def _parent(process: psutil.Process) -> str | None:
+    """Its name; what started a server may be gone."""
+    import psutil
+
+    try:
+        parent = process.parent()
+        return None if parent is None else _name(parent)
+    except psutil.Error:
+        return None
+
+
+def _ports(process: psutil.Process) -> frozenset[int]:
     import psutil
 
     ports: list[int] = []
@@ -84,7 +96,7 @@ def _port(process: psutil.Process) -> int | None:
             for line in process.net_connections("inet")
             if line.status == psutil.CONN_LISTEN and line.laddr
         ]
-    return min(ports, default=None)
+    return frozenset(ports)
 
 
 def _folder(process: psutil.Process) -> Path | None:
@@ -94,6 +106,13 @@ def _folder(process: psutil.Process) -> Path | None:
     with suppress(psutil.Error, OSError):
         return Path(os.path.realpath(process.cwd()))
     return None
+
+
+def own_addresses() -> set[str]:
+    """By which this machine is reached."""
+    import psutil
+
+    return {one.address.partition("%")[0] for card in psutil.net_if_addrs().values() for one in card}
 
 
 def foreign_mounts() -> Iterator[str]:

@@ -83,7 +83,7 @@ class Files(Source):
         return Path(self._path)
 
     def covers(self, path: Path) -> bool:
-        """By its place and the patterns: nothing is looked at."""
+        """By its place and the patterns; also whether it is on the same file system, where that counts."""
         try:
             parts = path.relative_to(self._path).parts
         except ValueError:
@@ -92,7 +92,9 @@ class Files(Source):
         leading = [os.fsencode("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
         if self._excluded is not None and any(map(self._excluded, leading)):
             return False
-        return self._included is None or self._included(whole)
+        if self._included is not None and not self._included(whole):
+            return False
+        return not self._one_file_system or _device(path) == _device(self._path)
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()
@@ -159,6 +161,14 @@ class _FilesView(View):
     def dump(self, sink: Sink) -> Mapping[str, object]:
         self._files.dump(sink, self._place)
         return {}
+
+
+def _device(path: StrPath) -> int | None:
+    """Which file system it is on; of what is not there, nobody knows."""
+    try:
+        return os.lstat(path).st_dev
+    except OSError:
+        return None
 
 
 @contextmanager

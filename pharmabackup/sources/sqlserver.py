@@ -5,11 +5,9 @@ Written to Microsoft's documentation of Transact-SQL, and not run against a serv
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import TYPE_CHECKING
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed, Unsupported
 from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
-from pharmabackup.sources.sqlserver_server import NAME_MAX, SYSTEM, Server, quoted, text
-from pharmabackup.sources.trouble import reason
+from pharmabackup.sources.sqlserver_server import DAMAGED_AT_ALL, NAME_MAX, SYSTEM, Server, failed, quoted, text
+from pharmabackup.sources.sqlserver_staging import Staging
 
 if TYPE_CHECKING:
     from pharmabackup.sources.sqlserver_server import Session
 
 BACKUP = b"database.bak"
-PIECE = 1 << 20
 PORT = 1433
 ONLINE = "ONLINE"
 MARK = "pharmabackup is restoring"  # a property of a database that is being restored, until it is whole
@@ -40,7 +37,8 @@ FACTS = (
 )
 ENCRYPTED = "SELECT count(*) FROM sys.databases WHERE name = %s AND is_encrypted = 1"
 DATABASES = "SELECT name FROM sys.databases WHERE database_id > 4 AND source_database_id IS NULL ORDER BY name"
-LISTENS = "SELECT local_tcp_port FROM sys.dm_exec_connections WHERE session_id = @@SPID"
+LISTENS = "SELECT CAST(CONNECTIONPROPERTY('local_tcp_port') AS int)"
+DROP = "IF DB_ID({}) IS NOT NULL DROP DATABASE {}"
 LOCK = (
     "DECLARE @got int; EXEC @got = sp_getapplock @Resource = %s, @LockMode = 'Exclusive', @LockOwner = 'Session',"
     " @LockTimeout = 0; SELECT @got"
@@ -82,7 +80,7 @@ class SQLServer(Source):
             raise InvalidInput(f"{wrong[0]!r} is no table's name.", remedy='Write "table" or "schema.table".')
         self._database = database
         self._server = Server(server, user, password)
-        self._staging = Path(os.path.abspath(staging))
+        self._staging = Staging(staging, database, self.name)
         self._count = tuple(count)
 
     # ------------------------------------------------------------ backup
@@ -92,8 +90,7 @@ class SQLServer(Source):
 
     @contextmanager
     def _view(self) -> Iterator[View]:
-        if not self._staging.is_dir():
-            raise self._no_staging("is not there")
+        self._staging.look()
         with self._server.connected(self.name) as session, self._alone(session):
             state = session.one("SELECT state_desc FROM sys.databases WHERE name = %s", self._database)
             if state != ONLINE:
@@ -104,7 +101,6 @@ class SQLServer(Source):
                     remedy="Check its name." if state is None else "Bring it online.",
                     dataset=self.name,
                 )
-            self._sweep()
             yield _Database(self, session)
 
     def served(self) -> Served:
@@ -124,8 +120,7 @@ class SQLServer(Source):
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
         if self._database.lower() in SYSTEM:
             raise Unsupported(f"A server needs its database {self._database}.", remedy="Restore under another name.")
-        if not self._staging.is_dir():
-            raise self._no_staging("is not there")
+        self._staging.look()
         with self._server.connected(self.name) as session:
             version = str(session.run(FACTS)[0][0])
             there = session.one("SELECT DB_ID(%s)", self._database) is not None
@@ -142,15 +137,14 @@ class SQLServer(Source):
             )
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
-        stage = self.stage()
         with self._server.connected(self.name) as session, self._alone(session):
-            self._sweep()
+            stage = self._staging.file(session)
             self._drop_leftovers(session)
             try:
-                self._write(stage, content)
+                self._staging.write(stage, content.read(BACKUP))
                 return self._restore(session, stage, content, overwrite=overwrite)
             finally:
-                self.unstage(stage)
+                self._staging.remove(stage)
 
     def _restore(self, session: Session, stage: Path, content: Content, *, overwrite: bool) -> Mapping[str, object]:
         beside = self._named(f"restoring_{secrets.token_hex(4)}")
@@ -165,16 +159,19 @@ class SQLServer(Source):
             with suppress(Exception):  # a database that was read-only when it was backed up takes none
                 session.run(f"EXEC {quoted(beside)}.sys.sp_addextendedproperty {text(MARK)}, N''")
             check = f"DBCC CHECKDB ({text(beside)}) WITH NO_INFOMSGS"
-            self._server.waited_for(self.name, check, content.check)
-            rows = self.counted(session, beside)
-            self._compare(rows, content.facts.get("rows"))
-            with suppress(Exception):
-                session.run(f"EXEC {quoted(beside)}.sys.sp_dropextendedproperty {text(MARK)}")
+            try:
+                self._server.waited_for(self.name, check, content.check)
+            except SourceFailed as error:
+                raise failed(DAMAGED_AT_ALL, self.name) if error.kind == "tool-failed" else error from None
+            rows = self.counted(beside, content.check)
+            self._compare(rows, content)
             replaced = self._switch(session, beside, overwrite=overwrite)
         except BaseException:
             with suppress(Exception):
-                session.run(f"DROP DATABASE IF EXISTS {quoted(beside)}")
+                session.run(DROP.format(text(beside), quoted(beside)))
             raise
+        with suppress(Exception):
+            session.run(f"EXEC {quoted(self._database)}.sys.sp_dropextendedproperty {text(MARK)}")
         facts: dict[str, object] = {"database": self._database, "rows": rows, "verified": "DBCC CHECKDB"}
         return facts | ({"replaced": replaced} if replaced else {})
 
@@ -197,22 +194,22 @@ class SQLServer(Source):
             moves.append(f"MOVE {text(logical)} TO {text(file)}")
         return moves
 
-    def _compare(self, rows: Mapping[str, int], expected: object) -> None:
-        """With those that were counted: exact only where nobody wrote meanwhile."""
-        for table, numbers in (expected if isinstance(expected, dict) else {}).items():
-            before, after = numbers
-            if before == after and table in rows and rows[table] != before:
-                raise SourceFailed(
-                    f"{table} of {self.name} has {rows[table]:,} rows, and had {before:,}.",
-                    kind="damaged",
-                    remedy="Restore an earlier snapshot.",
-                    dataset=self.name,
+    def _compare(self, rows: Mapping[str, int], content: Content) -> None:
+        """With those that were counted around the backup: somebody may have written meanwhile, and so it is told."""
+        expected = content.facts.get("rows")
+        for table, (before, after) in (expected if isinstance(expected, dict) else {}).items():
+            if table in rows and not min(before, after) <= rows[table] <= max(before, after):
+                content.finding(
+                    "rows-differ",
+                    f"{table} of {self.name} has {rows[table]:,} rows; it had {before:,} before it was backed up, "
+                    f"and {after:,} after that.",
+                    "If nobody deleted rows there just then, compare with an earlier snapshot.",
                 )
 
     def _switch(self, session: Session, beside: str, *, overwrite: bool) -> str | None:
-        """Give it its name; what had that before."""
+        """Give it its name; what had that before. What goes wrong is taken back."""
         kept = None
-        if session.one("SELECT DB_ID(%s)", self._database) is not None:
+        if self._is_there(session, self._database):
             if not overwrite:
                 raise Conflict(
                     f"The database {self._database} was made meanwhile, and was not touched.",
@@ -220,24 +217,52 @@ class SQLServer(Source):
                     remedy="Restore under another name, or pass overwrite=True: then it is kept, renamed.",
                 )
             kept = self._named(f"before_{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-            self._rename(session, self._database, kept)
         try:
-            self._rename(session, beside, self._database)
-        except BaseException:
             if kept is not None:
-                self._rename(session, kept, self._database)
+                self._rename(session, self._database, kept)
+            self._rename(session, beside, self._database)
+        except BaseException as error:
+            self._take_back(beside, kept, error)
             raise
         return kept
 
-    def _rename(self, session: Session, old: str, new: str) -> None:
-        """Of a database that nobody has open: else it is refused."""
-        session.run(f"ALTER DATABASE {quoted(old)} SET SINGLE_USER WITH NO_WAIT")
+    def _take_back(self, beside: str, kept: str | None, why: BaseException) -> None:
+        """All have the names that they had, and are open to everybody. SourceFailed says what to do by hand."""
         try:
-            session.run(f"ALTER DATABASE {quoted(old)} MODIFY NAME = {quoted(new)}")
-        except BaseException:
-            session.run(f"ALTER DATABASE {quoted(old)} SET MULTI_USER")
-            raise
-        session.run(f"ALTER DATABASE {quoted(new)} SET MULTI_USER")
+            with self._server.connected(self.name) as session:  # the other one may be lost
+                if self._is_there(session, self._database) and not self._is_there(session, beside):
+                    self._rename(session, self._database, beside)
+                if kept is not None and self._is_there(session, kept):
+                    self._rename(session, kept, self._database)
+                elif kept is not None:
+                    session.run(f"ALTER DATABASE {quoted(self._database)} SET MULTI_USER")
+        except SourceFailed:
+            names = self._database if kept is None else f"{self._database} or {kept}"
+            raise SourceFailed(
+                f"The restore of {self.name} broke off while databases were renamed ({why}), and that could not be "
+                f"taken back: what was there is called {names}, and may be open to one user only.",
+                kind="tool-failed",
+                remedy="Rename it (ALTER DATABASE … MODIFY NAME), and run ALTER DATABASE … SET MULTI_USER.",
+                dataset=self.name,
+            ) from None
+
+    def _is_there(self, session: Session, name: str) -> bool:
+        return session.one("SELECT DB_ID(%s)", name) is not None
+
+    def _rename(self, session: Session, old: str, new: str) -> None:
+        """Of a database that nobody has open: else it is refused. Its one user is this session meanwhile."""
+        session.run(f"USE {quoted(old)}")
+        try:
+            session.run(f"ALTER DATABASE {quoted(old)} SET SINGLE_USER WITH NO_WAIT")
+            try:
+                session.run(f"ALTER DATABASE {quoted(old)} MODIFY NAME = {quoted(new)}")
+            except SourceFailed:
+                session.run(f"ALTER DATABASE {quoted(old)} SET MULTI_USER")
+                raise
+            session.run(f"ALTER DATABASE {quoted(new)} SET MULTI_USER")
+        finally:
+            with suppress(SourceFailed):
+                session.run("USE master")
 
     def _drop_leftovers(self, session: Session) -> None:
         """What a restore that was killed has left: it is still being restored, or marked."""
@@ -246,51 +271,10 @@ class SQLServer(Source):
             if pattern.fullmatch(str(name)):
                 marks = MARKS.format(quoted(str(name)))
                 if state == "RESTORING" or (state == ONLINE and session.one(marks, MARK)):
-                    session.run(f"DROP DATABASE {quoted(str(name))}")
+                    session.run(DROP.format(text(str(name)), quoted(str(name))))
 
     def _named(self, end: str) -> str:
         return f"{self._database[: NAME_MAX - 32]}_{end}"
-
-    # ------------------------------------------------------------ the staging folder
-
-    @property
-    def _prefix(self) -> str:
-        own = f"{self._server.host}\0{self._database}".lower()
-        return f"pharmabackup-{hashlib.sha256(own.encode()).hexdigest()[:16]}-"
-
-    def stage(self) -> Path:
-        """A file's name there that nobody has."""
-        return self._staging / f"{self._prefix}{secrets.token_hex(8)}.bak"
-
-    def unstage(self, stage: Path) -> None:
-        """It is patients' data: it goes when it was read. SourceFailed."""
-        try:
-            stage.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._no_staging(f"keeps the backup, which cannot be deleted ({reason(error)})") from None
-
-    def _sweep(self) -> None:
-        """What we left when we were killed; nobody else is at it now."""
-        with suppress(OSError):
-            for path in self._staging.glob(f"{self._prefix}*.bak"):
-                self.unstage(path)
-
-    def _write(self, stage: Path, content: Content) -> None:
-        try:
-            with open(stage, "xb") as file:
-                for piece in content.read(BACKUP):
-                    file.write(piece)
-        except OSError as error:
-            raise self._no_staging(f"cannot be written to ({reason(error)})") from None
-
-    def _no_staging(self, what: str) -> SourceFailed:
-        return SourceFailed(
-            f"The staging folder {self._staging} {what}.",
-            kind="permission",
-            remedy="Name a folder of the server's machine, with room for the database, that the account of the SQL "
-            "Server service and this one may write to.",
-            dataset=self.name,
-        )
 
     # ------------------------------------------------------------ both
 
@@ -306,30 +290,31 @@ class SQLServer(Source):
             )
         yield  # the lock is the session's
 
-    def counted(self, session: Session, database: str) -> dict[str, int]:
+    def counted(self, database: str, look: Callable[[], None]) -> dict[str, int]:
         """Rows by table."""
         found = {}
         for table in self._count:
             schema, _, name = table.rpartition(".")
             whole = f"{quoted(database)}.{quoted(schema or 'dbo')}.{quoted(name)}"
-            found[table] = int(session.one(f"SELECT count_big(*) FROM {whole}"))  # noqa: S608
+            [(count,)] = self._server.waited_for(self.name, f"SELECT count_big(*) FROM {whole}", look)  # noqa: S608
+            found[table] = int(count)
         return found
 
     def back_up(self, session: Session, sink: Sink) -> Mapping[str, object]:
         """What `View.dump` does. SourceFailed."""
         version, edition, _, _ = session.run(FACTS)[0]
-        stage = self.stage()
+        stage = self._staging.file(session)
         disk = f"DISK = {text(str(stage))}"
         options = "COPY_ONLY, CHECKSUM, INIT, FORMAT, NO_COMPRESSION, NAME = N'pharmabackup'"
         try:
-            before = self.counted(session, self._database)
+            before = self.counted(self._database, sink.check)
             statement = f"BACKUP DATABASE {quoted(self._database)} TO {disk} WITH {options}"
             self._server.waited_for(self.name, statement, sink.check)
-            after = self.counted(session, self._database)
+            after = self.counted(self._database, sink.check)
             self._server.waited_for(self.name, f"RESTORE VERIFYONLY FROM {disk} WITH CHECKSUM", sink.check)
-            chunks, stored = self._read(stage, sink)
+            chunks, stored = self._staging.read(stage, sink)
         finally:
-            self.unstage(stage)
+            self._staging.remove(stage)
         if session.one(ENCRYPTED, self._database):
             sink.finding(
                 "encrypted-source",
@@ -346,27 +331,6 @@ class SQLServer(Source):
         about = "\n".join(f"{name}: {value}" for name, value in facts.items()).encode()
         put_files(sink, [(BACKUP, chunks, stored), (b"server.txt", *put_bytes(sink, about))])
         return facts
-
-    def _read(self, stage: Path, sink: Sink) -> tuple[int, int]:
-        try:
-            file = open(stage, "rb", buffering=0)  # noqa: SIM115  (closed below)
-        except OSError as error:
-            raise self._no_staging(f"has the backup, which cannot be read ({reason(error)})") from None
-        failed: list[OSError] = []
-
-        def read_into(view: memoryview) -> int:
-            try:
-                return file.readinto(view) or 0
-            except OSError as error:  # what was stored cannot be taken back: it ends early, and is refused
-                failed.append(error)
-                return 0
-
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            chunks, stored = sink.stream(read_into, fine=True)
-        if failed or stored != size:
-            raise self._no_staging("has the backup, of which a part could not be read")
-        return chunks, stored
 
 
 def _numbers(version: str) -> list[int]:

@@ -35,6 +35,11 @@ STAGING = (
     "could not be written to, or read from, the staging folder",
     "Let the account of the SQL Server service, and this one, write there; it is a folder of the server's machine.",
 )
+UNREACHABLE = (
+    "unreachable",
+    "is on a server that cannot be reached",
+    "Check that it runs, that its TCP/IP is on (SQL Server Configuration Manager), its name and port.",
+)
 DAMAGED = ("damaged", "has pages or a backup that are damaged", "Look into the server's log, and run DBCC CHECKDB.")
 # By number: kind, what happened, remedy.
 ERRORS: Mapping[int, tuple[str, str, str]] = {
@@ -45,24 +50,29 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     927: ("in-use", "is being restored", "Wait until that has ended."),
     942: ("in-use", "is offline", "Bring it online."),
     3101: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
+    5030: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
     5061: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
     5064: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
     5070: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
     3201: STAGING, 3202: STAGING,
-    112: ("full", "has no room on its server's disk", "Free some space there."),
+    300: ("permission", "is on a server that does not tell this user so", "GRANT VIEW SERVER STATE to it."),
+    1827: ("full", "is larger than this edition of SQL Server allows", "Restore into another edition."),
+    9002: ("full", "has a log that is full", "Back up its log, or give it more room."),
     1105: ("full", "has no room on its server's disk", "Free some space there."),
     3257: ("full", "has no room on its server's disk", "Free some space there."),
     3169: ("newer", "is of a newer SQL Server", "Restore into that version or a newer one."),
     33111: ("missing", "is encrypted by a certificate that its server lacks", "Restore that certificate first."),
-    3043: DAMAGED, 3189: DAMAGED, 3203: DAMAGED, 3241: DAMAGED, 3242: DAMAGED, 823: DAMAGED, 824: DAMAGED,
-    8939: DAMAGED,
-    20002: ("unreachable", "is on a server that cannot be reached", "Check that it runs, its name and port."),
-    20009: ("unreachable", "is on a server that cannot be reached", "Check that it runs, its name and port."),
+    3043: DAMAGED, 3189: DAMAGED, 3203: DAMAGED, 3183: DAMAGED, 3241: DAMAGED, 3242: DAMAGED,
+    823: DAMAGED, 824: DAMAGED, 8939: DAMAGED,
+    20002: UNREACHABLE, 20009: UNREACHABLE,
     20003: ("unreachable", "is on a server that does not answer", "Check that it runs, and the network."),
     20004: ("unreachable", "lost its server", "Check that it runs, and the network."),
     20006: ("unreachable", "lost its server", "Check that it runs, and the network."),
     20047: ("unreachable", "lost its server", "Check that it runs, and the network."),
 }  # fmt: skip
+
+
+DAMAGED_AT_ALL = 8939  # of the many numbers that DBCC CHECKDB reports
 
 
 class Server:
@@ -104,8 +114,8 @@ class Server:
             with suppress(Exception):  # what failed before is told
                 connection.close()
 
-    def waited_for(self, dataset: str, statement: str, look: Callable[[], None]) -> None:
-        """Run what takes long; `look` may raise what stops it, and the server is told to. SourceFailed."""
+    def waited_for(self, dataset: str, statement: str, look: Callable[[], None]) -> list[tuple[Any, ...]]:
+        """The rows of what takes long; `look` may raise what stops it, and the server is told to. SourceFailed."""
         with self.connected(dataset) as session:
             number = int(session.one("SELECT @@SPID"))
             with ThreadPoolExecutor(1, thread_name_prefix="pharmabackup-sqlserver") as thread:
@@ -119,7 +129,7 @@ class Server:
                         with suppress(Exception), self.connected(dataset) as other:
                             other.run(f"KILL {number}")
                     raise
-            running.result()
+            return running.result()
 
 
 class Session:

@@ -19,6 +19,7 @@ from pharmabackup.discovery import Inventory, discover, disks, processes
 from tests.servers.mariadb import PASSWORD as MARIADB_PASSWORD
 from tests.servers.mariadb import mariadb
 from tests.servers.postgresql import PASSWORD, postgres
+from tests.storage.mounts import tmpfs
 
 pytest.importorskip("psutil")
 
@@ -164,7 +165,7 @@ def test_what_is_ignored_is_there_and_not_told(root):
     }
 
 
-@pytest.mark.parametrize("name", ["node_modules", "$RECYCLE.BIN", ".cache", "Temp", "x_cache"])
+@pytest.mark.parametrize("name", ["node_modules", "$RECYCLE.BIN", "site-packages"])
 def test_what_programs_keep_is_not_entered(root, name):
     database(root / "a" / name / "x.db")
     assert found(discover(roots=[root]), root) == {}
@@ -256,6 +257,72 @@ def test_an_inventory_is_told_to_programs(root):
     assert told["state"] == "warning" and told["findings"] and told["roots"] == [str(root)]
 
 
+def test_a_folder_that_was_named_is_looked_through_whatever_it_is_called(root):
+    database(root / "temp" / ".hidden" / "x.db")
+    assert found(discover(roots=[root / "temp"]), root) == {"temp/.hidden/x.db": ("sqlite", ())}
+
+
+def test_documents_that_a_pattern_leaves_out_are_in_no_backup(root):
+    documents(root / "Letters")
+    without = pb.Files(root / "Letters", name="letters", exclude=["*.pdf"])
+    assert found(discover([without], roots=[root]), root) == {"Letters": ("folder", ())}
+    only = pb.Files(root / "Letters", name="letters", include=["*.pdf"])
+    assert found(discover([only], roots=[root]), root) == {"Letters": ("folder", ("letters",))}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
+def test_another_file_system_that_is_left_out_is_not_covered(root):
+    with tmpfs("2m") as mounted:
+        outer = mounted.parent
+        assert pb.Files(outer, name="x").covers(mounted / "x")
+        staying = pb.Files(outer, name="x", one_file_system=True)
+        (mounted / "x").touch()
+        (outer / "y").touch()
+        assert staying.covers(outer / "y") and not staying.covers(mounted / "x")
+
+
+def test_files_that_go_while_they_are_looked_at_hide_no_others(root, monkeypatch):
+    database(root / "a.db")
+    database(root / "b.db")
+    real = os.scandir
+
+    class Going:
+        def __init__(self, entry):
+            self._entry = entry
+            self.name, self.path = entry.name, entry.path
+
+        def stat(self, **more):
+            if self.name == "a.db":
+                raise FileNotFoundError
+            return self._entry.stat(**more)
+
+    class Scanned:
+        def __init__(self, folder):
+            self._found = real(folder)
+
+        def __enter__(self):
+            return (Going(entry) for entry in self._found)
+
+        def __exit__(self, *_):
+            self._found.close()
+
+    monkeypatch.setattr(disks.os, "scandir", Scanned)
+    assert [Path(item.place).name for item in discover(roots=[root]).items if item.place.startswith(str(root))] == [
+        "b.db"
+    ]
+
+
+def test_what_a_cloud_keeps_is_counted_and_not_opened(root):
+    """Windows' attributes: a folder of OneDrive is entered, a junction is not; what is not here is not read."""
+
+    class Status:
+        def __init__(self, tag: int = 0, attributes: int = 0) -> None:
+            self.st_reparse_tag, self.st_file_attributes = tag, attributes
+
+    assert not disks._leads_away(Status(0x9000001A)) and disks._leads_away(Status(0xA0000003))
+    assert disks._is_away(Status(attributes=0x400000)) and not disks._is_away(Status(attributes=0x20))
+
+
 # ---------------------------------------------------------------- servers
 
 
@@ -329,6 +396,56 @@ def test_databases_of_mariadb_are_asked_for_too(tmp_path, root):
         assert set(places(discover([whole], roots=[root]), port).values()) == {("all",)}
         inventory = discover([pb.Files(server.data, name="copy")], roots=[server.data.parent])
         assert codes(inventory, "copied-while-in-use") == ["copy"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives its rights away")
+def test_whose_files_these_are_is_not_said_where_it_cannot_be_seen(tmp_path):
+    pytest.importorskip("pymysql")
+    (tmp_path / "server").mkdir()
+    with mariadb(tmp_path / "server") as server:
+        server.data.chmod(0o755)
+        for folder in server.data.parents:
+            if folder.stat().st_mode & 0o005 != 0o005 and folder.owner() == "root":
+                folder.chmod(0o755)
+        where = str(server.data.parent)
+        script = (
+            "import os; from pharmabackup.discovery import discover; os.setuid(65534);"
+            f"found = discover(roots=[{where!r}]);"
+            "print([(f.code, f.subject) for f in found.findings], [i.text for i in found.items])"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert repr(("not-looked-into", str(server.data))) in done.stdout and "does not run" not in done.stdout
+
+
+def test_a_server_whose_starter_is_gone_is_found_all_the_same(monkeypatch):
+    import psutil
+
+    class Orphan:
+        def name(self):
+            return "mongod.exe"
+
+        def parent(self):
+            raise psutil.NoSuchProcess(1)
+
+        def net_connections(self, _kind):
+            raise psutil.AccessDenied
+
+        def cwd(self):
+            raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "process_iter", lambda *_: [Orphan()])
+    assert processes.running() == [processes.Running("server", "A MongoDB server", "mongod", frozenset(), None)]
+
+
+def test_this_machine_s_own_addresses_are_this_machine(served, root):
+    own = next(one for one in processes.own_addresses() if one not in ("127.0.0.1", "::1") and "." in one)
+    source = pb.PostgreSQL(served.url("pmr"), password=PASSWORD)
+    seen = source.served()
+    elsewhere = type(seen)(
+        product="postgresql", host=own, port=seen.port, databases=seen.databases, database=seen.database
+    )
+    source.served = lambda: elsewhere
+    assert places(discover([source], roots=[root]), served.port)[f"localhost:{served.port}/pmr"] == ("pmr",)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program of another name is made with a link")

@@ -36,6 +36,7 @@ class Database:
     marked: bool = False
     encrypted: bool = False
     open_by: int = 0  # others
+    single: int = 0  # the session that has it for itself
     kinds: tuple[str, ...] = ("D", "L")
 
 
@@ -45,13 +46,16 @@ class Standin:
 
     databases: dict[str, Database] = field(default_factory=dict)
     version: str = "16.0.4085.2"
+    sees: bool = True  # the staging folder
     done: list[str] = field(default_factory=list)
     fails: dict[str, int] = field(default_factory=dict)  # a statement's first words: the number that it fails with
+    fails_once: bool = False
     slow: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     locks: set[str] = field(default_factory=set)
     killed: set[int] = field(default_factory=set)
     spids: int = 50
+    uses: dict[int, str] = field(default_factory=dict)  # by session
 
     def connect(self, server: str, **given: object) -> Connection:
         assert given["database"] == "master" and given["autocommit"] is True
@@ -64,6 +68,8 @@ class Standin:
         self.done.append(statement)
         for begin, number in self.fails.items():
             if statement.startswith(begin):
+                if self.fails_once:
+                    self.fails = {}
                 raise Refused((number, b"a text that quotes a patient, Jane Doe"))
         if self.slow and statement.startswith(self.slow):
             while spid not in self.killed:
@@ -149,19 +155,34 @@ class Standin:
     def check(self, _spid: int, found: re.Match, _values: tuple) -> None:
         assert unquoted(found[1]) in self.databases
 
-    def single(self, _spid: int, found: re.Match, _values: tuple) -> None:
+    def use(self, spid: int, found: re.Match, _values: tuple) -> None:
+        if found[1] != "master":
+            self.at(found[1])
+        self.uses[spid] = plain(found[1]) if found[1] != "master" else "master"
+
+    def single(self, spid: int, found: re.Match, _values: tuple) -> None:
+        assert self.uses[spid] == plain(found[1]), "somebody else may become its one user"
         if self.at(found[1]).open_by:
             raise Refused((5070, b"in use"))
+        self.at(found[1]).single = spid
 
-    def multi(self, _spid: int, found: re.Match, _values: tuple) -> None:
-        self.at(found[1])
+    def multi(self, spid: int, found: re.Match, _values: tuple) -> None:
+        assert self.at(found[1]).single in (0, spid) or self.at(found[1]).single not in self.uses
+        self.at(found[1]).single = 0
 
-    def rename(self, _spid: int, found: re.Match, _values: tuple) -> None:
-        assert plain(found[2]) not in self.databases
+    def rename(self, spid: int, found: re.Match, _values: tuple) -> None:
+        assert plain(found[2]) not in self.databases and self.at(found[1]).single == spid
         self.databases[plain(found[2])] = self.databases.pop(plain(found[1]))
+        self.uses[spid] = plain(found[2])
+
+    def label(self, _spid: int, found: re.Match, _values: tuple) -> None:
+        if not self.sees or not Path(unquoted(found[1])).exists():
+            raise Refused((3201, b"Cannot open backup device"))
+        raise Refused((3254, b"The volume is empty"))
 
     def drop(self, _spid: int, found: re.Match, _values: tuple) -> None:
-        self.databases.pop(plain(found[1]), None)
+        assert unquoted(found[1]) == plain(found[2])
+        self.databases.pop(plain(found[2]), None)
 
     def kill(self, _spid: int, found: re.Match, _values: tuple) -> None:
         self.killed.add(int(found[1]))
@@ -176,7 +197,11 @@ STATEMENTS = [
     (r"DECLARE @got int; EXEC @got = sp_getapplock @Resource = %s, .*; SELECT @got", Standin.applock),
     (r"SELECT name FROM sys.databases WHERE database_id > 4 .*", Standin.all_of_them),
     (r"SELECT name, state_desc FROM sys.databases", Standin.states),
-    (r"SELECT local_tcp_port FROM sys.dm_exec_connections WHERE session_id = @@SPID", lambda *_: [(1433,)]),
+    (r"SELECT CAST\(CONNECTIONPROPERTY\('local_tcp_port'\) AS int\)", lambda *_: [(1433,)]),
+    (r"SELECT CAST\(@@SERVERNAME AS nvarchar\(256\)\)", lambda *_: [("HOST",)]),
+    (rf"USE (?:{NAME})", Standin.use),
+    (r"USE (master)", Standin.use),
+    (rf"RESTORE LABELONLY FROM DISK = {TEXT}", Standin.label),
     (r"SELECT count\(\*\) FROM sys.databases WHERE name = %s AND is_encrypted = 1", Standin.is_encrypted),
     (rf"SELECT count_big\(\*\) FROM {NAME}\.{NAME}\.{NAME}", Standin.count),
     (
@@ -192,7 +217,7 @@ STATEMENTS = [
     (rf"ALTER DATABASE {NAME} SET SINGLE_USER WITH NO_WAIT", Standin.single),
     (rf"ALTER DATABASE {NAME} SET MULTI_USER", Standin.multi),
     (rf"ALTER DATABASE {NAME} MODIFY NAME = {NAME}", Standin.rename),
-    (rf"DROP DATABASE (?:IF EXISTS )?{NAME}", Standin.drop),
+    (rf"IF DB_ID\({TEXT}\) IS NOT NULL DROP DATABASE {NAME}", Standin.drop),
     (r"KILL (\d+)", Standin.kill),
 ]
 
@@ -237,16 +262,18 @@ class Connection:
 
     def close(self) -> None:
         self._server.locks -= self._locks
+        self._server.uses.pop(self._spid, None)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Standin:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
     made = Standin({"pmr": Database({"dbo.entry": 5, "sales.claim": 7})})
     module = types.ModuleType("pymssql")
     module.Error = Refused  # type: ignore[attr-defined]
     module.connect = made.connect  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pymssql", module)
-    return made
+    yield made
+    assert not any(database.single for database in made.databases.values()), "one is left to a single user"
 
 
 @pytest.fixture
@@ -313,13 +340,34 @@ def test_a_database_in_use_is_not_replaced(server, staging, repo):
     assert "is in use" in told(caught.value) and set(server.databases) == {"pmr"} and list(staging.iterdir()) == []
 
 
-def test_a_rename_that_fails_is_taken_back(server, staging, repo):
+@pytest.mark.parametrize(
+    "begins",
+    [
+        "ALTER DATABASE [pmr_restoring_",  # its first rename
+        "ALTER DATABASE [pmr] MODIFY",
+        "ALTER DATABASE [pmr_before_",  # open again under its new name, once
+        "USE [pmr_restoring_",
+    ],
+)
+def test_a_rename_that_fails_is_taken_back(server, staging, repo, begins):
     repo.backup([source(staging)])
     server.databases["pmr"].tables["dbo.entry"] = 99
-    server.fails["ALTER DATABASE [pmr_restoring_"] = 1105
+    server.fails[begins] = 1105
+    server.fails_once = begins.startswith("ALTER DATABASE [pmr_before_")
     with pytest.raises(pb.Incomplete):
         repo.restore(into={"pmr": source(staging)}, overwrite=True)
     assert {name: database.tables["dbo.entry"] for name, database in server.databases.items()} == {"pmr": 99}
+
+
+@pytest.mark.parametrize(
+    "statement", ["RESTORE DATABASE", "DBCC CHECKDB", "RESTORE FILELISTONLY", "SELECT count_big", "ALTER DATABASE"]
+)
+def test_what_is_damaged(server, staging, repo, statement):
+    repo.backup([source(staging)])
+    server.fails[statement] = 8976 if statement == "DBCC CHECKDB" else 824
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.restore(into={"pmr": source(staging, "new")})
+    assert "damaged" in told(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +390,7 @@ def test_a_backup_that_fails_anywhere_is_none_and_leaves_nothing(server, staging
     assert "Jane Doe" not in told(caught.value) and repo.snapshots() == [] and list(staging.iterdir()) == []
 
 
-def test_rows_that_differ_replace_nothing(server, staging, repo, monkeypatch):
+def test_rows_that_differ_are_told(server, staging, repo, monkeypatch):
     repo.backup([source(staging)])
     real = Standin.restore
 
@@ -354,9 +402,10 @@ def test_rows_that_differ_replace_nothing(server, staging, repo, monkeypatch):
         "tests.sources.test_sqlserver.STATEMENTS",
         [(pattern, loses if what is real else what) for pattern, what in STATEMENTS],
     )
-    with pytest.raises(pb.Incomplete) as caught:
-        repo.restore(into={"pmr": source(staging, "new")})
-    assert "entry of new has 4 rows, and had 5" in told(caught.value) and set(server.databases) == {"pmr"}
+    report = repo.restore(into={"pmr": source(staging, "new")})
+    [finding] = [finding for finding in report.findings if finding.code == "rows-differ"]
+    assert "has 4 rows; it had 5 before it was backed up, and 5 after that" in finding.message
+    assert report.datasets["pmr"].complete and "new" in server.databases
 
 
 def test_rows_that_were_written_meanwhile_are_not_compared(server, staging, repo, monkeypatch):
@@ -393,8 +442,8 @@ def test_a_cancelled_restore_stops_the_server_and_leaves_nothing(server, staging
 def test_what_a_kill_has_left_is_removed_by_the_next_and_nothing_else(server, staging, repo):
     repo.backup([source(staging)])
     own = source(staging)
-    own.stage().write_bytes(b"patients")
-    source(staging, "other").stage().write_bytes(b"of another database")
+    stage(own).write_bytes(b"patients")
+    stage(source(staging, "other")).write_bytes(b"of another database")
     (staging / "mine.bak").write_bytes(b"x")
     repo.backup([own])
     assert len(list(staging.iterdir())) == 2 and (staging / "mine.bak").exists()
@@ -407,6 +456,11 @@ def test_what_a_kill_has_left_is_removed_by_the_next_and_nothing_else(server, st
     repo.restore(into={"pmr": own}, overwrite=True)
     left = {name for name in server.databases if "_restoring_" in name}
     assert left == {"pmr_restoring_11111111", "pmr_restoring_old"}
+
+
+def stage(one: pb.SQLServer) -> Path:
+    with one._server.connected("pmr") as session:
+        return one._staging.file(session)
 
 
 def test_two_at_once_are_refused(server, staging, repo):
@@ -469,7 +523,7 @@ def test_an_older_server_and_files_of_other_kinds_are_refused(server, staging, r
 
 
 def test_a_backup_that_is_cut_short_on_disk_is_none(server, staging, repo, monkeypatch):
-    import pharmabackup.sources.sqlserver as module
+    import pharmabackup.sources.sqlserver_staging as module
 
     real = module.os.fstat
 
@@ -497,7 +551,7 @@ def test_its_databases_are_known_to_discovery(server, staging):
     assert source(staging, server=".\\SQLEXPRESS").served().host == "localhost"
 
 
-def test_a_dry_run_of_the_real_library_says_that_nothing_answers(staging, repo):
+def test_the_real_library_says_that_nothing_answers(staging, repo):
     """pymssql itself, to a port where nobody listens: the number that it reports is known."""
     pytest.importorskip("pymssql")
     with pytest.raises(pb.Incomplete) as caught:
@@ -524,3 +578,39 @@ def test_a_url_of_the_command_line_names_it(staging):
     assert named == [("pmr", 3, "pmr"), ("till", 1, "a b"), ("i", 3, "c")]
     reached = [(one._server.host, one._server._port, one._server._user) for one in found]
     assert reached == [("db.local", "1444", "backup"), ("localhost", "", None), ("HOST\\SQLEXPRESS", "", None)]
+
+
+def test_a_folder_that_the_server_does_not_see_is_told_before_anything_is_written_there(server, staging, repo):
+    server.sees = False
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.backup([source(staging)])
+    assert "staging folder" in told(caught.value) and "BACKUP" not in " ".join(server.done)
+    assert list(staging.iterdir()) == []
+
+
+def test_renames_that_cannot_be_taken_back_are_told_by_name(server, staging, repo, monkeypatch):
+    repo.backup([source(staging)])
+    server.fails["ALTER DATABASE [pmr_restoring_"] = 1105
+    monkeypatch.setattr(pb.SQLServer, "_is_there", lambda _self, _session, name: name in ("pmr", "none"))
+    server.fails["ALTER DATABASE [pmr] SET MULTI_USER"] = 5064
+    with pytest.raises(pb.Incomplete) as caught:
+        repo.restore(into={"pmr": source(staging)}, overwrite=True)
+    assert "what was there is called pmr or pmr_before_" in told(caught.value)
+    assert "SET MULTI_USER" in told(caught.value)
+
+
+def test_what_lies_in_the_folder_is_for_the_server_and_us(server, staging, repo, monkeypatch):
+    modes = []
+    real = Standin.files
+
+    def looks(self, spid, found, values):
+        modes.append(Path(unquoted(found[1])).stat().st_mode & 0o007)
+        return real(self, spid, found, values)
+
+    monkeypatch.setattr(
+        "tests.sources.test_sqlserver.STATEMENTS",
+        [(pattern, looks if what is real else what) for pattern, what in STATEMENTS],
+    )
+    repo.backup([source(staging)])
+    repo.restore(into={"pmr": source(staging, "new")})
+    assert modes == [0]
