@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
 from pharmabackup import clock
-from pharmabackup.errors import Unsupported
+from pharmabackup.errors import InvalidInput, Unsupported
 from pharmabackup.events import Finding
 from pharmabackup.results import Entry, sized
 
 if TYPE_CHECKING:
+    import apsw
     import fsspec
 
     from pharmabackup.engine.history import Committed
@@ -124,6 +125,20 @@ class Snapshot:
         from pharmabackup.verbs import browse
 
         return browse.table(self._reader("tables"), name)
+
+    def connect(self, path: str | None = None) -> apsw.Connection:
+        """SQL over an SQLite database in it (apsw): read-only, and only pages that are needed are fetched.
+
+        `path`: in a folder's snapshot; a database's has one. For one thread. NotFound, Unsupported, Damaged.
+        """
+        if path is None and self.kind not in KINDS_WITH_TABLES:
+            raise InvalidInput(
+                f"{self.dataset} is no SQLite database ({self.kind}).", remedy="Give the path of one that is in it."
+            )
+        from pharmabackup.verbs import browse, browse_sql
+
+        reader = self._reader("tables")
+        return browse_sql.connect(browse.open_database(reader) if path is None else browse.open_file(reader, path))
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """A read-only fsspec file system over the snapshot, for pandas and friends."""

@@ -118,13 +118,23 @@ def open_file(reader: SnapshotReader, path: str) -> BinaryIO:
     return io.BufferedReader(SnapshotFile(reader, content_entry(reader, path)), buffer_size=1 << 17)
 
 
+def open_database(reader: SnapshotReader) -> BinaryIO:
+    """The one file of a database's snapshot. NotFound."""
+    return cast(BinaryIO, SnapshotFile(reader, _database(reader)))
+
+
+def _database(reader: SnapshotReader) -> Named:
+    entry = next((entry for folder in reader.entries() for entry in folder if entry.kind == EntryKind.FILE), None)
+    if entry is None:
+        raise NotFound("This snapshot holds no database.", kind="path", remedy="Choose another snapshot.")
+    return entry
+
+
 def table(reader: SnapshotReader, name: str) -> Iterator[dict[str, object]]:
     """The rows of a table of a SQLite snapshot, through a private copy that is gone afterwards."""
     import sqlite3
 
-    entry = next((entry for folder in reader.entries() for entry in folder if entry.kind == EntryKind.FILE), None)
-    if entry is None:
-        raise NotFound("This snapshot holds no database.", kind="path", remedy="Choose another snapshot.")
+    entry = _database(reader)
     with tempfile.TemporaryDirectory(prefix="pharmabackup-") as folder:
         path = Path(folder) / "database"
         try:
