@@ -75,7 +75,11 @@ def limited(size: int) -> Iterator[None]:
         group.mkdir()
         (group / ("memory.limit_in_bytes" if home == OLD else "memory.max")).write_text(str(size))
         (group / "cgroup.procs").write_text(str(os.getpid()))
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("1")  # what is cached already would be free of charge
     except OSError as error:
+        if group.is_dir():
+            group.rmdir()
         raise Failed(f"Memory cannot be limited here: {error}") from error
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -66,28 +66,32 @@ def _source(option: str, place: str, name: str | None, tier: int, exclude: Seque
             return sqlserver(place, name, tier)
         case "postgresql-cluster":
             return pb.PostgreSQLCluster(place, name=name or "", tier=tier)
-        case _:
+        case "mariadb-instance":
             return pb.MariaDBInstance(place, name=name or "", tier=tier)
+        case _:
+            raise AssertionError(option)
 
 
 def sqlserver(url: str, name: str | None, tier: int = TIER) -> pb.Source:
-    """mssql://[USER@]HOST[:PORT]/DATABASE?staging=FOLDER; the host may be HOST\\INSTANCE."""
+    """mssql://[USER@]HOST[:PORT]/DATABASE?staging=FOLDER; the host may be HOST%5CINSTANCE."""
     try:
-        parts = urlsplit(url)
-        staging = dict(parse_qsl(parts.query)).get("staging", "")
-        user, at, where = parts.netloc.rpartition("@")
+        parts = urlsplit(url, allow_fragments=False)
+        port = parts.port
     except ValueError:
-        parts, staging, user, at, where = urlsplit(""), "", "", "", ""
-    if parts.scheme != "mssql" or ":" in user or not staging:
-        raise click.BadParameter(
-            "write mssql://[USER@]HOST/DATABASE?staging=FOLDER, without a password.", param_hint="--sqlserver"
-        )
-    host, _, port = where.partition(":")
+        raise _no_sqlserver() from None
+    option, _, staging = parts.query.partition("=")
+    if parts.scheme != "mssql" or parts.password is not None or option != "staging" or not staging:
+        raise _no_sqlserver()
+    host = unquote(parts.netloc.rpartition("@")[2].removesuffix(f":{port}").strip("[]")) or "."
     return pb.SQLServer(
         unquote(parts.path.removeprefix("/")),
-        server=f"{unquote(host) or '.'}{f',{port}' if port else ''}",
-        staging=staging,
+        server=f"{host},{port}" if port else host,
+        staging=unquote(staging),
         name=name,
         tier=tier,
-        user=unquote(user) if at else None,
+        user=unquote(parts.username) if parts.username else None,
     )
+
+
+def _no_sqlserver() -> click.UsageError:
+    return click.UsageError("Write mssql://[USER@]HOST/DATABASE?staging=FOLDER, without a password.")

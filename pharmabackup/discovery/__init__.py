@@ -140,7 +140,6 @@ class _Looking:
         self._items: list[Found] = []
         self._findings: list[Finding] = []
         self._folders: dict[Path, str] = {}  # of servers that run: what serves there
-        self._running: set[str] = set()  # kinds
         self._hidden: set[str] = set()  # kinds of servers that run, and whose files this user may not know
 
     def covering(self, path: Path) -> tuple[str, ...]:
@@ -173,7 +172,6 @@ class _Looking:
                 place = f"{host}:{port}/{name}"
                 self._found(kind, place, f"The database {name} on {host}:{port}", names, in_use=True)
         for each in found:
-            self._running.add(each.kind)
             if each.folder is not None:
                 self._folders[each.folder] = each.title
             else:
@@ -203,8 +201,6 @@ class _Looking:
         if serves:  # it is there as a server
             self._live(seen.path, f"the files of {serves[0].lower()}{serves[1:]}, which runs", ADVICE[seen.kind])
             return
-        if seen.kind == "sqlserver" and "sqlserver" in self._running:
-            return
         if seen.kind in SERVED and seen.kind in self._hidden:
             self._tell(
                 "not-looked-into",
@@ -215,7 +211,7 @@ class _Looking:
             )
             return
         if seen.kind == "sqlite" and seen.in_use:
-            self._live(seen.path, "an SQLite database that is in use", ADVICE["sqlite"])
+            self._live(seen.path, "an SQLite database that a program may have open", ADVICE["sqlite"])
         self._found(
             seen.kind,
             str(seen.path),
@@ -232,7 +228,7 @@ class _Looking:
                 self._tell(
                     "copied-while-in-use",
                     source.name,
-                    f"{source.name} holds {what}: {path} is copied while it changes.",
+                    f"{source.name} holds {what}: {path} may be copied while it changes.",
                     f"{remedy} Then leave it out of {source.name} (exclude).",
                 )
 

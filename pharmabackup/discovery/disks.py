@@ -61,7 +61,7 @@ TITLES: Mapping[FileKind, str] = {
     "sqlite": "an SQLite database",
     "firebird": "a Firebird database",
     "access": "an Access database",
-    "sqlserver": "a file of a Microsoft SQL Server",
+    "sqlserver": "a file of a Microsoft SQL Server that does not have it open",
     "dbase": "tables of dBase or FoxPro",
     "postgresql": "the files of a PostgreSQL server that does not run",
     "mysql": "the files of a MariaDB or MySQL server that does not run",

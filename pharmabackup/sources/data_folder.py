@@ -92,12 +92,17 @@ class DataFolder:
         fresh = self._fresh
         with self._told("written"):
             fresh.mkdir(mode=0o700)
+            made = os.lstat(fresh)
             try:
                 yield fresh
+                if not os.path.samestat(made, os.lstat(fresh)):
+                    raise FileExistsError(errno.EEXIST, "somebody has put another folder there", str(fresh))
                 if _administers():
                     _give(fresh, self._owner())
                 _sync_all(fresh, look)
                 self._switch(fresh)
+            except _Stranded:
+                raise
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
                 raise
@@ -119,9 +124,21 @@ class DataFolder:
             fresh.rename(self.path)
         except BaseException:
             if kept is not None and kept.exists() and not self.path.exists():
-                kept.rename(self.path)
+                self._put_back(kept)
             raise
         self.replaced = kept
+
+    def _put_back(self, kept: Path) -> None:
+        try:
+            kept.rename(self.path)
+        except OSError:
+            raise _Stranded(
+                f"{self.path} was renamed to {kept.name}, and could not be renamed back; what was restored is "
+                f"{self._fresh.name} beside it.",
+                kind="tool-failed",
+                remedy="Rename one of them by hand.",
+                dataset=self._dataset,
+            ) from None
 
     @contextmanager
     def _told(self, done: str) -> Iterator[None]:
@@ -137,6 +154,10 @@ class DataFolder:
                 remedy="Free some space there." if full else "Check the folder, its disk and this user's rights.",
                 dataset=self._dataset,
             ) from error
+
+
+class _Stranded(SourceFailed):
+    """Nothing has the name that it should: nothing is removed."""
 
 
 def _sync_all(folder: Path, look: Callable[[], None]) -> None:
@@ -168,7 +189,7 @@ def _administers() -> bool:
 
 
 def _give(folder: Path, owner: os.stat_result) -> None:
-    """The top comes last: until then the new owner can put nothing else in the place of what is given to him."""
+    """The top comes last: until then the new owner can put nothing else into it."""
     for place, _, names in os.walk(folder, topdown=False):
         for path in (*(os.path.join(place, name) for name in names), place):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,9 @@ Shadow = Callable[[str], AbstractContextManager[StrPath]]
 """Called with the folder, or file, when the view is taken. Entered, it gives the place where that is as it was at one
 moment, with the same names, times and inode numbers, and stays so until it is left: when the dataset is committed or
 has failed. SourceFailed says that it cannot."""
+
+
+LOG = logging.getLogger("pharmabackup")
 
 
 class Files(Source):
@@ -73,7 +77,7 @@ class Files(Source):
                 kind="operation",
                 remedy="Leave out shadow=True, or give a function that makes a snapshot (docs/sources.md).",
             )
-        self._shadow: Shadow = shadow if callable(shadow) else shadow_copy if shadow else _as_it_is
+        self._shadow: Shadow | None = shadow if callable(shadow) else shadow_copy if shadow else None
         self._excluded = compile_patterns(exclude) if exclude else None
         self._included = compile_patterns(include, below=True) if include else None
         self._leads_on = compile_ancestors(include) if include else None
@@ -102,9 +106,40 @@ class Files(Source):
     @contextmanager
     def _view(self) -> Iterator[View]:
         self._look(self._path)
-        with self._shadow(self._path) as place:
-            self._look(os.fspath(place))
-            yield _FilesView(self, os.fspath(place))
+        if self._shadow is None:
+            yield _FilesView(self, self._path)
+            return
+        with self._snapshot(self._shadow) as place:
+            self._look(place)
+            yield _FilesView(self, place)
+
+    @contextmanager
+    def _snapshot(self, shadow: Shadow) -> Iterator[str]:
+        """Where the hook has it. SourceFailed, whatever the hook raises; leaving it fails no backup that is whole."""
+        try:
+            entered = shadow(self._path)
+            place = os.fspath(entered.__enter__())
+        except SourceFailed:
+            raise
+        except Exception as error:
+            raise SourceFailed(
+                f"No snapshot of {self._path} could be made ({type(error).__name__}).",
+                kind="shadow",
+                remedy="Look at the function that was given as shadow.",
+                dataset=self.name,
+            ) from error
+        failed: BaseException | None = None
+        try:
+            yield place
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            try:
+                entered.__exit__(type(failed) if failed else None, failed, failed.__traceback__ if failed else None)
+            except Exception as error:  # noqa: BLE001
+                if error is not failed:
+                    LOG.warning("A snapshot of %s was not removed (%s).", self.name, type(error).__name__)
 
     def _look(self, path: str) -> None:
         """Whether it is there and can be read. SourceFailed."""
@@ -132,14 +167,29 @@ class Files(Source):
     def _folders(self, sink: Sink, place: str) -> Iterator[Listed]:
         if not os.path.isdir(place):
             return list_file(_extended(os.path.realpath(place)), sink)
-        return Walk(
+        walk = Walk(
             _extended(place),
             sink,
             excluded=self._excluded,
             included=self._included,
             leads_on=self._leads_on,
             stay=self._one_file_system,
-        ).folders()
+        )
+        return walk.folders() if place == self._path else self._as_it_was(walk.folders(), sink)
+
+    def _as_it_was(self, folders: Iterator[Listed], sink: Sink) -> Iterator[Listed]:
+        """The same; a file system, or a subvolume, that is mounted in the folder is not in a snapshot of it."""
+        device = _device(self._path)
+        for listed in folders:
+            here = os.path.join(os.fsencode(self._path), listed.path)
+            if listed.path and not listed.names and not self._one_file_system and _device(here) not in (None, device):
+                sink.finding(
+                    "mount-not-in-snapshot",
+                    listed.path,
+                    "Another file system is mounted here, or a subvolume is, and the snapshot has nothing of it.",
+                    "Back it up as a dataset of its own, with a snapshot of its own.",
+                )
+            yield listed
 
     def _failed(self, error: OSError | ValueError) -> SourceFailed:
         if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
@@ -163,17 +213,12 @@ class _FilesView(View):
         return {}
 
 
-def _device(path: StrPath) -> int | None:
+def _device(path: StrPath | bytes) -> int | None:
     """Which file system it is on; of what is not there, nobody knows."""
     try:
         return os.lstat(path).st_dev
     except OSError:
         return None
-
-
-@contextmanager
-def _as_it_is(folder: str) -> Iterator[str]:
-    yield folder
 
 
 def _extended(path: str) -> str:

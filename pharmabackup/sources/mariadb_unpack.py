@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pharmabackup.errors import SourceFailed, Unsupported
@@ -23,7 +22,7 @@ BACKUP = ("mariadb-backup", "mariabackup")
 SECONDS = 24 * 3600
 MEMORY = "512M"  # for pages that its log changes
 LOCKED = ("ibdata1", "aria_log_control")  # by a server that runs
-PREPARE_SIGNS = (
+SIGNS = (
     (b"rrcode: 28", "full", "the disk is full", "Free some space there."),
     (b"No space left", "full", "the disk is full", "Free some space there."),
     (b"encryption key", "missing", "the server's encryption keys are not here",
@@ -31,6 +30,7 @@ PREPARE_SIGNS = (
 )  # fmt: skip
 PLUGINS = ("../lib/mysql/plugin", "../lib64/mysql/plugin", "../lib/plugin")  # from where the programs are
 VERIFIERS = 2  # files at once
+KEY_FILES = ("file_key_management_filename", "file_key_management_filekey")
 
 
 def refuse(facts: Mapping[str, object], tools: Tools, dataset: str) -> None:
@@ -94,15 +94,16 @@ def unpack(
     prepare, extract, verify = _programs(content.facts, tools, dataset)
     stream = Stream()
     with target.fresh(content.check, overwrite=overwrite) as fresh:
-        with _run([extract, "-x", "-C", str(fresh)], dataset, _damaged, feed=True) as program:
+        with _run([extract, "-x", "-C", str(fresh)], dataset, _unpacked, feed=True) as program:
             try:
                 program.feed(stream.through(content.read(name)), content.check)
             except Strange as error:
                 raise _strange(error, dataset) from None
             program.finish(content.check)
         for line in stream.settings:
-            key_file = line.partition("file_key_management_filename=")[2]
-            if key_file and os.path.exists(key_file) and not os.path.isfile(key_file):
+            option, _, file = line.partition("=")
+            file = file.removeprefix("FILE:") if option == "file_key_management_filekey" else file
+            if option in KEY_FILES and os.path.exists(file) and not os.path.isfile(file):
                 raise _strange(Strange("a key file that is none"), dataset)
         (fresh / SETTINGS).write_text("\n".join([*stream.settings, ""]), encoding="utf-8", errors="surrogateescape")
         _all_of(
@@ -116,7 +117,7 @@ def unpack(
             ],
             dataset,
             content.check,
-            lambda code, errors: trouble(PREPARE_SIGNS, "mariadb-backup", code, errors) or _damaged(code, errors),
+            lambda code, errors: trouble(SIGNS, "mariadb-backup", code, errors) or DAMAGED,
         )
         (fresh / SETTINGS).unlink()  # a key's password may be in it
         pages = [fresh / file for file in data_files(stream.settings)]
@@ -134,7 +135,7 @@ def _plugins(program: str) -> list[str]:
 
 
 def _verify(program: str, files: Sequence[Path], dataset: str, look: Look) -> None:
-    """Each page against its checksum. One file at a time: innochecksum takes the next to be of the same format."""
+    """Each page against its checksum. A program for each file: it would take the next to be of the same format."""
     stop = threading.Event()
 
     def stopped() -> None:
@@ -142,13 +143,13 @@ def _verify(program: str, files: Sequence[Path], dataset: str, look: Look) -> No
             raise SourceFailed("It was stopped.", dataset=dataset)
 
     with ThreadPoolExecutor(VERIFIERS, thread_name_prefix="pharmabackup-verifying") as threads:
-        left = deque(threads.submit(_all_of, [program, str(file)], dataset, stopped, _damaged) for file in files)
+        left = {threads.submit(_all_of, [program, str(file)], dataset, stopped, _summed) for file in files}
         try:
             while left:
-                wait([left[0]], LOOK_EVERY_S)
+                done, left = wait(left, LOOK_EVERY_S, FIRST_COMPLETED)
                 look()
-                if left[0].done():
-                    left.popleft().result()
+                for each in done:
+                    each.result()
         except BaseException:
             stop.set()
             for each in left:
@@ -156,8 +157,16 @@ def _verify(program: str, files: Sequence[Path], dataset: str, look: Look) -> No
             raise
 
 
-def _damaged(_code: int, _errors: bytes) -> tuple[str, str, str]:
-    return "damaged", "The files are not as the server had them.", "Restore an earlier backup, and look for why."
+DAMAGED = "damaged", "The files are not as the server had them.", "Restore an earlier backup, and look for why."
+
+
+def _unpacked(code: int, errors: bytes) -> tuple[str, str, str] | None:
+    known = trouble(SIGNS, "mbstream", code, errors)
+    return known or (DAMAGED if b"checksum" in errors or b"chunk" in errors else None)
+
+
+def _summed(code: int, _errors: bytes) -> tuple[str, str, str] | None:
+    return DAMAGED if code == 1 else None  # else it did not come to an end
 
 
 def _run(command: Sequence[str], dataset: str, trouble: Trouble, *, feed: bool = False) -> Program:

@@ -20,6 +20,7 @@ SETTINGS = "backup-my.cnf"  # which mariadb-backup reads when it prepares a back
 LINK = ".isl"  # a file that says where a table's file is
 RENAMED = ".ren"  # a file that says what a table was called later: mariadb-backup renames it
 LINE_MAX = 400  # bytes; mariadb-backup takes what is longer for several lines
+_PATH = r"""[^"'#]*"""  # which would be taken for something else than they are
 _NUMBER, _WORD, _FILE = r"\d+", r"[\w-]+", r"\w[\w.-]*:\w+(?::\w+)*"
 _PLUGIN = "|".join(
     rf"{name}={name}(?:\.so|\.dll)?"
@@ -38,8 +39,8 @@ MAY_SAY = {
     "plugin_load": rf"(?:{_PLUGIN})(?:;(?:{_PLUGIN}))*;?",
     "file_key_management_digest": _WORD,
     "file_key_management_encryption_algorithm": _WORD,
-    "file_key_management_filekey": r".*",
-    "file_key_management_filename": r".*",
+    "file_key_management_filekey": _PATH,
+    "file_key_management_filename": _PATH,
     "file_key_management_use_pbkdf2": _WORD,
 }
 # What this machine knows better: where plugins are, and that undo logs are in the folder itself.

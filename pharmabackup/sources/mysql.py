@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed, Unsupported
 from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
-from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading, target_not_empty
+from pharmabackup.sources.mysql_load import DATABASE, EVENTS, PROGRAMS, Loading, target_not_empty, unknown_triggers
 from pharmabackup.sources.mysql_rows import RowCount
 from pharmabackup.sources.mysql_schema import CHARACTERS, Schema, patient, unseen
 from pharmabackup.sources.mysql_server import SYSTEM, Server, Version, exists, failed, one, run, version, views
@@ -202,6 +202,15 @@ class _Database(View):
                 dataset=source.name,
             )
         put_files(sink, [(DATABASE, *tables), (EVENTS, *events), (PROGRAMS, *programs)])
+        if count := unknown_triggers(text):
+            sink.finding(
+                "trigger-unknown",
+                PROGRAMS,
+                f"{source.name}: triggers are written in a way that is not known ({count}). If they name their "
+                "database, a restore into a server fails.",
+                "Make them anew without their database's name, and try a restore.",
+                harms=False,
+            )
         for found in (*schema.findings(self._dumping.keeps_history), *unseen(connection, source._server.database)):
             code, message, remedy, severity = found
             sink.finding(code, DATABASE, f"{source.name}: {message}", remedy, severity=severity)

@@ -36,14 +36,18 @@ MARK = "pharmabackup is restoring"  # a table in a database that is being loaded
 NEW = "CREATE DATABASE {} CHARACTER SET {} COLLATE {}"
 WORD = re.compile(r"\w+")
 ALTER = re.compile(rb"^ALTER DATABASE `(?:[^`]|``)+` CHARACTER SET", re.MULTILINE)
-_NAME = rb"(?:`(?:[^`]|``)+`|[\w$]+)"
+_NAME = rb'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[\w$\x80-\xff]+)'
+_GAP = rb"(?:\s|/\*.*?\*/)"
 # A trigger may have been made with its database's name before its own and its table's, and is written down so.
 TRIGGER = re.compile(
-    rb"^(/\*!50003 CREATE\*/ (?:/\*!50017 DEFINER=.*?\*/ )?/\*!50003 TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)"
-    rb"(?:%b\s*\.\s*)?(%b\s+(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s+)(?:%b\s*\.\s*)?(?=%b)"
-    % ((_NAME,) * 4),
+    rb"^(/\*!50003 CREATE\*/ (?:/\*!50017 DEFINER=.*?\*/ )?/\*!50003 TRIGGER%(gap)b+"
+    rb"(?:IF%(gap)b+NOT%(gap)b+EXISTS%(gap)b+)?)"
+    rb"(?:%(name)b%(gap)b*\.%(gap)b*)?"
+    rb"(%(name)b%(gap)b+(?:BEFORE|AFTER)%(gap)b+(?:INSERT|UPDATE|DELETE)%(gap)b+ON%(gap)b+)"
+    rb"(?:%(name)b%(gap)b*\.%(gap)b*)?(?=%(name)b)" % {b"gap": _GAP, b"name": _NAME},
     re.MULTILINE | re.IGNORECASE,
 )
+ANY_TRIGGER = re.compile(rb"^/\*!50003 CREATE\*/ .*/\*!50003 TRIGGER", re.MULTILINE)
 OLD_TABLES = b"/*M!100000 SET SESSION innodb_strict_mode = 0 */;\n"  # which a newer server would refuse
 
 
@@ -136,6 +140,7 @@ class Loading:
             self._client,
             *self._server.arguments(mariadb=self._mariadb),
             "--batch",
+            "--comments",  # else those within triggers are taken out, and what follows them is lost
             "--binary-mode",  # no commands of the client's own in what is data
             "--local-infile=0",
             f"--database={database}",
@@ -360,6 +365,11 @@ def _aimed(programs: bytes, database: str) -> bytes:
     """
     there = b"ALTER DATABASE " + quoted(database).encode() + b" CHARACTER SET"
     return TRIGGER.sub(rb"\1\2", ALTER.sub(lambda _: there, programs))
+
+
+def unknown_triggers(programs: bytes) -> int:
+    """How many triggers are written in a way that is not known here."""
+    return len(ANY_TRIGGER.findall(programs)) - len(TRIGGER.findall(programs))
 
 
 def target_not_empty(database: str, *, part: bool = False) -> Conflict:

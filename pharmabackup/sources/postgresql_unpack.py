@@ -161,6 +161,7 @@ class _Writing:
         self._under_way: deque[Future[object]] = deque()
         self._synced: deque[Future[None]] = deque()
         self._descriptor = -1
+        self._failed = False
 
     def __enter__(self) -> Self:
         return self
@@ -194,20 +195,28 @@ class _Writing:
             self._under_way.popleft().result()
 
     def _begin(self, place: Path, piece: memoryview, last: bool) -> None:
+        if self._failed:
+            return
         self._descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         self._write(piece, last)
 
     def _write(self, piece: memoryview, last: bool) -> None:
-        while piece:
-            piece = piece[os.write(self._descriptor, piece) :]
+        if self._failed:
+            return
+        try:
+            while piece:
+                piece = piece[os.write(self._descriptor, piece) :]
+        except BaseException:
+            self._failed = True  # what was handed over before anybody hears of it is not done
+            raise
         if last:
             descriptor, self._descriptor = self._descriptor, -1
-            self._synced.append(self._syncing.submit(_sync, descriptor))
+            self._synced.append(self._syncing.submit(_sync_and_close, descriptor))
             while len(self._synced) > AHEAD:
                 self._synced.popleft().result()
 
 
-def _sync(descriptor: int) -> None:
+def _sync_and_close(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     finally:

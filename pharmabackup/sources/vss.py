@@ -7,31 +7,35 @@ documentation, and not run here (docs/sources.md).
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 from pharmabackup.errors import SourceFailed
 from pharmabackup.sources.program import NO_WINDOW, OWN
 
-SECONDS = 600  # VSS itself gives up earlier
-POWERSHELL = ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command", "-")
+SECONDS = 300  # VSS itself gives up earlier
+# A script on its standard input would be run line by line, as if somebody typed it.
+POWERSHELL = ("powershell.exe", "-NoProfile", "-NonInteractive", "-EncodedCommand")
+SCRIPT = "$ErrorActionPreference = 'Stop'; try {{ {} }} catch {{ exit 1 }}; exit 0"
 MAKE = """
-$ErrorActionPreference = 'Stop'
-$made = Invoke-CimMethod -ClassName Win32_ShadowCopy -MethodName Create `
-    -Arguments @{Volume = $env:SHADOW_VOLUME; Context = 'ClientAccessible'}
-if ($made.ReturnValue -ne 0) { ConvertTo-Json @{failed = $made.ReturnValue}; exit }
-$copy = Get-CimInstance -ClassName Win32_ShadowCopy -Filter "ID = '$($made.ShadowID)'"
-ConvertTo-Json @{id = $made.ShadowID; device = $copy.DeviceObject}
+$made = Invoke-CimMethod -ClassName Win32_ShadowCopy -MethodName Create -Arguments @{
+    Volume = $env:SHADOW_VOLUME; Context = 'ClientAccessible'
+}
+if ($made.ReturnValue -ne 0) { ConvertTo-Json @{failed = $made.ReturnValue} }
+else {
+    $copy = Get-CimInstance -ClassName Win32_ShadowCopy -Filter "ID = '$($made.ShadowID)'"
+    ConvertTo-Json @{id = $made.ShadowID; device = $copy.DeviceObject}
+}
 """
 REMOVE = """
-$ErrorActionPreference = 'Stop'
 Get-CimInstance -ClassName Win32_ShadowCopy -Filter "ID = '$env:SHADOW_ID'" | Remove-CimInstance
 """
+ID = re.compile(r"\{[0-9A-Fa-f-]{36}\}")
 LOOK = "Run this as an administrator, and look into the event log (VSS)."
 # What Create returns (the same documentation): what happened, and what to do.
 REFUSALS = {
@@ -46,44 +50,34 @@ REFUSALS = {
 
 @contextmanager
 def shadow_copy(folder: str) -> Iterator[str]:
-    """The folder as it is in a shadow copy of its volume, which goes when this is left. SourceFailed.
-
-    What a process that was killed has left is removed first: Windows lets nobody rename a file that another process
-    has open.
-    """
-    volume = folder
+    """The folder as it is in a shadow copy of its volume, which goes when this is left. SourceFailed."""
+    real = os.path.realpath(folder)
+    if real.startswith("\\\\") and not real.startswith("\\\\?\\"):
+        raise _failed(folder, "it is on another machine", "Back it up there, or without a shadow copy.")
+    volume = real
     while not os.path.ismount(volume):
         volume = os.path.dirname(volume)
-    notes = Path(tempfile.gettempdir(), "pharmabackup-shadows")
-    notes.mkdir(mode=0o700, exist_ok=True)
-    for note in notes.iterdir():
-        with suppress(OSError, SourceFailed):
-            gone = note.rename(note.with_suffix(".gone"))
-            _ask(REMOVE, folder, SHADOW_ID=note.stem)
-            gone.unlink()
     made = _ask(MAKE, folder, SHADOW_VOLUME=os.path.join(volume, ""))
-    if "id" not in made:
+    name = str(made.get("id"))
+    if not ID.fullmatch(name):
         code = made.get("failed")
         what, remedy = REFUSALS.get(code if isinstance(code, int) else 0, ("Windows did not make it", LOOK))
         raise _failed(folder, f"{what} ({code})", remedy)
-    note = notes / f"{made['id']}.open"
     try:
-        with open(note, "x"):
-            relative = os.path.relpath(folder, volume)
-            yield f"{made['device']}{os.sep}{'' if relative == os.curdir else relative}"
+        relative = os.path.relpath(real, volume)
+        yield f"{made['device']}{os.sep}{'' if relative == os.curdir else relative}"
     finally:
-        with suppress(SourceFailed):  # then the next one does it
-            _ask(REMOVE, folder, SHADOW_ID=str(made["id"]))
-            note.unlink(missing_ok=True)
+        _ask(REMOVE, folder, SHADOW_ID=name)
 
 
 def _ask(script: str, folder: str, **environment: str) -> dict[str, object]:
     """What PowerShell answers. SourceFailed."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(OWN)} | environment
+    encoded = base64.b64encode(SCRIPT.format(script).encode("utf-16-le")).decode()
     try:
         answer = subprocess.run(
-            POWERSHELL, input=script.encode(), capture_output=True, timeout=SECONDS, check=True, env=given,
-            creationflags=NO_WINDOW,
+            [*POWERSHELL, encoded], stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=True,
+            env=given, creationflags=NO_WINDOW,
         )  # fmt: skip
         found = json.loads(answer.stdout.strip() or b"{}")
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -93,5 +87,5 @@ def _ask(script: str, folder: str, **environment: str) -> dict[str, object]:
 
 def _failed(folder: str, what: str, remedy: str) -> SourceFailed:
     return SourceFailed(
-        f"No shadow copy could be made of the volume of {folder}: {what}.", kind="shadow", remedy=remedy
+        f"No shadow copy could be made of the volume of {folder}, or removed: {what}.", kind="shadow", remedy=remedy
     )

@@ -21,6 +21,7 @@ from pharmabackup.testing.source import CancelledLater, children
 from tests.servers.mariadb import PASSWORD, MariaServer, mariadb, started
 from tests.servers.process import free_port, kill
 from tests.sources.test_mbstream import chunk, whole
+from tests.storage.mounts import tmpfs
 
 pymysql = pytest.importorskip("pymysql")
 NAME = "pmr-server"
@@ -510,6 +511,53 @@ def test_a_folder_that_may_not_be_looked_into_is_not_taken_for_a_server_s(server
     monkeypatch.setattr(mariadb_unpack.os, "open", denied)
     with pytest.raises(pb.SourceFailed, match="cannot be looked into"):
         restored(repo, data)
+
+
+def test_a_disk_that_is_full_is_told_as_that(server, repo):
+    if not (hasattr(os, "geteuid") and os.geteuid() == 0):
+        pytest.skip("mounts a small file system")
+    repo.backup([source(server)])
+    with tmpfs("8m") as small:
+        shutil.chown(small, "mysql", "mysql")
+        with pytest.raises(pb.Incomplete) as caught:
+            restored(repo, small / "data")
+        assert "is full" in messages(caught.value) and list(small.iterdir()) == []
+
+
+def test_a_name_that_cannot_be_given_back_is_told_and_nothing_is_removed(server, repo, place, monkeypatch):
+    repo.backup([source(server)])
+    data = place / "data"
+    data.mkdir()
+    (data / "mine").write_text("kept")
+    real = Path.rename
+
+    def fails(self, target):
+        if self.name.endswith(".restoring") or ".before-" in self.name:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(pb.Incomplete) as caught:
+        restored(repo, data, overwrite=True)
+    [kept] = place.glob("data.before-*")
+    assert kept.name in messages(caught.value) and "data.restoring" in messages(caught.value)
+    assert (kept / "mine").read_text() == "kept" and (place / "data.restoring" / "ibdata1").exists()
+
+
+def test_another_folder_in_its_place_is_not_given_away(server, repo, place, monkeypatch, tmp_path):
+    repo.backup([source(server)])
+    (tmp_path / "secret").mkdir()
+    real = mariadb_unpack._verify
+
+    def swapped(*given):
+        real(*given)
+        (place / "data.restoring").rename(tmp_path / "away")
+        (place / "data.restoring").symlink_to(tmp_path / "secret")
+
+    monkeypatch.setattr(mariadb_unpack, "_verify", swapped)
+    with pytest.raises(pb.Incomplete):
+        restored(repo, place / "data")
+    assert (tmp_path / "secret").stat().st_uid == os.getuid() and not (place / "data").exists()
 
 
 def test_nothing_is_lost_between_two_renames(server, repo, place, monkeypatch):

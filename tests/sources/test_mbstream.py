@@ -92,7 +92,8 @@ def test_a_table_that_was_renamed_meanwhile_is_none_of_that():
      "loose-plugin_load=evil", "nonsense", "innodb_data_file_path='a:1M'", "plugin_load=provider_lz4=evil",
      "plugin_load=provider_lz4=provider_lz4;evil=evil", "plugin_load=file_key_management=../x",
      f"file_key_management_filename={'x' * 500}plugin_load=server_audit=server_audit",
-     "file_key_management_filename=a\tb", "[mariadb]", "plugin_load = evil"],
+     "file_key_management_filename=a\tb", 'file_key_management_filename="/dev/zero"',
+     "file_key_management_filename=/dev/zero # x", "[mariadb]", "plugin_load = evil"],
 )  # fmt: skip
 def test_settings_that_would_reach_elsewhere_are_refused(line):
     """They are read by the program that prepares a backup, which may be root's."""

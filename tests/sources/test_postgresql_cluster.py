@@ -20,6 +20,7 @@ from pharmabackup import wal
 from pharmabackup.sources import wal_command, wal_names
 from tests.servers.postgresql import PASSWORD, PostgresServer, postgres, started
 from tests.servers.process import as_service, free_port, kill
+from tests.storage.mounts import tmpfs
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -510,6 +511,23 @@ def test_a_disk_that_fails_leaves_nothing(pharmacy, repo, tmp_path, monkeypatch,
     with pytest.raises(pb.Incomplete, match="restore"):
         restored(repo, pharmacy, place(tmp_path))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_open(pharmacy, repo):
+    if not (hasattr(os, "geteuid") and os.geteuid() == 0):
+        pytest.skip("mounts a small file system")
+    repo.backup([pharmacy.files])
+    with tmpfs("8m") as small:
+        shutil.chown(small, "postgres", "postgres")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(pb.Incomplete) as caught:
+                restored(repo, pharmacy, small / "data")
+            assert "Free some space" in " ".join(
+                finding.message + finding.remedy for finding in caught.value.findings
+            )
+            assert list(small.iterdir()) == []
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_a_user_who_may_not_copy_the_server_is_told_so(pharmacy, repo):

@@ -75,8 +75,9 @@ def test_files_that_are_written_all_the_time_are_of_one_moment(volume, repo, tmp
         nonlocal written
         with open(ledger, "ab", buffering=0) as one, open(journal, "ab", buffering=0) as other:
             while not stop.is_set():
-                one.write(b"%09d\n" % written * 1000)
-                other.write(b"%09d\n" % written * 1000)
+                for file in (one, other):
+                    file.write(b"%09d\n" % written * 1000)
+                    os.fsync(file.fileno())
                 written += 1
                 stop.wait(0.001)
 
@@ -108,16 +109,45 @@ def test_what_has_not_changed_is_not_read_again_from_the_next_snapshot(volume, r
     for path in (*volume.rglob("*"), volume):
         os.utime(path, (past, past))
     files = pb.Files(volume, name="data", shadow=btrfs_snapshot)
-    repo.backup([files])
-    threading.Event().wait(2.2)  # what changed just before it was looked at proves nothing
-    repo.backup([files])
     read = []
     from pharmabackup.engine.dataset import DatasetSink
 
-    real = DatasetSink.file
-    monkeypatch.setattr(DatasetSink, "file", lambda self, *given: read.append(given) or real(self, *given))
+    for name in ("file", "stream"):
+        real = getattr(DatasetSink, name)
+
+        def counted(self, *given, real=real, **more):
+            read.append(given)
+            return real(self, *given, **more)
+
+        monkeypatch.setattr(DatasetSink, name, counted)
+    repo.backup([files])
+    threading.Event().wait(2.2)  # what changed just before it was looked at proves nothing
+    repo.backup([files])
+    assert len(read) == 100, "the first two read all"
     assert repo.backup([files]).datasets["data"].files == 50
-    assert read == []
+    assert len(read) == 100
+
+
+def test_what_a_snapshot_does_not_hold_is_told(volume, repo):
+    """A subvolume and a file system that are mounted in the folder."""
+    (volume / "a").write_bytes(b"a")
+    (volume / "empty").mkdir()
+    subprocess.run(["btrfs", "-q", "subvolume", "create", volume / "scans"], check=True)
+    (volume / "scans" / "s").write_bytes(b"s")
+    (volume / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", volume / "mounted"], check=True)
+    try:
+        with pytest.raises(pb.Incomplete) as caught:
+            repo.backup([pb.Files(volume, name="data", shadow=btrfs_snapshot)])
+        report = repo.backup([pb.Files(volume, name="own", shadow=btrfs_snapshot, one_file_system=True)])
+    finally:
+        subprocess.run(["umount", volume / "mounted"], check=True)
+    found = {finding.code for finding in caught.value.findings}
+    assert (
+        "mount-not-in-snapshot" in found
+        and sum(f.code == "mount-not-in-snapshot" for f in caught.value.findings) == 2
+    )
+    assert report.datasets["own"].complete and not repo.snapshot("data").complete
 
 
 # ---------------------------------------------------------------- any hook
@@ -137,6 +167,28 @@ def test_a_snapshot_that_cannot_be_made_fails_its_dataset_alone(repo, tmp_path):
     assert "makes no snapshots now" in messages(caught.value) and [one.dataset for one in repo.snapshots()] == [
         "other"
     ]
+
+
+@pytest.mark.parametrize("when", ["entered", "left"])
+def test_a_hook_that_fails_in_its_own_way_stops_no_other_dataset(repo, tmp_path, when, caplog):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+
+    @contextmanager
+    def fails(folder: str) -> Iterator[str]:
+        subprocess.run(["false"], check=when == "entered")
+        yield folder
+        subprocess.run(["false"], check=True)
+
+    sources = [pb.Files(tmp_path / "data", shadow=fails), pb.Files(tmp_path / "other")]
+    if when == "entered":
+        with pytest.raises(pb.Incomplete) as caught:
+            repo.backup(sources)
+        assert "could be made (CalledProcessError)" in messages(caught.value)
+    else:
+        repo.backup(sources)
+        assert "was not removed (CalledProcessError)" in caplog.text
+    assert "other" in {one.dataset for one in repo.snapshots()}
 
 
 def test_a_snapshot_is_left_when_the_backup_fails_or_is_cancelled(repo, tmp_path):
@@ -180,6 +232,9 @@ def test_a_snapshot_that_is_not_there_is_told_by_the_folder_that_was_named(repo,
 # ---------------------------------------------------------------- Windows
 
 
+GUID = "{01234567-89AB-CDEF-0123-456789ABCDEF}"
+
+
 class Windows:
     """PowerShell, as far as we use it: it notes what it was asked, and answers from `answers`."""
 
@@ -189,32 +244,31 @@ class Windows:
         program = folder / "powershell.exe"
         program.write_text(
             f"#!{sys.executable}\n"
-            "import json, os, sys\n"
-            "script = sys.stdin.read()\n"
+            "import base64, json, os, sys\n"
+            "assert sys.argv[1:4] == ['-NoProfile', '-NonInteractive', '-EncodedCommand'] and not sys.stdin.read()\n"
+            "script = base64.b64decode(sys.argv[4]).decode('utf-16-le')\n"
             "ours = ('SHADOW_', 'PHARMABACKUP_')\n"
             "own = {name: value for name, value in os.environ.items() if name.startswith(ours)}\n"
             f"with open({str(self.asked)!r}, 'a') as file:\n"
-            "    print(json.dumps([sys.argv[1:], 'Create' in script, 'Remove' in script, own]), file=file)\n"
+            "    print(json.dumps([script, own]), file=file)\n"
             f"print(open({str(self.answer)!r}).read() if 'Create' in script else '')\n"
+            f"sys.exit('Remove' in script and os.path.exists({str(folder / 'stays')!r}))\n"
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("PHARMABACKUP_PASSPHRASE", "a secret")
-        monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder))
-        self.notes = folder / "pharmabackup-shadows"
-        self.makes("{1}")
-
-    def makes(self, name: str) -> None:
-        self.answer.write_text(json.dumps({"id": name, "device": str(self.device)}))
+        self.stays = folder / "stays"
+        self.answer.write_text(json.dumps({"id": GUID, "device": str(self.device)}))
 
     @property
     def done(self) -> list[tuple[str, str]]:
         found = []
         for line in self.asked.read_text().splitlines():
-            words, makes, removes, given = json.loads(line)
-            assert words == ["-NoProfile", "-NonInteractive", "-Command", "-"]
-            assert makes != removes and not any(name.startswith("PHARMABACKUP_") for name in given)
-            found.append(("make", given["SHADOW_VOLUME"]) if makes else ("remove", given["SHADOW_ID"]))
+            script, given = json.loads(line)
+            assert script.startswith("$ErrorActionPreference = 'Stop'; try {") and script.endswith("exit 0")
+            assert script.count("{") == script.count("}")
+            assert not any(name.startswith("PHARMABACKUP_") for name in given)
+            found.append(("make", given["SHADOW_VOLUME"]) if "Create" in script else ("remove", given["SHADOW_ID"]))
         return found
 
 
@@ -242,20 +296,26 @@ def test_a_folder_is_read_from_a_copy_of_its_volume_that_is_removed_then(windows
     (windows.device / relative / "x").write_bytes(b"then")
     repo.backup([pb.Files(data, shadow=shadow_copy)])
     assert repo.snapshot("data").open("x").read() == b"then"
-    assert windows.done == [("make", os.path.join(volume, "")), ("remove", "{1}")]
-    assert list(windows.notes.iterdir()) == []
+    assert windows.done == [("make", os.path.join(volume, "")), ("remove", GUID)]
 
 
 @posix
-def test_what_a_killed_process_has_left_is_removed_by_the_next(windows, tmp_path):
-    windows.notes.mkdir()
-    (windows.notes / "{old}.open").touch()
-    (windows.notes / "{older}.gone").touch()
-    volume, _ = of_volume(tmp_path)
-    with shadow_copy(str(volume)) as place:
-        assert place == f"{windows.device}{os.sep}"
-        assert [path.name for path in windows.notes.iterdir()] == ["{1}.open"]
-    assert sorted(windows.done[:2]) == [("remove", "{older}"), ("remove", "{old}")]
+def test_one_that_cannot_be_removed_fails_no_backup(windows, repo, tmp_path, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    _, relative = of_volume(data)
+    (windows.device / relative).mkdir(parents=True)
+    windows.stays.touch()
+    report = repo.backup([pb.Files(data, shadow=shadow_copy)])
+    assert report.datasets["data"].complete and "A snapshot of data was not removed" in caplog.text
+
+
+@posix
+def test_a_link_leads_to_the_volume_that_it_leads_to(windows, tmp_path):
+    (tmp_path / "link").symlink_to("/proc")
+    with shadow_copy(str(tmp_path / "link" / "sys")) as place:
+        assert place == f"{windows.device}{os.sep}sys"
+    assert windows.done[0] == ("make", "/proc/")
 
 
 @posix
@@ -267,6 +327,7 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next(windows, tmp_path
         ('{"failed": 12345}', "Windows did not make it (12345)"),
         ("nonsense", "PowerShell did not do it"),
         ("[]", "Windows did not make it (None)"),
+        ('{"id": "x\' OR ID LIKE \'%", "device": "d"}', "Windows did not make it (None)"),
     ],
 )
 def test_what_windows_refuses_is_said(windows, tmp_path, answer, said):

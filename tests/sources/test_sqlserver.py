@@ -572,12 +572,19 @@ def test_a_url_of_the_command_line_names_it(staging):
         "mssql://backup@db.local:1444/pmr?staging=/srv/x",
         "till=mssql://./a%20b?staging=/srv/x",
         "i=mssql://HOST%5CSQLEXPRESS/c?staging=/srv/x",
+        "v=mssql://[::1]:1433/c?staging=/srv/a+b#c&d%20e",
     )
     found = sources_of({"sqlserver": urls}, {"till": 1})
     named = [(one.name, one.tier, one._database) for one in found]
-    assert named == [("pmr", 3, "pmr"), ("till", 1, "a b"), ("i", 3, "c")]
+    assert named == [("pmr", 3, "pmr"), ("till", 1, "a b"), ("i", 3, "c"), ("v", 3, "c")]
     reached = [(one._server.host, one._server._port, one._server._user) for one in found]
-    assert reached == [("db.local", "1444", "backup"), ("localhost", "", None), ("HOST\\SQLEXPRESS", "", None)]
+    assert reached == [
+        ("db.local", "1444", "backup"),
+        ("localhost", "", None),
+        ("HOST\\SQLEXPRESS", "", None),
+        ("::1", "1433", None),
+    ]
+    assert str(found[3]._staging.folder) == "/srv/a+b#c&d e"
 
 
 def test_a_folder_that_the_server_does_not_see_is_told_before_anything_is_written_there(server, staging, repo):
