@@ -70,6 +70,8 @@ def connect(file: BinaryIO) -> apsw.Connection:
             super().__init__(self.name, base="")
 
         def xOpen(self, name: object, flags: list[int]) -> apsw.VFSFile:  # noqa: ARG002
+            if not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+                raise apsw.CantOpenError  # what lies in a backup is no journal, and no file is made for sorting
             flags[1] = apsw.SQLITE_OPEN_READONLY
             return File()
 

@@ -75,6 +75,8 @@ def test_nothing_can_be_written_and_no_file_is_made(repo, pmr, tmp_path, monkeyp
     repo.backup([pb.SQLite(pmr)])
     monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "none"))
     database = repo.snapshot("pmr").connect()
+    database.pragma("cache_size", 10)  # pages: a sort needs more than that
+    assert len(database.execute("SELECT drug || drug FROM entry ORDER BY substr(drug, 10)").fetchall()) == 20_000
     for statement in ("DELETE FROM entry", "CREATE TABLE x (a)", "VACUUM"):
         with pytest.raises(apsw.Error):
             database.execute(statement)
