@@ -74,6 +74,15 @@ def _letter(crew: Crew, repo: pb.Repository) -> bytes:
         return file.read()
 
 
+def _asked(_: Crew, repo: pb.Repository) -> int:
+    database = repo.snapshot("pmr").connect()
+    try:
+        [(count,)] = database.execute("SELECT count(*) FROM patient")
+    finally:
+        database.close()
+    return int(count)
+
+
 def _letter_by_path(crew: Crew, repo: pb.Repository) -> bytes:
     found: bytes = _documents(repo).filesystem().cat_file("letter")
     return found
@@ -358,6 +367,7 @@ ROWS = (
         "table", "Snapshot.table", READERS,
         lambda _, repo: sum(1 for _ in repo.snapshot("pmr").table("patient")), _is(lambda _: 3000),
     ),
+    Row("SQL", "Snapshot.connect", READERS, _asked, _is(lambda _: 3000)),
     Row("copy to another repository", "copy", READERS, _across, _went_across),
     Row("back up", "backup", WRITERS, _back_up, _backed_up),
     Row("follow", "follow", WRITERS, _follow, _followed),

@@ -167,6 +167,7 @@ ONLY_READ = {
     "open a file",
     "as a file system",
     "table",
+    "SQL",
     "copy to another repository",
 }  # these put nothing here
 MOVES = {("maintainer", "repair from sources"), ("maintainer", "seal anew")}  # as its prunes do, what needs no key

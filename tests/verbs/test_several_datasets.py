@@ -188,7 +188,7 @@ def test_collections_overtake_for_ever(
 class _Breaking(pb.Files):
     """Cannot be read."""
 
-    def dump(self, sink: Sink) -> None:
+    def dump(self, sink: Sink, place: str) -> None:
         raise SourceFailed("It broke.", kind="tool-failed", remedy="Mend it.", dataset=self.name)
 
 
