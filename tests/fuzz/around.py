@@ -20,9 +20,15 @@ from pharmabackup.format.repository import check_features
 from pharmabackup.format.transaction import Carry, Condemn, Execute
 from pharmabackup.format.wire import HEADER, Kind, Record
 from pharmabackup.patterns import compile_patterns
+from pharmabackup.sources.mbstream import Strange, Stream
 from pharmabackup.storage.base import checked
 from tests.fuzz import changes, seeds
+from tests.sources.test_mbstream import chunk, whole
 
+MBSTREAMS = (
+    b"".join(whole()),
+    chunk("pmr/a.ibd", b"x" * 40) + chunk("pmr/a.ren", b"pmr/b") + chunk("pmr/a.ibd", kind="E") + b"".join(whole()),
+)
 SLOT, CARRIER = "11" * 16, "snapshots/" + "77" * 16
 PATTERNS = ("*.tmp", "a/**", "**/x", "[!a-z]?*", "a*b*c*d", "scans/20[0-9][0-9]/*.tif")
 MATCHES = [compile_patterns([pattern], below=below, backslash=False) for pattern in PATTERNS for below in (0, 1)]
@@ -156,6 +162,23 @@ def file_names(data: bytes) -> object:
     return matched
 
 
+def mariadb_stream(data: bytes) -> object:
+    """What a restored server's files come from; cut anywhere, it is the same."""
+
+    def read(size: int) -> list[str] | None:
+        stream = Stream()
+        try:
+            passed = b"".join(stream.through(data[at : at + size] for at in range(0, len(data), size)))
+        except Strange:
+            return None
+        assert passed == data
+        return stream.settings
+
+    found = read(len(data) or 1)
+    assert found == read(7)
+    return found
+
+
 AROUND: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...], changes.Change]] = {
     "pack-end": (pack_end, seeds.PACK_ENDS, changes.of_bytes),
     "roster": (first_roster, seeds.ROSTERS, changes.after(HEADER.size, changes.of_record)),
@@ -163,5 +186,6 @@ AROUND: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...], changes.Ch
     "keyring": (sealed_keyring, seeds.KEYRINGS, changes.after(HEADER.size, changes.of_record)),
     "carry": (carry, seeds.CARRIES, changes.of_record),
     "object-names": (object_names, seeds.OBJECT_NAMES, changes.of_bytes),
+    "mariadb-stream": (mariadb_stream, MBSTREAMS, changes.of_bytes),
     "file-names": (file_names, seeds.FILE_NAMES, changes.of_bytes),
 }
