@@ -66,7 +66,7 @@ def btrfs_snapshot(folder: str) -> Iterator[str]:
         subprocess.run(["btrfs", "-q", "subvolume", "delete", place], check=True)
 
 
-def test_files_that_are_written_all_the_time_are_of_one_moment(volume, repo, tmp_path):
+def test_files_that_are_written_all_the_time_are_of_one_moment(volume, repo, tmp_path, monkeypatch):
     ledger, journal = volume / "ledger", volume / "journal"
     stop, written = threading.Event(), 0
 
@@ -81,6 +81,23 @@ def test_files_that_are_written_all_the_time_are_of_one_moment(volume, repo, tmp
                 written += 1
                 stop.wait(0.001)
 
+    from pharmabackup.engine.dataset import DatasetSink
+
+    real = DatasetSink.stream
+
+    def stream(self, read_into, **more):
+        """While a file is read, something is written."""
+        began = written
+
+        def read(view):
+            size = read_into(view)
+            while written < began + 2 and writer.is_alive():
+                stop.wait(0.001)
+            return size
+
+        return real(self, read, **more)
+
+    monkeypatch.setattr(DatasetSink, "stream", stream)
     writer = threading.Thread(target=write)
     writer.start()
     try:
