@@ -112,13 +112,13 @@ def discover(
     databases only through `sources`. `ignore`: places that need no backup (`*` and `?` stand for anything).
     `progress` hears each folder. InvalidInput, Cancelled; Unsupported without the extra `discover`.
     """
-    whole = not roots
+    servers, whole = running(), not roots  # which says what to install, if that is missing
     looked_through = tuple(Path(os.path.abspath(root)) for root in roots or default_roots())
     for root in looked_through:
         if not root.is_dir():
             raise InvalidInput(f"{root} is no folder.", remedy="Name folders to look through.")
     found = _Looking(sources, ignore)
-    found.servers(running())
+    found.servers(servers)
 
     def entered(folder: Path) -> None:
         if cancel is not None and cancel.is_set():

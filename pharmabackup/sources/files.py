@@ -118,19 +118,16 @@ class Files(Source):
         """Where the hook has it. SourceFailed, whatever the hook raises; leaving it fails no backup that is whole."""
         try:
             entered = shadow(self._path)
-            place = os.fspath(entered.__enter__())
+            place = entered.__enter__()
         except SourceFailed:
             raise
         except Exception as error:
-            raise SourceFailed(
-                f"No snapshot of {self._path} could be made ({type(error).__name__}).",
-                kind="shadow",
-                remedy="Look at the function that was given as shadow.",
-                dataset=self.name,
-            ) from error
+            raise self._no_snapshot(type(error).__name__) from error
         failed: BaseException | None = None
         try:
-            yield place
+            if not isinstance(place, str | os.PathLike):
+                raise self._no_snapshot("it gives no place")
+            yield os.fspath(place)
         except BaseException as error:
             failed = error
             raise
@@ -140,6 +137,14 @@ class Files(Source):
             except Exception as error:  # noqa: BLE001
                 if error is not failed:
                     LOG.warning("A snapshot of %s was not removed (%s).", self.name, type(error).__name__)
+
+    def _no_snapshot(self, why: str) -> SourceFailed:
+        return SourceFailed(
+            f"No snapshot of {self._path} could be made ({why}).",
+            kind="shadow",
+            remedy="Look at the function that was given as shadow.",
+            dataset=self.name,
+        )
 
     def _look(self, path: str) -> None:
         """Whether it is there and can be read. SourceFailed."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import InvalidInput, SourceFailed
-from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
-from pharmabackup.sources.data_folder import DataFolder
+from pharmabackup.sources.base import Content, Sink, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.mariadb_unpack import BACKUP, refuse, runs, unpack
 from pharmabackup.sources.mbstream import Strange, Stream
 from pharmabackup.sources.mysql_server import Server, run, version
 from pharmabackup.sources.mysql_tools import Tools
 from pharmabackup.sources.program import Program
+from pharmabackup.sources.server_files import ServerFiles
 from pharmabackup.sources.tools import trouble
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ SETTINGS = (
 PLACES = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path")
 
 
-class MariaDBInstance(Source):
+class MariaDBInstance(ServerFiles):
     """All databases of a MariaDB server, as its files. Restored, it is the same server again, of the same version.
 
     `url`: such as "mariadb://backup@localhost", of a user with RELOAD, PROCESS, LOCK TABLES and BINLOG MONITOR; on
@@ -66,6 +66,7 @@ class MariaDBInstance(Source):
     """
 
     kind = "mariadb-instance"
+    stop = "Stop it, and restore as its account."
 
     def __init__(
         self,
@@ -77,18 +78,13 @@ class MariaDBInstance(Source):
         tools: StrPath | None = None,
         data: StrPath | None = None,
     ) -> None:
-        super().__init__(name, tier)
-        if (url is None) == (data is None):
-            raise InvalidInput("A server is backed up by its url, or restored into data.", remedy="Give one of them.")
         self._server = None if url is None else Server(url, password, whole=True)
-        self._data = None if data is None else Path(os.path.realpath(data))
+        super().__init__(name, tier, server=self._server, data=data)
         self._tools = Tools(tools)
 
-    def served(self) -> Served | None:
-        return None if self._server is None else self._server.served(self.name, whole=True)
-
-    def location(self) -> Path | None:
-        return self._data
+    @property
+    def runs(self) -> Callable[[Path], bool]:
+        return runs
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:
         return self._view(scratch)
@@ -132,15 +128,10 @@ class MariaDBInstance(Source):
 
     def prepare(self, facts: Mapping[str, object], *, overwrite: bool) -> None:
         refuse(facts, self._tools, self.name)
-        self._target().refuse(overwrite=overwrite)
+        self.target().refuse(overwrite=overwrite)
 
     def load(self, content: Content, *, overwrite: bool) -> Mapping[str, object]:
-        return unpack(self._target(), content, BASE, self._tools, self.name, overwrite=overwrite)
-
-    def _target(self) -> DataFolder:
-        if self._data is None:
-            raise InvalidInput("A server is restored into a data folder.", remedy="Give data=, not url.")
-        return DataFolder(self._data, dataset=self.name, runs=runs, stop="Stop it, and restore as its account.")
+        return unpack(self.target(), content, BASE, self._tools, self.name, overwrite=overwrite)
 
 
 class _Instance(View):

@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 
 from pharmabackup.errors import SourceFailed, Unsupported
@@ -143,17 +144,20 @@ def _verify(program: str, files: Sequence[Path], dataset: str, look: Look) -> No
             raise SourceFailed("It was stopped.", dataset=dataset)
 
     with ThreadPoolExecutor(VERIFIERS, thread_name_prefix="pharmabackup-verifying") as threads:
-        left = {threads.submit(_all_of, [program, str(file)], dataset, stopped, _summed) for file in files}
+        under_way: set[Future[None]] = set()
+        next_ones = iter(files)
         try:
-            while left:
-                done, left = wait(left, LOOK_EVERY_S, FIRST_COMPLETED)
+            while True:
+                for file in islice(next_ones, 2 * VERIFIERS - len(under_way)):
+                    under_way.add(threads.submit(_all_of, [program, str(file)], dataset, stopped, _summed))
+                if not under_way:
+                    break
+                done, under_way = wait(under_way, LOOK_EVERY_S, FIRST_COMPLETED)
                 look()
                 for each in done:
                     each.result()
         except BaseException:
             stop.set()
-            for each in left:
-                each.cancel()
             raise
 
 

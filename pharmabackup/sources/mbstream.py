@@ -60,6 +60,7 @@ class Stream:
         self._skip = 0
         self._small: dict[str, bytearray] = {}
         self._into: bytearray | None = None  # where the content that comes is kept
+        self._spelled: dict[str, str] = {}  # by what a file's path means: how it was written
 
     def through(self, pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         """The same pieces. Strange; nothing of what is strange is passed on."""
@@ -94,7 +95,7 @@ class Stream:
         if self._held or self._skip:
             raise Strange("no end")
         for path, content in self._small.items():
-            if path.endswith(RENAMED):
+            if path != SETTINGS:
                 name = content.decode("utf-8", "surrogateescape")
                 if not re.fullmatch(r"[^/\\:\0]+/[^/\\:\0]+", name) or ".." in name.split("/"):
                     raise Strange("a table that is renamed to another place")
@@ -123,7 +124,7 @@ class Stream:
             return None
         path = held[HEAD:end].decode("utf-8", "surrogateescape")
         self._look_at(path)
-        small = path == SETTINGS or path.endswith(RENAMED)
+        small = path == SETTINGS or path.lower().endswith(RENAMED)
         self._into = self._small.setdefault(path, bytearray()) if small else None
         self._skip = int.from_bytes(held[end : end + 8], "little") if has_content else 0
         return end + 20 * has_content
@@ -132,6 +133,8 @@ class Stream:
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or not pure.parts or set(path) & {"\\", ":", "\0"}:
             raise Strange("a file outside of the folder")
+        if self._spelled.setdefault(str(pure), path) != path:
+            raise Strange("one file under two names")
         if pure.suffix.lower() == LINK:
             raise Strange("tables whose files are outside of the data folder")
 

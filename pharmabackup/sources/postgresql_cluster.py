@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pharmabackup.errors import Conflict, InvalidInput, SourceFailed
-from pharmabackup.sources.base import Content, Served, Sink, Source, StrPath, View
-from pharmabackup.sources.data_folder import DataFolder
+from pharmabackup.sources.base import Content, Sink, StrPath, View
 from pharmabackup.sources.flat import put_bytes, put_files
 from pharmabackup.sources.postgresql_server import Server, major, one, told
 from pharmabackup.sources.postgresql_tools import SIGNS, Tools
 from pharmabackup.sources.program import Program
+from pharmabackup.sources.server_files import ServerFiles
 from pharmabackup.sources.tools import trouble
 from pharmabackup.sources.wal_settings import Recovery, recovery_settings
 
@@ -36,7 +35,7 @@ CLUSTER_SIGNS = (
 )
 
 
-class PostgreSQLCluster(Source):
+class PostgreSQLCluster(ServerFiles):
     """All databases of a server, as its files. Restored, it is the same server again, of the same version.
 
     `url`: any database of it, such as "postgresql://backup@host/postgres", of a user with REPLICATION. A snapshot is
@@ -49,6 +48,7 @@ class PostgreSQLCluster(Source):
     """
 
     kind = "postgresql-cluster"
+    stop = "Stop it; if there is none, it ended without cleaning up: remove postmaster.pid there."
 
     def __init__(
         self,
@@ -61,19 +61,16 @@ class PostgreSQLCluster(Source):
         data: StrPath | None = None,
         recovery: Recovery | None = None,
     ) -> None:
-        super().__init__(name, tier)
-        if (url is None) == (data is None):
-            raise InvalidInput("A server is backed up by its url, or restored into data.", remedy="Give one of them.")
         self._server = None if url is None else Server(url, password)
-        self._data = None if data is None else Path(os.path.realpath(data))
+        super().__init__(name, tier, server=self._server, data=data)
         self._tools = Tools(tools)
         self._recovery = recovery
 
-    def served(self) -> Served | None:
-        return None if self._server is None else self._server.served(self.name, whole=True)
+    @property
+    def runs(self) -> Callable[[Path], bool]:
+        from pharmabackup.sources.postgresql_unpack import runs
 
-    def location(self) -> Path | None:
-        return self._data
+        return runs
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002
         return self._view()
@@ -121,7 +118,7 @@ class PostgreSQLCluster(Source):
         from pharmabackup.sources.postgresql_unpack import refuse
 
         refuse(facts, self._tools, self.name)
-        self._target().refuse(overwrite=overwrite)
+        self.target().refuse(overwrite=overwrite)
         if self._recovery is not None and facts["system"] not in self._recovery.timelines:
             raise Conflict(
                 "That archived log is of another server than these files.",
@@ -133,15 +130,7 @@ class PostgreSQLCluster(Source):
         from pharmabackup.sources.postgresql_unpack import unpack
 
         settings = recovery_settings(self._recovery, str(content.facts["system"]))
-        return unpack(self._target(), content, BASE, self._tools, self.name, settings=settings, overwrite=overwrite)
-
-    def _target(self) -> DataFolder:
-        from pharmabackup.sources.postgresql_unpack import runs
-
-        if self._data is None:
-            raise InvalidInput("A server is restored into a data folder.", remedy="Give data=, not url.")
-        stop = "Stop it; if there is none, it ended without cleaning up: remove postmaster.pid there."
-        return DataFolder(self._data, dataset=self.name, runs=runs, stop=stop)
+        return unpack(self.target(), content, BASE, self._tools, self.name, settings=settings, overwrite=overwrite)
 
 
 class _Cluster(View):

@@ -35,6 +35,9 @@ STAGING = (
     "could not be written to, or read from, the staging folder",
     "Let the account of the SQL Server service, and this one, write there; it is a folder of the server's machine.",
 )
+IN_USE = ("in-use", "is in use", "Let other programs close it, or restore under another name.")
+FULL = ("full", "has no room on its server's disk", "Free some space there.")
+LOST = ("unreachable", "lost its server", "Check that it runs, and the network.")
 UNREACHABLE = (
     "unreachable",
     "is on a server that cannot be reached",
@@ -49,26 +52,19 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
     208: ("table-missing", "lacks a table that is to be counted", "Check its name; write schema.table."),
     927: ("in-use", "is being restored", "Wait until that has ended."),
     942: ("in-use", "is offline", "Bring it online."),
-    3101: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
-    5030: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
-    5061: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
-    5064: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
-    5070: ("in-use", "is in use", "Let other programs close it, or restore under another name."),
+    3101: IN_USE, 5030: IN_USE, 5061: IN_USE, 5064: IN_USE, 5070: IN_USE,
     3201: STAGING, 3202: STAGING,
     300: ("permission", "is on a server that does not tell this user so", "GRANT VIEW SERVER STATE to it."),
     1827: ("full", "is larger than this edition of SQL Server allows", "Restore into another edition."),
     9002: ("full", "has a log that is full", "Back up its log, or give it more room."),
-    1105: ("full", "has no room on its server's disk", "Free some space there."),
-    3257: ("full", "has no room on its server's disk", "Free some space there."),
+    1105: FULL, 3257: FULL,
     3169: ("newer", "is of a newer SQL Server", "Restore into that version or a newer one."),
     33111: ("missing", "is encrypted by a certificate that its server lacks", "Restore that certificate first."),
     3043: DAMAGED, 3189: DAMAGED, 3203: DAMAGED, 3183: DAMAGED, 3241: DAMAGED, 3242: DAMAGED,
     823: DAMAGED, 824: DAMAGED, 8939: DAMAGED,
     20002: UNREACHABLE, 20009: UNREACHABLE,
     20003: ("unreachable", "is on a server that does not answer", "Check that it runs, and the network."),
-    20004: ("unreachable", "lost its server", "Check that it runs, and the network."),
-    20006: ("unreachable", "lost its server", "Check that it runs, and the network."),
-    20047: ("unreachable", "lost its server", "Check that it runs, and the network."),
+    20004: LOST, 20006: LOST, 20047: LOST,
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pharmabackup.errors import Unsupported
 if TYPE_CHECKING:
     import apsw
 
-WHOLE = 64 << 20  # bytes of pages that a connection keeps
+CACHE = 64 << 20  # bytes of pages that a connection keeps
 
 
 def connect(file: BinaryIO) -> apsw.Connection:
@@ -89,5 +89,5 @@ def connect(file: BinaryIO) -> apsw.Connection:
 
     connection = Database(Backup())
     connection.pragma("temp_store", "memory")
-    connection.pragma("cache_size", -(WHOLE >> 10))
+    connection.pragma("cache_size", -(CACHE >> 10))
     return connection

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,19 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaServer]:
         do(made, "CREATE TABLE pmr.entry (id int PRIMARY KEY, drug varchar(60)) ENGINE=InnoDB")
         do(made, "CREATE TABLE pmr.ledger (id int PRIMARY KEY, balance int) ENGINE=InnoDB")
         do(made, "CREATE TABLE pmr.old (id int PRIMARY KEY) ENGINE=Aria")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "owner.key"
-    pb.KeyFile.create(path)
-    return path
-
-
-@pytest.fixture
-def repo(tmp_path: Path, key: Path) -> Iterator[pb.Repository]:
-    with pb.Repository.create(tmp_path / "repository", pb.KeyFile(key), state_dir=tmp_path / "state") as made:
         yield made
 
 
@@ -200,6 +187,75 @@ def test_a_cancelled_backup_leaves_no_process(server, repo):
     with pytest.raises(pb.Cancelled):
         repo.backup([source(server)], progress=progress, cancel=cancel)
     assert set(children()) <= set(before) and repo.snapshots() == []
+
+
+def test_a_backup_that_is_cancelled_while_it_is_read_stops_its_program(server, repo, monkeypatch):
+    from pharmabackup.engine.dataset import DatasetSink
+
+    real, cancel, seen = DatasetSink.stream, threading.Event(), []
+
+    def stopped(self, read_into, **more):
+        def read(view):
+            size = read_into(view)
+            seen.append(any(name.startswith("mariadb-backup") for name in children().values()))
+            cancel.set()
+            return size
+
+        return real(self, read, **more)
+
+    monkeypatch.setattr(DatasetSink, "stream", stopped)
+    with pytest.raises(pb.Cancelled):
+        repo.backup([source(server)], cancel=cancel)
+    assert any(seen) and not any(name.startswith("mariadb-backup") for name in children().values())
+    assert repo.snapshots() == []
+    do(server, "CREATE TABLE pmr.free (a int)")  # nothing of it holds the server
+    do(server, "DROP TABLE pmr.free")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whose processes they are is asked of /proc")
+def test_a_backup_that_is_killed_leaves_no_process_and_no_lock(server, repo, key, tmp_path):
+    script = (
+        "import sys, time; import pharmabackup as pb; from pharmabackup.engine.dataset import DatasetSink\n"
+        "def stream(self, read_into, **more):\n"
+        "    read_into(memoryview(bytearray(100))); print('reading', flush=True); time.sleep(600)\n"
+        "DatasetSink.stream = stream\n"
+        f"who, where = pb.KeyFile({str(key)!r}), {str(tmp_path / 'repository')!r}\n"
+        "with pb.Repository.open(where, who, state_dir=sys.argv[1]) as r:\n"
+        f"    r.backup([pb.MariaDBInstance('mariadb://{server.user}@127.0.0.1:{server.port}', name='{NAME}')])\n"
+    )
+    mark = os.urandom(8).hex()
+    environment = {**os.environ, "MYSQL_PWD": PASSWORD, "KILLED_BACKUP": mark}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "other")], env=environment, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == b"reading\n"
+        process.kill()
+    until = time.monotonic() + 30
+    while any(mark.encode() in path.read_bytes() for path in environments()):
+        assert time.monotonic() < until, "something that the killed backup has started lives on"
+        time.sleep(0.05)
+    do(server, "CREATE TABLE pmr.free (a int)")
+    do(server, "DROP TABLE pmr.free")
+    assert repo.snapshots() == []
+    repo.backup([source(server)])
+
+
+def environments() -> Iterator[Path]:
+    """Of all processes that can be read."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            path.read_bytes()
+            yield path
+
+
+def test_a_restore_that_was_killed_is_seen_by_the_next(server, repo, place):
+    repo.backup([source(server)])
+    (place / "data.restoring").mkdir()
+    with pytest.raises(pb.Conflict, match=r"A restore into .* runs, or was killed"):
+        restored(repo, place / "data")
+    (place / "data.restoring").rmdir()
+    restored(repo, place / "data")
 
 
 def test_a_backup_whose_program_is_killed_is_none(server, repo, monkeypatch):

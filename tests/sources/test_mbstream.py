@@ -67,6 +67,8 @@ def test_a_stream_passes_as_it_is_however_it_is_cut(chunks, size):
         chunk("pmr/a.ren", b"b/c") + chunk("pmr/a.ren", b"/d"),
         chunk("pmr/a.ren", b"x" * 70_000),
         chunk("backup-my.cnf", b"plugin_load=evil\n"),
+        chunk("pmr/a.ren", b"pmr/b") + chunk("./pmr/a.ren", b"pmr/b"),
+        chunk("x//y", b"x") + chunk("x/y", b"x"),
         b"something else entirely, and long enough",
         chunk("a", b"abc")[:-1],
         chunk("a", b"abc")[:20],
@@ -77,6 +79,10 @@ def test_a_stream_that_would_write_elsewhere_or_is_not_whole_is_refused(bad, siz
     stream = chunk("ibdata1", b"x" * 40) + b"".join(whole()) + bad
     with pytest.raises(Strange):
         list(Stream().through(cut(stream, size)))
+
+
+def test_tables_whose_names_differ_in_large_letters_alone_are_two():
+    list(Stream().through([chunk("pmr/A.ibd", b"x"), chunk("pmr/a.ibd", b"x"), *whole()]))
 
 
 def test_a_table_that_was_renamed_meanwhile_is_none_of_that():

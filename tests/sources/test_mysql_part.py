@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -38,14 +37,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaServer]:
         yield made
 
 
-@pytest.fixture
-def repo(tmp_path: Path, server: MariaServer) -> Iterator[pb.Repository]:
-    pb.KeyFile.create(tmp_path / "key")
-    with pb.Repository.create(
-        tmp_path / "repository", pb.KeyFile(tmp_path / "key"), state_dir=tmp_path / "state"
-    ) as made:
-        made.backup([source(server, count=["patient", "note"])])
-        yield made
+@pytest.fixture(autouse=True)
+def backed_up(repo: pb.Repository, server: MariaServer) -> None:
+    repo.backup([source(server, count=["patient", "note"])])
 
 
 @pytest.fixture(autouse=True)

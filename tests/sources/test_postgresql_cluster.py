@@ -25,19 +25,6 @@ from tests.storage.mounts import tmpfs
 psycopg = pytest.importorskip("psycopg")
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "owner.key"
-    pb.KeyFile.create(path)
-    return path
-
-
-@pytest.fixture
-def repo(tmp_path: Path, key: Path) -> Iterator[pb.Repository]:
-    with pb.Repository.create(tmp_path / "repository", pb.KeyFile(key), state_dir=tmp_path / "state") as made:
-        yield made
-
-
 class Pharmacy:
     """A server whose log is archived, and what a test does with it."""
 

@@ -21,15 +21,6 @@ from pharmabackup.sources.vss import shadow_copy
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a stand-in for PowerShell that is a script")
 
 
-@pytest.fixture
-def repo(tmp_path: Path) -> Iterator[pb.Repository]:
-    pb.KeyFile.create(tmp_path / "key")
-    with pb.Repository.create(
-        tmp_path / "repository", pb.KeyFile(tmp_path / "key"), state_dir=tmp_path / "state"
-    ) as made:
-        yield made
-
-
 def messages(error: pb.Error) -> str:
     return " ".join(finding.message + finding.remedy for finding in error.findings)
 
@@ -230,6 +221,29 @@ def test_a_snapshot_is_left_when_the_backup_fails_or_is_cancelled(repo, tmp_path
     with pytest.raises(pb.Cancelled):
         repo.backup([pb.Files(tmp_path / "data", shadow=shadow)], progress=progress, cancel=cancel)
     assert open_now == [] and seen == [str(tmp_path / "data")] * 2
+
+
+def test_a_hook_that_gives_no_place_is_told_and_left(repo, tmp_path):
+    (tmp_path / "data").mkdir()
+    left = []
+
+    @contextmanager
+    def nothing(folder: str) -> Iterator[None]:
+        yield
+        left.append(folder)
+
+    @contextmanager
+    def watched(folder: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            left.append(folder)
+
+    for hook in (nothing, watched):
+        with pytest.raises(pb.Incomplete) as caught:
+            repo.backup([pb.Files(tmp_path / "data", shadow=hook)])
+        assert "it gives no place" in messages(caught.value)
+    assert left == [str(tmp_path / "data")]
 
 
 def test_a_snapshot_that_is_not_there_is_told_by_the_folder_that_was_named(repo, tmp_path):

@@ -283,15 +283,6 @@ def staging(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def repo(tmp_path: Path) -> Iterator[pb.Repository]:
-    pb.KeyFile.create(tmp_path / "key")
-    with pb.Repository.create(
-        tmp_path / "repository", pb.KeyFile(tmp_path / "key"), state_dir=tmp_path / "state"
-    ) as made:
-        yield made
-
-
 def source(staging: Path, database: str = "pmr", **more: object) -> pb.SQLServer:
     given = {"user": "backup", "password": PASSWORD, "count": ["entry", "sales.claim"], **more}
     return pb.SQLServer(database, staging=staging, **given)
