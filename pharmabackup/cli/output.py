@@ -23,6 +23,7 @@ HERE = {
     "Split one first: split_recovery()": "Make one with the command split-recovery",
     "An owner makes one: split_recovery": "An owner makes one with the command split-recovery",
     "Use open() or restore()": "Use the command cat or restore",
+    "Leave out shadow=True, or give a function that makes a snapshot (docs/sources.md)": "Leave out --shadow",
     "Open it with reason=… and say": "Add --reason TEXT: say",
     "Give one of them another name=": "Give one of them another name (NAME=PATH)",
 }

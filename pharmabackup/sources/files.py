@@ -88,16 +88,16 @@ class Files(Source):
 
     def covers(self, path: Path) -> bool:
         """By its place and the patterns; also whether it is on the same file system, where that counts."""
-        try:
-            parts = path.relative_to(self._path).parts
-        except ValueError:
+        own, there = os.path.normcase(self._path), os.path.normcase(path)
+        if there != own and not there.startswith(os.path.join(own, "")):
             return False
-        whole = os.fsencode("/".join(parts))
-        leading = [os.fsencode("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
-        if self._excluded is not None and any(map(self._excluded, leading)):
-            return False
-        if self._included is not None and not self._included(whole):
-            return False
+        if self._excluded is not None or self._included is not None:
+            parts = path.parts[len(Path(self._path).parts) :]
+            leading = [os.fsencode("/".join(parts[:count])) for count in range(1, len(parts) + 1)]
+            if self._excluded is not None and any(map(self._excluded, leading)):
+                return False
+            if self._included is not None and not self._included(leading[-1] if leading else b""):
+                return False
         return not self._one_file_system or _device(path) == _device(self._path)
 
     def view(self, *, scratch: Path) -> AbstractContextManager[View]:  # noqa: ARG002

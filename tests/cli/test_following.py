@@ -146,6 +146,7 @@ def test_what_a_server_has_to_be_set_to(site):
         (("backup", "--postgresql-cluster", "postgresql://x/y"), "NAME=URL"),
         (("backup", "--mariadb-instance", "mariadb://x"), "NAME=URL"),
         (("backup", "--sqlserver", "mssql://h/pmr"), "staging=FOLDER"),
+        (("discover", "/nowhere at all"), "is no folder"),
         (("backup", "--sqlserver", "mssql://u:secret@h/pmr?staging=/x"), "without a password"),
     ],
 )
