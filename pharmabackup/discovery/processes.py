@@ -90,7 +90,7 @@ def _ports(process: psutil.Process) -> frozenset[int]:
     import psutil
 
     ports: list[int] = []
-    with suppress(psutil.Error):
+    with suppress(psutil.AccessDenied):  # one that has ended meanwhile is none
         ports = [
             line.laddr.port
             for line in process.net_connections("inet")
@@ -103,7 +103,7 @@ def _folder(process: psutil.Process) -> Path | None:
     """Those servers whose files are known by how they look work in the folder that has them."""
     import psutil
 
-    with suppress(psutil.Error, OSError):
+    with suppress(psutil.AccessDenied, PermissionError):
         return Path(os.path.realpath(process.cwd()))
     return None
 

@@ -375,7 +375,8 @@ def test_the_files_of_a_server_that_runs_are_not_documents_and_not_to_be_copied(
     assert not [item for item in inventory.items if item.place.startswith(str(above))]
 
 
-def test_files_of_a_server_that_does_not_run_are_found(root):
+def test_files_of_a_server_that_does_not_run_are_found(root, monkeypatch):
+    monkeypatch.setattr("pharmabackup.discovery.running", list)  # other tests' servers come and go
     for name in ("PG_VERSION", "global", "base"):
         (root / "old pg" / name).mkdir(parents=True)
     for name in ("ibdata1", "mysql"):
@@ -420,6 +421,23 @@ def test_whose_files_these_are_is_not_said_where_it_cannot_be_seen(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert repr(("not-looked-into", str(server.data))) in done.stdout and "does not run" not in done.stdout
+
+
+def test_a_server_that_ends_while_it_is_looked_at_is_none(monkeypatch):
+    import psutil
+
+    class Ending:
+        def name(self):
+            return "mongod"
+
+        def parent(self):
+            return None
+
+        def net_connections(self, _kind):
+            raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(psutil, "process_iter", lambda *_: [Ending()])
+    assert processes.running() == []
 
 
 def test_a_server_whose_starter_is_gone_is_found_all_the_same(monkeypatch):
@@ -481,7 +499,8 @@ def test_without_psutil_it_is_said_what_to_install(root, monkeypatch):
 
 
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pharmabackup", "discover", str(root), "--ignore", "localhost:*", *words]
+    others = [word for name in ("localhost:*", *processes.PROGRAMS) for word in ("--ignore", name)]
+    command = [sys.executable, "-m", "pharmabackup", "discover", str(root), *others, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
